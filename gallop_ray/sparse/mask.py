@@ -1,0 +1,67 @@
+"""The mask: which entries of which weight matrices are trained. The same on every rank."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.gradients import assign_owners
+from gallop_ray.sparse.topk import choose, find_threshold
+from gallop_ray.sparse.weights import collective_device, rank, sum_over_ranks, world_size
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Sorted flat indices (k_m,), int32 where they fit, of the chosen entries of each candidate that has any."""
+
+    indices: dict[str, Tensor]
+
+    @property
+    def chosen(self) -> int:
+        """The number of chosen entries, k."""
+        return sum(i.numel() for i in self.indices.values())
+
+
+def index_dtype(numel: int) -> torch.dtype:
+    """The smallest index type for a matrix of `numel` entries."""
+    return torch.int32 if numel <= torch.iinfo(torch.int32).max else torch.int64
+
+
+def choose_mask(candidates: Sequence[Candidate], scores: Mapping[int, Tensor], k: int) -> Mask:
+    """The k largest scores over all ranks as a mask that every rank holds. Collective.
+
+    `scores` maps the position of each candidate that this rank owns (gallop_ray.sparse.gradients.assign_owners) to its
+    float32 scores (out, in). Errors: as find_threshold.
+    """
+    threshold = find_threshold(list(scores.values()), k)
+    return share(candidates, choose(scores, threshold, len(candidates)))
+
+
+def share(candidates: Sequence[Candidate], chosen: Mapping[int, Tensor]) -> Mask:
+    """Give every rank the indices that each owner has chosen: a broadcast per owner. Collective."""
+    owners = assign_owners([c.numel for c in candidates], world_size())
+    device = collective_device()
+    counts = torch.zeros(len(candidates), dtype=torch.int64, device=device)
+    for m, indices in chosen.items():
+        counts[m] = indices.numel()
+    sum_over_ranks(counts)
+    dtype = index_dtype(max(c.numel for c in candidates))
+    whole: dict[int, Tensor] = {}
+    for owner in range(world_size()):
+        matrices = [m for m, o in enumerate(owners) if o == owner]
+        sizes: list[int] = [int(counts[m]) for m in matrices]
+        if rank() == owner:
+            flat = (
+                torch.cat([chosen[m].to(dtype) for m in matrices])
+                if matrices
+                else torch.empty(0, dtype=dtype, device=device)
+            )
+        else:
+            flat = torch.empty(sum(sizes), dtype=dtype, device=device)
+        if world_size() > 1 and flat.numel():
+            dist.broadcast(flat, src=owner)
+        whole.update(zip(matrices, (part.clone() for part in flat.split(sizes)), strict=True))
+    return Mask({c.name: whole[m] for m, c in enumerate(candidates) if whole[m].numel()})

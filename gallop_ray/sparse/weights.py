@@ -1,0 +1,109 @@
+"""Read and write weights that DeepSpeed ZeRO-3 may have split over the ranks.
+
+ZeRO-3 leaves on each rank a flat shard, `parameter.ds_tensor`, of `parameter.ds_shape`; shard r holds the entries from
+r * shard size on (the last shards may be padded). Nothing here needs DeepSpeed itself. One rank, or an unsplit
+parameter, is no special case to the callers.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+def rank() -> int:
+    """This process's rank; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def collective_device() -> torch.device:
+    """Where tensors must live for collectives: the GPU under NCCL, else the CPU."""
+    nccl = dist.is_initialized() and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+def is_split(parameter: Tensor) -> bool:
+    """Whether ZeRO-3 keeps only a shard of this parameter on each rank."""
+    return hasattr(parameter, "ds_tensor")
+
+
+def full_shape(parameter: Tensor) -> torch.Size:
+    """The shape of the whole parameter, split or not."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def local(parameter: Tensor) -> Tensor:
+    """The entries that this rank stores, flat: its shard, or everything."""
+    stored: Tensor = getattr(parameter, "ds_tensor", parameter)
+    return stored.detach().view(-1)
+
+
+def sum_over_ranks(counts: Tensor) -> Tensor:
+    """Add up `counts` over the ranks, in place. Collective."""
+    if world_size() > 1:
+        dist.all_reduce(counts)
+    return counts
+
+
+def _local_range(parameter: Tensor) -> tuple[int, int]:
+    stored = local(parameter).numel()
+    start = rank() * stored if is_split(parameter) else 0
+    return start, start + stored
+
+
+def gather_all(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The whole of each parameter, flat, on every rank, in one collective. The parameters share one dtype.
+
+    An unsplit parameter comes back as a view of itself, so do not write into the result.
+    """
+    if not parameters or not is_split(parameters[0]):
+        return [local(p) for p in parameters]
+    shards = [local(p) for p in parameters]
+    mine = torch.cat(shards).to(collective_device())
+    everyone = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(everyone, mine)
+    per_rank = [part.split([s.numel() for s in shards]) for part in everyone]
+    return [
+        torch.cat(pieces)[: math.prod(full_shape(p))]
+        for p, pieces in zip(parameters, zip(*per_rank, strict=True), strict=True)
+    ]
+
+
+def gather(parameter: Tensor) -> Tensor:
+    """The whole parameter in its shape, on every rank. Do not write into the result."""
+    return gather_all([parameter])[0].view(full_shape(parameter))
+
+
+def read_entries(parameter: Tensor, indices: Tensor) -> Tensor:
+    """The entries at flat `indices` (k,), bit for bit, on every rank."""
+    stored = local(parameter)
+    if not is_split(parameter):
+        return stored[indices]
+    start, end = _local_range(parameter)
+    mine = (indices >= start) & (indices < end)
+    # Bits, not values, are summed: adding 0.0 from the other ranks would turn -0.0 into 0.0.
+    bits = torch.zeros(indices.numel(), dtype=torch.int32, device=stored.device)
+    bits[mine] = stored[indices[mine] - start].view(_BITS[stored.dtype]).to(torch.int32)
+    dist.all_reduce(bits)
+    return bits.to(_BITS[stored.dtype]).view(stored.dtype)
+
+
+@torch.no_grad()
+def write_entries(parameter: Tensor, indices: Tensor, values: Tensor) -> None:
+    """Write `values` (k,) at flat `indices` (k,) in place; under ZeRO-3 each rank writes into its own shard."""
+    stored = local(parameter)
+    if not is_split(parameter):
+        stored[indices] = values.to(stored.dtype)
+        return
+    start, end = _local_range(parameter)
+    mine = (indices >= start) & (indices < end)
+    stored[indices[mine] - start] = values[mine].to(stored.dtype)

@@ -1,0 +1,1 @@
+"""What a user asks for: the sweep file, its checks and its plan. Imports neither torch, ray nor optuna."""

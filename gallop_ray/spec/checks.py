@@ -1,0 +1,158 @@
+"""What no single field can tell: the checks of one field against another."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from gallop_ray.spec.document import Document
+from gallop_ray.spec.draft import Draft
+from gallop_ray.spec.messages import shown
+from gallop_ray.spec.problems import Path, Problem, did_you_mean
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search_checks import (
+    Finding,
+    batch_divides,
+    fixed_paths,
+    method_paths,
+    range_values,
+    training_paths,
+)
+
+_OWNED_BY_US = {
+    "train_batch_size": "training.batch_size",
+    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
+    "gradient_accumulation_steps": "training.batch_size and training.micro_batch_size",
+    "gradient_clipping": "training.clip_norm",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "optimizer": "training.learning_rate and training.weight_decay",
+    "scheduler": "training.schedule and training.warmup_ratio",
+}
+_COPIED_WEIGHTS = {
+    "zero_hpz_partition_size": (0, 1),
+    "zero_quantized_weights": (False,),
+    "zero_quantized_nontrainable_weights": (False,),
+    "stage3_param_persistence_threshold": (0,),
+    "param_persistence_threshold": (0,),
+}
+
+
+def check(document: Document, draft: Draft) -> Iterator[Problem]:
+    """The problems between fields, as far as the fields that a check needs are right by themselves."""
+    for needs, findings in _CHECKS:
+        if all(draft.good(tuple(each.split("."))) for each in needs):
+            for paths, message in findings(draft.sweep):
+                yield document.problem(_written(document, paths), message)
+
+
+def _written(document: Document, paths: Sequence[Path]) -> Path:
+    """The first of the paths concerned that the user wrote, so that the line is one to change."""
+    return next((path for path in paths if path in document.places), paths[0])
+
+
+def _offload_stages(sweep: Sweep) -> Iterator[Finding]:
+    deepspeed = sweep.deepspeed
+    stage = ("deepspeed", "zero_stage")
+    if deepspeed.offload_parameters and deepspeed.zero_stage != 3:
+        message = f"true is not allowed at zero_stage {deepspeed.zero_stage}; parameters are offloaded at stage 3 only"
+        yield (("deepspeed", "offload_parameters"), stage), message
+    if deepspeed.offload_optimizer and deepspeed.zero_stage == 0:
+        message = "true is not allowed at zero_stage 0; the optimizer is offloaded at stages 1, 2 and 3"
+        yield (("deepspeed", "offload_optimizer"), stage), message
+
+
+def _method_names(sweep: Sweep) -> Iterator[Finding]:
+    names = [method.name for method in sweep.methods]
+    for place, name in enumerate(names):
+        paths = (("methods", place, "name"), ("methods", place, "type"))
+        if name in names[:place]:
+            yield paths, f"{shown(name)} is taken; two methods need two names, so give this one `name: ...`"
+        if name == "method" or name in Sweep.model_fields:
+            yield paths, f"{shown(name)} is not allowed as a name; it is the name of a section"
+
+
+def _seeds_differ(sweep: Sweep) -> Iterator[Finding]:
+    for place, seed in enumerate(sweep.seeds):
+        if seed in sweep.seeds[:place]:
+            yield (("seeds", place),), f"{seed} is there twice; every seed must differ"
+
+
+def _ood_tasks(sweep: Sweep) -> Iterator[Finding]:
+    data = sweep.data
+    for place, task in enumerate(data.ood):
+        path = ("data", "ood", place)
+        if task in data.ood[:place]:
+            yield (path,), f"{shown(task)} is there twice; every task must differ"
+        if task == data.train:
+            yield (path,), f"{shown(task)} is not allowed; it is the task trained on, and must not be among the others"
+
+
+def _objective_has_tasks(sweep: Sweep) -> Iterator[Finding]:
+    metric = sweep.objective.metric
+    if metric != "val_id_accuracy" and not sweep.data.ood:
+        message = f"{metric} is not allowed without data.ood; list other tasks there, or choose val_id_accuracy"
+        yield (("objective", "metric"), ("data", "ood")), message
+
+
+def _pruning_has_seeds(sweep: Sweep) -> Iterator[Finding]:
+    pruning, seeds = sweep.pruning, len(sweep.seeds)
+    if pruning.type == "none":
+        return
+    if seeds == 1:
+        message = f"{pruning.type} is not allowed with one seed; pruning stops a configuration between its seeds"
+        yield (("pruning", "type"),), message
+    elif pruning.after_seeds >= seeds:
+        message = f"{pruning.after_seeds} is not allowed; must be less than the number of seeds, which is {seeds}"
+        yield (("pruning", "after_seeds"), ("seeds",)), message
+
+
+def _prompt_shows_task(sweep: Sweep) -> Iterator[Finding]:
+    prompt = sweep.data.prompt
+    if prompt != "chat" and "{instruction}" not in prompt:
+        yield (("data", "prompt"),), f"{shown(prompt)} is not allowed; must contain {{instruction}}, or be `chat`"
+
+
+def _root_exists(sweep: Sweep) -> Iterator[Finding]:
+    root = sweep.data.root
+    if root not in ("hub", "generated") and not FilePath(root).is_dir():
+        message = f"{shown(root)} is not allowed; must be `hub`, `generated` or a folder, and there is no such folder"
+        yield (("data", "root"),), message + did_you_mean(root, ("hub", "generated"))
+
+
+def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
+    extra = sweep.deepspeed.extra
+    zero: Any = extra.get("zero_optimization", {})
+    at = ("deepspeed", "extra")
+    for key, ours in _OWNED_BY_US.items():
+        if key in extra:
+            yield ((*at, key),), f"is not allowed here; set {ours} instead"
+    if not isinstance(zero, dict):
+        yield ((*at, "zero_optimization"),), f"{shown(zero)} is not allowed; must be a section of `key: value` lines"
+        return
+    if "stage" in zero:
+        yield ((*at, "zero_optimization", "stage"),), "is not allowed here; set deepspeed.zero_stage instead"
+    for key, harmless in _COPIED_WEIGHTS.items():
+        if zero.get(key, harmless[0]) not in harmless:
+            message = (
+                f"{shown(zero[key])} is not allowed; it keeps copies of the weights that sparse updates do not reach"
+            )
+            yield ((*at, "zero_optimization", key),), message
+
+
+# The fields that must be right by themselves before a check can say anything, and the check.
+_CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] = (
+    (("deepspeed.zero_stage", "deepspeed.offload_parameters", "deepspeed.offload_optimizer"), _offload_stages),
+    ((), _method_names),
+    (("seeds",), _seeds_differ),
+    (("data.train", "data.ood"), _ood_tasks),
+    (("data.ood", "objective.metric"), _objective_has_tasks),
+    (("seeds", "pruning"), _pruning_has_seeds),
+    (("data.prompt",), _prompt_shows_task),
+    (("data.root",), _root_exists),
+    (("deepspeed.extra",), _deepspeed_extra),
+    ((), fixed_paths),
+    ((), training_paths),
+    (("methods",), method_paths),
+    ((), range_values),
+    (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
+)

@@ -1,0 +1,55 @@
+"""The points of a search space: from ranges and chosen values to a configuration and its key."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.paths import normalised
+from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.spec.space import Range
+
+
+def method_named(sweep: Sweep, name: str) -> MethodSpec:
+    """The method of that name. Raises ValueError where there is none."""
+    for method in sweep.methods:
+        if method.name == name:
+            return method
+    raise ValueError(f"no method is named {name!r}; the methods are {', '.join(each.name for each in sweep.methods)}")
+
+
+def method_space(sweep: Sweep, method_name: str) -> dict[str, Range]:
+    """The ranges that one method searches, by normalised path (`method.density`, `training.learning_rate`).
+
+    A path that begins with the method's name wins over one for every method. Options that the method does not have
+    are left out.
+    """
+    keys = space_keys(sweep, method_named(sweep, method_name))
+    return {path: sweep.search.space[key] for path, key in keys.items()}
+
+
+def space_keys(sweep: Sweep, method: MethodSpec) -> dict[str, str]:
+    """For each normalised path that a method searches, the key of the sweep's search space that counts."""
+    general_first = sorted(sweep.search.space, key=lambda key: key.startswith(f"{method.name}."))
+    reached = ((normalised(key, method), key) for key in general_first)
+    return {path: key for path, key in reached if path is not None}
+
+
+def resolve(sweep: Sweep, method_name: str, values: Mapping[str, object]) -> Configuration:
+    """The configuration with these values at normalised paths, everything else as the sweep file has it.
+
+    Raises ValueError for a path or value that the method or the training does not take.
+    """
+    parts = {"method": dict(method_named(sweep, method_name)), "training": dict(sweep.training)}
+    for path, value in values.items():
+        section, _, field = path.partition(".")
+        if section not in parts:
+            raise ValueError(f"{path!r} does not begin with `method.` or `training.`")
+        parts[section][field] = value
+    return Configuration.model_validate(parts)
+
+
+def configuration_key(configuration: Configuration) -> str:
+    """`<method name>-<8 hex digits>`: the same for equal configurations, and fit for a folder's name."""
+    canonical = json.dumps(configuration.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return f"{configuration.method.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"

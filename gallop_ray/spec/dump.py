@@ -1,0 +1,18 @@
+"""A resolved sweep, defaults included, as text."""
+
+import json
+
+import yaml
+
+from gallop_ray.spec.document import Dumper
+from gallop_ray.spec.schema import Sweep
+
+
+def resolved_yaml(sweep: Sweep) -> str:
+    """A sweep file with every default written out; loading it gives an equal sweep."""
+    return yaml.dump(sweep.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def spec_json(sweep: Sweep) -> str:
+    """The same as JSON, for records."""
+    return json.dumps(sweep.model_dump(mode="json"), indent=2, ensure_ascii=False)

@@ -1,0 +1,86 @@
+"""How much work a sweep is, before anything runs."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from gallop_ray.spec.configuration import method_space, resolve
+from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.schema import Sweep, TrainingSpec
+from gallop_ray.spec.space import points, witnesses
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """The work of one method. Steps are optimizer steps, None where the number of examples is not known.
+
+    Where the batch size, the epochs or the steps are searched, `steps_per_run` is that of the longest run.
+    """
+
+    method: str
+    configurations: int
+    runs: int
+    steps_per_run: int | None
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps of all runs together, at most."""
+        return None if self.steps_per_run is None else self.runs * self.steps_per_run
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The work of a sweep, method by method."""
+
+    methods: tuple[MethodPlan, ...]
+    seeds: int
+
+    @property
+    def configurations(self) -> int:
+        """Configurations of all methods."""
+        return sum(method.configurations for method in self.methods)
+
+    @property
+    def runs(self) -> int:
+        """Configurations times seeds."""
+        return sum(method.runs for method in self.methods)
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps of all runs together, at most; None where the number of examples is not known."""
+        steps = [method.steps for method in self.methods]
+        return None if None in steps else sum(each for each in steps if each is not None)
+
+
+def plan_sweep(sweep: Sweep, train_examples: int | None) -> SweepPlan:
+    """Counts configurations, runs and steps. `train_examples` is what one run trains on in an epoch."""
+    methods = tuple(_plan_method(sweep, method, train_examples) for method in sweep.methods)
+    return SweepPlan(methods, len(sweep.seeds))
+
+
+def optimizer_steps(training: TrainingSpec, train_examples: int) -> int:
+    """The optimizer steps of one run: `steps`, else the full batches in `epochs`, and at least one."""
+    if training.steps is not None:
+        return training.steps
+    return max(1, math.floor(training.epochs * train_examples / training.batch_size))
+
+
+def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | None) -> MethodPlan:
+    space = method_space(sweep, method.name)
+    counts = [None if (values := points(each)) is None else len(values) for each in space.values()]
+    distinct = None if None in counts else math.prod(count for count in counts if count is not None)
+    configurations = sweep.budget.configurations if distinct is None else min(sweep.budget.configurations, distinct)
+    return MethodPlan(
+        method.name, configurations, configurations * len(sweep.seeds), _longest_run(sweep, method.name, train_examples)
+    )
+
+
+def _longest_run(sweep: Sweep, method_name: str, train_examples: int | None) -> int | None:
+    """The steps of the longest run in a method's space, found at the ends of what decides them."""
+    deciding = ("training.steps", "training.epochs", "training.batch_size")
+    searched = {path: values for path, values in method_space(sweep, method_name).items() if path in deciding}
+    corners = itertools.product(*map(witnesses, searched.values()))
+    trainings = [resolve(sweep, method_name, dict(zip(searched, corner, strict=True))).training for corner in corners]
+    if train_examples is None and any(training.steps is None for training in trainings):
+        return None
+    return max(optimizer_steps(training, train_examples or 0) for training in trainings)

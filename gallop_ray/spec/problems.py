@@ -1,0 +1,47 @@
+"""What is wrong with a sweep file: one line per mistake, all of them at once."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: where it stands, in which field, and what to write instead.
+
+    `line` counts from 1; it is None where there is no line, as for a file that is missing or a `--set`, whose own text
+    is then `file`. `field` is a dotted path, empty where the mistake is no field's.
+    """
+
+    file: str
+    line: int | None
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return ": ".join(part for part in (place, self.field, self.message) if part)
+
+
+class SweepFileError(ValueError):
+    """A sweep file that cannot be run. Its text has one line per problem."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__(tuple(problems))
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
+def dotted(path: Path) -> str:
+    """A path as users write it: `methods.0.density`."""
+    return ".".join(map(str, path))
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """A hint to append to a message, or nothing where no known word is close."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""

@@ -1,0 +1,105 @@
+"""The checks of a search space: that its paths exist and that every value in reach is allowed."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from pydantic import ValidationError
+
+from gallop_ray.spec.configuration import space_keys
+from gallop_ray.spec.messages import by_path, explain
+from gallop_ray.spec.methods import MethodSpec, leaf_types
+from gallop_ray.spec.paths import known_paths, normalised, searchable, section_model
+from gallop_ray.spec.problems import Path, did_you_mean
+from gallop_ray.spec.schema import Sweep, TrainingSpec
+from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, points, witnesses
+
+# The paths concerned, the one to blame first, and what is wrong.
+Finding = tuple[Sequence[Path], str]
+
+
+def training_paths(sweep: Sweep) -> Iterator[Finding]:
+    """Paths under `training.` that name no field."""
+    known = [f"training.{field}" for field in searchable(TrainingSpec)]
+    for key in sweep.search.space:
+        if key.startswith("training.") and key not in known:
+            yield _at(key), f"there is no such field{did_you_mean(key, known) or _allowed(known)}"
+
+
+def fixed_paths(sweep: Sweep) -> Iterator[Finding]:
+    """Paths into sections that stay the same for a whole sweep."""
+    for key in sweep.search.space:
+        head = key.partition(".")[0]
+        if head in Sweep.model_fields and head != "training":
+            reason = "is fixed for a sweep, because slots keep the model and the data resident"
+            yield _at(key), f"cannot be searched: {head} {reason}; write one sweep file per value"
+
+
+def method_paths(sweep: Sweep) -> Iterator[Finding]:
+    """Paths to options that no method has."""
+    known = known_paths(sweep.methods)
+    for key in sweep.search.space:
+        if key.partition(".")[0] in Sweep.model_fields or any(normalised(key, each) for each in sweep.methods):
+            continue
+        heads = ["training", "method", *dict.fromkeys(method.name for method in sweep.methods)]
+        hint = did_you_mean(key, known) or f"; a path begins with {', '.join(heads)}"
+        yield _at(key), f"no method has this option{hint}"
+
+
+def range_values(sweep: Sweep) -> Iterator[Finding]:
+    """Ends and choices that a field does not take."""
+    for key, values in sweep.search.space.items():
+        reached = [(path, method) for method in sweep.methods if (path := normalised(key, method))]
+        fields = [(section_model(path, method), path.partition(".")[2]) for path, method in reached]
+        yield from dict.fromkeys(found for field in fields for found in _refused_values(key, *field, values))
+
+
+def batch_divides(sweep: Sweep) -> Iterator[Finding]:
+    """Batches that the workers of a slot cannot share evenly, for any method and any searched value."""
+    findings = (found for method in sweep.methods for found in _uneven_batch(sweep, method))
+    yield from dict.fromkeys(findings)
+
+
+def _at(key: str, *more: str | int) -> tuple[Path, ...]:
+    return (("search", "space", key, *more),)
+
+
+def _allowed(known: Sequence[str]) -> str:
+    return f"; allowed are {', '.join(known)}"
+
+
+def _refused_values(
+    key: str, model: type[MethodSpec] | type[TrainingSpec], field: str, values: Range
+) -> Iterator[tuple[tuple[Path, ...], str]]:
+    kind = next(iter(type(values).model_fields))
+    types = leaf_types(model.model_fields[field].annotation)
+    if not isinstance(values, ChoiceRange) and not types & {int, float}:
+        yield _at(key), f"{kind} is not allowed; {field} is no number, so use {{choice: [a, b, ...]}}"
+    elif not isinstance(values, ChoiceRange | IntegerRange) and float not in types:
+        yield _at(key), f"{kind} is not allowed; {field} is a whole number, so use integer or choice"
+    else:
+        for place, value in enumerate(witnesses(values)):
+            try:
+                model.model_validate({field: value})
+            except ValidationError as error:
+                for errors in by_path(error.errors(include_url=False), {field: value}).values():
+                    yield _at(key, kind, place), explain(errors, model)
+
+
+def _uneven_batch(sweep: Sweep, method: MethodSpec) -> Iterator[tuple[tuple[Path, ...], str]]:
+    keys = space_keys(sweep, method)
+    fields = ("batch_size", "micro_batch_size")
+    paths = [_at(keys[f"training.{field}"])[0] for field in fields if f"training.{field}" in keys]
+    paths += [("training", "batch_size"), ("training", "micro_batch_size"), ("resources", "workers_per_slot")]
+    workers = sweep.resources.workers_per_slot
+    for batch, micro in itertools.product(*(_whole_values(sweep, keys, field) for field in fields)):
+        if batch % (micro * workers):
+            product = f"micro_batch_size x workers_per_slot = {micro} x {workers} = {micro * workers}"
+            yield tuple(paths), f"batch_size {batch} is not allowed; must be a multiple of {product}"
+            return
+
+
+def _whole_values(sweep: Sweep, keys: dict[str, str], field: str) -> list[int]:
+    """The values that a field of the training takes in the search, or its only one."""
+    key = keys.get(f"training.{field}")
+    values = (getattr(sweep.training, field),) if key is None else points(sweep.search.space[key])
+    return [value for value in values or () if isinstance(value, int) and value > 0]

@@ -1,0 +1,107 @@
+"""The ranges of a search space, as a user writes them. Pure data: how to sample them is the sampler's business."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+
+from gallop_ray.spec.methods import Frozen
+
+FORMS = "{log: [low, high]}, {linear: [low, high]}, {integer: [low, high]} or {choice: [a, b, ...]}"
+End = TypeVar("End", float, int)
+
+
+def _two_ends(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("must be two numbers, [low, high]")
+    return value
+
+
+def _low_below_high(ends: tuple[End, End]) -> tuple[End, End]:
+    if not ends[0] < ends[1]:
+        raise ValueError("the low end must be below the high end")
+    return ends
+
+
+def _positive(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] <= 0:
+        raise ValueError("both ends of a log range must be greater than 0")
+    return ends
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("must hold at least one value")
+    repeated = [value for place, value in enumerate(values) if value in values[:place]]
+    if repeated:
+        raise ValueError(f"the values must differ, but {repeated[0]} is there twice")
+    return values
+
+
+_Real = Annotated[float, Field(strict=True)]
+_Whole = Annotated[int, Field(strict=True)]
+_RealEnds = Annotated[tuple[_Real, _Real], BeforeValidator(_two_ends), AfterValidator(_low_below_high)]
+_WholeEnds = Annotated[tuple[_Whole, _Whole], BeforeValidator(_two_ends), AfterValidator(_low_below_high)]
+
+
+class LogRange(Frozen):
+    """Real numbers between two ends, both included, evenly spread in their logarithm."""
+
+    log: Annotated[_RealEnds, AfterValidator(_positive)]
+
+
+class LinearRange(Frozen):
+    """Real numbers between two ends, both included, evenly spread."""
+
+    linear: _RealEnds
+
+
+class IntegerRange(Frozen):
+    """Whole numbers between two ends, both included."""
+
+    integer: _WholeEnds
+
+
+class ChoiceRange(Frozen):
+    """One of the listed values, each as it would be written for the field itself."""
+
+    choice: Annotated[tuple[Any, ...], AfterValidator(_distinct)]
+
+
+_KINDS = ("log", "linear", "integer", "choice")
+
+
+def _kind(value: object) -> str | None:
+    keys = list(value) if isinstance(value, Mapping) else [kind for kind in _KINDS if hasattr(value, kind)]
+    return keys[0] if len(keys) == 1 and keys[0] in _KINDS else None
+
+
+Range = Annotated[
+    Annotated[LogRange, Tag("log")]
+    | Annotated[LinearRange, Tag("linear")]
+    | Annotated[IntegerRange, Tag("integer")]
+    | Annotated[ChoiceRange, Tag("choice")],
+    Discriminator(_kind, custom_error_type="range_form", custom_error_message=f"must be one of {FORMS}"),
+]
+
+
+def witnesses(values: Range) -> tuple[object, ...]:
+    """Values that stand for the whole range when a field's limits are checked: its ends, or every choice."""
+    match values:
+        case LogRange(log=ends) | LinearRange(linear=ends):
+            return ends
+        case IntegerRange(integer=whole):
+            return whole
+        case ChoiceRange(choice=choices):
+            return choices
+
+
+def points(values: Range) -> tuple[object, ...] | range | None:
+    """Every value of the range in order, or None where there are more than can be counted."""
+    match values:
+        case IntegerRange(integer=(low, high)):
+            return range(low, high + 1)
+        case ChoiceRange(choice=choices):
+            return choices
+        case _:
+            return None

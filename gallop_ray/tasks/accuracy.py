@@ -1,0 +1,194 @@
+"""Accuracy of a model on a task, by likelihood of the answer options and by generating and parsing.
+
+Results do not depend on the number of ranks: batches are formed over all examples and dealt to ranks in turn. Every
+rank makes the same number of forward calls, because under ZeRO-3 a forward call is collective.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from gallop_ray.tasks.encode import encode_options
+from gallop_ray.tasks.examples import Example
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How to evaluate. `synced` keeps generating until every rank has finished: ZeRO-3 on several ranks needs it."""
+
+    prompt: str
+    max_length: int
+    batch_size: int
+    max_new_tokens: int = 16
+    synced: bool = False
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model generated for each example, and whether the right option was read from it."""
+
+    correct: list[bool]
+    outputs: list[str]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A sequence to run, and the options whose tokens, all of one length, are scored at its last positions."""
+
+    example: int
+    ids: list[int]
+    tails: dict[int, list[int]]
+
+
+def likelihood_correct(
+    model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings
+) -> list[bool]:
+    """For each example, whether the right option has strictly the highest log-probability (summed over its tokens).
+
+    `model` is a transformers causal language model or a wrapper around one. Equal on every rank.
+    """
+    rows = [row for i, example in enumerate(examples) for row in _rows(i, example, tokenizer, settings)]
+    rows.sort(key=lambda row: len(row.ids))
+    with _evaluating(model):
+        found = _over_ranks(rows, settings.batch_size, lambda batch: _score(model, batch, tokenizer.pad_token_id))
+    scores = [[0.0] * len(example.options) for example in examples]
+    for row, values in zip(rows, found, strict=True):
+        for option, value in values.items():
+            scores[row.example][option] = value
+    return [_strictly_best(values, example.label) for values, example in zip(scores, examples, strict=True)]
+
+
+def generation_correct(
+    model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings
+) -> Generated:
+    """For each example, the greedily generated text, and whether the first option key in it is the right one.
+
+    Text without a key counts as wrong. Equal on every rank.
+    """
+    prompts = [encode_options(one, tokenizer, settings.prompt, settings.max_length).prompt for one in examples]
+    order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
+    with _evaluating(model):
+        texts = _over_ranks(
+            [prompts[i] for i in order], settings.batch_size, lambda batch: _generate(model, tokenizer, batch, settings)
+        )
+    outputs = [text for _, text in sorted(zip(order, texts, strict=True))]
+    correct = [parse_answer(text, one.keys) == one.label for text, one in zip(outputs, examples, strict=True)]
+    return Generated(correct, outputs)
+
+
+def parse_answer(text: str, keys: Sequence[str]) -> int | None:
+    """The index of the key that appears first in `text` as a whole word; None where there is none."""
+    longest_first = sorted(keys, key=len, reverse=True)
+    found = re.search(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", text)
+    return keys.index(found[0]) if found else None
+
+
+def _rows(index: int, example: Example, tokenizer: Any, settings: EvaluationSettings) -> list[_Row]:
+    encoded = encode_options(example, tokenizer, settings.prompt, settings.max_length)
+    shared = _common_prefix(encoded.options)
+    if all(len(option) == shared + 1 for option in encoded.options):
+        # Options that differ in their last token only are all read from one position of one sequence.
+        tails = {i: option[shared:] for i, option in enumerate(encoded.options)}
+        return [_Row(index, encoded.prompt + encoded.options[0][:shared], tails)]
+    return [_Row(index, encoded.prompt + option[:-1], {i: option}) for i, option in enumerate(encoded.options)]
+
+
+def _common_prefix(options: Sequence[Sequence[int]]) -> int:
+    for position, tokens in enumerate(zip(*options, strict=False)):
+        if len(set(tokens)) > 1:
+            return position
+    return min(map(len, options))
+
+
+def _score(model: Any, batch: list[_Row], pad_id: int) -> list[dict[int, float]]:
+    """The summed log-probability of each option of each row."""
+    lengths = [len(next(iter(row.tails.values()))) for row in batch]
+    input_ids, mask = _left_padded([row.ids for row in batch], pad_id, model.device)
+    logits = model(
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        logits_to_keep=max(lengths),
+        use_cache=False,
+    ).logits
+    return [_tail_scores(one[-length:], row.tails) for one, length, row in zip(logits, lengths, batch, strict=True)]
+
+
+def _tail_scores(logits: Tensor, tails: dict[int, list[int]]) -> dict[int, float]:
+    """Log-probability of each tail, from the (length, V) logits that predict it."""
+    tokens = torch.tensor(list(tails.values()), device=logits.device)
+    scores = logits.float().log_softmax(-1).gather(1, tokens.T).sum(0)
+    return dict(zip(tails, scores.tolist(), strict=True))
+
+
+def _strictly_best(values: Sequence[float], label: int) -> bool:
+    return all(values[label] > value for i, value in enumerate(values) if i != label)
+
+
+def _generate(model: Any, tokenizer: Any, batch: list[list[int]], settings: EvaluationSettings) -> list[str]:
+    input_ids, mask = _left_padded(batch, tokenizer.pad_token_id, model.device)
+    # A model's own generation settings may sample or penalise repetition: greedy means none of it.
+    generated = model.generate(
+        input_ids=input_ids,
+        attention_mask=mask,
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=_end_ids(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        synced_gpus=settings.synced,
+    )
+    texts: list[str] = tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    own = model.generation_config.eos_token_id
+    known = own if isinstance(own, list) else [own]
+    return sorted({tokenizer.eos_token_id, *(one for one in known if one is not None)})
+
+
+def _left_padded(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, each (batch, longest), padded so that every row ends at the last position."""
+    width = max(map(len, rows))
+    ids = [[pad_id] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _over_ranks(items: list[Item], size: int, work: Callable[[list[Item]], list[Result]]) -> list[Result]:
+    """`work` over batches of `size` items, shared out over the ranks; one result per item, in order, on every rank."""
+    batches = [items[i : i + size] for i in range(0, len(items), size)]
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    mine = []
+    for turn in range(-(-len(batches) // world)):
+        # A rank that has run out of batches repeats the last one, uncounted, to stay in step.
+        index = turn * world + rank
+        mine.append(work(batches[min(index, len(batches) - 1)]))
+    shares = [mine]
+    if world > 1:
+        shares = [[] for _ in range(world)]
+        distributed.all_gather_object(shares, mine)
+    return [result for i in range(len(batches)) for result in shares[i % world][i // world]]
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """No gradients and no dropout. Not inference mode, whose tensors ZeRO-3 cannot gather."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

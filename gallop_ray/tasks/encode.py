@@ -1,0 +1,113 @@
+"""From examples to tokens, and the loss of an answer. Training and evaluation build their tokens here."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gallop_ray.tasks.examples import Example
+
+CHAT = "chat"
+IGNORED = -100
+_FIELDS = re.compile(r"(\{instruction\}|\{input\})")
+
+
+@dataclass(frozen=True)
+class EncodedOptions:
+    """Token ids of a prompt and of each of its answer options (without end-of-sequence)."""
+
+    prompt: list[int]
+    options: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of prompt and answer, and labels of the same length that are IGNORED on the prompt."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def encode_options(example: Example, tokenizer: Any, prompt: str, max_length: int) -> EncodedOptions:
+    """Tokenise a prompt and each option separately, so that the prompt's tokens are the same for every option.
+
+    A prompt that does not leave room for the longest option is cut from the left (after a beginning-of-sequence
+    token). Raises ValueError where an option alone does not fit in `max_length` tokens, or has no tokens.
+    """
+    options: list[list[int]] = tokenizer(list(example.options), add_special_tokens=False)["input_ids"]
+    if not all(options):
+        raise ValueError(f"an answer option of {example.instruction[:80]!r} is empty; every option needs some text")
+    room = max_length - max(map(len, options)) - 1
+    if room < 1:
+        raise ValueError(f"the answer {example.answer[:80]!r} leaves no room in {max_length} tokens; raise max_length")
+    prompt_ids = _prompt_ids(example, tokenizer, prompt)
+    if not prompt_ids:
+        raise ValueError(f"the prompt template {prompt!r} gives an empty prompt; it needs {{instruction}} or some text")
+    return EncodedOptions(_cut_left(prompt_ids, room, tokenizer), options)
+
+
+def encode(example: Example, tokenizer: Any, prompt: str, max_length: int) -> Encoded:
+    """Prompt, answer and end-of-sequence in at most `max_length` tokens; errors as in `encode_options`.
+
+    `prompt` is a template with {instruction} and {input}, or `chat` for the tokenizer's chat template.
+    """
+    encoded = encode_options(example, tokenizer, prompt, max_length)
+    answer = [*encoded.options[example.label], tokenizer.eos_token_id]
+    return Encoded(encoded.prompt + answer, [IGNORED] * len(encoded.prompt) + answer)
+
+
+def collate(items: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """Right-padded int64 tensors input_ids, attention_mask and labels, each (batch, longest)."""
+    return {
+        "input_ids": _padded([item.input_ids for item in items], pad_id),
+        "attention_mask": _padded([[1] * len(item.input_ids) for item in items], 0),
+        "labels": _padded([item.labels for item in items], IGNORED),
+    }
+
+
+def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean answer-token cross-entropy of each example: (B, T, V) logits and (B, T) labels to (B,) float32.
+
+    Only the logits of answer positions are converted to float32. An example without answer tokens has loss 0.
+    """
+    targets = labels[:, 1:]
+    chosen = targets != IGNORED
+    losses = functional.cross_entropy(logits[:, :-1][chosen].float(), targets[chosen], reduction="none")
+    per_token = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device).masked_scatter(chosen, losses)
+    return per_token.sum(1) / chosen.sum(1).clamp(min=1)
+
+
+def _prompt_ids(example: Example, tokenizer: Any, prompt: str) -> list[int]:
+    if prompt == CHAT:
+        return _chat_ids(example, tokenizer)
+    parts = {"{instruction}": example.instruction, "{input}": example.input}
+    # Not str.format: instructions and templates may hold other braces.
+    text = "".join(parts.get(piece, piece) for piece in _FIELDS.split(prompt))
+    ids: list[int] = tokenizer(text)["input_ids"]
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def _chat_ids(example: Example, tokenizer: Any) -> list[int]:
+    if tokenizer.chat_template is None:
+        raise ValueError("prompt is `chat`, but the model's tokenizer has no chat template; write a prompt template")
+    content = "\n".join(part for part in (example.instruction, example.input) if part)
+    messages = [{"role": "user", "content": content}]
+    ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    return ids
+
+
+def _cut_left(ids: list[int], room: int, tokenizer: Any) -> list[int]:
+    if len(ids) <= room:
+        return ids
+    if room > 1 and ids[0] == tokenizer.bos_token_id:
+        return [ids[0], *ids[1 - room :]]
+    return ids[-room:]
+
+
+def _padded(rows: list[list[int]], value: int) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])

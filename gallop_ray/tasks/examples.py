@@ -1,0 +1,46 @@
+"""What a task is made of: examples with answer options, in three splits."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with its answer options.
+
+    `options` are full answer texts, as the model is trained to say them; `keys` are their short forms, looked for in
+    generated text ("answer3" in "the correct answer is answer3"); `label` is the index of the right one.
+    """
+
+    instruction: str
+    input: str
+    options: tuple[str, ...]
+    keys: tuple[str, ...]
+    label: int
+
+    @property
+    def answer(self) -> str:
+        """The text the model is trained to say."""
+        return self.options[self.label]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The examples of a task. A split that was not asked for is empty; no example is in two splits."""
+
+    name: str
+    train: list[Example] = field(default_factory=list)
+    validation: list[Example] = field(default_factory=list)
+    test: list[Example] = field(default_factory=list)
+
+
+def shuffled(items: Sequence[T], seed: str) -> list[T]:
+    """A copy of `items` in an order that depends on the seed text alone, the same on every machine."""
+    return random.Random(seed).sample(items, len(items))

@@ -1,0 +1,64 @@
+"""The metrics of a run, from accuracies of the tuned and of the base model."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+COLLAPSED_BELOW = 0.01
+
+Accuracies = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""By task, split ("validation", "test") and way of measuring ("likelihood", "generated"), each in [0, 1]."""
+
+
+def forget_ratio(base: float | None, tuned: float | None) -> float | None:
+    """max(0, (base - tuned) / base) of two OOD accuracies (GaLLoP, arXiv 2510.19778); None where the base has 0."""
+    if base is None or tuned is None or base == 0:
+        return None
+    return max(0.0, (base - tuned) / base)
+
+
+def collapse_rate(ood_accuracies: Sequence[float]) -> float | None:
+    """Share of OOD accuracies below COLLAPSED_BELOW; its denominator is their number. None where there are none."""
+    return fmean(one < COLLAPSED_BELOW for one in ood_accuracies) if ood_accuracies else None
+
+
+def summarize(
+    task_accuracies: Accuracies, base_accuracies: Accuracies, train_task: str, ood_tasks: Sequence[str]
+) -> dict[str, float | None]:
+    """id_accuracy, ood_accuracy (mean over OOD tasks), forget_ratio and collapse_rate, each in three versions.
+
+    Plain: test sets by likelihood; with suffix `_generated`: test sets by generating; with prefix `val_`: validation
+    sets by likelihood, with val_mean_accuracy, the mean of ID and OOD. None where something was not measured.
+    """
+    validation = _four(task_accuracies, base_accuracies, train_task, ood_tasks, "validation", "likelihood")
+    test = _four(task_accuracies, base_accuracies, train_task, ood_tasks, "test", "likelihood")
+    generated = _four(task_accuracies, base_accuracies, train_task, ood_tasks, "test", "generated")
+    return {
+        **test,
+        **{f"{key}_generated": value for key, value in generated.items()},
+        **{f"val_{key}": value for key, value in validation.items()},
+        "val_mean_accuracy": _mean([validation["id_accuracy"], validation["ood_accuracy"]]),
+    }
+
+
+def _four(
+    tuned: Accuracies, base: Accuracies, train_task: str, ood_tasks: Sequence[str], split: str, way: str
+) -> dict[str, float | None]:
+    measured = [_get(tuned, task, split, way) for task in ood_tasks]
+    known = [one for one in measured if one is not None]
+    ood, ood_base = _mean(measured), _mean([_get(base, task, split, way) for task in ood_tasks])
+    return {
+        "id_accuracy": _get(tuned, train_task, split, way),
+        "ood_accuracy": ood,
+        "forget_ratio": forget_ratio(ood_base, ood),
+        "collapse_rate": collapse_rate(known) if len(known) == len(measured) else None,
+    }
+
+
+def _get(accuracies: Accuracies, task: str, split: str, way: str) -> float | None:
+    return accuracies.get(task, {}).get(split, {}).get(way)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean, or None where there are no values or one of them is missing."""
+    known = [one for one in values if one is not None]
+    return fmean(known) if known and len(known) == len(values) else None

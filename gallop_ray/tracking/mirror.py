@@ -1,0 +1,95 @@
+"""The driver's one thread that mirrors run folders to MLflow. Whatever MLflow does, the sweep goes on."""
+
+import logging
+import threading
+from pathlib import Path
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.mlflow_store import MlflowStore
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.sync import SweepSync
+
+_LOG = logging.getLogger(__name__)
+_POLL_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+class MlflowMirror:
+    """Sends what run folders hold to MLflow, while the sweep runs and once more at its end.
+
+    While MLflow is away the folders are the buffer: it is asked again after 1, 2, 4, ... 60 seconds, and what it
+    still misses at the end is sent by the next start of the same sweep.
+
+    Args:
+        folder: the sweep's records.
+        sweep: the sweep they are about.
+        uri: an MLflow tracking uri, see `tracking_uri`.
+    """
+
+    def __init__(self, folder: SweepFolder, sweep: Sweep, uri: str) -> None:
+        self._folder, self._sweep, self._uri = folder, sweep, uri
+        self._sync: SweepSync | None = None
+        self._finished = False
+        self._complete = False
+        self._away = False
+        self._stop = threading.Event()
+        # A daemon, because a server that hangs must not keep the process alive.
+        self._thread = threading.Thread(target=self._mirror, name="mlflow-mirror", daemon=True)
+
+    def start(self) -> None:
+        """Begin to mirror; returns at once."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 60.0, finished: bool = True) -> bool:
+        """Send what is left and end the thread.
+
+        Args:
+            timeout: seconds to wait for it.
+            finished: whether the sweep is complete, and not interrupted.
+
+        Returns:
+            Whether MLflow holds everything.
+        """
+        self._finished = finished
+        self._stop.set()
+        self._thread.join(timeout)
+        complete = self._complete and not self._thread.is_alive()
+        if not complete:
+            _LOG.warning("MLflow does not hold all of %s; run the sweep again to send the rest", self._folder.path)
+        return complete
+
+    def _mirror(self) -> None:
+        pause = _POLL_SECONDS
+        while not self._stop.wait(pause):
+            done = self._attempt(last=False)
+            pause = _POLL_SECONDS if done else min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        self._complete = self._attempt(last=True)
+
+    def _attempt(self, last: bool) -> bool:
+        """One pass over the folders; whether MLflow took it."""
+        try:
+            sync = self._connected()
+            sync.sync()
+            if last:
+                sync.close(self._finished)
+        except Exception as error:
+            self._note_away(error)
+            return False
+        if self._away:
+            _LOG.info("MLflow is back and has been sent what it missed")
+        self._away = False
+        return True
+
+    def _connected(self) -> SweepSync:
+        if self._sync is None:
+            artifacts = Path(self._folder.path).resolve().parent / "mlartifacts"
+            store = MlflowStore(self._uri, self._sweep.tracking.experiment, artifacts)
+            self._sync = SweepSync(self._folder, self._sweep, store)
+        return self._sync
+
+    def _note_away(self, error: Exception) -> None:
+        """One line when MLflow goes away, and not one a second."""
+        if not self._away:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            _LOG.warning("MLflow cannot be reached; the run folders keep everything meanwhile (%.200s)", reason)
+        self._away = True

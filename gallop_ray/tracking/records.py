@@ -1,0 +1,257 @@
+"""The records of a sweep: folders that are its truth.
+
+Times are seconds (points in time: since 1970), sizes bytes. Below <output>/<sweep name>/ there are
+
+- spec.json, base.json, results.jsonl,
+- <configuration>/configuration.json and status.json,
+- <configuration>/seed-<n>/spec.json, environment.json, mask.json, metrics.jsonl, result.json, adapter.safetensors.
+"""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gallop_ray.tracking.files import (
+    Record,
+    append_line,
+    parse_lines,
+    read_json,
+    read_lines,
+    write_json,
+    write_lines,
+)
+from gallop_ray.tracking.summary import flatten
+
+Document = Literal["spec", "environment", "mask"]
+Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
+
+FINAL = ("finished", "pruned", "failed", "diverged")
+_SEED_FOLDER = re.compile(r"seed-(\d+)")
+_LEFT_BY_AN_ATTEMPT = ("result.json", "mask.json", "environment.json", "adapter.safetensors")
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The events that came after a place in metrics.jsonl, and the place (attempt, bytes) after them."""
+
+    events: list[Record]
+    attempt: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The record of one run, written by its rank 0 alone."""
+
+    path: Path
+
+    @property
+    def configuration(self) -> str:
+        """The key of the run's configuration."""
+        return self.path.parent.name
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.path.name.removeprefix("seed-"))
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained adapter belongs."""
+        return self.path / "adapter.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """The file of events."""
+        return self.path / "metrics.jsonl"
+
+    def start(self, spec: Mapping[str, Any], slot: str) -> int:
+        """Begin an attempt and return its number, from 1. What an unfinished attempt left is removed."""
+        assert (self.result() or {}).get("status") != "finished", f"{self.path} has finished: it never runs again"
+        self.path.mkdir(parents=True, exist_ok=True)
+        attempt = self.attempt() + 1
+        for name in _LEFT_BY_AN_ATTEMPT:
+            (self.path / name).unlink(missing_ok=True)
+        write_json(self.path / "spec.json", spec)
+        event = {"time": time.time(), "event": "run_started", "slot": slot, "attempt": attempt}
+        write_lines(self.metrics, [event])
+        return attempt
+
+    def attempt(self) -> int:
+        """The number of the attempt that metrics.jsonl is about; 0 before the first."""
+        return self.tail().attempt
+
+    def write(self, document: Document, value: Mapping[str, Any]) -> None:
+        """Write spec.json, environment.json or mask.json."""
+        write_json(self.path / f"{document}.json", value)
+
+    def read(self, document: Document) -> Record | None:
+        """Read spec.json, environment.json or mask.json; None when it is not there."""
+        return read_json(self.path / f"{document}.json")
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Append an event, stamped with the present time."""
+        append_line(self.metrics, {"time": time.time(), "event": event, **fields})
+
+    def phase(self, phase: Phase) -> None:
+        """Note that a phase starts (and the one before it ends)."""
+        self.event("phase", phase=phase)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """End the run: the last event, then result.json, whose presence says that the run is over."""
+        self.event("run_ended")
+        write_json(self.path / "result.json", result)
+
+    def result(self) -> Record | None:
+        """result.json; None while the run goes on."""
+        return read_json(self.path / "result.json")
+
+    def events(self) -> list[Record]:
+        """All events so far, a torn last line left out."""
+        return read_lines(self.metrics)
+
+    def tail(self, offset: int = 0, attempt: int = 0) -> Tail:
+        """The events after byte `offset` of that attempt; from the beginning when another attempt has begun."""
+        try:
+            file = self.metrics.open("rb")
+        except FileNotFoundError:
+            return Tail([], 0, 0)
+        with file:
+            begun = parse_lines(file.readline())[0]
+            current = int(begun[0]["attempt"]) if begun else 0
+            start = offset if current == attempt else 0
+            file.seek(start)
+            events, size = parse_lines(file.read())
+        return Tail(events, current, start + size)
+
+    def version(self) -> tuple[int, int, int]:
+        """Changes whenever an event or a result was added: (file number and bytes of metrics.jsonl, result's time)."""
+        metrics, result = _stat(self.metrics), _stat(self.path / "result.json")
+        return (
+            metrics.st_ino if metrics else 0,
+            metrics.st_size if metrics else 0,
+            result.st_mtime_ns if result else 0,
+        )
+
+
+def _stat(path: Path) -> Any:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class ConfigurationFolder:
+    """The record of one configuration, written by the driver."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """The configuration's key."""
+        return self.path.name
+
+    def create(self, configuration: Mapping[str, Any]) -> None:
+        """Make the folder and write configuration.json; nothing changes when it is there already."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "configuration.json").exists():
+            write_json(self.path / "configuration.json", configuration)
+
+    def configuration(self) -> Record:
+        """configuration.json; ValueError when it is not there."""
+        value = read_json(self.path / "configuration.json")
+        if value is None:
+            raise ValueError(f"{self.path} is no configuration of a sweep: it has no configuration.json")
+        return value
+
+    def status(self) -> Record:
+        """status.json; {"status": "running"} before the first was written."""
+        return read_json(self.path / "status.json") or {"status": "running"}
+
+    def write_status(
+        self, status: str, seeds_done: list[int], objective: float | None = None, reason: str | None = None
+    ) -> None:
+        """Write status.json: running, finished, pruned, failed or diverged; objective is the mean over seeds."""
+        assert status in ("running", *FINAL), status
+        value = {"status": status, "reason": reason, "objective": objective, "seeds_done": seeds_done}
+        write_json(self.path / "status.json", value)
+
+    def run(self, seed: int) -> RunFolder:
+        """The run of a seed, whether or not it has begun."""
+        return RunFolder(self.path / f"seed-{seed}")
+
+    def runs(self) -> list[RunFolder]:
+        """The runs that have begun, by seed."""
+        found = (_SEED_FOLDER.fullmatch(child.name) for child in self.path.iterdir())
+        return [self.run(seed) for seed in sorted(int(match.group(1)) for match in found if match)]
+
+    def results(self) -> list[Record]:
+        """The results of the runs that are over, by seed."""
+        return [result for run in self.runs() if (result := run.result())]
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The record of a sweep, written by the driver."""
+
+    path: Path
+
+    def create(self, spec: Mapping[str, Any]) -> None:
+        """Make the folder and write spec.json, the resolved sweep."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "spec.json", spec)
+
+    def spec(self) -> Record:
+        """The resolved sweep; ValueError when the folder holds none."""
+        spec = read_json(self.path / "spec.json")
+        if spec is None:
+            raise ValueError(f"{self.path} is no sweep: it has no spec.json. Give the folder <output>/<sweep name>")
+        return spec
+
+    def base(self) -> Record | None:
+        """Accuracy of the base model; None until it was measured."""
+        return read_json(self.path / "base.json")
+
+    def write_base(self, accuracy: Mapping[str, Any]) -> None:
+        """Write base.json."""
+        write_json(self.path / "base.json", accuracy)
+
+    def configuration(self, key: str) -> ConfigurationFolder:
+        """The configuration of that key, whether or not it has begun."""
+        return ConfigurationFolder(self.path / key)
+
+    def configurations(self) -> list[ConfigurationFolder]:
+        """The configurations that have begun, by key."""
+        return [ConfigurationFolder(path.parent) for path in sorted(self.path.glob("*/configuration.json"))]
+
+    def run(self, key: str, seed: int) -> RunFolder:
+        """The run of a configuration and seed, whether or not it has begun."""
+        return self.configuration(key).run(seed)
+
+    def runs(self) -> Iterator[RunFolder]:
+        """The runs that have begun, by configuration and seed; their files are read when asked for."""
+        for configuration in self.configurations():
+            yield from configuration.runs()
+
+    def results(self) -> list[Record]:
+        """The results of all runs that are over, from the run folders."""
+        return [result for run in self.runs() if (result := run.result())]
+
+    def rebuild_results(self) -> list[Record]:
+        """Write results.jsonl, one flat line a run, from the run folders; returns the lines."""
+        lines = [flatten(result) for result in self.results()]
+        write_lines(self.path / "results.jsonl", lines)
+        return lines
+
+    def append_result(self, run: RunFolder) -> None:
+        """Add a run that is over to results.jsonl; a retried run replaces its line."""
+        result = run.result()
+        assert result is not None, f"{run.path} is not over"
+        if run.attempt() > 1:
+            self.rebuild_results()
+        else:
+            append_line(self.path / "results.jsonl", flatten(result))

@@ -1,0 +1,108 @@
+"""What MLflow has been told of a run, and what it is to be told: the translation from records."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.files import Record, read_json, write_json
+from gallop_ray.tracking.mlflow_store import Point, Status
+from gallop_ray.tracking.summary import measurements
+
+_STEP_METRICS = ("loss", "learning_rate", "grad_norm", "examples_per_second")
+FINAL_STATUS: dict[str, Status] = {
+    "finished": "FINISHED",
+    "pruned": "FINISHED",
+    "failed": "FAILED",
+    "diverged": "FAILED",
+}
+
+
+@dataclass
+class Sent:
+    """How much of a folder MLflow holds; kept as the folder's mlflow.json, so that a restart knows.
+
+    It counts only below the sweep's MLflow run named here: another server, or an emptied one, is sent everything.
+    """
+
+    sweep_run: str
+    run_id: str
+    status: Status = "RUNNING"
+    attempt: int = 0
+    offset: int = 0
+    last_step: int = -1
+
+    @property
+    def ended(self) -> bool:
+        """Whether MLflow shows the run's end, and not merely an interruption."""
+        return self.status in FINAL_STATUS.values()
+
+    def save(self, folder: Path) -> None:
+        """Write the folder's mlflow.json."""
+        write_json(folder / "mlflow.json", asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path, sweep_run: str) -> "Sent | None":
+        """The folder's mlflow.json; None when there is none, or it is about another MLflow run of the sweep."""
+        value = read_json(folder / "mlflow.json")
+        return cls(**value) if value and value["sweep_run"] == sweep_run else None
+
+
+def step_points(events: list[Record], after_step: int) -> list[Point]:
+    """The metrics of the steps after `after_step`. A repeated attempt repeats steps; each is sent once."""
+    return [
+        Point(name, float(event[name]), event["time"], event["step"])
+        for event in events
+        if event["event"] == "step" and event["step"] > after_step
+        for name in _STEP_METRICS
+        if event.get(name) is not None
+    ]
+
+
+def result_points(result: Record, time: float) -> list[Point]:
+    """All that was measured in a run, as final metrics."""
+    return [Point(name, value, time) for name, value in measurements(result).items()]
+
+
+def _density(method: Mapping[str, Any]) -> object:
+    density = method.get("density")
+    return f"LoRA rank {density['lora_rank']}" if isinstance(density, Mapping) else density
+
+
+def _searched(configuration: Record, path: str) -> object:
+    """The value that a path of the search space has in the configuration; None where it does not apply."""
+    owner, *parts = path.split(".")
+    method = {**configuration["method"], "training": configuration["training"]}
+    value: Any = {"training": configuration["training"], "method": method, method["name"]: method}.get(owner)
+    for part in parts:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def configuration_params(configuration: Record, sweep: Sweep) -> dict[str, object]:
+    """The few parameters by which configurations are compared."""
+    method = configuration["method"]
+    searched = {path: _searched(configuration, path) for path in sweep.search.space}
+    params = {
+        **{path.rpartition(".")[2]: value for path, value in searched.items() if value is not None},
+        "method": method["name"],
+        "density": _density(method),
+        "selection_ratio": method.get("selection_ratio"),
+        "learning_rate": configuration["training"]["learning_rate"],
+        "model": sweep.model.name,
+        "train": sweep.data.train,
+    }
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def sweep_params(sweep: Sweep) -> dict[str, object]:
+    """The sweep's fixed parts that tell it from others."""
+    return {
+        "model": sweep.model.name,
+        "train": sweep.data.train,
+        "ood": ", ".join(sweep.data.ood),
+        "methods": ", ".join(method.name for method in sweep.methods),
+        "seeds": ", ".join(map(str, sweep.seeds)),
+        "objective": sweep.objective.metric,
+    }

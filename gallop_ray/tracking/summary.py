@@ -1,0 +1,43 @@
+"""Numbers of results: flat names, and mean and standard deviation over seeds."""
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean, stdev
+from typing import Any
+
+_NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended")
+
+
+def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one level, names joined by underscores: {"seconds": {"total": 3}} gives seconds_total."""
+    flat: dict[str, Any] = {}
+    for key, value in result.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}_")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def measurements(result: Mapping[str, Any]) -> dict[str, float]:
+    """What was measured in a run, flat: the numbers that are neither asked for nor points in time nor null."""
+    return {
+        name: float(value)
+        for name, value in flatten(result).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NO_MEASUREMENT
+    }
+
+
+def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation (n - 1) of the values that are not null; null where undefined."""
+    known = [value for value in values if value is not None]
+    return (fmean(known) if known else None, stdev(known) if len(known) > 1 else None)
+
+
+def over_seeds(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Of the finished runs: the mean of each measurement under its name, <name>_std beside it, and n_seeds."""
+    runs = [measurements(result) for result in results if result["status"] == "finished"]
+    summary = {"n_seeds": float(len(runs))}
+    for name in sorted({name for run in runs for name in run}):
+        mean, std = mean_and_std(run.get(name) for run in runs)
+        summary |= {key: value for key, value in ((name, mean), (f"{name}_std", std)) if value is not None}
+    return summary

@@ -1,0 +1,1 @@
+"""What runs inside a worker: DeepSpeed, one run, its checks."""

@@ -1,0 +1,117 @@
+"""DeepSpeed, and nothing else imports it: a resident base model, and one engine after another on top of it."""
+
+import gc
+import logging
+import os
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+import deepspeed
+from deepspeed.runtime.zero import parameter_offload
+
+from gallop_ray.spec.schema import DeepspeedSpec, TrainingSpec
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def quiet() -> None:
+    """Keep DeepSpeed's progress chatter out of the logs."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+def zero_stage(spec: DeepspeedSpec, dtype: torch.dtype) -> int:
+    """The stage that runs: bfloat16 at stage 0 runs as stage 1, because only ZeRO keeps float32 masters."""
+    return 1 if spec.zero_stage == 0 and dtype == torch.bfloat16 else spec.zero_stage
+
+
+def deepspeed_config(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype, workers: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run on `workers` ranks; what the user passes in `extra` is merged in."""
+    zero: dict[str, Any] = {"stage": zero_stage(spec, dtype)}
+    if zero["stage"] == 3:
+        # ZeRO-3 keeps whole copies of small parameters, which writes into the shards would not reach.
+        zero["stage3_param_persistence_threshold"] = 0
+    if spec.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if spec.offload_parameters:
+        zero["offload_param"] = {"device": "cpu"}
+    config = {
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": max(1, training.batch_size // (training.micro_batch_size * workers)),
+        "gradient_clipping": training.clip_norm or 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+    }
+    return _merged(dict(spec.extra), config)
+
+
+def _merged(extra: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**extra, **ours}
+    for key, value in ours.items():
+        if isinstance(value, dict) and isinstance(extra.get(key), dict):
+            merged[key] = _merged(extra[key], value)
+    return merged
+
+
+def init_distributed() -> None:
+    """Let DeepSpeed use the process group that torch already has."""
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
+
+
+def split_over_ranks(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """ZeRO-3: leave on each rank its shard of every parameter. Done once in a model's life."""
+    deepspeed.zero.Init(module=model, config_dict_or_path=dict(config))
+
+
+class Engine:
+    """A DeepSpeed engine on a module for the length of one run, or of one evaluation.
+
+    After close() nothing of it is left on the module, so that the next one starts clean.
+    """
+
+    def __init__(self, module: nn.Module, config: Mapping[str, Any], optimizer: torch.optim.Optimizer | None) -> None:
+        self.module = module
+        self._hooks = [(m, {h: dict(getattr(m, h)) for h in _HOOKS}) for m in module.modules()]
+        self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(config))
+
+    def backward(self, loss: Tensor) -> None:
+        """One micro-batch's backward pass; scaled by the number of accumulation steps."""
+        self._engine.backward(loss)
+
+    def step(self, learning_rate: float) -> bool:
+        """Count a micro-batch; step the optimizer when the last one of a batch is in. Whether it stepped."""
+        boundary = bool(self._engine.is_gradient_accumulation_boundary())
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        return boundary
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The gradient's norm before clipping, of the last step; None where DeepSpeed did not need it."""
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def close(self) -> None:
+        """Take DeepSpeed off the module and free the optimizer."""
+        if self._engine.zero_optimization_partition_weights():
+            self._engine.empty_partition_cache()
+        self._engine.destroy()
+        for module, hooks in self._hooks:
+            for name, before in hooks.items():
+                current = getattr(module, name)
+                current.clear()
+                current.update(before)
+        parameter_offload.FWD_MODULE_STACK.clear()
+        self._hooks = []
+        del self._engine
+        gc.collect()

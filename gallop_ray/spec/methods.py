@@ -47,12 +47,12 @@ class LoraRank(Frozen):
 
 
 def _density_form(value: object) -> str:
-    return "lora_rank" if isinstance(value, dict | LoraRank) else "fraction"
+    return "as_lora" if isinstance(value, dict | LoraRank) else "fraction"
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Density = Annotated[
-    Annotated[Fraction, Tag("fraction")] | Annotated[LoraRank, Tag("lora_rank")], Discriminator(_density_form)
+    Annotated[Fraction, Tag("fraction")] | Annotated[LoraRank, Tag("as_lora")], Discriminator(_density_form)
 ]
 Modules = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 

@@ -14,26 +14,30 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     A method is addressed by its place (`methods.0.density`) or by its name (`gallop.density`).
     """
     for text in overrides:
-        source = f"--set {text}"
         try:
-            _apply(document, text, source)
+            _apply(document, text, source(text))
         except SweepFileError as error:
             document.problems.extend(error.problems)
 
 
-def _apply(document: Document, text: str, source: str) -> None:
+def source(override: str) -> str:
+    """What stands in place of file and line for an override."""
+    return f"--set {override}"
+
+
+def _apply(document: Document, text: str, origin: str) -> None:
     name, equals, value = text.partition("=")
     if not equals or not all(name.split(".")):
-        raise _refused(source, "", "must read path=value, such as data.root=generated")
-    path = _path(document.data, name, source)
-    parsed = parse_value(value, source)
-    _write(document.data, path, parsed, source)
+        raise _refused(origin, "", "must read path=value, such as data.root=generated")
+    path = _path(document.data, name, origin)
+    parsed = parse_value(value, origin)
+    _write(document.data, path, parsed, origin)
     for below in [each for each in document.places if each[: len(path)] == path]:
         del document.places[below]
-    document.places[path] = Place(source, None, None)
+    document.places[path] = Place(origin, None, None)
 
 
-def _path(data: dict[str, Any], name: str, source: str) -> Path:
+def _path(data: dict[str, Any], name: str, origin: str) -> Path:
     if name.startswith("search.space."):  # the keys of the search space have dots of their own
         return ("search", "space", name.removeprefix("search.space."))
     head, *rest = (int(part) if part.isdecimal() else part for part in name.split("."))
@@ -42,7 +46,7 @@ def _path(data: dict[str, Any], name: str, source: str) -> Path:
         return ("methods", methods.index(head), *rest)
     if head not in Sweep.model_fields:
         known = [*Sweep.model_fields, *methods]
-        raise _refused(source, str(head), f"is no section of a sweep and no method's name{did_you_mean(head, known)}")
+        raise _refused(origin, str(head), f"is no section of a sweep and no method's name{did_you_mean(head, known)}")
     return (head, *rest)
 
 
@@ -52,26 +56,26 @@ def _method_names(data: dict[str, Any]) -> list[str]:
     return [str(each.get("name") or each.get("type")) if isinstance(each, dict) else "" for each in entries]
 
 
-def _write(data: dict[str, Any], path: Path, value: object, source: str) -> None:
+def _write(data: dict[str, Any], path: Path, value: object, origin: str) -> None:
     """Sets a path in nested mappings and lists, making the sections that are not there yet."""
     parent: Any = data
     for depth, part in enumerate(path[:-1]):
         if isinstance(parent, dict) and parent.get(str(part)) is None:
             parent[str(part)] = {}
-        parent = _entry(parent, part, path[: depth + 1], source)
-    _entry(parent, path[-1], path, source)
+        parent = _entry(parent, part, path[: depth + 1], origin)
+    _entry(parent, path[-1], path, origin)
     parent[path[-1] if isinstance(parent, list) else str(path[-1])] = value
 
 
-def _entry(parent: Any, part: str | int, path: Path, source: str) -> Any:
+def _entry(parent: Any, part: str | int, path: Path, origin: str) -> Any:
     if isinstance(parent, dict):
         return parent.get(str(part))
     if not isinstance(parent, list):
-        raise _refused(source, dotted(path), f"{dotted(path[:-1])} is a single value and has no fields")
+        raise _refused(origin, dotted(path), f"{dotted(path[:-1])} is a single value and has no fields")
     if not isinstance(part, int) or part >= len(parent):
-        raise _refused(source, dotted(path), f"there is no entry `{part}`; the entries are 0 to {len(parent) - 1}")
+        raise _refused(origin, dotted(path), f"there is no entry `{part}`; the entries are 0 to {len(parent) - 1}")
     return parent[part]
 
 
-def _refused(source: str, field: str, message: str) -> SweepFileError:
-    return SweepFileError([Problem(source, None, field, message)])
+def _refused(origin: str, field: str, message: str) -> SweepFileError:
+    return SweepFileError([Problem(origin, None, field, message)])

@@ -41,7 +41,7 @@ def dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """A hint to append to a message, or nothing where no known word is close."""
-    close = difflib.get_close_matches(str(word), list(known), n=1)
+def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint to append to a message, or nothing where no known word has a similarity (0 to 1) of `cutoff`."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
     return f"; did you mean `{close[0]}`?" if close else ""

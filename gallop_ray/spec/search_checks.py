@@ -1,6 +1,5 @@
 """The checks of a search space: that its paths exist and that every value in reach is allowed."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
@@ -16,13 +15,16 @@ from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, points, witn
 # The paths concerned, the one to blame first, and what is wrong.
 Finding = tuple[Sequence[Path], str]
 
+# Paths share their first part, which makes them more alike than their fields are.
+_CLOSE = 0.8
+
 
 def training_paths(sweep: Sweep) -> Iterator[Finding]:
     """Paths under `training.` that name no field."""
     known = [f"training.{field}" for field in searchable(TrainingSpec)]
     for key in sweep.search.space:
         if key.startswith("training.") and key not in known:
-            yield _at(key), f"there is no such field{did_you_mean(key, known) or _allowed(known)}"
+            yield _at(key), f"there is no such field{did_you_mean(key, known, _CLOSE) or _allowed(known)}"
 
 
 def fixed_paths(sweep: Sweep) -> Iterator[Finding]:
@@ -41,7 +43,7 @@ def method_paths(sweep: Sweep) -> Iterator[Finding]:
         if key.partition(".")[0] in Sweep.model_fields or any(normalised(key, each) for each in sweep.methods):
             continue
         heads = ["training", "method", *dict.fromkeys(method.name for method in sweep.methods)]
-        hint = did_you_mean(key, known) or f"; a path begins with {', '.join(heads)}"
+        hint = did_you_mean(key, known, _CLOSE) or f"; a path begins with {', '.join(heads)}"
         yield _at(key), f"no method has this option{hint}"
 
 
@@ -91,15 +93,17 @@ def _uneven_batch(sweep: Sweep, method: MethodSpec) -> Iterator[tuple[tuple[Path
     paths = [_at(keys[f"training.{field}"])[0] for field in fields if f"training.{field}" in keys]
     paths += [("training", "batch_size"), ("training", "micro_batch_size"), ("resources", "workers_per_slot")]
     workers = sweep.resources.workers_per_slot
-    for batch, micro in itertools.product(*(_whole_values(sweep, keys, field) for field in fields)):
-        if batch % (micro * workers):
-            product = f"micro_batch_size x workers_per_slot = {micro} x {workers} = {micro * workers}"
-            yield tuple(paths), f"batch_size {batch} is not allowed; must be a multiple of {product}"
-            return
+    batches, micros = (_values(sweep, keys, field) for field in fields)
+    for batch, micro in ((batch, micro) for batch in batches for micro in micros if batch % (micro * workers)):
+        product = f"micro_batch_size x workers_per_slot = {micro} x {workers} = {micro * workers}"
+        yield tuple(paths), f"batch_size {batch} is not allowed; must be a multiple of {product}"
+        return
 
 
-def _whole_values(sweep: Sweep, keys: dict[str, str], field: str) -> list[int]:
-    """The values that a field of the training takes in the search, or its only one."""
+def _values(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[int]:
+    """The values that a field of the training takes in the search, or its only one; none where a value is wrong."""
     key = keys.get(f"training.{field}")
     values = (getattr(sweep.training, field),) if key is None else points(sweep.search.space[key])
+    if isinstance(values, range):
+        return values if values.start > 0 else ()
     return [value for value in values or () if isinstance(value, int) and value > 0]

@@ -16,8 +16,12 @@ _OPTIONS = re.compile(r"Answer format: *(\S.*?)\s*$")
 def folder_tasks(root: Path) -> list[str]:
     """Names of the tasks in the folder; ValueError where it does not exist."""
     if not root.is_dir():
-        raise ValueError(f"data.root {root} is not a folder; give a folder of <task>.<split>.jsonl, `hub` or `generated`")
-    return sorted({path.name.removesuffix(f".{split}.jsonl") for split in SPLITS for path in root.glob(f"*.{split}.jsonl")})
+        raise ValueError(
+            f"data.root {root} is not a folder; give a folder of <task>.<split>.jsonl, `hub` or `generated`"
+        )
+    return sorted(
+        {path.name.removesuffix(f".{split}.jsonl") for split in SPLITS for path in root.glob(f"*.{split}.jsonl")}
+    )
 
 
 def folder_splits(root: Path, task: str) -> list[Split]:
@@ -46,7 +50,8 @@ def _example(line: str, place: str) -> Example:
         raise ValueError(f"{place}: answer {answer!r} is not among the options {'/'.join(options)}")
     if not _word(answer).search(output):
         raise ValueError(f"{place}: output {output!r} does not contain the answer {answer!r}; write it into the output")
-    texts = tuple(_word(answer).sub(lambda _, option=option: option, output) for option in options)
+    # Split and join instead of re.sub, which would read backslashes in an option.
+    texts = tuple(option.join(_word(answer).split(output)) for option in options)
     return Example(row["instruction"], row["input"], texts, options, options.index(answer))
 
 
@@ -65,7 +70,9 @@ def _options(instruction: str, place: str) -> tuple[str, ...]:
     found = _OPTIONS.search(instruction.rstrip().rpartition("\n")[2])
     options = tuple(option.strip() for option in found[1].split("/")) if found else ()
     if len(set(options)) < 2 or len(set(options)) < len(options) or not all(options):
-        raise ValueError(f"{place}: no answer options; end the instruction with a line `Answer format: answer1/answer2`")
+        raise ValueError(
+            f"{place}: no answer options; end the instruction with a line `Answer format: answer1/answer2`"
+        )
     return options
 
 

@@ -39,9 +39,7 @@ def load_task(name: str, data: DataSpec, splits: Sequence[Split] = SPLITS) -> Ta
 
 def _part(name: str, split: Split, source: _Source, data: DataSpec) -> list[Example]:
     seed = f"{name}/{data.split_seed}"
-    if split != "validation" and split != _donor(source):
-        return shuffled(source.examples(split), f"{seed}/{split}")
-    if "validation" in source.splits:
+    if "validation" in source.splits or split not in ("validation", _donor(source)):
         return shuffled(source.examples(split), f"{seed}/{split}")
     donated = shuffled(source.examples(_donor(source)), f"{seed}/held out")
     held_out = round(len(donated) * data.validation_share)

@@ -1,6 +1,7 @@
 """The driver's one thread that mirrors run folders to MLflow. Whatever MLflow does, the sweep goes on."""
 
 import logging
+import re
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from gallop_ray.tracking.mlflow_store import MlflowStore
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.sync import SweepSync
 
+_CREDENTIALS = re.compile(r"//[^/@\s]+@")
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -91,5 +93,6 @@ class MlflowMirror:
         """One line when MLflow goes away, and not one a second."""
         if not self._away:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = _CREDENTIALS.sub("//", reason)
             _LOG.warning("MLflow cannot be reached; the run folders keep everything meanwhile (%.200s)", reason)
         self._away = True

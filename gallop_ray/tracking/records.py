@@ -82,7 +82,11 @@ class RunFolder:
 
     def attempt(self) -> int:
         """The number of the attempt that metrics.jsonl is about; 0 before the first."""
-        return self.tail().attempt
+        try:
+            with self.metrics.open("rb") as file:
+                return _attempt(file.readline())
+        except FileNotFoundError:
+            return 0
 
     def write(self, document: Document, value: Mapping[str, Any]) -> None:
         """Write spec.json, environment.json or mask.json."""
@@ -120,8 +124,7 @@ class RunFolder:
         except FileNotFoundError:
             return Tail([], 0, 0)
         with file:
-            begun = parse_lines(file.readline())[0]
-            current = int(begun[0]["attempt"]) if begun else 0
+            current = _attempt(file.readline())
             start = offset if current == attempt else 0
             file.seek(start)
             events, size = parse_lines(file.read())
@@ -135,6 +138,11 @@ class RunFolder:
             metrics.st_size if metrics else 0,
             result.st_mtime_ns if result else 0,
         )
+
+
+def _attempt(first_line: bytes) -> int:
+    begun, _ = parse_lines(first_line)
+    return int(begun[0]["attempt"]) if begun else 0
 
 
 def _stat(path: Path) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import Record, read_json, write_json
 from gallop_ray.tracking.mlflow_store import Point, Status
@@ -70,22 +71,21 @@ def _density(method: Mapping[str, Any]) -> object:
     return f"LoRA rank {density['lora_rank']}" if isinstance(density, Mapping) else density
 
 
-def _searched(configuration: Record, path: str) -> object:
-    """The value that a path of the search space has in the configuration; None where it does not apply."""
-    owner, *parts = path.split(".")
-    method = {**configuration["method"], "training": configuration["training"]}
-    value: Any = {"training": configuration["training"], "method": method, method["name"]: method}.get(owner)
-    for part in parts:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+def _searched(configuration: Record, sweep: Sweep) -> dict[str, object]:
+    """What the search chose in this configuration, under the last part of each path of the search space."""
+    chosen = {}
+    for method in sweep.methods:
+        if method.name == configuration["method"]["name"]:
+            for section, field in (path.split(".") for path in space_keys(sweep, method)):
+                chosen[field] = configuration[section][field]
+    return chosen
 
 
 def configuration_params(configuration: Record, sweep: Sweep) -> dict[str, object]:
     """The few parameters by which configurations are compared."""
     method = configuration["method"]
-    searched = {path: _searched(configuration, path) for path in sweep.search.space}
     params = {
-        **{path.rpartition(".")[2]: value for path, value in searched.items() if value is not None},
+        **_searched(configuration, sweep),
         "method": method["name"],
         "density": _density(method),
         "selection_ratio": method.get("selection_ratio"),

@@ -3,10 +3,8 @@
 import gc
 import logging
 import os
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def quiet() -> None:
     """Keep DeepSpeed's progress chatter out of the logs."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
 
 def zero_stage(spec: DeepspeedSpec, dtype: torch.dtype) -> int:
@@ -82,6 +81,10 @@ class Engine:
         self.module = module
         self._hooks = [(m, {h: dict(getattr(m, h)) for h in _HOOKS}) for m in module.modules()]
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(config))
+
+    def __call__(self, **inputs: Tensor) -> Any:
+        """A forward pass to train on."""
+        return self._engine(**inputs)
 
     def backward(self, loss: Tensor) -> None:
         """One micro-batch's backward pass; scaled by the number of accumulation steps."""

@@ -1,7 +1,6 @@
 """Base models: presets, hub ids and folders; and the same models without weights, for planning."""
 
 import difflib
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -34,10 +33,10 @@ def load_model(spec: ModelSpec) -> tuple[Any, Any]:
     source = _source(spec.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, revision=spec.revision, dtype=getattr(torch, spec.dtype)
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(_unreachable(spec.name, error)) from error
     if tokenizer.eos_token is None:
         raise ValueError(f"the tokenizer of {spec.name} has no end-of-sequence token; set eos_token in its folder")
@@ -50,16 +49,7 @@ def meta_model(spec: ModelSpec) -> Any:
     """The model on the meta device: shapes and names, no weights. Needs no network for presets and known hub ids."""
     known = _KNOWN_CONFIGS.get(spec.name)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(known() if known else _config(spec), dtype=getattr(torch, spec.dtype))
-
-
-def base_hash(model: torch.nn.Module) -> str:
-    """sha256 over names, shapes, dtypes and bytes of all parameters, tied ones once; the same on every device."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        return _from_config(known() if known else _config(spec), getattr(torch, spec.dtype))
 
 
 def _source(name: str) -> str:
@@ -77,19 +67,25 @@ def _source(name: str) -> str:
     return name
 
 
-def _unreachable(name: str, error: OSError) -> str:
-    reason = str(error).strip().splitlines()[0]
+def _unreachable(name: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0].rstrip(".")
     return (
         f"cannot load model {name}: {reason}. A folder needs config.json, weights and tokenizer; a hub id needs "
         "network access or an earlier download (and HF_TOKEN where the model is gated)"
     )
 
 
+def _from_config(config: PretrainedConfig, dtype: torch.dtype) -> Any:
+    auto: Any = AutoModelForCausalLM
+    return auto.from_config(config, dtype=dtype)
+
+
 def _config(spec: ModelSpec) -> PretrainedConfig:
     try:
-        return AutoConfig.from_pretrained(_source(spec.name), revision=spec.revision)
-    except OSError as error:
+        config: PretrainedConfig = AutoConfig.from_pretrained(_source(spec.name), revision=spec.revision)
+    except (OSError, ValueError) as error:
         raise ValueError(_unreachable(spec.name, error)) from error
+    return config
 
 
 def _prepared(name: str, prepare: Callable[[Path], None]) -> str:
@@ -122,11 +118,13 @@ def _smollm2() -> str:
 def _convert_gguf(folder: Path, target: Path) -> None:
     """Save the weights that a package brings along as an ordinary model folder: reading GGUF anew takes long."""
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.float32)
-    if hasattr(model.config, "quantization_config"):
-        # The weights are dequantised by now; a saved quantization_config would claim otherwise.
-        del model.config.quantization_config
-    model.save_pretrained(target)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.float32)
+    # The weights are dequantised by now, but model and configuration still say otherwise: move them to a plain model.
+    del loaded.config.quantization_config
+    plain = _from_config(loaded.config, torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config = loaded.generation_config
+    plain.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 

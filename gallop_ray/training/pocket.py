@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -23,7 +25,7 @@ from gallop_ray.tasks import generated as generated_module
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate, encode
 from gallop_ray.tasks.generated import GENERATED_TASKS, SOURCE_TASKS, generated_examples
 
-_STEPS = 600
+STEPS = 500
 _BATCH_SIZE = 64
 _LEARNING_RATE = 3e-3
 _WARMUP = 100
@@ -50,12 +52,13 @@ def pocket_config() -> LlamaConfig:
     )
 
 
-def pocket_tokenizer() -> PreTrainedTokenizerFast:
+def pocket_tokenizer() -> Any:
     """Bytes, plus one token for each word, spaced digit and line ending of the generated tasks."""
     tokenizer = Tokenizer(models.BPE(vocab=_vocabulary(), merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast
+    return fast(
         tokenizer_object=tokenizer,
         eos_token="<end>",
         pad_token="<pad>",
@@ -63,7 +66,7 @@ def pocket_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def pretrain_pocket(folder: Path) -> None:
+def pretrain_pocket(folder: Path, steps: int = STEPS) -> None:
     """Pre-train the model on the source tasks and save it, with its tokenizer, in `folder`.
 
     The weights are the same whenever it runs on one kind of machine: seed and thread count are set here, and put back.
@@ -73,7 +76,7 @@ def pretrain_pocket(folder: Path) -> None:
     with _repeatable():
         tokenizer = pocket_tokenizer()
         model = LlamaForCausalLM(pocket_config())
-        _train(model, _source_examples(tokenizer), tokenizer.pad_token_id)
+        _train(model, _source_examples(tokenizer), tokenizer.pad_token_id, steps)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     print(f"pre-trained the pocket model in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
@@ -82,16 +85,22 @@ def pretrain_pocket(folder: Path) -> None:
 def pocket_fingerprint() -> str:
     """A hash of everything that determines the weights: the code of model, tasks and encoding, and the prompt."""
     modules = [__file__, generated_module.__file__, encode_module.__file__, examples_module.__file__]
-    parts = [Path(one).read_bytes() for one in modules] + [_PROMPT.encode(), torch.__version__.encode()]
+    parts = [Path(one).read_bytes() for one in modules] + [
+        _PROMPT.encode(),
+        torch.__version__.encode(),
+        transformers.__version__.encode(),
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
-def _train(model: LlamaForCausalLM, pool: list[Encoded], pad_id: int) -> None:
+def _train(model: LlamaForCausalLM, pool: list[Encoded], pad_id: int, steps: int) -> None:
     draw = random.Random(_SEED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / _WARMUP) * (1 - step / steps)
+    )
     model.train()
-    for _ in range(_STEPS):
+    for _ in range(steps):
         batch = collate(draw.choices(pool, k=_BATCH_SIZE), pad_id)
         labels = batch.pop("labels")
         answer_loss(model(**batch, use_cache=False).logits, labels).mean().backward()
@@ -101,11 +110,7 @@ def _train(model: LlamaForCausalLM, pool: list[Encoded], pad_id: int) -> None:
         schedule.step()
 
 
-def _rate(step: int) -> float:
-    return min(1.0, (step + 1) / _WARMUP) * (1 - step / _STEPS)
-
-
-def _source_examples(tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
+def _source_examples(tokenizer: Any) -> list[Encoded]:
     examples = [one for task in SOURCE_TASKS for one in generated_examples(task, "train", 0)[:_EXAMPLES_PER_TASK]]
     return [encode(one, tokenizer, _PROMPT, _MAX_LENGTH) for one in examples]
 

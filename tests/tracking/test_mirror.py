@@ -12,7 +12,7 @@ from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 
-DEAD = "http://127.0.0.1:9"
+DEAD = "http://somebody:secret@127.0.0.1:9"
 
 
 @pytest.fixture(scope="session")
@@ -124,13 +124,16 @@ def test_a_finished_sweep_arrives_nested_with_params_metrics_and_artifacts(sweep
     }  # fmt: skip
     assert (seed.data.tags["method"], seed.data.tags["density"], seed.data.tags["seed"]) == ("gallop", "0.01", "0")
     assert losses(sweep, seed) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    assert seed.data.metrics["id_accuracy"] == 0.5 and seed.data.metrics["seconds_total"] == 2.0
-    assert "grad_norm" not in seed.data.metrics and "forget_ratio" not in seed.data.metrics
+    assert seed.data.metrics["id_accuracy"] == 0.5
+    assert seed.data.metrics["seconds_total"] == 2.0
+    assert "grad_norm" not in seed.data.metrics
+    assert "forget_ratio" not in seed.data.metrics
     files = [file.path for file in MlflowClient(tracking_uri(sweep)).list_artifacts(seed.info.run_id)]
     assert files == ["mask.json", "result.json", "spec.json"]
     assert (Path(sweep.output) / "mlartifacts").is_dir()
     means = runs["demo/gallop-1"].data.metrics
-    assert means["id_accuracy"] == pytest.approx(0.6) and means["id_accuracy_std"] == pytest.approx(0.1 * 2**0.5)
+    assert means["id_accuracy"] == pytest.approx(0.6)
+    assert means["id_accuracy_std"] == pytest.approx(0.1 * 2**0.5)
     assert means["n_seeds"] == 2
     assert runs["demo"].data.metrics == {"configurations_finished": 1, "runs_finished": 2}
 
@@ -147,7 +150,8 @@ def test_a_restart_doubles_nothing_and_sends_what_came_meanwhile(sweep):
     for _ in range(2):
         assert mirror(folder, sweep)
     runs = mlflow_runs(sweep)
-    assert len(runs) == 4 and {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert len(runs) == 4
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
     for seed in (0, 1):
         assert [step for step, _ in losses(sweep, runs[f"demo/gallop-1/seed {seed}"])] == [1, 2, 3]
     assert runs["demo/gallop-1"].data.metrics["n_seeds"] == 2
@@ -182,7 +186,11 @@ def test_failed_and_pruned_configurations_keep_their_status_and_reason(sweep):
     folder.configuration("b").write_status("pruned", [0], 0.4, reason="below the median")
     assert mirror(folder, sweep)
     runs = mlflow_runs(sweep)
-    assert [runs[path].info.status for path in ("demo/a", "demo/a/seed 0", "demo/b")] == ["FAILED", "FAILED", "FINISHED"]
+    assert [runs[path].info.status for path in ("demo/a", "demo/a/seed 0", "demo/b")] == [
+        "FAILED",
+        "FAILED",
+        "FINISHED",
+    ]
     assert runs["demo/a/seed 0"].data.tags["reason"] == "the loss became NaN"
     assert runs["demo/b"].data.tags["status"] == "pruned"
     assert runs["demo/a"].data.metrics == {"n_seeds": 0}
@@ -197,9 +205,11 @@ def test_a_dead_server_is_one_warning_and_a_later_one_gets_everything(sweep, cap
         folder.configuration("gallop-1").write_status("finished", [0], 0.5)
         assert thread.stop(timeout=50) is False
     assert len([record for record in caplog.records if "cannot be reached" in record.message]) == 1
+    assert "secret" not in caplog.text
     assert mirror(folder, sweep)
     runs = mlflow_runs(sweep)
-    assert len(runs) == 3 and len(losses(sweep, runs["demo/gallop-1/seed 0"])) == 3
+    assert len(runs) == 3
+    assert len(losses(sweep, runs["demo/gallop-1/seed 0"])) == 3
 
 
 def test_an_emptied_store_is_sent_everything_again(sweep, empty_database):
@@ -210,7 +220,8 @@ def test_an_emptied_store_is_sent_everything_again(sweep, empty_database):
     shutil.copy(empty_database, Path(sweep.output) / "mlflow.db")
     assert mirror(folder, sweep)
     runs = mlflow_runs(sweep)
-    assert len(runs) == 3 and len(losses(sweep, runs["demo/gallop-1/seed 0"])) == 3
+    assert len(runs) == 3
+    assert len(losses(sweep, runs["demo/gallop-1/seed 0"])) == 3
 
 
 def test_a_run_that_somebody_deleted_does_not_hold_up_the_others(sweep, caplog):
@@ -248,7 +259,8 @@ def test_events_are_followed_while_the_run_goes_on(sweep):
     train(run, range(3, 4))
     assert thread.stop(timeout=50, finished=False)
     killed = mlflow_runs(sweep)["demo/gallop-1/seed 0"]
-    assert killed.info.status == "KILLED" and len(losses(sweep, killed)) == 3
+    assert killed.info.status == "KILLED"
+    assert len(losses(sweep, killed)) == 3
 
 
 def test_the_store_is_the_sweeps_then_the_environments_then_a_file_beside_the_sweeps(sweep, monkeypatch):

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from gallop_ray.tracking.environment import environment_record
-from gallop_ray.tracking.files import append_line, read_json, read_lines, write_json
+from gallop_ray.tracking.files import read_json, read_lines, write_json
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.watch import OpenConfigurations
 
@@ -38,10 +38,12 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
     """
     for _ in range(3):
         with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE) as writer:
-            assert writer.stdout and writer.stdout.readline() == b"ready\n"
+            assert writer.stdout
+            assert writer.stdout.readline() == b"ready\n"
             seen = {read_json(path)["n"] for _ in range(100)}  # type: ignore[index]
             writer.kill()
-        assert len(seen) >= 1 and len(read_json(path)["padding"]) in (0, 20000)  # type: ignore[index]
+        assert len(seen) >= 1
+        assert len(read_json(path)["padding"]) in (0, 20000)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
@@ -82,7 +84,9 @@ def test_a_new_attempt_clears_what_the_last_one_left_and_counts_on(tmp_path):
     run.finish({"status": "failed"})
 
     assert run.start({"seed": 0}, slot="slot-1") == 2
-    assert run.result() is None and run.read("mask") is None and not run.adapter.exists()
+    assert run.result() is None
+    assert run.read("mask") is None
+    assert not run.adapter.exists()
     fresh = run.tail(old.offset, old.attempt)
     assert [(event["event"], event["slot"], event["attempt"]) for event in fresh.events] == [
         ("run_started", "slot-1", 2)
@@ -159,7 +163,10 @@ def test_a_closed_configuration_is_left_alone_until_it_changes(tmp_path):
 def test_the_environment_names_versions_and_machine():
     record = environment_record()
     assert json.loads(json.dumps(record)) == record
-    assert record["torch"] and record["mlflow"] and record["hostname"] and record["cpu_count"] >= 1
+    assert record["torch"]
+    assert record["mlflow"]
+    assert record["hostname"]
+    assert record["cpu_count"] >= 1
 
 
 def test_records_need_no_heavy_package():

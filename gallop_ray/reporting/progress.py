@@ -1,0 +1,150 @@
+"""What the terminal shows while a sweep runs: a display that renews itself; without a terminal, plain lines."""
+
+import threading
+import time
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gallop_ray.reporting.live import ActiveRun, SweepState
+from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.records import SweepFolder
+
+_LOOK_SECONDS = 1.0
+_LINE_SECONDS = 30.0
+_BAR_WIDTH = 40
+
+
+class SweepDisplay:
+    """Shows a sweep's progress from its folder, in a thread of its own, between `start` and `stop`.
+
+    Args:
+        folder: the sweep's records, with spec.json.
+        total_runs: runs of the whole sweep, if no configuration is stopped early.
+        objective: what the search goes by.
+        console: where to show it; standard output by default.
+    """
+
+    def __init__(
+        self, folder: SweepFolder, total_runs: int, objective: ObjectiveSpec, console: Console | None = None
+    ) -> None:
+        self._console = console or Console()
+        self._state = SweepState(folder, total_runs, objective)
+        self._live: Live | None = None
+        self._next_line = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="sweep-display", daemon=True)
+
+    def start(self) -> None:
+        """Begin to show; runs that ended before are counted, not listed."""
+        self._state.look()
+        if self._console.is_terminal:
+            self._live = Live(render(self._state), console=self._console, auto_refresh=False)
+            self._live.start()
+        self._next_line = time.monotonic() + _LINE_SECONDS
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show the last state and end."""
+        self._stop.set()
+        self._thread.join()
+        self._look()
+        if self._live:
+            self._live.stop()
+        else:
+            self.note(status_line(self._state))
+
+    def note(self, message: str) -> None:
+        """Print a line of its own, above the display."""
+        self._console.print(Text(message), soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _show(self) -> None:
+        while not self._stop.wait(_LOOK_SECONDS):
+            try:
+                self._look()
+            except OSError:
+                # A network disk that hiccups must not end the display: the next look tries again.
+                continue
+
+    def _look(self) -> None:
+        for result in self._state.look():
+            self.note(result_line(result, self._state.objective))
+        if self._live:
+            self._live.update(render(self._state), refresh=True)
+        elif time.monotonic() >= self._next_line:
+            self.note(status_line(self._state))
+            self._next_line = time.monotonic() + _LINE_SECONDS
+
+
+def result_line(result: Record, objective: ObjectiveSpec) -> str:
+    """One line about a run that ended."""
+    seconds = result.get("seconds", {}).get("total")
+    took = "" if seconds is None else f" after {seconds:.0f} s"
+    head = f"{result['configuration']} seed {result['seed']} {result['status']}{took}"
+    if result["status"] != "finished":
+        return f"{head}: {(result.get('reason') or 'no reason known').splitlines()[0]}"
+    value = result.get(objective.metric)
+    return head if value is None else f"{head}: {_percent(objective, value)}"
+
+
+def status_line(state: SweepState) -> str:
+    """The state in one line."""
+    parts = [_counts(state), _time_left(state), _best(state)]
+    running = "; ".join(_run_line(run) for run in state.active)
+    return ", ".join(filter(None, parts)) + (f"; now {running}" if running else "")
+
+
+def render(state: SweepState) -> Group:
+    """The state as a bar, the runs that go on, and the best so far."""
+    head = Table.grid(padding=(0, 2, 0, 0))
+    bar = ProgressBar(total=max(1, state.runs_expected), completed=state.runs_over, width=_BAR_WIDTH)
+    head.add_row(bar, Text(", ".join(filter(None, [_counts(state), _time_left(state)]))))
+    lines = [Text(f"  {_run_line(run)}") for run in state.active]
+    best = _best(state)
+    return Group(head, *lines, *([Text(best)] if best else []))
+
+
+def _counts(state: SweepState) -> str:
+    failed = f" ({state.runs_failed} failed)" if state.runs_failed else ""
+    return (
+        f"configurations {state.configurations_over}/{state.total_configurations}, "
+        f"runs {state.runs_over}/{state.runs_expected}{failed}"
+    )
+
+
+def _time_left(state: SweepState) -> str:
+    seconds = state.seconds_left()
+    return "" if not seconds else f"about {timedelta(seconds=round(seconds))} left"
+
+
+def _best(state: SweepState) -> str:
+    best = state.best()
+    return "" if best is None else f"best {best[0]}: {_percent(state.objective, best[1])}"
+
+
+def _percent(objective: ObjectiveSpec, value: float) -> str:
+    return f"{objective.metric} {100 * value:.1f} %"
+
+
+def _run_line(run: ActiveRun) -> str:
+    line = f"{run.configuration} seed {run.seed} {run.phase}"
+    if run.phase != "training" or not run.steps:
+        return line
+    speed = run.steps_per_second
+    return f"{line} {run.step}/{run.steps}" + ("" if speed is None else f", {speed:.3g} steps/s")

@@ -1,0 +1,113 @@
+"""Tables for the terminal and for a README. Accuracies, ratios and rates in percent, on test sets, by likelihood."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from gallop_ray.reporting.summary import BASE, Summary, base_summary, best_of_each_method, summaries
+from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.tracking.files import Record
+
+_TEST_METRICS = {"ID": "id_accuracy", "OOD": "ood_accuracy", "Forget": "forget_ratio", "Collapse": "collapse_rate"}
+_HEADINGS = ["Seeds", "Density", "LR", "Params", "Val", *_TEST_METRICS]
+_WIDTH_OF_A_KEY = 15
+_MISSING = "-"
+
+
+def final_table(
+    results: Iterable[Record], base: Mapping[str, Any] | None = None, objective: ObjectiveSpec | None = None
+) -> Table:
+    """Each method's best configuration by the objective, and what it does on the test sets.
+
+    The best is sought among the configurations that finished the most seeds of their method.
+
+    Args:
+        results: result.json of each run.
+        base: metrics of the base model under the names that results use; null values and missing names are shown as -.
+        objective: what the sweep went by.
+    """
+    aim, results = objective or ObjectiveSpec(), list(results)
+    table = _table(f"Best configuration of each method by {aim.metric}", "Method", results)
+    for row in _best_rows(results, base, aim):
+        table.add_row(*row)
+    return table
+
+
+def configurations_table(results: Iterable[Record], objective: ObjectiveSpec | None = None) -> Table:
+    """Every configuration that has a result, one row each, the best first."""
+    aim, results = objective or ObjectiveSpec(), list(results)
+    table = _table(f"Configurations by {aim.metric}", "Configuration", results)
+    for summary in summaries(results, aim):
+        table.add_row(summary.configuration, *_cells(summary))
+    return table
+
+
+def markdown_table(
+    results: Iterable[Record], base: Mapping[str, Any] | None = None, objective: ObjectiveSpec | None = None
+) -> str:
+    """The final table as Markdown."""
+    aim = objective or ObjectiveSpec()
+    headings = ["Method", *_HEADINGS]
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    rows = [headings, rule, *_best_rows(results, base, aim)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _table(title: str, first: str, results: Sequence[Record]) -> Table:
+    table = Table(title=title, caption=_caption(results), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    table.add_column(first, overflow="fold", min_width=_WIDTH_OF_A_KEY)
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _caption(results: Sequence[Record]) -> str:
+    sets = max((len(result.get("tasks") or ()) for result in results), default=0) - 1
+    of_them = f"the {sets} OOD test sets" if sets > 0 else "OOD test sets"
+    return (
+        "In percent, mean±standard deviation over seeds. Seeds: finished/ended. Val is the objective;\n"
+        f"the rest is on test sets by likelihood. Collapse: share of {of_them} below 1 %."
+    )
+
+
+def _best_rows(results: Iterable[Record], base: Mapping[str, Any] | None, objective: ObjectiveSpec) -> list[list[str]]:
+    rows = [[BASE, "", "", "", "", *_cells(base_summary(base, objective))[4:]]] if base else []
+    best = best_of_each_method(summaries(results, objective))
+    return [*rows, *([summary.method, *_cells(summary)] for summary in best)]
+
+
+def _cells(summary: Summary) -> list[str]:
+    metrics = [summary.over_seeds(name) for name in _TEST_METRICS.values()]
+    density, rate = summary.first("density"), summary.first("learning_rate")
+    return [
+        _seeds(summary),
+        _MISSING if density is None else f"{100 * density:.3g}",
+        _MISSING if rate is None else f"{rate:.2g}",
+        _count(summary.first("trained_parameters")),
+        _percent(summary.objective, None),
+        *(_percent(mean, std) for mean, std in metrics),
+    ]
+
+
+def _seeds(summary: Summary) -> str:
+    finished, ended = len(summary.finished), len(summary.runs)
+    return str(finished) if finished == ended else f"{finished}/{ended}"
+
+
+def _percent(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return _MISSING
+    return f"{100 * mean:.1f}" + ("" if std is None else f"±{100 * std:.1f}")
+
+
+def _count(number: int | None) -> str:
+    """Three digits and a unit: 1.23M."""
+    if number is None:
+        return _MISSING
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)

@@ -1,0 +1,9 @@
+"""Ends of a run that every rank comes to together, so that the slot lives on."""
+
+
+class Diverged(Exception):
+    """The training loss is no longer a finite number."""
+
+
+class Refused(ValueError):
+    """What was asked for cannot be run; the message says what to change."""

@@ -1,0 +1,118 @@
+"""The training loop of one run: run, step, micro-batch."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gallop_ray.methods import Attachment
+from gallop_ray.sparse.weights import rank, world_size
+from gallop_ray.spec.plan import optimizer_steps
+from gallop_ray.spec.schema import TrainingSpec
+from gallop_ray.tasks.encode import Encoded
+from gallop_ray.training.engine import Engine
+from gallop_ray.training.errors import Diverged
+from gallop_ray.training.phases import Phases
+from gallop_ray.training.report import Reporter
+from gallop_ray.training.resident import Resident
+
+_LOGGED_STEPS = 50  # a run logs about this many of its steps
+
+
+@dataclass
+class TrainState:
+    """Where a run stands."""
+
+    steps: int
+    step: int = 0
+    loss: float = math.nan
+    unlogged: list[Tensor] = field(default_factory=list)
+    since: float = field(default_factory=time.perf_counter)
+
+
+def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
+    """The learning rate of step 0, 1, ...: linear warm-up, then the schedule down to zero (or constant)."""
+    warmup = round(training.warmup_ratio * steps)
+    if step < warmup:
+        return training.learning_rate * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    factor = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+    return training.learning_rate * factor[training.schedule]
+
+
+def batches(examples: Sequence[Encoded], size: int, seed: int) -> Iterator[list[Encoded]]:
+    """Batches without end: every epoch all examples once, in an order of its own. The same on any number of ranks."""
+    generator = torch.Generator().manual_seed(seed)
+    queue: list[int] = []
+    while True:
+        while len(queue) < size:
+            queue += torch.randperm(len(examples), generator=generator).tolist()
+        yield [examples[i] for i in queue[:size]]
+        queue = queue[size:]
+
+
+def micro_batches(batch: Sequence[Encoded], size: int) -> Iterator[Sequence[Encoded]]:
+    """This rank's part of a batch, in micro-batches."""
+    for start in range(rank() * size, len(batch), world_size() * size):
+        yield batch[start : start + size]
+
+
+def train(
+    resident: Resident,
+    attachment: Attachment,
+    engine: Engine,
+    training: TrainingSpec,
+    seed: int,
+    phases: Phases,
+    reporter: Reporter,
+) -> TrainState:
+    """Train the attachment to the end. Raises Diverged, on every rank, when the loss is no longer finite."""
+    state = TrainState(optimizer_steps(training, len(resident.train)))
+    engine.module.train()
+    phases.first_forward()
+    for batch in batches(resident.train, training.batch_size, seed):
+        state.unlogged.append(
+            _step(resident, engine, batch, training, learning_rate(training, state.step, state.steps))
+        )
+        attachment.write()
+        state.step += 1
+        if state.step % max(1, state.steps // _LOGGED_STEPS) == 0 or state.step == state.steps:
+            _log(state, engine, training, reporter)
+        if state.step == state.steps:
+            return state
+    raise AssertionError("batches never end")
+
+
+def _step(resident: Resident, engine: Engine, batch: Sequence[Encoded], training: TrainingSpec, rate: float) -> Tensor:
+    """One optimizer step; this rank's mean loss."""
+    losses = []
+    for part in micro_batches(batch, training.micro_batch_size):
+        loss = resident.losses(engine, part).mean()
+        engine.backward(loss)
+        engine.step(rate)
+        losses.append(loss.detach())
+    return torch.stack(losses).mean()
+
+
+def _log(state: TrainState, engine: Engine, training: TrainingSpec, reporter: Reporter) -> None:
+    loss = torch.stack(state.unlogged).mean()
+    if world_size() > 1:
+        dist.all_reduce(loss)
+    state.loss = float(loss) / world_size()
+    now = time.perf_counter()
+    reporter.event(
+        "step",
+        step=state.step,
+        steps=state.steps,
+        loss=state.loss,
+        learning_rate=learning_rate(training, state.step - 1, state.steps),
+        grad_norm=engine.grad_norm,
+        examples_per_second=len(state.unlogged) * training.batch_size / (now - state.since),
+    )
+    state.unlogged, state.since = [], now
+    if not math.isfinite(state.loss):
+        raise Diverged(f"the training loss was {state.loss} at step {state.step}; a lower learning rate may help")

@@ -1,0 +1,73 @@
+"""Where a run's time and memory go."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from gallop_ray.training.report import Reporter
+
+Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
+
+
+class Phases:
+    """Seconds by phase of one run, and the process's peak memory since it began."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._begun = time.perf_counter()
+        self.started = time.time()
+        self.seconds: dict[str, float] = {}
+        self._forwarded = False
+        _reset_peak_memory()
+
+    def first_forward(self) -> None:
+        """Note the run's first forward pass; later calls do nothing."""
+        if not self._forwarded:
+            self._forwarded = True
+            self._reporter.event("first_forward")
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Count the time inside to a phase; the same phase may come more than once."""
+        self._reporter.event("phase", phase=name)
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+
+    def record(self) -> dict[str, object]:
+        """The times and the peak memory, as a result states them."""
+        seconds = {**self.seconds, "total": time.perf_counter() - self._begun}
+        return {
+            "seconds": {name: round(s, 4) for name, s in seconds.items()},
+            "peak_memory_bytes": _peak_memory(),
+            "started": self.started,
+            "ended": time.time(),
+        }
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again from here
+    except OSError:
+        return
+
+
+def _peak_memory() -> int:
+    """Bytes: of the GPU's allocator where there is one, else resident in this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -1,0 +1,117 @@
+"""What a worker keeps between runs: the base model, the tokenizer, and the task data as tokens."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gallop_ray.sparse.base_hash import base_hash
+from gallop_ray.sparse.weights import full_shape, world_size
+from gallop_ray.spec.schema import Sweep, TrainingSpec
+from gallop_ray.tasks.accuracy import EvaluationSettings
+from gallop_ray.tasks.encode import Encoded, answer_loss, collate, encode
+from gallop_ray.tasks.examples import TaskData
+from gallop_ray.tasks.load import load_task
+from gallop_ray.training.engine import Engine, deepspeed_config, init_distributed, quiet, split_over_ranks, zero_stage
+from gallop_ray.training.models import load_model
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A base model ready for one run after another, and all that runs of one sweep share."""
+
+    sweep: Sweep
+    model: nn.Module
+    tokenizer: Any
+    base_hash: str
+    parameters: int
+    """N, all parameters of the base model."""
+    tasks: dict[str, TaskData]
+    train: list[Encoded]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the base weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the forward passes run."""
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage that runs."""
+        return zero_stage(self.sweep.deepspeed, self.dtype)
+
+    def config(self, training: TrainingSpec) -> dict[str, Any]:
+        """The DeepSpeed configuration of a run."""
+        return deepspeed_config(self.sweep.deepspeed, training, self.dtype, world_size())
+
+    def evaluation(self) -> EvaluationSettings:
+        """How accuracy is measured in this sweep."""
+        return EvaluationSettings(
+            prompt=self.sweep.data.prompt,
+            max_length=self.sweep.training.max_length,
+            batch_size=self.sweep.evaluation.batch_size,
+            max_new_tokens=self.sweep.evaluation.max_new_tokens,
+            synced=self.stage == 3 and world_size() > 1,
+        )
+
+    def losses(self, forward: Callable[..., Any], examples: Sequence[Encoded]) -> Tensor:
+        """Each example's mean answer loss (examples,), by one forward pass."""
+        inputs = {k: t.to(self.device) for k, t in collate(examples, self.tokenizer.pad_token_id).items()}
+        labels = inputs.pop("labels")
+        return answer_loss(forward(**inputs, use_cache=False).logits, labels)
+
+    @contextmanager
+    def usable(self, module: nn.Module, training: TrainingSpec) -> Iterator[None]:
+        """While this is open `module` runs forward and backward without an optimizer.
+
+        Only ZeRO-3 needs an engine for that: to fetch each layer's weights when their turn comes.
+        """
+        if self.stage < 3:
+            yield
+            return
+        engine = Engine(module, self.config(training), optimizer=None)
+        try:
+            yield
+        finally:
+            engine.close()
+
+
+def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_model) -> Resident:
+    """Load the base model and the data of a sweep, and split the model over the ranks where ZeRO-3 asks for it."""
+    quiet()
+    init_distributed()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    model, tokenizer = load(sweep.model)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    identity = base_hash(model)
+    tasks = load_tasks(sweep)
+    data, length = sweep.data, sweep.training.max_length
+    resident = Resident(
+        sweep=sweep,
+        model=model,
+        tokenizer=tokenizer,
+        base_hash=identity,
+        parameters=sum(full_shape(p).numel() for p in model.parameters()),
+        tasks=tasks,
+        train=[encode(example, tokenizer, data.prompt, length) for example in tasks[data.train].train],
+    )
+    if resident.stage == 3:
+        split_over_ranks(model, resident.config(sweep.training))
+    else:
+        model.to(resident.device)
+    return resident
+
+
+def load_tasks(sweep: Sweep) -> dict[str, TaskData]:
+    """The data of every task of a sweep: all splits of the one trained on, validation and test of the others."""
+    data = sweep.data
+    ood = {name: load_task(name, data, ("validation", "test")) for name in data.ood}
+    return {data.train: load_task(data.train, data), **ood}

@@ -1,0 +1,66 @@
+"""Real gloo ranks for tests: processes that stay, and run plain functions sent to them."""
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+
+def _serve(rank: int, world: int, store: str, pipe: Connection) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    while (job := pipe.recv()) is not None:
+        function, args = job
+        try:
+            pipe.send((True, function(*args)))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
+    os._exit(0)
+
+
+class Ranks:
+    """`world` processes in one gloo group. Calling it runs a module-level function on all of them."""
+
+    def __init__(self, world: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.broken = False
+        self._folder = tempfile.TemporaryDirectory()
+        self._pipes, self._processes = [], []
+        for rank in range(world):
+            ours, theirs = context.Pipe()
+            store = f"{self._folder.name}/store"
+            process = context.Process(target=_serve, args=(rank, world, store, theirs), daemon=True)
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def __call__(self, function: Callable[..., Any], *args: Any, timeout: float = 240) -> list[Any]:
+        """The results by rank. A rank's exception, or silence for `timeout` seconds, fails the test with its trace."""
+        self.broken = True  # until all ranks have answered
+        for pipe in self._pipes:
+            pipe.send((function, args))
+        results: dict[int, Any] = {}
+        while len(results) < len(self._pipes):
+            open_pipes = [p for i, p in enumerate(self._pipes) if i not in results]
+            ready = wait(open_pipes, timeout)
+            assert ready, f"{function.__name__}: no answer from ranks {set(range(len(self._pipes))) - set(results)}"
+            for pipe in ready:
+                fine, value = pipe.recv()  # type: ignore[union-attr]
+                assert fine, value
+                results[self._pipes.index(pipe)] = value  # type: ignore[arg-type]
+        self.broken = False
+        return [results[rank] for rank in range(len(self._pipes))]
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._folder.cleanup()

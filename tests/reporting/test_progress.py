@@ -1,0 +1,145 @@
+"""What the terminal shows, from a sweep folder that grows as a real one does."""
+
+import time
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from gallop_ray.reporting.live import SweepState
+from gallop_ray.reporting.progress import SweepDisplay, render, result_line, status_line
+from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.tracking.records import RunFolder, SweepFolder
+
+
+@pytest.fixture
+def folder(tmp_path) -> SweepFolder:
+    folder = SweepFolder(tmp_path / "demo")
+    folder.create({"name": "demo", "seeds": [0, 1]})
+    return folder
+
+
+def begin(folder: SweepFolder, key: str, seed: int) -> RunFolder:
+    folder.configuration(key).create({"method": {"name": "gallop"}})
+    run = folder.run(key, seed)
+    run.start({}, slot="slot-0")
+    return run
+
+
+def end(run: RunFolder, status: str = "finished", accuracy: float | None = 0.5, reason: str | None = None) -> None:
+    run.finish(
+        {
+            "configuration": run.configuration,
+            "seed": run.seed,
+            "status": status,
+            "reason": reason,
+            "val_mean_accuracy": accuracy,
+            "seconds": {"total": 60.0},
+        }
+    )
+
+
+def state_of(folder: SweepFolder, total_runs: int = 6) -> SweepState:
+    state = SweepState(folder, total_runs, ObjectiveSpec())
+    state.look()
+    return state
+
+
+def test_counts_time_left_and_best_so_far(folder):
+    state = state_of(folder)
+    for seed in (0, 1):
+        end(begin(folder, "a", seed))
+    folder.configuration("a").write_status("finished", [0, 1], 0.5)
+    end(begin(folder, "b", 0), accuracy=0.7)
+    run = begin(folder, "b", 1)
+    run.phase("training")
+    for step in (10, 11, 12):
+        run.event("step", step=step, steps=100, loss=1.0)
+    assert [result["seed"] for result in state.look()] == [0, 1, 0]
+    line = status_line(state)
+    assert line.startswith("configurations 1/3, runs 3/6, about 0:03:00 left, best a: val_mean_accuracy 50.0 %; now b")
+    assert "b seed 1 training 12/100" in line
+    assert state.look() == []
+
+
+def test_a_pruned_configuration_spares_its_other_seeds(folder):
+    state = state_of(folder)
+    end(begin(folder, "a", 0))
+    folder.configuration("a").write_status("pruned", [0], 0.5, "below the median")
+    state.look()
+    assert (state.runs_over, state.runs_left, state.runs_expected) == (1, 4, 5)
+
+
+def test_failures_are_counted_and_their_reason_is_shown(folder):
+    state = state_of(folder)
+    end(begin(folder, "a", 0), "diverged", None, "the loss became NaN\nat step 3")
+    (result,) = state.look()
+    assert result_line(result, ObjectiveSpec()) == "a seed 0 diverged after 60 s: the loss became NaN"
+    assert "runs 1/6 (1 failed)" in status_line(state)
+    assert state.best() is None
+
+
+def test_a_run_left_by_a_killed_session_is_not_shown_until_it_goes_on(folder):
+    run = begin(folder, "a", 0)
+    run.phase("training")
+    state = state_of(folder)
+    assert state.active == []
+    run.start({}, slot="slot-1")
+    run.phase("scoring")
+    state.look()
+    assert [(one.configuration, one.phase) for one in state.active] == [("a", "scoring")]
+
+
+def test_speed_comes_from_the_last_steps(folder):
+    state = state_of(folder)
+    run = begin(folder, "a", 0)
+    run.phase("training")
+    run.event("step", step=1, steps=9)
+    time.sleep(0.1)
+    run.event("step", step=2, steps=9)
+    state.look()
+    speed = state.active[0].steps_per_second
+    assert speed is not None
+    assert 1 < speed <= 10
+
+
+def test_without_a_terminal_there_is_a_line_for_each_run_and_a_last_one(folder):
+    end(begin(folder, "a", 0))
+    output = StringIO()
+    with SweepDisplay(folder, 6, ObjectiveSpec(), Console(file=output, width=60)) as display:
+        display.note("[slot-0] started: a line longer than sixty columns stays one line of text")
+        end(begin(folder, "a", 1), accuracy=0.7)
+    assert output.getvalue().splitlines() == [
+        "[slot-0] started: a line longer than sixty columns stays one line of text",
+        "a seed 1 finished after 60 s: val_mean_accuracy 70.0 %",
+        "configurations 0/3, runs 2/6, about 0:04:00 left",
+    ]
+
+
+def test_a_terminal_gets_a_display_that_stays_at_the_end(folder):
+    output = StringIO()
+    console = Console(file=output, width=100, force_terminal=True, color_system=None)
+    with SweepDisplay(folder, 6, ObjectiveSpec(), console):
+        run = begin(folder, "a", 0)
+        run.phase("evaluating")
+        deadline = time.monotonic() + 20
+        while "a seed 0 evaluating" not in output.getvalue():
+            assert time.monotonic() < deadline, "the run did not appear"
+            time.sleep(0.05)
+        end(run)
+    shown = output.getvalue()
+    assert "a seed 0 finished after 60 s" in shown
+    assert shown.rindex("runs 1/6") > shown.rindex("runs 0/6")
+
+
+def test_the_display_fits_a_hundred_columns(folder):
+    state = state_of(folder)
+    run = begin(folder, "gallop-0123abcd", 0)
+    run.phase("training")
+    run.event("step", step=1, steps=9)
+    state.look()
+    console = Console(file=StringIO(), width=100, record=True)
+    console.print(render(state))
+    lines = console.export_text().splitlines()
+    assert len(lines) == 2
+    assert lines[1] == "  gallop-0123abcd seed 0 training 1/9"

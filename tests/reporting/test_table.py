@@ -1,0 +1,116 @@
+"""The tables, as a reader of a plain terminal of 100 columns sees them."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from gallop_ray.reporting.table import configurations_table, final_table, markdown_table
+from gallop_ray.spec.schema import ObjectiveSpec
+
+BASE = {"val_mean_accuracy": 0.30, "id_accuracy": 0.25, "ood_accuracy": 0.40, "forget_ratio": 0.0, "collapse_rate": 0.0}
+
+
+def result(configuration: str, seed: int, val: float | None, test: float = 0.5, **others) -> dict:
+    return {
+        "configuration": configuration,
+        "seed": seed,
+        "method": configuration.split("-")[0],
+        "status": "finished",
+        "density": 0.01,
+        "learning_rate": 1e-4,
+        "trained_parameters": 1_345_600,
+        "val_mean_accuracy": val,
+        "val_forget_ratio": None if val is None else 1 - val,
+        "id_accuracy": test,
+        "ood_accuracy": 0.4,
+        "forget_ratio": 0.1,
+        "collapse_rate": None,
+        **others,
+    }
+
+
+RESULTS = [
+    *[result("gallop-a", seed, val, val + 0.1) for seed, val in enumerate((0.60, 0.64, 0.62))],
+    *[result("gallop-b", seed, val) for seed, val in enumerate((0.50, 0.52, 0.51))],
+    result("gallop-lucky", 0, 0.99),
+    result("lora-c", 0, 0.70, density=None),
+    result("lora-c", 1, None, status="failed", density=None, trained_parameters=None),
+    result("full-d", 0, None, status="diverged"),
+]
+
+
+def show(table: Table, width: int = 100) -> list[str]:
+    output = StringIO()
+    Console(file=output, width=width, no_color=True).print(table)
+    return output.getvalue().splitlines()
+
+
+def cells(lines: list[str], name: str) -> list[str]:
+    found = [line for line in lines if line.startswith(name)]
+    assert len(found) == 1, lines
+    return found[0].removeprefix(name).split()
+
+
+def test_each_method_has_its_best_configuration_as_mean_and_deviation_over_seeds():
+    lines = show(final_table(RESULTS, BASE))
+    assert cells(lines, "base model") == ["30.0", "25.0", "40.0", "0.0", "0.0"]
+    assert cells(lines, "gallop") == [
+        "3", "1", "0.0001", "1.35M", "62.0", "72.0±2.0", "40.0±0.0", "10.0±0.0", "-",
+    ]  # fmt: skip
+    assert cells(lines, "lora") == ["1/2", "-", "0.0001", "1.35M", "70.0", "50.0", "40.0", "10.0", "-"]
+    assert cells(lines, "full") == ["0/1", "1", "0.0001", "1.35M", "-", "-", "-", "-", "-"]
+
+
+def test_rows_come_by_objective_after_the_base_model():
+    lines = show(final_table(RESULTS, BASE))
+    first_words = [line.split()[0] for line in lines if line.split() and line.split()[0] in ("base", "gallop", "lora")]
+    assert first_words == ["base", "lora", "gallop"]
+
+
+def test_a_configuration_stopped_after_a_lucky_seed_does_not_win():
+    first = show(configurations_table(RESULTS))
+    assert cells(first, "gallop-lucky")[4] == "99.0"
+    assert cells(show(final_table(RESULTS)), "gallop")[4] == "62.0"
+
+
+def test_an_objective_to_be_made_small_turns_the_order_round():
+    lines = show(final_table(RESULTS[:6], objective=ObjectiveSpec(metric="val_forget_ratio")))
+    assert cells(lines, "gallop")[4] == "38.0"
+    assert lines[0].strip() == "Best configuration of each method by val_forget_ratio"
+    order = [line.split()[0] for line in show(configurations_table(RESULTS[:6])) if line.startswith("gallop-")]
+    assert order == ["gallop-a", "gallop-b"]
+
+
+def test_a_hundred_columns_hold_the_widest_numbers_in_one_line_each():
+    wide = [
+        result("gallop-0123abcd", seed, value, value, ood_accuracy=value, forget_ratio=value, collapse_rate=value)
+        for seed, value in enumerate((0.0, 1.0))
+    ] + [result("gallop-0123abcd", 2, None, status="failed")]
+    for table in (final_table(wide, BASE), configurations_table(wide)):
+        lines = show(table)
+        assert all(len(line) <= 100 for line in lines)
+        row = [line for line in lines if line.startswith("gallop")]
+        assert len(row) == 1
+        assert row[0].count("50.0±70.7") == 4
+        assert "…" not in "".join(lines)
+
+
+def test_the_caption_says_of_how_many_sets_the_collapse_rate_is_a_share():
+    tasks = {name: {"test": {"likelihood": 0.5}} for name in ("arc", "boolq", "piqa")}
+    assert "share of the 2 OOD test sets below 1 %" in " ".join(show(final_table([result("a-1", 0, 0.5, tasks=tasks)])))
+
+
+def test_markdown_has_the_same_rows():
+    lines = markdown_table(RESULTS, BASE).splitlines()
+    assert lines[0].startswith("| Method | Seeds | Density | LR |")
+    assert lines[2] == "| base model |  |  |  |  | 30.0 | 25.0 | 40.0 | 0.0 | 0.0 |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| base model", "| lora", "| gallop", "| full"]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize("base", [None, BASE])
+def test_without_results_the_tables_are_empty_and_not_an_error(base):
+    assert len(final_table([], base).rows) == (base is not None)
+    assert configurations_table([]).rows == []

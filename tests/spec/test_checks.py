@@ -1,0 +1,141 @@
+"""What one field says about another."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (
+            "training: {batch_size: 30}\n",
+            "training.batch_size: batch_size 30 is not allowed; "
+            "must be a multiple of micro_batch_size x workers_per_slot = 8 x 1 = 8",
+        ),
+        (
+            "resources: {workers_per_slot: 3}\n",
+            "resources.workers_per_slot: batch_size 32 is not allowed; "
+            "must be a multiple of micro_batch_size x workers_per_slot = 8 x 3 = 24",
+        ),
+        (
+            "deepspeed: {offload_parameters: true}\n",
+            "deepspeed.offload_parameters: true is not allowed at zero_stage 1; "
+            "parameters are offloaded at stage 3 only",
+        ),
+        (
+            "deepspeed: {zero_stage: 0, offload_optimizer: true}\n",
+            "deepspeed.offload_optimizer: true is not allowed at zero_stage 0; "
+            "the optimizer is offloaded at stages 1, 2 and 3",
+        ),
+        ("seeds: [1, 2, 1]\n", "seeds.2: 1 is there twice; every seed must differ"),
+        (
+            "pruning: {type: median}\n",
+            "pruning.type: median is not allowed with one seed; pruning stops a configuration between its seeds",
+        ),
+        (
+            "seeds: 2\npruning: {type: median, after_seeds: 2}\n",
+            "pruning.after_seeds: 2 is not allowed; must be less than the number of seeds, which is 2",
+        ),
+        (
+            "deepspeed: {extra: {gradient_clipping: 1}}\n",
+            "deepspeed.extra.gradient_clipping: is not allowed here; set training.clip_norm instead",
+        ),
+        (
+            "deepspeed: {extra: {zero_optimization: {stage: 2}}}\n",
+            "deepspeed.extra.zero_optimization.stage: is not allowed here; set deepspeed.zero_stage instead",
+        ),
+        (
+            "deepspeed: {extra: {zero_optimization: {zero_hpz_partition_size: 4}}}\n",
+            "deepspeed.extra.zero_optimization.zero_hpz_partition_size: 4 is not allowed; "
+            "it keeps copies of the weights that sparse updates do not reach",
+        ),
+        (
+            "deepspeed: {extra: {zero_optimization: 2}}\n",
+            "deepspeed.extra.zero_optimization: 2 is not allowed; must be a section of `key: value` lines",
+        ),
+    ],
+)
+def test_fields_that_do_not_fit_together(problems, more, expected):
+    line = 5 + more.count("\n") - 1
+    assert problems(more) == [f"sweep.yaml:{line}: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.ood=[max, max]", 'data.ood.1: "max" is there twice; every task must differ'),
+        ("data.ood=[sum]", 'data.ood.0: "sum" is not allowed; it is the task trained on, and must not be among'),
+        ("data.ood=[]", "data.ood: val_mean_accuracy is not allowed without data.ood; list other tasks there, or"),
+        ("data.prompt='{input}'", 'data.prompt: "{input}" is not allowed; must contain {instruction}, or be `chat`'),
+        ("data.root=generatd", 'data.root: "generatd" is not allowed; must be `hub`, `generated` or a folder'),
+        ("methods.1.name=gallop", 'methods.1.name: "gallop" is taken; two methods need two names'),
+        ("methods.1.name=training", 'methods.1.name: "training" is not allowed as a name; it is the name of a section'),
+        ("methods.1.name=method", 'methods.1.name: "method" is not allowed as a name'),
+    ],
+)
+def test_overrides_that_do_not_fit(problems, override, expected):
+    assert [line for line in problems("", override) if line.startswith(f"--set {override}: {expected}")]
+
+
+def test_what_fits_is_accepted(load, tmp_path):
+    load("", "data.ood=[]", "objective.metric=val_id_accuracy")
+    load("", "data.prompt=chat")
+    load("", f"data.root={tmp_path}")
+    load("", "deepspeed.zero_stage=3", "deepspeed.offload_parameters=true")
+    load("", "seeds=2", "pruning.type=median")
+    load("", "deepspeed.extra={zero_optimization: {overlap_comm: true, zero_hpz_partition_size: 1}}")
+    load("", "training.batch_size=48", "resources.workers_per_slot=3")
+
+
+SPACE = "search:\n  space:\n    "
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("training.learning_rat: {log: [1, 2]}", ": there is no such field; did you mean `training.learning_rate`?"),
+        ("training.xyz: {log: [1, 2]}", ": there is no such field; allowed are training.epochs, training.steps, "),
+        ("method.densty: {log: [0.1, 1]}", ": no method has this option; did you mean `method.density`?"),
+        ("lora.density: {log: [0.1, 1]}", ": no method has this option; a path begins with training, method, "),
+        ("gallop.name: {choice: [a]}", ": no method has this option"),
+        ("gallop.training.epoch: {log: [1, 2]}", ": no method has this option; did you mean `gallop.training.epochs`?"),
+        ("data.train: {choice: [a]}", ": cannot be searched: data is fixed for a sweep, because slots keep the model"),
+        ("deepspeed.zero_stage: {choice: [1]}", ": cannot be searched: deepspeed is fixed"),
+        ("method.density: {linear: [0.1, 1.5]}", ".linear.1: 1.5 is not allowed; must be at most 1"),
+        ("gallop.density: {choice: [0.1, {lora_rank: 0}]}", ".choice.1: 0 is not allowed; must be at least 1"),
+        ("training.schedule: {choice: [linear, cosin]}", ".choice.1: \"cosin\" is not allowed; must be 'linear',"),
+        ("training.schedule: {linear: [0, 1]}", ": linear is not allowed; schedule is no number, so use {choice:"),
+        ("training.gradient_checkpointing: {integer: [0, 1]}", ": integer is not allowed; gradient_checkpointing is"),
+        ("lora.rank: {log: [1, 64]}", ": log is not allowed; rank is a whole number, so use integer or choice"),
+        ("training.epochs: {log: [0, 1]}", ".log: [0, 1] is not allowed; both ends of a log range must be greater"),
+        ("training.epochs: {linear: [2, 1]}", ".linear: [2, 1] is not allowed; the low end must be below the high"),
+        ("training.epochs: {linear: [2]}", ".linear: [2] is not allowed; must be two numbers, [low, high]"),
+        ("training.max_length: {integer: [8, 9.5]}", ".integer.1: 9.5 is not allowed; must be a whole number"),
+        ("training.epochs: {choice: []}", ".choice: [] is not allowed; must hold at least one value"),
+        ("training.epochs: {choice: [1, 1]}", ".choice: [1, 1] is not allowed; the values must differ, but 1 is there"),
+        ("training.epochs: {log: [1, 2], choice: [1]}", ": {"),
+        ("training.epochs: {uniform: [1, 2]}", ': {"uniform": [1, 2]} is not allowed; must be one of {log: [low,'),
+        ("training.epochs: {choice: 3}", ".choice: 3 is not allowed; must be a list, such as [a, b]"),
+    ],
+)
+def test_a_search_space_entry_that_cannot_work_is_one_problem(problems, entry, expected):
+    lines = problems(f"{SPACE}{entry}\n")
+    assert len(lines) == 1
+    assert lines[0].startswith(f"sweep.yaml:7: search.space.{entry.split(':')[0]}{expected}")
+
+
+def test_searched_batches_must_divide_too(problems):
+    lines = problems(f"{SPACE}lora.training.batch_size: {{choice: [16, 20]}}\n")
+    assert lines == [
+        "sweep.yaml:7: search.space.lora.training.batch_size: batch_size 20 is not allowed; "
+        "must be a multiple of micro_batch_size x workers_per_slot = 8 x 1 = 8"
+    ]
+
+
+def test_checks_run_beside_field_errors_but_say_nothing_about_wrong_fields(problems):
+    lines = problems("training: {learning_rate: 0, batch_size: 30}\nresources: {gpus_per_worker: -1}\n")
+    assert [line.split(": ")[1] for line in lines] == [
+        "training.learning_rate",
+        "training.batch_size",
+        "resources.gpus_per_worker",
+    ]
+    assert len(problems("training: {batch_size: 30, micro_batch_size: x}\n")) == 1

@@ -1,0 +1,119 @@
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct, likelihood_correct, parse_answer
+from gallop_ray.tasks.encode import encode_options
+from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.generated import generated_examples
+from gallop_ray.training.pocket import pocket_config, pocket_tokenizer
+
+SETTINGS = EvaluationSettings("{instruction}\n{input}\n", max_length=64, batch_size=4, max_new_tokens=4)
+
+
+def untrained():
+    torch.manual_seed(1)
+    return LlamaForCausalLM(pocket_config()), pocket_tokenizer()
+
+
+def mixed_examples():
+    """Options that differ in one last token, in several tokens, and in number of tokens, with prompts of any length."""
+    digits = generated_examples("range", "test", 0)[:9]
+    phrases = [
+        Example(one.instruction, "x" * i, ("it is 3", "it is 7", "no"), ("3", "7", "no"), i % 3)
+        for i, one in enumerate(digits)
+    ]
+    nested = [Example(one.instruction, "", ("1", "12"), ("1", "12"), i % 2) for i, one in enumerate(digits)]
+    return digits + phrases + nested
+
+
+def slow_likelihood_correct(model, tokenizer, examples):
+    results = []
+    for example in examples:
+        encoded = encode_options(example, tokenizer, SETTINGS.prompt, SETTINGS.max_length)
+        scores = []
+        for option in encoded.options:
+            with torch.no_grad():
+                logits = model(torch.tensor([encoded.prompt + option])).logits[0].log_softmax(-1)
+            start = len(encoded.prompt) - 1
+            scores.append(sum(logits[start + i, token].item() for i, token in enumerate(option)))
+        others = [score for i, score in enumerate(scores) if i != example.label]
+        results.append(scores[example.label] > max(others))
+    return results
+
+
+def test_likelihood_equals_a_slow_reference():
+    model, tokenizer = untrained()
+    examples = mixed_examples()
+    expected = slow_likelihood_correct(model, tokenizer, examples)
+    assert len(set(expected)) == 2
+    for batch_size in (1, 4, 100):
+        settings = EvaluationSettings(SETTINGS.prompt, SETTINGS.max_length, batch_size)
+        assert likelihood_correct(model, tokenizer, examples, settings) == expected
+
+
+def test_a_tie_is_not_correct():
+    model, tokenizer = untrained()
+    tied = Example("max 3 7", "", ("7", "7"), ("7", "7"), 0)
+    assert likelihood_correct(model, tokenizer, [tied], SETTINGS) == [False]
+
+
+def test_options_that_differ_in_one_last_token_take_one_forward_per_batch():
+    model, tokenizer = untrained()
+    calls = []
+    model.register_forward_hook(lambda module, args, output: calls.append(output.logits.shape))
+    likelihood_correct(model, tokenizer, generated_examples("range", "test", 0)[:8], SETTINGS)
+    assert calls == [(4, 1, pocket_config().vocab_size)] * 2
+
+
+def test_generation_equals_greedy_decoding_one_by_one():
+    model, tokenizer = untrained()
+    examples = mixed_examples()[:12]
+    found = generation_correct(model, tokenizer, examples, SETTINGS)
+    for example, output, correct in zip(examples, found.outputs, found.correct, strict=True):
+        ids = encode_options(example, tokenizer, SETTINGS.prompt, SETTINGS.max_length).prompt
+        said: list[int] = []
+        while len(said) < SETTINGS.max_new_tokens and tokenizer.eos_token_id not in said:
+            with torch.no_grad():
+                said.append(int(model(torch.tensor([ids + said])).logits[0, -1].argmax()))
+        assert output == tokenizer.decode(said, skip_special_tokens=True)
+        assert correct == (parse_answer(output, example.keys) == example.label)
+
+
+def test_the_training_mode_is_put_back():
+    model, tokenizer = untrained()
+    model.train()
+    likelihood_correct(model, tokenizer, mixed_examples()[:1], SETTINGS)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("the correct answer is answer2", 1),
+        ("answer2, not answer1", 1),
+        ("answer12", 2),
+        ("answer123 answers answer", None),
+        ("", None),
+    ],
+)
+def test_the_first_key_as_a_whole_word_is_the_answer(text, index):
+    assert parse_answer(text, ("answer1", "answer2", "answer12")) == index
+
+
+def evaluate_on_rank(examples):
+    """Both results, and how many forward calls this rank made for the likelihoods."""
+    model, tokenizer = untrained()
+    calls = []
+    hook = model.register_forward_hook(lambda *_: calls.append(1))
+    likelihood = likelihood_correct(model, tokenizer, examples, SETTINGS)
+    hook.remove()
+    return likelihood, generation_correct(model, tokenizer, examples, SETTINGS), len(calls)
+
+
+@pytest.mark.parametrize("count", [1, 27])
+def test_every_rank_has_the_results_of_one_rank_after_as_many_forwards(ranks, count):
+    examples = mixed_examples()[:count]
+    likelihood, generated, calls = evaluate_on_rank(examples)
+    found = ranks(3)(evaluate_on_rank, examples)
+    assert found == [(likelihood, generated, -(-calls // 3))] * 3

@@ -1,0 +1,41 @@
+import pytest
+
+from gallop_ray.tasks.hub import HUB_TASKS
+
+CHOICES = {"text": ["Paris", "Rome", "Bonn"], "label": ["A", "B", "C"]}
+
+ROWS = [
+    ("arc_easy", {"id": "q1", "question": "Which?", "choices": CHOICES, "answerKey": "B"}, 3, "answer2"),
+    (
+        "arc_challenge",
+        {"question": "Which?", "choices": {**CHOICES, "label": ["1", "2", "3"]}, "answerKey": "3"},
+        3,
+        "answer3",
+    ),
+    ("openbookqa", {"question_stem": "The sun is", "choices": CHOICES, "answerKey": "A"}, 3, "answer1"),
+    ("boolq", {"question": "is it so", "passage": "It is not.", "answer": False}, 2, "false"),
+    ("piqa", {"goal": "open a jar", "sol1": "turn", "sol2": "push", "label": 1}, 2, "answer2"),
+    ("hellaswag", {"activity_label": "Golf", "ctx": "He", "endings": ["a", "b", "c", "d"], "label": "3"}, 4, "answer4"),
+    ("winogrande", {"sentence": "The _ fell.", "option1": "cup", "option2": "sky", "answer": "1"}, 2, "answer1"),
+    (
+        "siqa",
+        {"context": "Al ran.", "question": "Why?", "answerA": "x", "answerB": "y", "answerC": "z", "label": "3"},
+        3,
+        "answer3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "row", "options", "key"), ROWS)
+def test_a_hub_row_becomes_an_example(task, row, options, key):
+    example = HUB_TASKS[task].example(row)
+    assert len(example.options) == len(example.keys) == options
+    assert example.keys[example.label] == key
+    assert example.answer == f"the right answer is {key}"
+    shown = example.instruction + example.input
+    texts = [value for value in row.values() if isinstance(value, str) and len(value) > 2]
+    assert all(text in shown for text in texts)
+
+
+def test_every_hub_task_has_a_row_here():
+    assert {task for task, *_ in ROWS} == set(HUB_TASKS)

@@ -1,0 +1,127 @@
+"""Sparse training under DeepSpeed ZeRO equals dense AdamW with masked gradients, and leaves everything else alone."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.mask import Mask
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.encode import answer_loss, collate
+from gallop_ray.training.engine import Engine
+from gallop_ray.training.loop import batches, learning_rate, train
+from gallop_ray.training.phases import Phases
+from gallop_ray.training.run import _checkpointing
+from tests.training import tiny
+
+
+class Losses:
+    """A reporter that keeps the logged losses."""
+
+    adapter = Path()
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def event(self, event: str, **fields: Any) -> None:
+        if event == "step":
+            self.losses.append(fields["loss"])
+
+
+def sparse_losses(sweep: Sweep, runs: int = 1) -> dict[str, Any]:
+    """On each rank: train the tiny model's delta with the shipped loop and config; what it did to the weights."""
+    resident, training, masks = tiny.resident(sweep), sweep.training, tiny.mask_tensors()
+    base = tiny.whole_weights(resident.model)
+    losses, trained = [], {}
+    for _ in range(runs):
+        mask = Mask({n: m.view(-1).nonzero().view(-1).to(torch.int32) for n, m in masks.items() if m.any()})
+        delta = SparseDelta(resident.model, find_candidates(resident.model), mask)
+        reporter = Losses()
+        with _checkpointing(resident.model, training):
+            optimizer = torch.optim.AdamW(delta.parameters, lr=1.0, weight_decay=training.weight_decay)
+            engine = Engine(delta.module, resident.config(training), optimizer)
+            train(resident, delta, engine, training, 3, Phases(reporter), reporter)
+            engine.close()
+        trained = {n: w for n, w in tiny.whole_weights(resident.model).items() if not n.endswith(".values")}
+        delta.detach()
+        losses.append(reporter.losses)
+    outside = [
+        n
+        for n, w in trained.items()
+        if not torch.equal(
+            *(t[~masks[n.removesuffix(".weight")]] if n.removesuffix(".weight") in masks else t for t in (w, base[n]))
+        )
+    ]
+    restored = tiny.same(base, tiny.whole_weights(resident.model))
+    return {"losses": losses, "trained": trained, "outside": outside, "restored": restored}
+
+
+def dense_reference(sweep: Sweep) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """One process, plain torch: AdamW on all block matrices, gradients masked, decay on the chosen entries only."""
+    model, training, masks = tiny.model(), sweep.training, tiny.mask_tensors()
+    chosen = {n: p for n, p in model.named_parameters() if n.removesuffix(".weight") in masks}
+    start = {n: p.detach().clone() for n, p in chosen.items()}
+    optimizer = torch.optim.AdamW(chosen.values(), lr=1.0, weight_decay=training.weight_decay)
+    losses, stream = [], batches(tiny.examples(), training.batch_size, 3)
+    for step in range(training.steps or 0):
+        optimizer.param_groups[0]["lr"] = learning_rate(training, step, training.steps or 0)
+        model.requires_grad_(False)
+        for p in chosen.values():
+            p.requires_grad_(True)
+        batch = collate(next(stream), 0)
+        labels = batch.pop("labels")
+        loss = answer_loss(model(**batch).logits, labels).mean()
+        loss.backward()
+        for n, p in chosen.items():
+            p.grad *= masks[n.removesuffix(".weight")]
+        if training.clip_norm:
+            torch.nn.utils.clip_grad_norm_(chosen.values(), training.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for n, p in chosen.items():
+                p.copy_(torch.where(masks[n.removesuffix(".weight")], p, start[n]))
+        losses.append(loss.item())
+    return losses, {n: p.detach() for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_sparse_training_equals_dense_masked_adamw(ranks: Callable, stage: int, checkpointing: bool) -> None:
+    sweep = tiny.sweep(stage, workers=2, weight_decay=0.1, clip_norm=0.5, gradient_checkpointing=checkpointing)
+    losses, weights = dense_reference(sweep)
+    for result in ranks(2)(sparse_losses, sweep, 2):
+        assert result["losses"][0] == pytest.approx(losses, abs=1e-5)
+        assert result["losses"][0] == result["losses"][1], "the second run repeats the first, bitwise"
+        assert result["outside"] == []
+        assert result["restored"]
+        for name, weight in result["trained"].items():
+            torch.testing.assert_close(weight, weights[name], atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_stages_agree(ranks: Callable) -> None:
+    losses = {}
+    for stage in (0, 1, 2, 3):
+        result = ranks(2)(sparse_losses, tiny.sweep(stage, "bfloat16", workers=2))[0]
+        assert result["outside"] == []
+        assert result["restored"]
+        losses[stage] = result["losses"][0]
+    assert losses[0] == losses[1], "bfloat16 at stage 0 runs as stage 1"
+    assert losses[2] == pytest.approx(losses[1], abs=1e-3)
+    assert losses[3] == pytest.approx(losses[1], abs=1e-3)
+    assert losses[1][-1] < losses[1][0]
+
+
+@pytest.mark.parametrize("workers", [1, 3, 4])
+def test_other_numbers_of_workers(ranks: Callable, workers: int) -> None:
+    sweep = tiny.sweep(3, workers=workers, batch_size=12, micro_batch_size=1)
+    losses, _ = dense_reference(sweep)
+    result = ranks(workers)(sparse_losses, sweep)[0]
+    assert result["losses"][0] == pytest.approx(losses, abs=1e-5)
+    assert result["restored"]
+    assert not math.isnan(losses[-1])

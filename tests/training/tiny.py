@@ -1,0 +1,100 @@
+"""A tiny base model and data, as a slot's worker would hold them, and the slow dense reference to train against."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.encode import IGNORED, Encoded
+from gallop_ray.training.engine import init_distributed, quiet, split_over_ranks
+from gallop_ray.training.resident import Resident
+
+VOCABULARY = 96
+
+
+def sweep(stage: int = 0, dtype: str = "float32", workers: int = 1, **training: Any) -> Sweep:
+    """A sweep around the tiny model; `training` overrides training fields."""
+    return Sweep.model_validate(
+        {
+            "name": "tiny",
+            "model": {"name": "tiny", "dtype": dtype},
+            "data": {"root": "generated", "train": "none"},
+            "methods": [{"type": "gallop"}],
+            "resources": {"workers_per_slot": workers},
+            "deepspeed": {"zero_stage": stage},
+            "training": {"batch_size": 8, "micro_batch_size": 2, "steps": 5, "learning_rate": 1e-2, **training},
+        }
+    )
+
+
+def model(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    """Two blocks, about 60,000 parameters, the same every time."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        use_cache=False,
+    )
+    return LlamaForCausalLM(config).to(dtype).requires_grad_(False)
+
+
+def examples(count: int = 24) -> list[Encoded]:
+    """Random token sequences of several lengths; the last third of each is the answer."""
+    generator = torch.Generator().manual_seed(7)
+    made = []
+    for i in range(count):
+        ids = torch.randint(1, VOCABULARY, (6 + 3 * (i % 4),), generator=generator).tolist()
+        prompt = len(ids) * 2 // 3
+        made.append(Encoded(ids, [IGNORED] * prompt + ids[prompt:]))
+    return made
+
+
+def resident(made_sweep: Sweep) -> Resident:
+    """A Resident as load_resident makes it, but of the tiny model."""
+    quiet()
+    init_distributed()
+    base = model(getattr(torch, made_sweep.model.dtype))
+    whole = Resident(
+        sweep=made_sweep,
+        model=base,
+        tokenizer=SimpleNamespace(pad_token_id=0),
+        base_hash="tiny",
+        parameters=sum(p.numel() for p in base.parameters()),
+        tasks={},
+        train=examples(),
+    )
+    if whole.stage == 3:
+        split_over_ranks(base, whole.config(made_sweep.training))
+    return whole
+
+
+def mask_tensors(density: float = 0.05, empty: str = "layers.1.self_attn.q_proj") -> dict[str, Tensor]:
+    """Random boolean masks of the block's matrices, the last entry of each chosen, one matrix without any."""
+    generator = torch.Generator().manual_seed(1)
+    masks = {}
+    for name, parameter in model().named_parameters():
+        if "layers" in name and parameter.ndim == 2:
+            chosen = torch.rand(parameter.shape, generator=generator) < density
+            chosen.view(-1)[-1] = True
+            masks[name.removesuffix(".weight")] = chosen & (empty not in name)
+    return masks
+
+
+def whole_weights(base: torch.nn.Module) -> dict[str, Tensor]:
+    """All parameters, gathered, by name."""
+    from gallop_ray.sparse.weights import gather
+
+    return {name: gather(p).clone() for name, p in base.named_parameters()}
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of weights are equal, bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[n].view(torch.uint8), b[n].view(torch.uint8)) for n in a)

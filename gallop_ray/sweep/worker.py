@@ -1,0 +1,109 @@
+"""What a slot's workers do: load the base model once, then one job after another until told to stop.
+
+All ranks run the same jobs. An end that all ranks come to together is an answer; any other exception takes the worker
+group down, and Ray Train starts it again.
+"""
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+
+from gallop_ray.methods import METHODS
+from gallop_ray.sparse.budget import entries_to_choose
+from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.spec.configuration import method_space
+from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.spec.space import witnesses
+from gallop_ray.sweep.jobs import BaseJob, Job, Outcome, RunJob
+from gallop_ray.tracking.environment import environment_record
+from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.training.errors import Diverged
+from gallop_ray.training.report import Silent
+from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.run import asked, execute, measure_base
+
+
+def serve(config: Mapping[str, Any]) -> None:
+    """The training function of a slot's Ray Train run."""
+    slot, rank = config["slot"], ray.train.get_context().get_world_rank()
+    sweep, folder = Sweep.model_validate_json(config["sweep"]), SweepFolder(Path(config["folder"]))
+    torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
+    try:
+        resident = load_resident(sweep)
+    except (ValueError, OSError) as error:  # the model or the data cannot be had: the same on every rank
+        ray.get(slot.refuse.remote(str(error)))
+        return
+    group = ray.util.get_current_placement_group()
+    last = ray.get(slot.join.remote(rank, _agreed_name(), group.id.hex() if group else None))
+    while (numbered := ray.get(slot.next_job.remote(last))) is not None:
+        last, job = numbered
+        outcome = _answer(resident, folder, job, config["name"], rank)
+        if outcome.status == "failed":
+            ray.get(slot.answer.remote(last, outcome))
+            raise RuntimeError(outcome.reason)
+        if rank == 0:
+            ray.get(slot.answer.remote(last, outcome))
+
+
+def _agreed_name() -> str:
+    """A name for this start of the worker group, the same on every rank."""
+    names = [str(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(torch.seed())).item())]
+    torch.distributed.broadcast_object_list(names, src=0)
+    return names[0]
+
+
+def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: int) -> Outcome:
+    try:
+        if isinstance(job, BaseJob):
+            _check_methods(resident)
+            return Outcome("finished", result=measure_base(resident))
+        return _run(resident, folder, job, slot, rank)
+    except ValueError as error:
+        return Outcome("refused", str(error))
+    except Diverged as error:
+        return Outcome("diverged", str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome("failed", f"{type(error).__name__}: {error}")
+
+
+def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: int) -> Outcome:
+    configuration_folder = folder.configuration(job.configuration)
+    configuration = Configuration.model_validate(configuration_folder.configuration())
+    record, base = configuration_folder.run(job.seed), folder.base()
+    assert base is not None, "the base model is measured before the first run"
+    if rank > 0:
+        return Outcome("finished", result=execute(resident, configuration, job.seed, base, Silent(record.adapter)))
+    _begin(record, configuration, job, slot)
+    result = execute(resident, configuration, job.seed, base, record)
+    record.write("mask", result.pop("mask"))
+    return Outcome("finished", result=result)
+
+
+def _begin(record: RunFolder, configuration: Configuration, job: RunJob, slot: str) -> None:
+    record.start({"configuration": configuration.model_dump(mode="json"), **asked(configuration, job.seed)}, slot)
+    record.write("environment", environment_record())
+
+
+def _check_methods(resident: Resident) -> None:
+    """Refuse target modules and densities that the model does not have, before anything is spent on them."""
+    for spec in resident.sweep.methods:
+        METHODS[spec.type](spec)
+        targets = getattr(spec, "target_modules", None)
+        candidates = find_candidates(resident.model, targets)
+        for value in _densities(resident.sweep, spec):
+            entries_to_choose(value, candidates, resident.parameters)
+
+
+def _densities(sweep: Sweep, spec: MethodSpec) -> list[Any]:
+    if not isinstance(spec, MaskMethodSpec):
+        return []
+    searched = method_space(sweep, spec.name).get("method.density")
+    values = witnesses(searched) if searched else (spec.density,)
+    return [type(spec).model_validate({**dict(spec), "density": value}).density for value in values]

@@ -49,8 +49,15 @@ class SlotPool:
 
     async def lease(self) -> tuple[str, Any]:
         """A free slot's name and handle; waits for one."""
-        name = await self._free.get()
-        return name, self._slots[name]
+        while True:
+            name = await self._free.get()
+            try:
+                # Remembered here, because a slot that is killed while Ray's dashboard is off leaks its group.
+                self._groups[name] = await self._slots[name].group.remote()
+            except RayActorError:
+                await self.give_back(name, alive=False)
+            else:
+                return name, self._slots[name]
 
     async def give_back(self, name: str, alive: bool) -> None:
         """End a lease. A slot that is not alive is replaced."""
@@ -62,16 +69,12 @@ class SlotPool:
         _remove(self._groups.pop(name, None))
         self._start()
 
-    async def note_group(self, name: str, placement_group: str | None) -> None:
-        """Remember a slot's placement group: it outlives a slot that is killed while Ray's dashboard is off."""
-        self._groups[name] = placement_group
-
     async def stop(self) -> None:
         """End all slots and free their resources."""
-        stopping = [slot.stop.remote() for slot in self._slots.values()]
-        groups = await asyncio.gather(*stopping, return_exceptions=True)
-        await asyncio.sleep(0.5)
-        for slot, group in zip(self._slots.values(), groups, strict=True):
+        slots = list(self._slots.values())
+        await asyncio.gather(*(slot.stop.remote() for slot in slots), return_exceptions=True)
+        groups = await asyncio.gather(*(slot.group.remote() for slot in slots), return_exceptions=True)
+        for slot, group in zip(slots, groups, strict=True):
             ray.kill(slot)
             _remove(group if isinstance(group, str) else None)
 

@@ -30,7 +30,7 @@ class Slot:
         self._group, self._joined = "", set[int]()
         self._refused: str | None = None
         self._stopping = False
-        self.placement_group: str | None = None
+        self._placement_group: str | None = None
 
     async def start(self) -> None:
         """Start the workers; join() calls come when they have loaded the model."""
@@ -80,7 +80,7 @@ class Slot:
         """A rank has loaded the model. Returns the number of the last job, which is not for this start of the group."""
         async with self._changed:
             if group != self._group:
-                self._group, self._joined, self.placement_group = group, set(), placement_group
+                self._group, self._joined, self._placement_group = group, set(), placement_group
                 self._lose("a worker died; the slot's workers started again")
             self._joined.add(rank)
             self._changed.notify_all()
@@ -128,12 +128,15 @@ class Slot:
             assert self._outcome is not None
             return self._outcome
 
-    async def stop(self) -> str | None:
-        """Let the workers end; returns their placement group's id."""
+    async def group(self) -> str | None:
+        """The id of the workers' placement group."""
+        return self._placement_group
+
+    async def stop(self) -> None:
+        """Let the workers end."""
         async with self._changed:
             self._stopping = True
             self._changed.notify_all()
-            return self.placement_group
 
     def _settled(self) -> bool:
         return self._refused is not None or len(self._joined) == self._sweep.resources.workers_per_slot

@@ -5,6 +5,7 @@ group down, and Ray Train starts it again.
 """
 
 import traceback
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+import torch.distributed
 
 from gallop_ray.methods import METHODS
 from gallop_ray.sparse.budget import entries_to_choose
@@ -36,8 +38,9 @@ def serve(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
     try:
         resident = load_resident(sweep)
-    except (ValueError, OSError) as error:  # the model or the data cannot be had: the same on every rank
-        ray.get(slot.refuse.remote(str(error)))
+    except Exception as error:
+        # Not raised: Ray Train would start the group again, for ever.
+        ray.get(slot.refuse.remote(str(error) if isinstance(error, ValueError | OSError) else traceback.format_exc()))
         return
     group = ray.util.get_current_placement_group()
     last = ray.get(slot.join.remote(rank, _agreed_name(), group.id.hex() if group else None))
@@ -53,7 +56,7 @@ def serve(config: Mapping[str, Any]) -> None:
 
 def _agreed_name() -> str:
     """A name for this start of the worker group, the same on every rank."""
-    names = [str(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(torch.seed())).item())]
+    names = [uuid.uuid4().hex]
     torch.distributed.broadcast_object_list(names, src=0)
     return names[0]
 

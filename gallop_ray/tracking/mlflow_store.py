@@ -40,8 +40,12 @@ class Point(NamedTuple):
 
 def tracking_uri(sweep: Sweep) -> str:
     """Where MLflow records go: the sweep's uri, MLFLOW_TRACKING_URI, or an SQLite file in the output folder."""
-    default = f"sqlite:///{Path(sweep.output).resolve() / 'mlflow.db'}"
-    return sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+    return sweep.tracking.uri or default_uri(sweep.output)
+
+
+def default_uri(output: str) -> str:
+    """MLFLOW_TRACKING_URI, or an SQLite file in the output folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(output).expanduser().resolve() / 'mlflow.db'}"
 
 
 class MlflowStore:

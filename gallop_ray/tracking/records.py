@@ -213,6 +213,10 @@ class SweepFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "spec.json", spec)
 
+    def exists(self) -> bool:
+        """Whether a sweep has been begun here."""
+        return (self.path / "spec.json").exists()
+
     def spec(self) -> Record:
         """The resolved sweep; ValueError when the folder holds none."""
         spec = read_json(self.path / "spec.json")

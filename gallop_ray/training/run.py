@@ -59,7 +59,10 @@ def execute(
     phases = Phases(reporter)
     training = configuration.training
     torch.manual_seed(seed)
-    with _checkpointing(resident.model, training), _attached(resident, configuration, seed, phases) as attachment:
+    with (
+        _checkpointing(resident.model, training),
+        _attached(resident, configuration, seed, phases) as (attachment, mask),
+    ):
         trained = sum(p.numel() for p in attachment.parameters)
         accuracies, state = _train_and_measure(resident, attachment, training, seed, phases, reporter)
         with phases.phase("saving"):
@@ -67,6 +70,7 @@ def execute(
     return {
         **asked(configuration, seed),
         **_size(resident, trained),
+        "mask": mask,
         "steps": state.steps,
         "train_loss": state.loss,
         **summarize(accuracies, base, resident.sweep.data.train, resident.sweep.data.ood),
@@ -94,21 +98,27 @@ def _train_and_measure(
 
 
 @contextmanager
-def _attached(resident: Resident, configuration: Configuration, seed: int, phases: Phases) -> Iterator[Attachment]:
+def _attached(
+    resident: Resident, configuration: Configuration, seed: int, phases: Phases
+) -> Iterator[tuple[Attachment, dict[str, Any]]]:
+    """The method's parameters on the model while this is open, and what mask.json says of them."""
     spec = configuration.method
     method = METHODS[spec.type](spec)
     attachment: Attachment
+    record: dict[str, Any] = {}
     if isinstance(method, MaskMethod):
         assert isinstance(spec, MaskMethodSpec)
         candidates = find_candidates(resident.model, spec.target_modules)
         mask = select(resident, candidates, spec, method, configuration.training, seed, phases)
         with phases.phase("attaching"):
             attachment = SparseDelta(resident.model, candidates, mask)
+        chosen = {name: indices.numel() for name, indices in mask.indices.items()}
+        record = {"chosen": mask.chosen, "matrices": {c.name: [chosen.get(c.name, 0), c.numel] for c in candidates}}
     else:
         with phases.phase("attaching"):
             attachment = method.attach(resident.model)
     try:
-        yield attachment
+        yield attachment, record
     finally:
         attachment.detach()
 

@@ -1,0 +1,145 @@
+"""One sweep from start to end, or from where an earlier start left it."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from filelock import FileLock, Timeout
+from ray import tune
+
+from gallop_ray.reporting.progress import SweepDisplay
+from gallop_ray.spec.plan import plan_sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.cluster import connect, count_slots
+from gallop_ray.sweep.jobs import BaseJob
+from gallop_ray.sweep.pool import SlotPool
+from gallop_ray.sweep.searcher import StudySearcher
+from gallop_ray.sweep.study import Studies
+from gallop_ray.sweep.trial import CPUS, ConfigurationTrial, TrialContext
+from gallop_ray.tracking.mirror import MlflowMirror
+from gallop_ray.tracking.mlflow_store import tracking_uri
+from gallop_ray.tracking.records import SweepFolder
+
+_MAY_CHANGE = ("budget", "resources", "tracking", "output")
+
+
+class UserError(ValueError):
+    """The sweep cannot run as it was asked for; the message says what to change."""
+
+
+def sweep_folder(sweep: Sweep) -> SweepFolder:
+    """Where the sweep's records are."""
+    return SweepFolder(Path(sweep.output).expanduser().resolve() / sweep.name)
+
+
+def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
+    """Run what is not yet done of a sweep. Raises UserError for what the user has to mend."""
+    folder = sweep_folder(sweep)
+    with ExitStack() as stack:
+        stack.enter_context(_alone(folder))
+        _remember(folder, sweep)
+        folder.rebuild_results()
+        studies = Studies(sweep, folder)
+        display = stack.enter_context(SweepDisplay(folder, plan_sweep(sweep, None).runs, sweep.objective))
+        stack.enter_context(_mirrored(folder, sweep))
+        display.note(f"{sweep.name}: records in {folder.path}")
+        pool = stack.enter_context(_slots(sweep, folder, verbose, display.note))
+        _measure_base(pool, folder, display.note)
+        _search(sweep, folder, studies, pool)
+        folder.rebuild_results()
+    return folder
+
+
+@contextmanager
+def _alone(folder: SweepFolder) -> Iterator[None]:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder.path} is being run by another process; wait for it, or stop it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remember(folder: SweepFolder, sweep: Sweep) -> None:
+    """Store the spec, or hold it against the one that this folder was begun with."""
+    asked = json.loads(sweep.model_dump_json())
+    stored = folder.spec() if folder.exists() else asked
+    differing = [key for key in asked if key not in _MAY_CHANGE and asked[key] != stored.get(key)]
+    if differing:
+        raise UserError(
+            f"{folder.path} was begun with another sweep: {', '.join(differing)} differ; "
+            "give this one another name, or remove the folder"
+        )
+    folder.create(asked)
+
+
+@contextmanager
+def _mirrored(folder: SweepFolder, sweep: Sweep) -> Iterator[None]:
+    mirror = MlflowMirror(folder, sweep, tracking_uri(sweep))
+    mirror.start()
+    try:
+        yield
+    except BaseException:
+        mirror.stop(timeout=2, finished=False)
+        raise
+    mirror.stop(finished=True)
+
+
+@contextmanager
+def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str], None]) -> Iterator[Any]:
+    connect(verbose)
+    try:
+        try:
+            slots = count_slots(sweep.resources)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        workers = sweep.resources.workers_per_slot
+        note(f"starting {slots} slot{'s' * (slots > 1)} of {workers} worker{'s' * (workers > 1)}")
+        pool = SlotPool.remote(slots, sweep.model_dump_json(), str(folder.path))
+        try:
+            yield pool
+        finally:
+            ray.get(pool.stop.remote(), timeout=20)
+    finally:
+        ray.shutdown()
+
+
+def _measure_base(pool: Any, folder: SweepFolder, note: Callable[[str], None]) -> None:
+    """Check the sweep against the model, and measure the base model unless an earlier start has."""
+    lease, refused = pool.lease.remote(), pool.refused.remote()
+    done, _ = ray.wait([lease, refused], num_returns=1)
+    if refused in done:
+        raise UserError(ray.get(refused))
+    name, slot = ray.get(lease)
+    if folder.base() is None:
+        note("measuring the base model")
+        outcome = ray.get(slot.execute.remote(BaseJob()))
+        if outcome.status != "finished":
+            raise UserError(str(outcome.reason))
+        folder.write_base(outcome.result)
+    ray.get(pool.give_back.remote(name, True))
+
+
+def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any) -> None:
+    deadline = time.time() + 3600 * sweep.budget.hours if sweep.budget.hours else None
+    context = TrialContext(sweep.model_dump_json(), folder.path, pool)
+    trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), {"CPU": CPUS})
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(studies, deadline),
+            num_samples=-1,
+            max_concurrent_trials=count_slots(sweep.resources),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(name=f"tune-{int(time.time())}", storage_path=str(folder.path / "ray"), verbose=0),
+    )
+    tuner.fit()

@@ -1,0 +1,37 @@
+"""Between Tune, which executes, and the studies, which remember."""
+
+import time
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from gallop_ray.sweep.study import Studies
+
+
+class StudySearcher(Searcher):
+    """Hands Tune the keys of configurations to run, and tells the studies when their run folders are complete."""
+
+    def __init__(self, studies: Studies, deadline: float | None) -> None:
+        super().__init__()
+        self._studies, self._deadline = studies, deadline
+        self._keys: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next configuration's key, or FINISHED."""
+        late = self._deadline is not None and time.time() > self._deadline
+        key = None if late else self._studies.next()
+        if key is None:
+            return Searcher.FINISHED
+        self._keys[trial_id] = key
+        return {"key": key}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial has ended. What it found is read from its run folders."""
+        if not error:
+            self._studies.tell(self._keys[trial_id])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: run folders and the journal are the memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: every start builds a fresh Tuner."""

@@ -1,0 +1,29 @@
+"""What a sweep leaves on the terminal."""
+
+from rich.console import Console
+
+from gallop_ray.reporting.table import configurations_table, final_table
+from gallop_ray.reporting.timing import timing_table
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.metrics import summarize
+from gallop_ray.tracking.mlflow_store import tracking_uri
+from gallop_ray.tracking.records import SweepFolder
+
+
+def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
+    """Print the tables and where everything is. Whether every run that was begun has finished."""
+    results, base = folder.results(), folder.base()
+    console = Console()
+    if not results or base is None:
+        console.print(f"nothing has run yet in {folder.path}")
+        return True
+    metrics = summarize(base, base, sweep.data.train, sweep.data.ood)
+    if len(folder.configurations()) > len(sweep.methods):
+        console.print(configurations_table(results, sweep.objective))
+    console.print(final_table(results, metrics, sweep.objective))
+    console.print(timing_table(folder))
+    console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")
+    failed = [r for r in results if r["status"] != "finished"]
+    for r in failed:
+        console.print(f"[red]{r['configuration']} seed {r['seed']} {r['status']}: {r['reason']}", soft_wrap=True)
+    return not failed

@@ -1,10 +1,8 @@
 """The command line. Everything heavy is imported after the arguments have been understood."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from gallop_ray import __version__
 from gallop_ray.spec.load import load_sweep
@@ -81,17 +79,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from gallop_ray.sweep.summary import print_summary
 
     sweep = _load(arguments)
-    signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         folder = run_sweep(sweep, arguments.verbose)
     except KeyboardInterrupt:
         print("\ninterrupted; what was finished is kept. The same command goes on from here.", file=sys.stderr)
         return _INTERRUPTED
     return 0 if print_summary(folder, sweep) else _FAILED
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _ui(arguments: argparse.Namespace) -> int:

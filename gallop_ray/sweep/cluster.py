@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import signal
+from types import FrameType
 from typing import Any
 
 import ray
@@ -35,6 +37,12 @@ def connect(verbose: bool) -> None:
         runtime_env={"env_vars": passed_on},
         **options,
     )
+    # `ray job stop` sends SIGTERM, for which Ray has a handler that leaves no time to say how to go on.
+    signal.signal(signal.SIGTERM, _as_interrupt)
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def count_slots(resources: ResourcesSpec) -> int:

@@ -1,6 +1,7 @@
 """What to try next: one Optuna study per method, in a journal file beside the run folders that are the truth."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Studies:
 
     def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._sweep, self._folder = sweep, folder
         storage = _storage(folder.path / "study.journal")
         self._studies = {

@@ -1,5 +1,7 @@
 """What a sweep leaves on the terminal."""
 
+import sys
+
 from rich.console import Console
 
 from gallop_ray.reporting.table import configurations_table, final_table
@@ -13,7 +15,7 @@ from gallop_ray.tracking.records import SweepFolder
 def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     """Print the tables and where everything is. Whether every run that was begun has finished."""
     results, base = folder.results(), folder.base()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     if not results or base is None:
         console.print(f"nothing has run yet in {folder.path}")
         return True

@@ -59,6 +59,12 @@ class ConfigurationTrial(tune.Trainable):
             self._return_slot(alive=True)
         return {"done": over}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the run folders are the memory."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: see save_checkpoint."""
+
     def cleanup(self) -> None:
         """Called when the actor ends."""
         self._return_slot(alive=True)

@@ -30,8 +30,16 @@ def zero_stage(spec: DeepspeedSpec, dtype: torch.dtype) -> int:
     return 1 if spec.zero_stage == 0 and dtype == torch.bfloat16 else spec.zero_stage
 
 
-def deepspeed_config(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype, workers: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run on `workers` ranks; what the user passes in `extra` is merged in."""
+def deepspeed_config(
+    spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype, workers: int, trained: int
+) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run that trains `trained` parameters on `workers` ranks.
+
+    What the user passes in `extra` is merged in; what the run depends on wins.
+    """
+    # DeepSpeed's buckets are 2 GB a step by default; they need not be larger than what is trained.
+    bucket = min(max(trained, 1024), 500_000_000)
+    defaults = {"zero_optimization": {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}}
     zero: dict[str, Any] = {"stage": zero_stage(spec, dtype)}
     if zero["stage"] == 3:
         # ZeRO-3 keeps whole copies of small parameters, which writes into the shards would not reach.
@@ -40,7 +48,7 @@ def deepspeed_config(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.d
         zero["offload_optimizer"] = {"device": "cpu"}
     if spec.offload_parameters:
         zero["offload_param"] = {"device": "cpu"}
-    config = {
+    needed = {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         "gradient_accumulation_steps": max(1, training.batch_size // (training.micro_batch_size * workers)),
         "gradient_clipping": training.clip_norm or 0.0,
@@ -49,20 +57,26 @@ def deepspeed_config(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.d
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": dtype == torch.bfloat16},
     }
-    return _merged(dict(spec.extra), config)
+    return _merged(_merged(defaults, spec.extra), needed)
 
 
-def _merged(extra: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {**extra, **ours}
-    for key, value in ours.items():
-        if isinstance(value, dict) and isinstance(extra.get(key), dict):
-            merged[key] = _merged(extra[key], value)
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid upon `base`, part by part."""
+    merged = {**base, **over}
+    for key in base.keys() & over.keys():
+        if isinstance(base[key], Mapping) and isinstance(over[key], Mapping):
+            merged[key] = _merged(base[key], over[key])
     return merged
 
 
 def init_distributed() -> None:
-    """Let DeepSpeed use the process group that torch already has."""
+    """Let DeepSpeed use the process group that torch already has, and make torch's kernels repeatable."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling DeepSpeed's buffers with NaN at every step costs more than the step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not deepspeed.comm.is_initialized():
+        # Compiled on first use, half a minute on every machine; gloo does the same.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
 
 

@@ -47,9 +47,9 @@ class Resident:
         """The ZeRO stage that runs."""
         return zero_stage(self.sweep.deepspeed, self.dtype)
 
-    def config(self, training: TrainingSpec) -> dict[str, Any]:
-        """The DeepSpeed configuration of a run."""
-        return deepspeed_config(self.sweep.deepspeed, training, self.dtype, world_size())
+    def config(self, training: TrainingSpec, trained: int = 0) -> dict[str, Any]:
+        """The DeepSpeed configuration of a run that trains so many parameters."""
+        return deepspeed_config(self.sweep.deepspeed, training, self.dtype, world_size(), trained)
 
     def evaluation(self) -> EvaluationSettings:
         """How accuracy is measured in this sweep."""
@@ -87,7 +87,6 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
     """Load the base model and the data of a sweep, and split the model over the ranks where ZeRO-3 asks for it."""
     quiet()
     init_distributed()
-    torch.use_deterministic_algorithms(True, warn_only=True)
     model, tokenizer = load(sweep.model)
     model.requires_grad_(False)
     model.config.use_cache = False

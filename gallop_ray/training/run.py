@@ -10,6 +10,7 @@ from torch import nn
 from gallop_ray.methods import METHODS, Attachment, MaskMethod
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.weights import full_shape
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, TrainingSpec
 from gallop_ray.tasks.accuracy import generation_correct, likelihood_correct
@@ -63,8 +64,8 @@ def execute(
         _checkpointing(resident.model, training),
         _attached(resident, configuration, seed, phases) as (attachment, mask),
     ):
-        trained = sum(p.numel() for p in attachment.parameters)
-        accuracies, state = _train_and_measure(resident, attachment, training, seed, phases, reporter)
+        trained = sum(full_shape(p).numel() for p in attachment.parameters)
+        accuracies, state = _train_and_measure(resident, attachment, trained, training, seed, phases, reporter)
         with phases.phase("saving"):
             attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
     return {
@@ -80,13 +81,19 @@ def execute(
 
 
 def _train_and_measure(
-    resident: Resident, attachment: Attachment, training: TrainingSpec, seed: int, phases: Phases, reporter: Reporter
+    resident: Resident,
+    attachment: Attachment,
+    trained: int,
+    training: TrainingSpec,
+    seed: int,
+    phases: Phases,
+    reporter: Reporter,
 ) -> tuple[Accuracies, TrainState]:
     with phases.phase("attaching"):
         optimizer = torch.optim.AdamW(
             attachment.parameters, lr=training.learning_rate, weight_decay=training.weight_decay
         )
-        engine = Engine(attachment.module, resident.config(training), optimizer)
+        engine = Engine(attachment.module, resident.config(training, trained), optimizer)
     try:
         with phases.phase("training"):
             state = train(resident, attachment, engine, training, seed, phases, reporter)

@@ -44,7 +44,7 @@ def sparse_losses(sweep: Sweep, runs: int = 1) -> dict[str, Any]:
         reporter = Losses()
         with _checkpointing(resident.model, training):
             optimizer = torch.optim.AdamW(delta.parameters, lr=1.0, weight_decay=training.weight_decay)
-            engine = Engine(delta.module, resident.config(training), optimizer)
+            engine = Engine(delta.module, resident.config(training, 4000), optimizer)
             train(resident, delta, engine, training, 3, Phases(reporter), reporter)
             engine.close()
         trained = {n: w for n, w in tiny.whole_weights(resident.model).items() if not n.endswith(".values")}

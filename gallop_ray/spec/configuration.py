@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.paths import normalised
@@ -53,3 +54,15 @@ def configuration_key(configuration: Configuration) -> str:
     """`<method name>-<8 hex digits>`: the same for equal configurations, and fit for a folder's name."""
     canonical = json.dumps(configuration.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return f"{configuration.method.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+
+
+def asked(configuration: Configuration, seed: int) -> dict[str, Any]:
+    """What was asked for, as every result states it, whatever became of the run."""
+    method = configuration.method
+    return {
+        "seed": seed,
+        "method": method.name,
+        "method_type": method.type,
+        "selection_ratio": getattr(method, "selection_ratio", None),
+        "learning_rate": configuration.training.learning_rate,
+    }

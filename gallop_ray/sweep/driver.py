@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
         stack.enter_context(_mirrored(folder, sweep))
         display.note(f"{sweep.name}: records in {folder.path}")
         pool = stack.enter_context(_slots(sweep, folder, verbose, display.note))
-        _measure_base(pool, folder, display.note)
+        _measure_base(pool, sweep, folder, display.note)
         _search(sweep, folder, studies, pool)
         folder.rebuild_results()
     return folder
@@ -107,13 +107,15 @@ def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str
         try:
             yield pool
         finally:
-            ray.get(pool.stop.remote(), timeout=20)
+            with suppress(ray.exceptions.RayError):  # what is left of the slots ends with the job
+                ray.get(pool.stop.remote(), timeout=20)
     finally:
         ray.shutdown()
 
 
-def _measure_base(pool: Any, folder: SweepFolder, note: Callable[[str], None]) -> None:
+def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> None:
     """Check the sweep against the model, and measure the base model unless an earlier start has."""
+    note(f"loading {sweep.model.name}: the first time it is downloaded or made, which can take some minutes")
     lease, refused = pool.lease.remote(), pool.refused.remote()
     done, _ = ray.wait([lease, refused], num_returns=1)
     if refused in done:

@@ -8,12 +8,12 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
+from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.jobs import Outcome, RunJob
 from gallop_ray.sweep.pruning import reason_to_prune
 from gallop_ray.sweep.study import objective
 from gallop_ray.tracking.records import ConfigurationFolder, RunFolder, SweepFolder
-from gallop_ray.training.run import asked
 
 _ATTEMPTS = 3  # how often a run is begun that loses its workers
 CPUS = 0.001

@@ -18,7 +18,7 @@ import torch.distributed
 from gallop_ray.methods import METHODS
 from gallop_ray.sparse.budget import entries_to_choose
 from gallop_ray.sparse.candidates import find_candidates
-from gallop_ray.spec.configuration import method_space
+from gallop_ray.spec.configuration import asked, method_space
 from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.spec.space import witnesses
@@ -28,7 +28,7 @@ from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.training.errors import Diverged
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
-from gallop_ray.training.run import asked, execute, measure_base
+from gallop_ray.training.run import execute, measure_base
 
 
 def serve(config: Mapping[str, Any]) -> None:

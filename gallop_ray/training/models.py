@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GemmaC
 
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.pocket import pocket_config, pocket_fingerprint, pretrain_pocket
+from gallop_ray.training.save import save_model
 
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -124,7 +125,7 @@ def _convert_gguf(folder: Path, target: Path) -> None:
     plain = _from_config(loaded.config, torch.float32)
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
-    plain.save_pretrained(target)
+    save_model(plain, target)
     tokenizer.save_pretrained(target)
 
 

@@ -24,6 +24,7 @@ from gallop_ray.tasks import examples as examples_module
 from gallop_ray.tasks import generated as generated_module
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate, encode
 from gallop_ray.tasks.generated import GENERATED_TASKS, SOURCE_TASKS, generated_examples
+from gallop_ray.training.save import save_model
 
 STEPS = 500
 _BATCH_SIZE = 64
@@ -77,7 +78,7 @@ def pretrain_pocket(folder: Path, steps: int = STEPS) -> None:
         tokenizer = pocket_tokenizer()
         model = LlamaForCausalLM(pocket_config())
         _train(model, _source_examples(tokenizer), tokenizer.pad_token_id, steps)
-    model.save_pretrained(folder)
+    save_model(model, folder)
     tokenizer.save_pretrained(folder)
     print(f"pre-trained the pocket model in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 

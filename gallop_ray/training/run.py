@@ -11,6 +11,7 @@ from gallop_ray.methods import METHODS, Attachment, MaskMethod
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.weights import full_shape
+from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, TrainingSpec
 from gallop_ray.tasks.accuracy import generation_correct, likelihood_correct
@@ -142,18 +143,6 @@ def _checkpointing(model: Any, training: TrainingSpec) -> Iterator[None]:
         yield
     finally:
         model.gradient_checkpointing_disable()
-
-
-def asked(configuration: Configuration, seed: int) -> dict[str, Any]:
-    """What was asked for, as every result states it, whatever became of the run."""
-    method = configuration.method
-    return {
-        "seed": seed,
-        "method": method.name,
-        "method_type": method.type,
-        "selection_ratio": getattr(method, "selection_ratio", None),
-        "learning_rate": configuration.training.learning_rate,
-    }
 
 
 def _size(resident: Resident, trained: int) -> dict[str, Any]:

@@ -1,0 +1,279 @@
+"""The memory that a run needs on a worker, worked out from shapes alone: no weights, no data, no other worker.
+
+What is counted is what stays while it is needed. Not counted: what a kernel needs for itself, the allocator's slack,
+the CUDA context, and measuring accuracy.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from gallop_ray.methods import METHODS, Attachment, MaskMethod
+from gallop_ray.sparse.budget import entries_to_choose
+from gallop_ray.sparse.candidates import Candidate, find_candidates
+from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.gradients import assign_owners
+from gallop_ray.sparse.mask import Mask, index_dtype
+from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
+from gallop_ray.training.engine import deepspeed_config
+from gallop_ray.training.run import _checkpointing
+
+_FLOAT32 = 4
+_MOMENTS = 2  # of AdamW, both float32
+_LIVE_PARAMETERS = _SUB_GROUP = 10**9  # DeepSpeed's stage3_max_live_parameters and sub_group_size
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run trains, and its memory on the worker that needs most, in bytes.
+
+    Where optimizer or parameters are offloaded, their bytes are in `offloaded`, the host's memory, and nowhere else.
+    """
+
+    parameters: int
+    """N, all parameters of the base model."""
+    trained: int
+    """k, the parameters that the run trains."""
+    weights: int
+    """The base weights that the worker stores: all, or its shard."""
+    gathered: int
+    """Weights that ZeRO-3 has fetched from other workers, at most."""
+    scores: int
+    """The float32 scores (of gallop, at first the gradient sums) of the worker's own matrices."""
+    values: int
+    """What is trained, beside the weights: values, gradients, float32 masters, AdamW's moments; and the mask, and the
+    copy of what the run changes, to come back to."""
+    activations: int
+    """What autograd saves for the backward pass of a micro-batch of the full length, and the logits."""
+    offloaded: int
+
+    @property
+    def total(self) -> int:
+        """The peak. The scores are gone when the values come."""
+        return self.weights + self.gathered + self.activations + max(self.scores, self.values)
+
+    @property
+    def density(self) -> float:
+        """k/N."""
+        return self.trained / self.parameters
+
+    @property
+    def trainable_percent(self) -> float:
+        """100 k/(N+k), as PEFT prints it for parameters that are added."""
+        return 100 * self.trained / (self.parameters + self.trained)
+
+
+def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate:
+    """The estimate of one configuration on `model`, a model on the meta device, which is unchanged afterwards.
+
+    Raises ValueError for target modules that the model lacks and for a density that they cannot hold.
+    """
+    training, workers = configuration.training, sweep.resources.workers_per_slot
+    model.requires_grad_(False)
+    base = list(model.parameters())
+    total = sum(p.numel() for p in base)
+    with _attached(model, configuration.method, total) as (attachment, candidates):
+        trained = attachment.parameters
+        k = sum(p.numel() for p in trained)
+        config = deepspeed_config(sweep.deepspeed, training, model.dtype, workers, k)
+        split = _Split(config["zero_optimization"], workers, model.dtype.itemsize)
+        weights, values = split.stored(base), split.values(base, trained, bool(candidates))
+        answer = min(sweep.evaluation.max_new_tokens + 1, training.max_length - 1)
+        activations = _activations(attachment.module, model, training, answer)
+    on_host = split.offload_parameters * weights
+    return Estimate(
+        parameters=total,
+        trained=k,
+        weights=weights - on_host,
+        gathered=split.gathered(total),
+        scores=_FLOAT32 * _largest_share([c.numel for c in candidates], workers),
+        values=values.device,
+        activations=activations,
+        offloaded=on_host + values.host,
+    )
+
+
+@contextmanager
+def _attached(model: nn.Module, spec: MethodSpec, total: int) -> Iterator[tuple[Attachment, list[Candidate]]]:
+    """The method's parameters on the model while this is open, and the matrices that it scores, if it does."""
+    method = METHODS[spec.type](spec)
+    attachment: Attachment
+    candidates: list[Candidate] = []
+    if isinstance(method, MaskMethod):
+        assert isinstance(spec, MaskMethodSpec)
+        candidates = find_candidates(model, spec.target_modules)
+        mask = _even_mask(candidates, entries_to_choose(spec.density, candidates, total))
+        attachment = SparseDelta(model, candidates, mask)
+    else:
+        attachment = method.attach(model)
+    try:
+        yield attachment, candidates
+    finally:
+        attachment.detach()
+
+
+def _even_mask(candidates: Sequence[Candidate], k: int) -> Mask:
+    """k entries, every matrix with its share: which entries a mask holds makes no difference to its size."""
+    dtype = index_dtype(max(c.numel for c in candidates))
+    available, before, indices = sum(c.numel for c in candidates), 0, {}
+    for c in candidates:
+        count = k * (before + c.numel) // available - k * before // available
+        before += c.numel
+        if count:
+            indices[c.name] = torch.empty(count, dtype=dtype, device="meta")
+    return Mask(indices)
+
+
+def _largest_share(sizes: Sequence[int], workers: int) -> int:
+    load = [0] * workers
+    for size, owner in zip(sizes, assign_owners(sizes, workers), strict=True):
+        load[owner] += size
+    return max(load)
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """Bytes on the worker's device, and in its host's memory instead."""
+
+    device: int
+    host: int
+
+
+@dataclass(frozen=True)
+class _Split:
+    """How DeepSpeed splits a run over the workers: its zero_optimization section, and bytes a number of the model."""
+
+    zero: Mapping[str, Any]
+    workers: int
+    itemsize: int
+
+    @property
+    def stage(self) -> int:
+        return int(self.zero["stage"])
+
+    @property
+    def offload_parameters(self) -> bool:
+        return "offload_param" in self.zero
+
+    def stored(self, parameters: Sequence[Tensor]) -> int:
+        """Bytes of these parameters on one worker, in the model's dtype."""
+        parts = self.workers if self.stage == 3 else 1
+        return self.itemsize * sum(math.ceil(p.numel() / parts) for p in parameters)
+
+    def gathered(self, total: int) -> int:
+        """Whole weights that ZeRO-3 holds on to until they are used again; one worker has nothing to fetch."""
+        if self.stage < 3 or self.workers == 1 and not self.offload_parameters:
+            return 0
+        return self.itemsize * min(total, int(self.zero.get("stage3_max_live_parameters", _LIVE_PARAMETERS)))
+
+    def values(self, base: Sequence[Tensor], trained: Sequence[Tensor], masked: bool) -> _Bytes:
+        """All that comes with the trained parameters. Base parameters among them are stored with the weights."""
+        of_base = {id(p) for p in base}
+        changed = self.stored([p for p in trained if id(p) in of_base])
+        added = self.stored([p for p in trained if id(p) not in of_base])
+        k = sum(p.numel() for p in trained)
+        # Each worker knows the whole mask, and what was where it is.
+        mask = k * (index_dtype(k).itemsize + self.itemsize) if masked else 0
+        state, gradients = self._state(k), self._gradients(k)
+        on_host = state + gradients if "offload_optimizer" in self.zero else 0
+        on_host += changed + added if self.offload_parameters else 0
+        return _Bytes(changed + added + mask + state + gradients - on_host, on_host)
+
+    def _own(self, k: int) -> int:
+        """The trained parameters whose optimizer state is on one worker."""
+        return math.ceil(k / self.workers) if self.stage else k
+
+    def _state(self, k: int) -> int:
+        """AdamW's moments, and from stage 1 on the float32 masters."""
+        return _FLOAT32 * (_MOMENTS + (self.stage > 0)) * self._own(k)
+
+    def _gradients(self, k: int) -> int:
+        """The gradients at their largest: at the end of the backward pass, or when the step makes them float32."""
+        if self.stage == 0:
+            return self.itemsize * k
+        own, bucket = self._own(k), int(self.zero["reduce_bucket_size"])
+        if self.stage == 3:
+            return self.itemsize * (own + bucket) + _FLOAT32 * min(own, int(self.zero.get("sub_group_size", _SUB_GROUP)))
+        return max(self.itemsize * (bucket + (k if self.stage == 1 else own)), (self.itemsize + _FLOAT32) * own)
+
+
+def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: int) -> int:
+    """Bytes alive when the backward pass is at its largest: what was saved, the logits' gradients, one block anew."""
+    shape = training.micro_batch_size, training.max_length
+    whole, vocabulary = _saved_by(module, shape)
+    if training.gradient_checkpointing:
+        with _checkpointing(model, training):
+            kept, _ = _saved_by(module, shape)
+        blocks = sum(isinstance(m, GradientCheckpointingLayer) for m in model.modules())
+        whole = kept + (whole - kept) // max(1, blocks)
+    # The way back from the answers' logits to all logits takes two steps, each with a gradient of all logits.
+    logits = 2 * math.prod(shape) * vocabulary * model.dtype.itemsize
+    return whole + logits + shape[0] * answer * vocabulary * _FLOAT32
+
+
+def _saved_by(module: nn.Module, shape: tuple[int, int]) -> tuple[int, int]:
+    """What a forward pass in training mode saves for backward, in bytes, and the size of the vocabulary.
+
+    shape: (examples, tokens) of the batch.
+    """
+    examples, tokens = shape
+    ids = torch.empty(shape, dtype=torch.long, device="meta")
+    # As for padded batches; a mask of two dimensions would be looked into.
+    mask = torch.empty(examples, 1, tokens, tokens, dtype=torch.bool, device="meta")
+    module.train()
+    with _FusedAttention():
+        saved, output = saved_for_backward(module, lambda: module(input_ids=ids, attention_mask=mask, use_cache=False))
+    module.eval()
+    return saved, output.logits.shape[-1]
+
+
+def saved_for_backward(module: nn.Module, forward: Callable[[], Any]) -> tuple[int, Any]:
+    """Bytes of what autograd saves in `forward()`, beside the module's own parameters and buffers; and its result."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    for tensor in (*module.parameters(), *module.buffers()):
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    return sum(storage.nbytes() for storage in kept.values()), result
+
+
+class _FusedAttention(TorchFunctionMode):
+    """While this is open attention on the meta device saves what the fused kernels of CPU and GPU save.
+
+    By itself the meta device would take the plain formula, which saves every attention weight.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        chosen = _fused if func is functional.scaled_dot_product_attention else func
+        return chosen(*args, **(kwargs or {}))
+
+
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    mask = None if attn_mask is None else attn_mask.to(query.dtype)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    attended: Tensor = kernel(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
+    return attended

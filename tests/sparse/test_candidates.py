@@ -1,0 +1,130 @@
+"""Which matrices may be trained, how many of their entries, and which rank owns which."""
+
+import random
+
+import peft
+import pytest
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from gallop_ray.sparse.budget import entries_to_choose
+from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.gradients import assign_owners
+from gallop_ray.spec.methods import LoraRank
+from tests.training import tiny
+
+PROJECTIONS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+ALL = [f"model.layers.{block}.{name}" for block in (0, 1) for name in PROJECTIONS]
+
+
+def names(model: nn.Module, *patterns: str) -> list[str]:
+    return [c.name for c in find_candidates(model, patterns or None)]
+
+
+def tied() -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def test_the_default_is_the_linear_layers_of_the_blocks_in_module_order() -> None:
+    assert names(tiny.model()) == ALL
+    assert names(tied()) == ALL[: len(PROJECTIONS)]
+
+
+def test_a_candidate_says_where_it_hangs() -> None:
+    model = tiny.model()
+    candidate = find_candidates(model, ["layers.1.mlp.down_proj"])[0]
+    assert candidate.linear is model.model.layers[1].mlp.down_proj
+    assert getattr(candidate.parent, candidate.attribute) is candidate.linear
+    assert (candidate.shape, candidate.numel) == ((32, 64), 2048)
+
+
+def test_patterns_are_ends_of_paths_and_may_hold_stars() -> None:
+    model = tiny.model()
+    assert names(model, "q_proj") == [n for n in ALL if n.endswith("q_proj")]
+    assert names(model, "mlp.up_proj", "k_proj") == [n for n in ALL if n.endswith(("up_proj", "k_proj"))]
+    assert names(model, "layers.0.*_proj") == ALL[: len(PROJECTIONS)]
+    assert names(model, "lm_head") == ["lm_head"]
+    assert names(model, "model.layers.1.mlp.gate_proj") == ["model.layers.1.mlp.gate_proj"]
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_what_there_is() -> None:
+    layers = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
+    for pattern in ("query", "proj", "self_attn"):
+        with pytest.raises(ValueError, match=f"'{pattern}' matches nothing; the linear layers are {layers}"):
+            names(tiny.model(), "q_proj", pattern)
+
+
+def test_a_shared_weight_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"lm_head shares its weight with model\.embed_tokens"):
+        names(tied(), "q_proj", "lm_head")
+
+
+@pytest.mark.parametrize(("pattern", "kind"), [("embed_tokens", "Embedding"), ("input_layernorm", "LlamaRMSNorm")])
+def test_what_is_no_linear_layer_is_refused(pattern: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"{pattern} is a {kind}; only torch\.nn\.Linear"):
+        names(tiny.model(), pattern)
+
+
+def test_a_model_whose_blocks_have_no_linear_layers_is_refused() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(ValueError, match="no linear layers inside its blocks"):
+        names(model)
+    with pytest.raises(ValueError, match=r"c_attn is a Conv1D"):
+        names(model, "c_attn")
+
+
+def test_a_fraction_is_a_share_of_all_parameters() -> None:
+    model = tiny.model()
+    candidates, total = find_candidates(model), sum(p.numel() for p in model.parameters())
+    assert entries_to_choose(0.01, candidates, total) == round(0.01 * total)
+    assert entries_to_choose(1e-9, candidates, total) == 1
+    available = sum(c.numel for c in candidates)
+    assert entries_to_choose(available / total, candidates, total) == available
+    with pytest.raises(ValueError, match=rf"asks for {available + 1:,} entries.* hold {available:,} .*lower the dens"):
+        entries_to_choose((available + 1) / total, candidates, total)
+
+
+@pytest.mark.parametrize("patterns", [None, ["q_proj", "v_proj"], ["down_proj"]])
+def test_a_lora_rank_asks_for_what_peft_trains(patterns: list[str] | None) -> None:
+    candidates = find_candidates(tiny.model(), patterns)
+    for rank in (1, 8):
+        config = peft.LoraConfig(r=rank, target_modules=[c.name for c in candidates])
+        trained, _ = peft.get_peft_model(tiny.model(), config).get_nb_trainable_parameters()
+        assert entries_to_choose(LoraRank(lora_rank=rank), candidates, 10**9) == trained
+
+
+def test_a_lora_rank_above_the_candidates_is_refused() -> None:
+    candidates = find_candidates(tiny.model(), ["k_proj"])  # 16 x 32 each: rank 10 holds 480 entries, rank 11 holds 528
+    assert entries_to_choose(LoraRank(lora_rank=10), candidates, 10**6) == 960
+    with pytest.raises(ValueError, match=r"asks for 1,056 entries, but the target modules hold 1,024"):
+        entries_to_choose(LoraRank(lora_rank=11), candidates, 10**6)
+
+
+def test_owners_are_the_largest_first_to_the_least_loaded() -> None:
+    assert assign_owners([5, 5, 5, 1, 1, 1], 2) == [0, 1, 0, 1, 1, 1]
+    assert assign_owners([1, 9, 3], 1) == [0, 0, 0]
+    assert assign_owners([4, 7], 3) == [1, 0]
+    assert assign_owners([], 2) == []
+
+
+def test_owners_are_balanced_and_always_the_same() -> None:
+    draw = random.Random(0)
+    for _ in range(100):
+        sizes = [draw.choice((7, 64, 4096, draw.randrange(1, 10_000))) for _ in range(draw.randrange(1, 40))]
+        ranks = draw.randrange(1, 9)
+        owners = assign_owners(sizes, ranks)
+        loads = [sum(s for s, o in zip(sizes, owners, strict=True) if o == rank) for rank in range(ranks)]
+        assert max(loads) - min(loads) <= max(sizes)
+        assert assign_owners(tuple(sizes), ranks) == owners

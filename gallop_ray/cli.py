@@ -68,17 +68,19 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments)
     from gallop_ray.sweep.preview import print_plan
 
-    print_plan(_load(arguments))
+    print_plan(sweep)
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from gallop_ray.sweep.driver import run_sweep
+    sweep = _load(arguments)
+    from gallop_ray.sweep.driver import located, run_sweep
     from gallop_ray.sweep.summary import print_summary
 
-    sweep = _load(arguments)
+    sweep = located(sweep)
     try:
         folder = run_sweep(sweep, arguments.verbose)
     except KeyboardInterrupt:

@@ -31,14 +31,30 @@ class UserError(ValueError):
     """The sweep cannot run as it was asked for; the message says what to change."""
 
 
-def sweep_folder(sweep: Sweep) -> SweepFolder:
-    """Where the sweep's records are."""
-    return SweepFolder(Path(sweep.output).expanduser().resolve() / sweep.name)
+def located(sweep: Sweep) -> Sweep:
+    """The sweep with its folders as absolute paths, which mean the same to every process.
+
+    A submitted job runs in a copy of the working directory that Ray deletes some day; there a relative output is
+    taken from ~/gallop_ray instead.
+    """
+    start = Path.cwd()
+    if "runtime_resources" in start.parts:
+        start = Path.home() / "gallop_ray"
+    output = str((start / Path(sweep.output).expanduser()).resolve())
+    model = sweep.model.model_copy(update={"name": _absolute_folder(sweep.model.name)})
+    data = sweep.data.model_copy(update={"root": _absolute_folder(sweep.data.root)})
+    return sweep.model_copy(update={"output": output, "model": model, "data": data})
+
+
+def _absolute_folder(name: str) -> str:
+    """Absolute where it is a folder; hub ids, presets and keywords as they are."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
-    """Run what is not yet done of a sweep. Raises UserError for what the user has to mend."""
-    folder = sweep_folder(sweep)
+    """Run what is not yet done of a located sweep. Raises UserError for what the user has to mend."""
+    folder = SweepFolder(Path(sweep.output) / sweep.name)
     with ExitStack() as stack:
         stack.enter_context(_alone(folder))
         _remember(folder, sweep)

@@ -52,12 +52,13 @@ class SlotPool:
         while True:
             name = await self._free.get()
             try:
-                # Remembered here, because a slot that is killed while Ray's dashboard is off leaks its group.
-                self._groups[name] = await self._slots[name].group.remote()
+                # The group is remembered, because a slot that is killed while Ray's dashboard is off leaks it.
+                alive, self._groups[name] = await self._slots[name].state.remote()
             except RayActorError:
-                await self.give_back(name, alive=False)
-            else:
+                alive = False
+            if alive:
                 return name, self._slots[name]
+            await self.give_back(name, alive=False)
 
     async def give_back(self, name: str, alive: bool) -> None:
         """End a lease. A slot that is not alive is replaced."""
@@ -73,10 +74,10 @@ class SlotPool:
         """End all slots and free their resources."""
         slots = list(self._slots.values())
         await asyncio.gather(*(slot.stop.remote() for slot in slots), return_exceptions=True)
-        groups = await asyncio.gather(*(slot.group.remote() for slot in slots), return_exceptions=True)
-        for slot, group in zip(slots, groups, strict=True):
+        states = await asyncio.gather(*(slot.state.remote() for slot in slots), return_exceptions=True)
+        for slot, state in zip(slots, states, strict=True):
             ray.kill(slot)
-            _remove(group if isinstance(group, str) else None)
+            _remove(None if isinstance(state, BaseException) else state[1])
 
 
 def _remove(group: str | None) -> None:

@@ -128,9 +128,9 @@ class Slot:
             assert self._outcome is not None
             return self._outcome
 
-    async def group(self) -> str | None:
-        """The id of the workers' placement group."""
-        return self._placement_group
+    async def state(self) -> tuple[bool, str | None]:
+        """Whether the Ray Train run goes on, and the id of the workers' placement group."""
+        return self._refused is None, self._placement_group
 
     async def stop(self) -> None:
         """Let the workers end."""

@@ -78,6 +78,7 @@ class ConfigurationTrial(tune.Trainable):
             name, outcome = self._execute(RunJob(self._configuration.key, seed))
             if outcome.status != "lost":
                 break
+            self._return_slot(alive=True)  # the pool finds out whether it still is
         identity = {"configuration": self._configuration.key, "slot": name}
         if outcome.status == "finished":
             record.finish({**identity, "status": "finished", "reason": None, **outcome.result})

@@ -53,7 +53,7 @@ class Estimate:
     """What is trained, beside the weights: values, gradients, float32 masters, AdamW's moments; and the mask, and the
     copy of what the run changes, to come back to."""
     activations: int
-    """What autograd saves for the backward pass of a micro-batch of the full length, and the logits."""
+    """What autograd saves for the backward pass of a micro-batch of full length, and the gradients of the logits."""
     offloaded: int
 
     @property
@@ -171,7 +171,7 @@ class _Split:
 
     def gathered(self, total: int) -> int:
         """Whole weights that ZeRO-3 holds on to until they are used again; one worker has nothing to fetch."""
-        if self.stage < 3 or self.workers == 1 and not self.offload_parameters:
+        if self.stage < 3 or (self.workers == 1 and not self.offload_parameters):
             return 0
         return self.itemsize * min(total, int(self.zero.get("stage3_max_live_parameters", _LIVE_PARAMETERS)))
 
@@ -202,22 +202,25 @@ class _Split:
             return self.itemsize * k
         own, bucket = self._own(k), int(self.zero["reduce_bucket_size"])
         if self.stage == 3:
-            return self.itemsize * (own + bucket) + _FLOAT32 * min(own, int(self.zero.get("sub_group_size", _SUB_GROUP)))
+            return self.itemsize * (own + bucket) + _FLOAT32 * min(
+                own, int(self.zero.get("sub_group_size", _SUB_GROUP))
+            )
         return max(self.itemsize * (bucket + (k if self.stage == 1 else own)), (self.itemsize + _FLOAT32) * own)
 
 
 def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: int) -> int:
-    """Bytes alive when the backward pass is at its largest: what was saved, the logits' gradients, one block anew."""
+    """Bytes alive when the backward pass is at its largest, beside weights and gradients of weights."""
     shape = training.micro_batch_size, training.max_length
-    whole, vocabulary = _saved_by(module, shape)
-    if training.gradient_checkpointing:
-        with _checkpointing(model, training):
-            kept, _ = _saved_by(module, shape)
-        blocks = sum(isinstance(m, GradientCheckpointingLayer) for m in model.modules())
-        whole = kept + (whole - kept) // max(1, blocks)
+    saved, vocabulary = _saved_by(module, shape)
     # The way back from the answers' logits to all logits takes two steps, each with a gradient of all logits.
-    logits = 2 * math.prod(shape) * vocabulary * model.dtype.itemsize
-    return whole + logits + shape[0] * answer * vocabulary * _FLOAT32
+    logits = 2 * math.prod(shape) * vocabulary * model.dtype.itemsize + shape[0] * answer * vocabulary * _FLOAT32
+    if not training.gradient_checkpointing:
+        return saved + logits
+    with _checkpointing(model, training):
+        kept, _ = _saved_by(module, shape)
+    blocks = sum(isinstance(m, GradientCheckpointingLayer) for m in model.modules())
+    # The gradients of the logits are gone when the first block is computed anew.
+    return kept + max(logits, (saved - kept) // max(1, blocks))
 
 
 def _saved_by(module: nn.Module, shape: tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,125 @@
+"""A sweep from end to end through the command: killed half-way, carried on, complete, and not run again."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from gallop_ray.reporting.timing import switch_seconds
+from gallop_ray.sparse.adapter import apply_adapter
+from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.training.models import load_model
+from tests.sweep import command
+
+
+def _kill_after_first_result(sweep: Path, folder: SweepFolder) -> None:
+    process = command.start("run", sweep)
+    until = time.monotonic() + 300
+    while not any(run.result() for run in folder.runs()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, "no run finished"
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A tiny sweep of four methods whose driver was killed after the first result and then run again to its end."""
+    tmp = tmp_path_factory.mktemp("sweep")
+    sweep, folder = command.write_sweep(tmp), SweepFolder(tmp / "runs" / "tiny")
+    _kill_after_first_result(sweep, folder)
+    early = {run.path: (run.path / "result.json").stat().st_mtime_ns for run in folder.runs() if run.result()}
+    done = command.run("run", sweep)
+    return {"tmp": tmp, "sweep": sweep, "folder": folder, "early": early, "done": done}
+
+
+def test_ends_well_and_shows_every_method(finished: dict[str, Any]) -> None:
+    assert finished["done"].returncode == 0, finished["done"].stdout
+    for word in ("base model", "gallop", "random", "lora", "full", "ID", "OOD", "Forget"):
+        assert word in finished["done"].stdout
+
+
+def test_every_run_once_and_what_was_finished_not_again(finished: dict[str, Any]) -> None:
+    lines = [json.loads(line) for line in (finished["folder"].path / "results.jsonl").read_text().splitlines()]
+    runs = Counter((line["configuration"], line["seed"]) for line in lines)
+    assert len(runs) == 10, "5 configurations with 2 seeds"
+    assert set(runs.values()) == {1}
+    assert {line["status"] for line in lines} == {"finished"}
+    assert finished["early"], "something had finished before the kill"
+    for path, written in finished["early"].items():
+        assert (path / "result.json").stat().st_mtime_ns == written
+    for name in ("id_accuracy", "ood_accuracy", "forget_ratio", "collapse_rate"):
+        for key in (name, f"val_{name}", f"{name}_generated"):
+            assert all(0 <= line[key] <= 1 for line in lines)
+
+
+def test_study_is_complete(finished: dict[str, Any]) -> None:
+    backend = optuna.storages.journal.JournalFileBackend(str(finished["folder"].path / "study.journal"))
+    storage = optuna.storages.JournalStorage(backend)
+    states = Counter(
+        (s.study_name, t.state.name) for s in storage.get_all_studies() for t in storage.get_all_trials(s._study_id)
+    )
+    assert {name: n for (name, state), n in states.items() if state == "COMPLETE"} == {
+        "gallop": 2,
+        "random": 1,
+        "lora": 1,
+        "full": 1,
+    }
+    assert not [key for key in states if key[1] == "RUNNING"]
+
+
+def test_mlflow_holds_sweep_configurations_and_seeds_once_each(finished: dict[str, Any]) -> None:
+    client = MlflowClient(f"sqlite:///{finished['tmp'] / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("gallop_ray")
+    runs = {r.info.run_id: r for r in client.search_runs([experiment.experiment_id])}
+
+    def depth(run: Any) -> int:
+        parent = run.data.tags.get("mlflow.parentRunId")
+        return 1 + depth(runs[parent]) if parent else 0
+
+    assert Counter(depth(run) for run in runs.values()) == {0: 1, 1: 5, 2: 10}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_adapter_applies_to_its_base_only(finished: dict[str, Any]) -> None:
+    run = next(r for r in finished["folder"].runs() if r.configuration.startswith("gallop"))
+    model, _ = load_model(ModelSpec(name="pocket"))
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    applied = apply_adapter(model, run.adapter)
+    changed = sum(int((p != before[n]).sum()) for n, p in model.named_parameters())
+    assert 0 < changed <= run.result()["trained_parameters"]
+    with pytest.raises(ValueError, match="trained on a base model"):
+        apply_adapter(model, run.adapter)
+    applied.remove()
+    assert all(p.equal(before[n]) for n, p in model.named_parameters())
+
+
+def test_warm_switches_between_configurations(finished: dict[str, Any]) -> None:
+    seconds = sorted(switch_seconds(finished["folder"]))
+    assert len(seconds) >= 3, "configurations followed each other in one slot"
+
+
+def test_a_finished_sweep_runs_nothing_and_can_be_extended(finished: dict[str, Any]) -> None:
+    stamp = {run.path: (run.path / "result.json").stat().st_mtime_ns for run in finished["folder"].runs()}
+    space = "search.space={gallop.density: {choice: [0.01, 0.05]}, lora.rank: {choice: [2, 4]}}"
+    refused = command.run("run", finished["sweep"], "--set", space)
+    assert refused.returncode == 2
+    assert "search" in refused.stdout
+    again = command.run("run", finished["sweep"])
+    assert again.returncode == 0, again.stdout
+    assert {run.path: (run.path / "result.json").stat().st_mtime_ns for run in finished["folder"].runs()} == stamp
+
+
+def test_a_density_beyond_the_model_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    sweep = command.write_sweep(tmp_path, methods=[{"type": "random", "density": 1.0}], search={"space": {}})
+    refused = command.run("run", sweep)
+    assert refused.returncode == 2, refused.stdout
+    assert "lower the density" in refused.stdout
+    assert not list(SweepFolder(tmp_path / "runs" / "tiny").runs())

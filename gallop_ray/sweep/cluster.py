@@ -11,7 +11,8 @@ import ray
 
 from gallop_ray.spec.schema import ResourcesSpec
 
-_QUIET = {
+_RAY = {
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the job may pass on the same variables as we do
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -24,9 +25,9 @@ _PASSED_ON = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
 
 def connect(verbose: bool) -> None:
     """Join the cluster that RAY_ADDRESS names, as in a submitted job; without one start Ray on this machine."""
-    for name, value in _QUIET.items():
+    for name, value in _RAY.items():
         os.environ.setdefault(name, value)
-    passed_on = {name: os.environ[name] for name in (*_QUIET, *_PASSED_ON) if name in os.environ}
+    passed_on = {name: os.environ[name] for name in (*_RAY, *_PASSED_ON) if name in os.environ}
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(level)

@@ -1,13 +1,13 @@
 """What a sweep will do, before anything runs: the resolved spec, its runs and steps, sizes and memory."""
 
 import itertools
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import datasets
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +19,7 @@ from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.plan import SweepPlan, plan_sweep
 from gallop_ray.spec.schema import Configuration, DataSpec, Sweep
 from gallop_ray.spec.space import witnesses
+from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.load import load_task
 from gallop_ray.training.engine import quiet, zero_stage
 from gallop_ray.training.memory import Estimate, estimate
@@ -34,6 +35,10 @@ _PARTS: dict[str, Callable[[Estimate], int]] = {
     "Activations": lambda each: each.activations,
     "Total": lambda each: each.total,
 }
+_MEMORY_NOTE = """\
+Total: the peak; the scores are gone when the values come. Gathered: whole weights that ZeRO-3 has fetched, at most.
+Activations: of a micro-batch of max_length with answers of max_new_tokens.
+Not counted: the CUDA context, the allocator's caches, measuring accuracy."""
 Row = tuple[str, str, Estimate]
 
 
@@ -48,9 +53,9 @@ def print_plan(sweep: Sweep) -> None:
     plan = plan_sweep(sweep, _train_examples(sweep.data))
     console = Console()
     console.print(Text(resolved_yaml(sweep)), soft_wrap=True)
-    for table in (_work_table(plan), _size_table(rows), _memory_table(sweep, rows)):
+    for table, note in (_work(plan), _sizes(rows), _memory(sweep, rows)):
         console.print(table)
-        console.print()
+        console.print(Text(note + "\n"), soft_wrap=True)
 
 
 def _train_examples(data: DataSpec) -> int | None:
@@ -61,6 +66,8 @@ def _train_examples(data: DataSpec) -> int | None:
         try:
             return len(load_task(data.train, data, ("train",)).train)
         except ValueError:
+            if data.train not in HUB_TASKS:
+                raise
             return data.limits.train
 
 
@@ -101,50 +108,43 @@ def _estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimat
 
 
 def _written(values: dict[str, object]) -> str:
-    """`density {lora_rank: 8}`: the choice as in the sweep file."""
-    parts = (f"{path.partition('.')[2]} {json.dumps(value).replace(chr(34), '')}" for path, value in values.items())
-    return ", ".join(parts)
+    """`rank 8, target_modules [q_proj]`; a density as LoRA is `lora_rank 8`."""
+    fields: dict[str, object] = {}
+    for path, value in values.items():
+        fields |= value if isinstance(value, dict) else {path.partition(".")[2]: value}
+    return ", ".join(f"{field} {value}" for field, value in fields.items())
 
 
-def _work_table(plan: SweepPlan) -> Table:
+def _work(plan: SweepPlan) -> tuple[Table, str]:
     table = _table("Runs", ("Method",), ("Configurations", "Seeds", "Runs", "Steps a run"))
     for method in plan.methods:
         row = method.configurations, plan.seeds, method.runs, method.steps_per_run
         table.add_row(method.method, *map(_count, row))
     table.add_section()
-    table.add_row(
-        "together", *map(_count, (plan.configurations, plan.seeds, plan.runs)), f"{_count(plan.steps)} in all"
-    )
-    unknown = "\n-: epochs x examples: unknown until the data is read" if plan.steps is None else ""
-    table.caption = f"Steps are optimizer steps, at most.{unknown}"
-    return table
+    table.add_row("together", *map(_count, (plan.configurations, plan.seeds, plan.runs)), "")
+    if plan.steps is None:
+        return table, f"Optimizer steps: epochs x examples: {_count(None)} until the data is read."
+    return table, f"Optimizer steps, at most; in all runs together {plan.steps:,}."
 
 
-def _size_table(rows: Iterable[Row]) -> Table:
-    table = _table("Trained parameters", ("Method", "With"), ("Trained (k)", "Density k/N", "trainable_percent"))
-    table.caption = "N: all parameters of the base model. trainable_percent: 100 k/(N+k), as PEFT prints it."
+def _sizes(rows: Iterable[Row]) -> tuple[Table, str]:
+    table = _table("Trained parameters", ("Method", "With"), ("k", "Density k/N", "trainable_percent"))
     for name, choice, each in rows:
         table.add_row(name, Text(choice), _count(each.trained), f"{each.density:.4g}", f"{each.trainable_percent:.4f}")
-    return table
+    return table, "N: all parameters of the base model. trainable_percent: 100 k/(N+k), as PEFT prints it."
 
 
-def _memory_table(sweep: Sweep, rows: Sequence[Row]) -> Table:
+def _memory(sweep: Sweep, rows: Sequence[Row]) -> tuple[Table, str]:
     parts = dict(_PARTS)
     if any(each.offloaded for *_, each in rows):
-        parts["Host instead"] = lambda each: each.offloaded
+        parts["On the host"] = lambda each: each.offloaded
     workers, dtype = sweep.resources.workers_per_slot, sweep.model.dtype
-    stage = zero_stage(sweep.deepspeed, dtype)
-    table = _table(
-        f"Memory of each of {workers} worker(s), ZeRO stage {stage}, {dtype}", ("Method", "With"), list(parts)
-    )
-    table.caption = (
-        "Estimated. Total: the peak; scores are gone when values come. Gathered: weights fetched by ZeRO-3, at most.\n"
-        "Activations: a micro-batch of max_length, answers of max_new_tokens. Not counted: CUDA context, caches, "
-        "evaluation."
-    )
+    stage = zero_stage(sweep.deepspeed, getattr(torch, dtype))
+    title = f"Memory per worker ({workers} in a slot, ZeRO stage {stage}, {dtype}), estimated"
+    table = _table(title, ("Method", "With"), list(parts))
     for name, choice, each in rows:
         table.add_row(name, Text(choice), *(_size(part(each)) for part in parts.values()))
-    return table
+    return table, _MEMORY_NOTE
 
 
 def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
@@ -158,7 +158,7 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def _count(number: int | None) -> str:
-    return "-" if number is None else f"{number:,}"
+    return "unknown" if number is None else f"{number:,}"
 
 
 def _size(count: int) -> str:

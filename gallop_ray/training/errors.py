@@ -3,7 +3,3 @@
 
 class Diverged(Exception):
     """The training loss is no longer a finite number."""
-
-
-class Refused(ValueError):
-    """What was asked for cannot be run; the message says what to change."""

@@ -202,9 +202,8 @@ class _Split:
             return self.itemsize * k
         own, bucket = self._own(k), int(self.zero["reduce_bucket_size"])
         if self.stage == 3:
-            return self.itemsize * (own + bucket) + _FLOAT32 * min(
-                own, int(self.zero.get("sub_group_size", _SUB_GROUP))
-            )
+            at_once = min(own, int(self.zero.get("sub_group_size", _SUB_GROUP)))
+            return self.itemsize * (own + bucket) + _FLOAT32 * at_once
         return max(self.itemsize * (bucket + (k if self.stage == 1 else own)), (self.itemsize + _FLOAT32) * own)
 
 
@@ -212,8 +211,9 @@ def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: 
     """Bytes alive when the backward pass is at its largest, beside weights and gradients of weights."""
     shape = training.micro_batch_size, training.max_length
     saved, vocabulary = _saved_by(module, shape)
+    itemsize: int = model.dtype.itemsize
     # The way back from the answers' logits to all logits takes two steps, each with a gradient of all logits.
-    logits = 2 * math.prod(shape) * vocabulary * model.dtype.itemsize + shape[0] * answer * vocabulary * _FLOAT32
+    logits = 2 * math.prod(shape) * vocabulary * itemsize + shape[0] * answer * vocabulary * _FLOAT32
     if not training.gradient_checkpointing:
         return saved + logits
     with _checkpointing(model, training):

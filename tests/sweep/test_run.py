@@ -1,6 +1,7 @@
 """A sweep from end to end through the command: killed half-way, carried on, complete, and not run again."""
 
 import json
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,26 +19,29 @@ from gallop_ray.training.models import load_model
 from tests.sweep import command
 
 
-def _kill_after_first_result(sweep: Path, folder: SweepFolder) -> None:
+def _stop_after(results: int, number: signal.Signals, sweep: Path, folder: SweepFolder) -> tuple[int, str]:
+    """Start the sweep and signal the driver when so many runs have finished; its exit code and what it printed."""
     process = command.start("run", sweep)
     until = time.monotonic() + 300
-    while not any(run.result() for run in folder.runs()):
+    while sum(run.result() is not None for run in folder.runs()) < results:
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until, "no run finished"
+        assert time.monotonic() < until, "too few runs finished"
         time.sleep(0.2)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A tiny sweep of four methods whose driver was killed after the first result and then run again to its end."""
+    """A tiny sweep of four methods, interrupted after one result, killed after three, then run to its end."""
     tmp = tmp_path_factory.mktemp("sweep")
     sweep, folder = command.write_sweep(tmp), SweepFolder(tmp / "runs" / "tiny")
-    _kill_after_first_result(sweep, folder)
+    interrupted = _stop_after(1, signal.SIGINT, sweep, folder)
+    _stop_after(3, signal.SIGKILL, sweep, folder)
     early = {run.path: (run.path / "result.json").stat().st_mtime_ns for run in folder.runs() if run.result()}
     done = command.run("run", sweep)
-    return {"tmp": tmp, "sweep": sweep, "folder": folder, "early": early, "done": done}
+    return {"tmp": tmp, "sweep": sweep, "folder": folder, "early": early, "done": done, "interrupted": interrupted}
 
 
 def test_ends_well_and_shows_every_method(finished: dict[str, Any]) -> None:
@@ -46,13 +50,20 @@ def test_ends_well_and_shows_every_method(finished: dict[str, Any]) -> None:
         assert word in finished["done"].stdout
 
 
+def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(finished: dict[str, Any]) -> None:
+    code, output = finished["interrupted"]
+    assert code == 130, output
+    assert "The same command goes on from here" in output
+    assert "Traceback" not in output
+
+
 def test_every_run_once_and_what_was_finished_not_again(finished: dict[str, Any]) -> None:
     lines = [json.loads(line) for line in (finished["folder"].path / "results.jsonl").read_text().splitlines()]
     runs = Counter((line["configuration"], line["seed"]) for line in lines)
     assert len(runs) == 10, "5 configurations with 2 seeds"
     assert set(runs.values()) == {1}
     assert {line["status"] for line in lines} == {"finished"}
-    assert finished["early"], "something had finished before the kill"
+    assert len(finished["early"]) >= 3
     for path, written in finished["early"].items():
         assert (path / "result.json").stat().st_mtime_ns == written
     for name in ("id_accuracy", "ood_accuracy", "forget_ratio", "collapse_rate"):

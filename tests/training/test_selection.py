@@ -1,5 +1,6 @@
 """Gradients, scores and masks of a run equal slow single-process references, however the work is dealt out."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -46,25 +47,22 @@ def reference_gradients(
     return sums
 
 
-def gradients(resident: Resident, checkpointing: bool, micro_batch_size: int) -> dict[str, Tensor]:
-    """The summed gradients that this rank owns."""
-    training = resident.sweep.training.model_copy(
-        update={"gradient_checkpointing": checkpointing, "micro_batch_size": micro_batch_size}
-    )
-    owned = OwnedGradients(find_candidates(resident.model))
-    with _checkpointing(resident.model, training), owned.listening(), resident.usable(resident.model, training):
-        accumulate(resident, resident.train[:EXAMPLES], training, Phases(Silent(Path())))
-    return {owned.candidates[i].name: owned.take(i) for i in owned.owned}
-
-
-def many_gradients(stages: Sequence[int], dtype: str = "float32") -> dict[tuple, dict[str, Tensor]]:
-    answers = {}
-    for stage in stages:
-        resident = tiny.resident(tiny.sweep(stage, dtype))
-        for checkpointing in (False, True):
-            for size in MICRO_BATCHES:
-                answers[stage, checkpointing, size] = gradients(resident, checkpointing, size)
+def gradients(resident: Resident) -> dict[tuple[bool, int], dict[str, Tensor]]:
+    """The summed gradients that this rank owns, by gradient checkpointing and size of the micro-batches."""
+    owned, answers = OwnedGradients(find_candidates(resident.model)), {}
+    with owned.listening(), resident.usable(resident.model, resident.sweep.training):
+        for checkpointing, size in itertools.product((False, True), MICRO_BATCHES):
+            update = {"gradient_checkpointing": checkpointing, "micro_batch_size": size}
+            training = resident.sweep.training.model_copy(update=update)
+            with _checkpointing(resident.model, training):
+                accumulate(resident, resident.train[:EXAMPLES], training, Phases(Silent(Path())))
+            answers[checkpointing, size] = {owned.candidates[i].name: owned.take(i) for i in owned.owned}
     return answers
+
+
+def gradients_at(stages: Sequence[int], dtype: str = "float32") -> dict[tuple[int, bool, int], dict[str, Tensor]]:
+    found = {stage: gradients(tiny.resident(tiny.sweep(stage, dtype))) for stage in stages}
+    return {(stage, *setting): owned for stage, answers in found.items() for setting, owned in answers.items()}
 
 
 def error(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
@@ -77,7 +75,7 @@ def error(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("world", WORLDS)
 def test_gradients_equal_the_reference_however_they_are_dealt_out(ranks: Callable, world: int) -> None:
     expected = reference_gradients(tiny.examples()[:EXAMPLES], torch.float32)
-    answers = ranks(world)(many_gradients, (0, 3))
+    answers = ranks(world)(gradients_at, (0, 3))
     assert len(answers[0]) == 12
     for setting in answers[0]:
         owned = [answer[setting] for answer in answers]
@@ -88,7 +86,7 @@ def test_gradients_equal_the_reference_however_they_are_dealt_out(ranks: Callabl
 
 def test_bfloat16_gradients_are_near_the_reference(ranks: Callable) -> None:
     expected = reference_gradients(tiny.examples()[:EXAMPLES], torch.bfloat16)
-    answers = ranks(2)(many_gradients, (1, 3), "bfloat16")
+    answers = ranks(2)(gradients_at, (1, 3), "bfloat16")
     for setting in answers[0]:
         together = {n: g for answer in answers for n, g in answer[setting].items()}
         assert error(together, expected) < 0.03, setting

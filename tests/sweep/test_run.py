@@ -22,13 +22,16 @@ from tests.sweep import command
 def _stop_after(results: int, number: signal.Signals, sweep: Path, folder: SweepFolder) -> tuple[int, str]:
     """Start the sweep and signal the driver when so many runs have finished; its exit code and what it printed."""
     process = command.start("run", sweep)
-    until = time.monotonic() + 300
-    while sum(run.result() is not None for run in folder.runs()) < results:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until, "too few runs finished"
-        time.sleep(0.2)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    until = time.monotonic() + 400
+    try:
+        while sum(run.result() is not None for run in folder.runs()) < results:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < until, "too few runs finished"
+            time.sleep(0.2)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     return process.returncode, output
 
 

@@ -148,7 +148,7 @@ def _memory(sweep: Sweep, rows: Sequence[Row]) -> tuple[Table, str]:
 
 
 def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.title_justify = table.caption_justify = "left"
     for heading in left:
         table.add_column(heading)

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -37,8 +38,8 @@ def deepspeed_config(
 
     What the user passes in `extra` is merged in; what the run depends on wins.
     """
-    # DeepSpeed's buckets are 2 GB a step by default; they need not be larger than what is trained.
-    bucket = min(max(trained, 1024), 500_000_000)
+    # DeepSpeed's buckets are 2 GB a step by default; they need not be larger than what is trained. It wants even sizes.
+    bucket = min(1024 * math.ceil(max(trained, 1) / 1024), 500_000_000)
     defaults = {"zero_optimization": {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}}
     zero: dict[str, Any] = {"stage": zero_stage(spec, dtype)}
     if zero["stage"] == 3:

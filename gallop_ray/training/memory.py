@@ -25,7 +25,7 @@ from gallop_ray.sparse.mask import Mask, index_dtype
 from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
 from gallop_ray.training.engine import deepspeed_config
-from gallop_ray.training.run import _checkpointing
+from gallop_ray.training.run import checkpointing
 
 _FLOAT32 = 4
 _MOMENTS = 2  # of AdamW, both float32
@@ -53,7 +53,7 @@ class Estimate:
     """What is trained, beside the weights: values, gradients, float32 masters, AdamW's moments; and the mask, and the
     copy of what the run changes, to come back to."""
     activations: int
-    """What autograd saves for the backward pass of a micro-batch of full length, and the gradients of the logits."""
+    """What autograd saves for the backward pass of a micro-batch of full length, and what it then passes on."""
     offloaded: int
 
     @property
@@ -86,19 +86,19 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         k = sum(p.numel() for p in trained)
         config = deepspeed_config(sweep.deepspeed, training, model.dtype, workers, k)
         split = _Split(config["zero_optimization"], workers, model.dtype.itemsize)
-        weights, values = split.stored(base), split.values(base, trained, bool(candidates))
+        weights, (values, on_host) = split.stored(base), split.values(base, trained, bool(candidates))
         answer = min(sweep.evaluation.max_new_tokens + 1, training.max_length - 1)
-        activations = _activations(attachment.module, model, training, answer)
-    on_host = split.offload_parameters * weights
+        formed = [c.linear.weight for c in candidates] or trained
+        activations = _activations(attachment.module, model, training, answer, formed)
     return Estimate(
         parameters=total,
         trained=k,
-        weights=weights - on_host,
+        weights=0 if split.offload_parameters else weights,
         gathered=split.gathered(total),
         scores=_FLOAT32 * _largest_share([c.numel for c in candidates], workers),
-        values=values.device,
+        values=values,
         activations=activations,
-        offloaded=on_host + values.host,
+        offloaded=on_host + weights * split.offload_parameters,
     )
 
 
@@ -141,14 +141,6 @@ def _largest_share(sizes: Sequence[int], workers: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Bytes:
-    """Bytes on the worker's device, and in its host's memory instead."""
-
-    device: int
-    host: int
-
-
-@dataclass(frozen=True)
 class _Split:
     """How DeepSpeed splits a run over the workers: its zero_optimization section, and bytes a number of the model."""
 
@@ -175,8 +167,11 @@ class _Split:
             return 0
         return self.itemsize * min(total, int(self.zero.get("stage3_max_live_parameters", _LIVE_PARAMETERS)))
 
-    def values(self, base: Sequence[Tensor], trained: Sequence[Tensor], masked: bool) -> _Bytes:
-        """All that comes with the trained parameters. Base parameters among them are stored with the weights."""
+    def values(self, base: Sequence[Tensor], trained: Sequence[Tensor], masked: bool) -> tuple[int, int]:
+        """Bytes of all that comes with the trained parameters, on the device and on the host instead.
+
+        Base parameters among them are stored with the weights; their copy is counted here.
+        """
         of_base = {id(p) for p in base}
         changed = self.stored([p for p in trained if id(p) in of_base])
         added = self.stored([p for p in trained if id(p) not in of_base])
@@ -186,7 +181,7 @@ class _Split:
         state, gradients = self._state(k), self._gradients(k)
         on_host = state + gradients if "offload_optimizer" in self.zero else 0
         on_host += changed + added if self.offload_parameters else 0
-        return _Bytes(changed + added + mask + state + gradients - on_host, on_host)
+        return changed + added + mask + state + gradients - on_host, on_host
 
     def _own(self, k: int) -> int:
         """The trained parameters whose optimizer state is on one worker."""
@@ -207,36 +202,54 @@ class _Split:
         return max(self.itemsize * (bucket + (k if self.stage == 1 else own)), (self.itemsize + _FLOAT32) * own)
 
 
-def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: int) -> int:
-    """Bytes alive when the backward pass is at its largest, beside weights and gradients of weights."""
-    shape = training.micro_batch_size, training.max_length
-    saved, vocabulary = _saved_by(module, shape)
-    itemsize: int = model.dtype.itemsize
-    # The way back from the answers' logits to all logits takes two steps, each with a gradient of all logits.
-    logits = 2 * math.prod(shape) * vocabulary * itemsize + shape[0] * answer * vocabulary * _FLOAT32
-    if not training.gradient_checkpointing:
-        return saved + logits
-    with _checkpointing(model, training):
-        kept, _ = _saved_by(module, shape)
-    blocks = sum(isinstance(m, GradientCheckpointingLayer) for m in model.modules())
-    # The gradients of the logits are gone when the first block is computed anew.
-    return kept + max(logits, (saved - kept) // max(1, blocks))
+def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: int, formed: Sequence[Tensor]) -> int:
+    """Bytes alive when the backward pass is at its largest, beside weights and what it leaves behind.
 
-
-def _saved_by(module: nn.Module, shape: tuple[int, int]) -> tuple[int, int]:
-    """What a forward pass in training mode saves for backward, in bytes, and the size of the vocabulary.
-
-    shape: (examples, tokens) of the batch.
+    answer: tokens of an answer. formed: the matrices whose whole gradient is formed, one at a time.
     """
-    examples, tokens = shape
-    ids = torch.empty(shape, dtype=torch.long, device="meta")
-    # As for padded batches; a mask of two dimensions would be looked into.
-    mask = torch.empty(examples, 1, tokens, tokens, dtype=torch.bool, device="meta")
+    inputs = _batch(training.micro_batch_size, training.max_length)
+    blocks = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
     module.train()
-    with _FusedAttention():
-        saved, output = saved_for_backward(module, lambda: module(input_ids=ids, attention_mask=mask, use_cache=False))
+    with _FusedAttention(), checkpointing(model, training), _calls(blocks[-1:]) as calls:
+        saved, output = saved_for_backward(module, lambda: module(**inputs, use_cache=False))
+        again: int = 0
+        if training.gradient_checkpointing:
+            block, args, kwargs = calls[0]
+            again, _ = saved_for_backward(block, lambda: block.forward(*args, **kwargs))
     module.eval()
-    return saved, output.logits.shape[-1]
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    itemsize: int = model.dtype.itemsize
+    of_head: int = itemsize * sum(p.numel() for p in formed if p is head)
+    of_block: int = itemsize * max((p.numel() for p in formed if p is not head and p is not embedding), default=0)
+    logits: int = itemsize * output.logits.numel()
+    answers: int = _FLOAT32 * training.micro_batch_size * answer * output.logits.shape[-1]
+    # In turn: from the answers' logits to all logits, in two steps; the head; the last block, maybe computed anew.
+    return saved + max(answers + 2 * logits, logits + of_head, again + of_block)
+
+
+def _batch(examples: int, tokens: int) -> dict[str, Tensor]:
+    """A batch with padding, as the model sees it."""
+    return {
+        "input_ids": torch.empty(examples, tokens, dtype=torch.long, device="meta"),
+        # The model would make this of the usual mask of two dimensions, but look into that one first.
+        "attention_mask": torch.empty(examples, 1, tokens, tokens, dtype=torch.bool, device="meta"),
+    }
+
+
+@contextmanager
+def _calls(modules: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, Any, Any]]]:
+    """The calls of these modules while this is open: module, arguments, keyword arguments."""
+    calls: list[tuple[nn.Module, Any, Any]] = []
+
+    def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls.append((module, args, kwargs))
+
+    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def saved_for_backward(module: nn.Module, forward: Callable[[], Any]) -> tuple[int, Any]:

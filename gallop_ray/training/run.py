@@ -62,7 +62,7 @@ def execute(
     training = configuration.training
     torch.manual_seed(seed)
     with (
-        _checkpointing(resident.model, training),
+        checkpointing(resident.model, training),
         _attached(resident, configuration, seed, phases) as (attachment, mask),
     ):
         trained = sum(full_shape(p).numel() for p in attachment.parameters)
@@ -132,7 +132,7 @@ def _attached(
 
 
 @contextmanager
-def _checkpointing(model: Any, training: TrainingSpec) -> Iterator[None]:
+def checkpointing(model: Any, training: TrainingSpec) -> Iterator[None]:
     """Gradient checkpointing while this is open, where the run asks for it."""
     if not training.gradient_checkpointing:
         yield

@@ -16,7 +16,7 @@ from gallop_ray.tasks.encode import answer_loss, collate
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import batches, learning_rate, train
 from gallop_ray.training.phases import Phases
-from gallop_ray.training.run import _checkpointing
+from gallop_ray.training.run import checkpointing
 from tests.training import tiny
 
 
@@ -42,9 +42,10 @@ def sparse_losses(sweep: Sweep, runs: int = 1) -> dict[str, Any]:
         mask = Mask({n: m.view(-1).nonzero().view(-1).to(torch.int32) for n, m in masks.items() if m.any()})
         delta = SparseDelta(resident.model, find_candidates(resident.model), mask)
         reporter = Losses()
-        with _checkpointing(resident.model, training):
+        with checkpointing(resident.model, training):
             optimizer = torch.optim.AdamW(delta.parameters, lr=1.0, weight_decay=training.weight_decay)
-            engine = Engine(delta.module, resident.config(training, 4000), optimizer)
+            config = resident.config(training, sum(p.numel() for p in delta.parameters))
+            engine = Engine(delta.module, config, optimizer)
             train(resident, delta, engine, training, 3, Phases(reporter), reporter)
             engine.close()
         trained = {n: w for n, w in tiny.whole_weights(resident.model).items() if not n.endswith(".values")}

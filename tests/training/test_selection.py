@@ -19,7 +19,7 @@ from gallop_ray.tasks.encode import Encoded, answer_loss, collate
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
-from gallop_ray.training.run import _checkpointing
+from gallop_ray.training.run import checkpointing
 from gallop_ray.training.selection import accumulate, select, selection_examples
 from tests.training import tiny
 
@@ -54,7 +54,7 @@ def gradients(resident: Resident) -> dict[tuple[bool, int], dict[str, Tensor]]:
         for checkpointing, size in itertools.product((False, True), MICRO_BATCHES):
             update = {"gradient_checkpointing": checkpointing, "micro_batch_size": size}
             training = resident.sweep.training.model_copy(update=update)
-            with _checkpointing(resident.model, training):
+            with checkpointing(resident.model, training):
                 accumulate(resident, resident.train[:EXAMPLES], training, Phases(Silent(Path())))
             answers[checkpointing, size] = {owned.candidates[i].name: owned.take(i) for i in owned.owned}
     return answers

@@ -51,8 +51,8 @@ def gradients(resident: Resident) -> dict[tuple[bool, int], dict[str, Tensor]]:
     """The summed gradients that this rank owns, by gradient checkpointing and size of the micro-batches."""
     owned, answers = OwnedGradients(find_candidates(resident.model)), {}
     with owned.listening(), resident.usable(resident.model, resident.sweep.training):
-        for checkpointing, size in itertools.product((False, True), MICRO_BATCHES):
-            update = {"gradient_checkpointing": checkpointing, "micro_batch_size": size}
+        for recompute, size in itertools.product((False, True), MICRO_BATCHES):
+            update = {"gradient_checkpointing": recompute, "micro_batch_size": size}
             training = resident.sweep.training.model_copy(update=update)
             with checkpointing(resident.model, training):
                 accumulate(resident, resident.train[:EXAMPLES], training, Phases(Silent(Path())))

@@ -56,7 +56,7 @@ def gradients(resident: Resident) -> dict[tuple[bool, int], dict[str, Tensor]]:
             training = resident.sweep.training.model_copy(update=update)
             with checkpointing(resident.model, training):
                 accumulate(resident, resident.train[:EXAMPLES], training, Phases(Silent(Path())))
-            answers[checkpointing, size] = {owned.candidates[i].name: owned.take(i) for i in owned.owned}
+            answers[recompute, size] = {owned.candidates[i].name: owned.take(i) for i in owned.owned}
     return answers
 
 

@@ -65,8 +65,9 @@ class SparseDelta:
     def detach(self) -> None:
         """Restore the base weights bit for bit, and the plain linear layers."""
         self._write(self._base)
-        for c in self._places:
+        for c, layer in zip(self._places, self._layers, strict=True):
             setattr(c.parent, c.attribute, c.linear)
+            layer.release()
 
     def _read(self) -> list[Tensor]:
         return [read_entries(c.linear.weight, i) for c, i in zip(self._places, self._indices, strict=True)]

@@ -45,6 +45,13 @@ class SparseLinear(nn.Module):
         self.register_buffer("indices", indices, persistent=False)
         self.values = nn.Parameter(values)
 
+    def release(self) -> None:
+        """Give the memory back. Under ZeRO-3 DeepSpeed's closures keep layers alive that nobody else knows."""
+        stored = getattr(self.values, "ds_tensor", self.values)
+        stored.data = stored.new_empty(0)
+        self.values.grad = None
+        self.indices = self.indices.new_empty(0)
+
     def forward(self, x: Tensor) -> Tensor:
         """y = x W^T + b for x (..., in)."""
         return _SparseMatmul.apply(x, self.weight, self.bias, self.values, self.indices)  # type: ignore[no-any-return,no-untyped-call]

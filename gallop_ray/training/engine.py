@@ -130,6 +130,11 @@ class Engine:
                 current.clear()
                 current.update(before)
         parameter_offload.FWD_MODULE_STACK.clear()
+        # Under ZeRO-3 closures inside DeepSpeed still hold the engine and its optimizer: let them hold empty shells.
+        optimizer = self._engine.optimizer
+        for shell in (getattr(optimizer, "optimizer", None), optimizer, self._engine):
+            if shell is not None:
+                vars(shell).clear()
         self._hooks = []
         del self._engine
         gc.collect()

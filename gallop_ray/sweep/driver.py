@@ -63,10 +63,11 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
         display = stack.enter_context(SweepDisplay(folder, plan_sweep(sweep, None).runs, sweep.objective))
         stack.enter_context(_mirrored(folder, sweep))
         display.note(f"{sweep.name}: records in {folder.path}")
-        pool = stack.enter_context(_slots(sweep, folder, verbose, display.note))
-        _measure_base(pool, sweep, folder, display.note)
-        _search(sweep, folder, studies, pool)
-        folder.rebuild_results()
+        if not studies.exhausted:
+            pool = stack.enter_context(_slots(sweep, folder, verbose, display.note))
+            _measure_base(pool, sweep, folder, display.note)
+            _search(sweep, folder, studies, pool)
+            folder.rebuild_results()
     return folder
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.jobs import Job, Outcome
@@ -43,6 +41,10 @@ class Slot:
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
         config = {"slot": me, "name": self._name, "sweep": self._sweep.model_dump_json(), "folder": self._folder}
+        # Imported here, in the slot's own process: torch comes along, and neither driver nor pool needs it.
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
         from gallop_ray.sweep.worker import serve
 
         trainer = TorchTrainer(

@@ -43,6 +43,12 @@ class Studies:
         self._leftover: list[str] = []
         self._tried = {name: self._replay(study) for name, study in self._studies.items()}
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether next() has nothing to hand out."""
+        spent = all(len(self._tried[name]) >= wanted for name, wanted in self._wanted.items())
+        return spent and not self._leftover
+
     def next(self) -> str | None:
         """The key of the next configuration to run, its folder created; None when the budget has been handed out.
 

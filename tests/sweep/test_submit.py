@@ -68,7 +68,7 @@ def test_quickstart_through_ray_job_submit(head: tuple[str, dict[str, str]], tmp
     _wait_for(address, env)
     stranger = {k: v for k, v in env.items() if not k.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
     assert _submit(address, stranger, "--version").returncode != 0, "without the token nothing is accepted"
-    overrides = [part for value in (*_QUICK, f"output={tmp_path / 'runs'}") for part in ("--set", f"'{value}'")]
+    overrides = [part for value in (*_QUICK, f"output={tmp_path / 'runs'}") for part in ("--set", value)]
     done = _submit(address, env, "run", "sweeps/quickstart.yaml", *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout

@@ -19,6 +19,8 @@ _RAY = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # By default as many as CPUs, and four times that is worth a warning to Ray; but ours mostly wait.
+    "RAY_worker_maximum_startup_concurrency": "16",
 }
 _PASSED_ON = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
 

@@ -94,7 +94,8 @@ class Engine:
 
     def __init__(self, module: nn.Module, config: Mapping[str, Any], optimizer: torch.optim.Optimizer | None) -> None:
         self.module = module
-        self._hooks = [(m, {h: dict(getattr(m, h)) for h in _HOOKS}) for m in module.modules()]
+        self._before = [(m, dict(vars(m)), {h: dict(getattr(m, h)) for h in _HOOKS}) for m in module.modules()]
+        self._parameters = [(p, set(vars(p))) for p in module.parameters()]
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(config))
 
     def __call__(self, **inputs: Tensor) -> Any:
@@ -124,17 +125,26 @@ class Engine:
         if self._engine.zero_optimization_partition_weights():
             self._engine.empty_partition_cache()
         self._engine.destroy()
-        for module, hooks in self._hooks:
-            for name, before in hooks.items():
-                current = getattr(module, name)
-                current.clear()
-                current.update(before)
+        self._restore()
         parameter_offload.FWD_MODULE_STACK.clear()
         # Under ZeRO-3 closures inside DeepSpeed still hold the engine and its optimizer: let them hold empty shells.
         optimizer = self._engine.optimizer
         for shell in (getattr(optimizer, "optimizer", None), optimizer, self._engine):
             if shell is not None:
                 vars(shell).clear()
-        self._hooks = []
+        self._before, self._parameters = [], []
         del self._engine
         gc.collect()
+
+    def _restore(self) -> None:
+        """Take off all that DeepSpeed hung on modules and parameters: another engine would use what it finds there."""
+        for module, attributes, hooks in self._before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for name, before in hooks.items():
+                current = getattr(module, name)
+                current.clear()
+                current.update(before)
+        for parameter, names in self._parameters:
+            for name in vars(parameter).keys() - names:
+                delattr(parameter, name)

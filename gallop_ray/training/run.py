@@ -137,12 +137,14 @@ def checkpointing(model: Any, training: TrainingSpec) -> Iterator[None]:
     if not training.gradient_checkpointing:
         yield
         return
-    # Reentrant checkpointing asks the frozen embeddings for gradients, and hides the layers from autograd's inputs.
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Reentrant checkpointing hides the layers from autograd's inputs.
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    # transformers lets the frozen embeddings ask for gradients, which only the reentrant kind needs, and for ever.
+    model.disable_input_require_grads()
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        model.activation_checkpointing_disable()
 
 
 def _size(resident: Resident, trained: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gallop_ray.methods import MaskMethod
 from gallop_ray.sparse.budget import entries_to_choose
@@ -57,7 +58,10 @@ def accumulate(resident: Resident, examples: Sequence[Encoded], training: Traini
     ordered = sorted(examples, key=lambda e: len(e.input_ids))
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     model = resident.model
-    model.train(training.gradient_checkpointing)
+    model.eval()
+    for block in model.modules():
+        # Checkpointing works in training mode only; what is inside the blocks stays free of dropout.
+        block.training = training.gradient_checkpointing and isinstance(block, GradientCheckpointingLayer)
     phases.first_forward()
     for turn in range(-(-len(batches) // world)):
         index = turn * world + rank()

@@ -1,0 +1,79 @@
+"""The quickstart sweep through `ray job submit`, on a local head with token authentication."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gallop_ray.tracking.records import SweepFolder
+from tests.sweep.command import ROOT
+
+_RAY = str(Path(sys.executable).with_name("ray"))
+_QUICK = (
+    "training.steps=4",
+    "budget.configurations=1",
+    "data.limits={train: 64, validation: 16, test: 16}",
+)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A head node's dashboard address, and the environment with the token that it asks for."""
+    token = tmp_path / "token"
+    token.write_text("a-token-for-this-test-only-0123456789")
+    env = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "OMP_NUM_THREADS": "1",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    }
+    port, dashboard = _free_port(), _free_port()
+    command = [_RAY, "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--block"]
+    log = (tmp_path / "head.log").open("w")
+    process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    try:
+        yield f"http://127.0.0.1:{dashboard}", env
+    finally:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()  # asked to end, Ray takes half a minute
+        process.wait()
+
+
+def _submit(address: str, env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    entry = [sys.executable, "-m", "gallop_ray", *arguments]
+    command = [_RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400, check=False)
+
+
+def _wait_for(address: str, env: dict[str, str]) -> None:
+    for _ in range(30):
+        listing = [_RAY, "job", "list", "--address", address]
+        if subprocess.run(listing, env=env, capture_output=True, timeout=60, check=False).returncode == 0:
+            return
+    raise AssertionError("the head did not come up")
+
+
+def test_quickstart_through_ray_job_submit(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, env = head
+    _wait_for(address, env)
+    stranger = {k: v for k, v in env.items() if not k.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
+    assert _submit(address, stranger, "--version").returncode != 0, "without the token nothing is accepted"
+    overrides = [part for value in (*_QUICK, f"output={tmp_path / 'runs'}") for part in ("--set", value)]
+    done = _submit(address, env, "run", "sweeps/quickstart.yaml", *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    results = SweepFolder(tmp_path / "runs" / "quickstart").results()
+    assert {r["method"] for r in results} == {"gallop", "random", "lora", "full"}
+    assert [r["status"] for r in results] == ["finished"] * 8

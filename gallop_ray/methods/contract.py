@@ -1,16 +1,20 @@
 """What a training method has to provide.
 
-A mask method scores whole matrices; it never sees ranks, DeepSpeed or the number of entries to choose. Any other method
-attaches its trainable parameters itself.
+A mask method scores whole matrices; it never sees ranks or DeepSpeed. A refreshed method chooses again while it trains.
+Any other method attaches its trainable parameters itself.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from gallop_ray.sparse.budget import Quota, quotas
+from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.spec.methods import MaskMethodSpec
 
 
 class Attachment(Protocol):
@@ -23,7 +27,7 @@ class Attachment(Protocol):
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimizer trains."""
+        """What the optimizer trains; nothing where the base model is to be measured as it is."""
         ...
 
     def write(self) -> None:
@@ -46,9 +50,25 @@ class Attachment(Protocol):
 class MaskMethod(ABC):
     """A method that trains the entries with the largest scores."""
 
-    needs_gradients: ClassVar[bool]
-    selection_ratio: float | None = None
-    """Share of the training set whose mean gradient is scored; None where no gradient is."""
+    needs_gradients: ClassVar[bool] = False
+    entries_per_unit: int = 1
+    """How many entries one position in the scores stands for."""
+
+    def __init__(self, spec: MaskMethodSpec) -> None:
+        self.spec: Any = spec
+
+    @property
+    def selection_ratio(self) -> float | None:
+        """Share of the training set whose mean gradient is scored; None for the first batch, or for no gradient."""
+        ratio: float | None = getattr(self.spec, "selection_ratio", None)
+        return ratio
+
+    def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
+        """How many entries (or units, see `entries`) to choose, and from which matrices; `total` is N.
+
+        Raises ValueError for a density that the candidates cannot hold.
+        """
+        return quotas(self.spec.density, self.spec.scope, candidates, total)
 
     @abstractmethod
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -58,6 +78,56 @@ class MaskMethod(ABC):
         the selection examples, free to be overwritten; None unless needs_gradients. generator: seeded by the run's
         seed and the matrix's name.
         """
+
+    def entries(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+        """The sorted flat entries of a matrix of `shape` for chosen positions in its scores.
+
+        The same thing, but where a method scores larger units than entries.
+        """
+        return units
+
+
+class RefreshedMethod(MaskMethod):
+    """A mask method that chooses again while it trains; every matrix keeps its number of entries."""
+
+    restores_dropped: ClassVar[bool] = False
+    """Whether an entry that is dropped goes back to its base value, or keeps what it has learnt."""
+    delta_decay: float = 0.0
+    """Strength of the L2 penalty on the delta."""
+
+    @abstractmethod
+    def refreshes_after(self, step: int, steps: int) -> bool:
+        """Whether to choose again after optimizer step `step` (1, 2, ...) of `steps`."""
+
+    def accumulates_in(self, step: int, steps: int) -> bool:
+        """Whether the gradients of this optimizer step (1, 2, ...) are added up for the next choice."""
+        return False
+
+    @abstractmethod
+    def refresh(self, state: "MatrixState") -> Tensor:
+        """The sorted flat indices to train from now on, as many as before, of one whole matrix."""
+
+
+class MatrixState:
+    """One matrix in the middle of training, on the rank that owns it.
+
+    weight: (out, in), as trained so far. gradient: float32 (out, in), the sum since the last choice; None unless
+    accumulated. indices: sorted flat (k,), the entries trained now. delta: float32 (k,), trained minus base. step:
+    optimizer steps done. steps: of the whole run. generator: as for MaskMethod.score.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        gradient: Tensor | None,
+        indices: Tensor,
+        delta: Tensor,
+        step: int,
+        steps: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.weight, self.gradient, self.indices, self.delta = weight, gradient, indices, delta
+        self.step, self.steps, self.generator = step, steps, generator
 
 
 class TunerMethod(ABC):

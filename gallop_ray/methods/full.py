@@ -1,6 +1,6 @@
-"""Full fine-tuning: every parameter of the model."""
+"""Full fine-tuning, what is made of its weights afterwards (WiSE-FT, LiNeS), and no training at all."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -8,16 +8,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gallop_ray.methods.contract import TunerMethod
+from gallop_ray.sparse.budget import layer
 from gallop_ray.sparse.weights import gather, local, rank
-from gallop_ray.spec.methods import FullSpec
+from gallop_ray.spec.methods import FullSpec, LinesSpec, VanillaSpec, WiseFtSpec
+
+Scales = Callable[[nn.Module], Mapping[str, float]]
 
 
 class _FullAttachment:
-    """All parameters, and a copy of what this rank stores of them, to come back to."""
+    """All parameters, and a copy of what this rank stores of them, to come back to.
 
-    def __init__(self, model: nn.Module) -> None:
+    After training each parameter becomes base + scale (trained - base), where scales are given.
+    """
+
+    def __init__(self, model: nn.Module, scales: Scales | None = None) -> None:
         self.module = model
         self._base = {name: local(p).clone() for name, p in model.named_parameters()}
+        self._scales = scales
         model.requires_grad_(True)
 
     @property
@@ -27,8 +34,15 @@ class _FullAttachment:
     def write(self) -> None:
         """The optimizer trains the weights themselves."""
 
+    @torch.no_grad()
     def settle(self) -> None:
-        """The saved weights are the trained ones."""
+        """Scale the change, computed in float32; without scales the saved weights are the trained ones."""
+        if self._scales is None:
+            return
+        scales = self._scales(self.module)
+        for name, parameter in self.module.named_parameters():
+            base, trained = self._base[name].float(), local(parameter)
+            trained.copy_(base + scales[name] * (trained.float() - base))
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """All trained weights in the model's dtype, shared ones once."""
@@ -55,3 +69,68 @@ class Full(TunerMethod):
 
     def attach(self, model: nn.Module) -> _FullAttachment:
         return _FullAttachment(model)
+
+
+class WiseFt(TunerMethod):
+    """Full fine-tuning, then w = base + alpha (trained - base) (WiSE-FT, arXiv 2109.01903)."""
+
+    def __init__(self, spec: WiseFtSpec) -> None:
+        self.spec = spec
+
+    def attach(self, model: nn.Module) -> _FullAttachment:
+        return _FullAttachment(model, lambda m: dict.fromkeys(dict(m.named_parameters()), self.spec.alpha))
+
+
+class Lines(TunerMethod):
+    """Full fine-tuning, then w = base + s_l (trained - base) (LiNeS, arXiv 2410.17146).
+
+    s_l rises linearly from `first` in the first block to `last` in the last one. Parameters before the blocks (in the
+    model's order) have the first scale, those after them the last.
+    """
+
+    def __init__(self, spec: LinesSpec) -> None:
+        self.spec = spec
+
+    def attach(self, model: nn.Module) -> _FullAttachment:
+        return _FullAttachment(model, self._scales)
+
+    def _scales(self, model: nn.Module) -> dict[str, float]:
+        layers = {name: layer(name) for name, _ in model.named_parameters()}
+        blocks = list(dict.fromkeys(filter(None, layers.values())))
+        scales: dict[str, float] = {}
+        depth = 0
+        for name, block in layers.items():
+            # What comes after the blocks counts with the last one, what comes before them with the first.
+            depth = blocks.index(block) if block else (len(blocks) - 1 if depth else 0)
+            scales[name] = self.spec.first + (self.spec.last - self.spec.first) * depth / max(1, len(blocks) - 1)
+        return scales
+
+
+class _NothingAttached:
+    """The base model, untouched."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module = model
+        self.parameters: list[nn.Parameter] = []
+
+    def write(self) -> None:
+        """There is nothing to write."""
+
+    def settle(self) -> None:
+        """There is nothing to settle."""
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """There is nothing to save."""
+
+    def detach(self) -> None:
+        """There is nothing to take off."""
+
+
+class Vanilla(TunerMethod):
+    """No training: what every other method is compared with."""
+
+    def __init__(self, spec: VanillaSpec) -> None:
+        self.spec = spec
+
+    def attach(self, model: nn.Module) -> _NothingAttached:
+        return _NothingAttached(model)

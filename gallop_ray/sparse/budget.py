@@ -1,9 +1,21 @@
-"""How many entries a density asks for."""
+"""How many entries a density asks for, and which matrices share them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.spec.methods import LoraRank
+
+Scope = Literal["global", "per_layer", "per_matrix"]
+
+
+@dataclass(frozen=True)
+class Quota:
+    """k entries to choose among the candidates at these positions, which compete with each other."""
+
+    matrices: tuple[int, ...]
+    k: int
 
 
 def entries_to_choose(density: float | LoraRank, candidates: Sequence[Candidate], total: int) -> int:
@@ -13,13 +25,62 @@ def entries_to_choose(density: float | LoraRank, candidates: Sequence[Candidate]
     that LoRA would train. Raises ValueError where the candidates hold fewer entries than that.
     """
     if isinstance(density, LoraRank):
-        k = sum(density.lora_rank * sum(c.shape) for c in candidates)
+        k = sum(_like_lora(density, c) for c in candidates)
     else:
         k = max(1, round(density * total))
-    available = sum(c.numel for c in candidates)
+    _refuse_beyond(k, sum(c.numel for c in candidates), density, "the target modules hold", total)
+    return k
+
+
+def quotas(density: float | LoraRank, scope: Scope, candidates: Sequence[Candidate], total: int) -> list[Quota]:
+    """The entries to choose, by the matrices that compete.
+
+    Where not all compete, a fraction is shared out in proportion to the matrices' sizes, so that the sum stays exactly
+    k; a lora_rank gives each matrix what LoRA would train there. Raises ValueError as entries_to_choose.
+    """
+    k = entries_to_choose(density, candidates, total)
+    shares = _proportional(k, [c.numel for c in candidates])
+    if isinstance(density, LoraRank):
+        shares = [_like_lora(density, c) for c in candidates]
+        if scope != "global":
+            for c, share in zip(candidates, shares, strict=True):
+                _refuse_beyond(share, c.numel, density, f"{c.name} holds", total)
+    groups: dict[str, list[int]] = {}
+    for position, candidate in enumerate(candidates):
+        groups.setdefault(_group(candidate, scope), []).append(position)
+    found = [Quota(tuple(group), sum(shares[m] for m in group)) for group in groups.values()]
+    return [quota for quota in found if quota.k]
+
+
+def layer(name: str) -> str:
+    """The transformer block that a module or parameter belongs to, by the path's first number; "" outside of blocks."""
+    parts = name.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return "" if number is None else ".".join(parts[: number + 1])
+
+
+def _group(candidate: Candidate, scope: Scope) -> str:
+    if scope == "global":
+        return ""
+    return candidate.name if scope == "per_matrix" else layer(candidate.name)
+
+
+def _like_lora(density: LoraRank, candidate: Candidate) -> int:
+    return density.lora_rank * sum(candidate.shape)
+
+
+def _proportional(k: int, sizes: Sequence[int]) -> list[int]:
+    """k shared out by size; the rounded shares add up to k."""
+    available, before, shares = sum(sizes), 0, []
+    for size in sizes:
+        shares.append(k * (before + size) // available - k * before // available)
+        before += size
+    return shares
+
+
+def _refuse_beyond(k: int, available: int, density: float | LoraRank, holder: str, total: int) -> None:
     if k > available:
         raise ValueError(
-            f"density {density} asks for {k:,} entries, but the target modules hold {available:,} "
+            f"density {density} asks for {k:,} entries, but {holder} {available:,} "
             f"({available / total:.1%} of the model); lower the density or widen target_modules"
         )
-    return k

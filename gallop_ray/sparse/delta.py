@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gallop_ray.sparse.adapter import save_adapter
 from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.entries import contained, positions, union
 from gallop_ray.sparse.layers import SparseLinear
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.sparse.weights import gather_all, rank, read_entries, write_entries
@@ -16,30 +17,83 @@ from gallop_ray.sparse.weights import gather_all, rank, read_entries, write_entr
 class SparseDelta:
     """The chosen entries of a model as ordinary parameters, one vector per matrix that has any.
 
-    A matrix without a chosen entry stays a plain linear layer. Everything here is collective under ZeRO-3.
+    A matrix without a chosen entry stays a plain linear layer. A journal of all entries that were ever chosen, with
+    their base values, serves the adapter and the way back. Everything here is collective under ZeRO-3.
     """
 
     def __init__(self, model: nn.Module, candidates: Sequence[Candidate], mask: Mask) -> None:
         self.module = model
-        self._places = [c for c in candidates if c.name in mask.indices]
-        self._indices = [mask.indices[c.name] for c in self._places]
-        self._base = self._read()
+        self.places = [c for c in candidates if c.name in mask.indices]
+        self.indices = [mask.indices[c.name] for c in self.places]
+        """The entries trained now: sorted flat (k_m,) for each of `places`."""
+        self.touched = list(self.indices)
+        self._base = self._read(self.touched)
         self._deltas: list[Tensor] = []
-        self._layers = [
-            SparseLinear(c.linear, i, b.clone())
-            for c, i, b in zip(self._places, self._indices, self._base, strict=True)
+        self.layers = [
+            SparseLinear(c.linear, i, b.clone()) for c, i, b in zip(self.places, self.indices, self._base, strict=True)
         ]
-        for c, layer in zip(self._places, self._layers, strict=True):
+        for c, layer in zip(self.places, self.layers, strict=True):
             setattr(c.parent, c.attribute, layer)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The trainable vectors, in the candidates' order."""
-        return [layer.values for layer in self._layers]
+        return [layer.values for layer in self.layers]
 
     def write(self) -> None:
         """Write the optimizer's values into the weights; to be called after every optimizer step."""
-        self._write(gather_all(self.parameters))
+        self._write(self.indices, gather_all(self.parameters))
+
+    def base(self) -> list[Tensor]:
+        """The base values of the entries trained now, one (k_m,) per place."""
+        return [
+            base[positions(touched, now)]
+            for base, touched, now in zip(self._base, self.touched, self.indices, strict=True)
+        ]
+
+    def move(self, indices: Sequence[Tensor], restore: bool) -> list[Tensor]:
+        """Train these entries from now on, as many as before in each place, and return their present values.
+
+        Those dropped keep their trained values, or with `restore` go back to the base. The optimizer's share of the
+        change is for the caller.
+        """
+        if restore:
+            for c, old, now, base in zip(self.places, self.indices, indices, self.base(), strict=True):
+                dropped = ~contained(old, now)
+                write_entries(c.linear.weight, old[dropped], base[dropped])
+        self._remember(indices)
+        for layer, now in zip(self.layers, indices, strict=True):
+            layer.indices = now
+        self.indices = list(indices)
+        return self._read(self.indices)
+
+    def _remember(self, indices: Sequence[Tensor]) -> None:
+        """Enter what was never chosen before into the journal; it is at its base value still."""
+        for m, (c, now) in enumerate(zip(self.places, indices, strict=True)):
+            known, values = self.touched[m], self._base[m]
+            whole = union(known, now)
+            base = read_entries(c.linear.weight, whole)
+            base[positions(whole, known)] = values
+            self.touched[m], self._base[m] = whole, base
+
+    def touched_values(self) -> list[Tensor]:
+        """The present values of all entries ever chosen, one vector per place."""
+        return self._read(self.touched)
+
+    @property
+    def refreshed(self) -> bool:
+        """Whether the journal holds more than what is trained now."""
+        return any(t.numel() > now.numel() for t, now in zip(self.touched, self.indices, strict=True))
+
+    def recall(self, touched: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Go back to an earlier state of the journal: by place, all entries ever chosen and their values then.
+
+        Nothing where there was no refresh.
+        """
+        if not touched:
+            return
+        self._remember([touched[c.name][0] for c in self.places])
+        self._write(self.touched, [touched[c.name][1] for c in self.places])
 
     def settle(self) -> None:
         """Make the weights equal to base + delta, computed in float32.
@@ -47,32 +101,33 @@ class SparseDelta:
         Rounding can keep base + (trained - base) one unit from trained. Settling before the last evaluation makes what
         is measured and what the adapter reproduces the same bits.
         """
-        self._deltas = [now.float() - base.float() for now, base in zip(self._read(), self._base, strict=True)]
-        self._write([base.float() + delta for base, delta in zip(self._base, self._deltas, strict=True)])
+        now = self.touched_values()
+        self._deltas = [n.float() - base.float() for n, base in zip(now, self._base, strict=True)]
+        self._write(self.touched, [base.float() + delta for base, delta in zip(self._base, self._deltas, strict=True)])
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the settled delta as an adapter; rank 0 writes."""
-        assert len(self._deltas) == len(self._places), "settle() comes first"
+        assert len(self._deltas) == len(self.places), "settle() comes first"
         if rank() == 0:
-            names = [f"{c.name}.weight" for c in self._places]
+            names = [f"{c.name}.weight" for c in self.places]
             save_adapter(
                 path,
-                dict(zip(names, self._indices, strict=True)),
+                dict(zip(names, self.touched, strict=True)),
                 dict(zip(names, self._deltas, strict=True)),
                 metadata,
             )
 
     def detach(self) -> None:
         """Restore the base weights bit for bit, and the plain linear layers."""
-        self._write(self._base)
-        for c, layer in zip(self._places, self._layers, strict=True):
+        self._write(self.touched, self._base)
+        for c, layer in zip(self.places, self.layers, strict=True):
             setattr(c.parent, c.attribute, c.linear)
             layer.release()
 
-    def _read(self) -> list[Tensor]:
-        return [read_entries(c.linear.weight, i) for c, i in zip(self._places, self._indices, strict=True)]
+    def _read(self, indices: Sequence[Tensor]) -> list[Tensor]:
+        return [read_entries(c.linear.weight, i) for c, i in zip(self.places, indices, strict=True)]
 
     @torch.no_grad()
-    def _write(self, values: Sequence[Tensor]) -> None:
-        for c, indices, v in zip(self._places, self._indices, values, strict=True):
-            write_entries(c.linear.weight, indices, v)
+    def _write(self, indices: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        for c, i, v in zip(self.places, indices, values, strict=True):
+            write_entries(c.linear.weight, i, v)

@@ -18,16 +18,18 @@ def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
 
 class _SparseMatmul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, indices: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, indices)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, layer: "SparseLinear"
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.layer = layer
         return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, indices = ctx.saved_tensors
-        grad = grads[0]
-        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, _weight_gradient(x, grad).view(-1)[indices], None
+        x, weight = ctx.saved_tensors
+        grad_x = grads[0] @ weight if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, ctx.layer.gradient(_weight_gradient(x, grads[0]), weight), None
 
 
 class SparseLinear(nn.Module):
@@ -44,6 +46,20 @@ class SparseLinear(nn.Module):
         self.weight, self.bias = linear.weight, linear.bias
         self.register_buffer("indices", indices, persistent=False)
         self.values = nn.Parameter(values)
+        self.take: Callable[[Tensor], None] | None = None
+        """Is handed each backward pass's dW (out, in), to keep or to change."""
+        self.pull: tuple[float, Tensor] | None = None
+        """Strength of an L2 penalty on the delta, and the base values (k,) that the entries are pulled to."""
+
+    def gradient(self, dense: Tensor, weight: Tensor) -> Tensor:
+        """The gradient (k,) of `values` from dW (out, in)."""
+        chosen = dense.view(-1)[self.indices]
+        if self.pull is not None:
+            strength, base = self.pull
+            chosen += strength * (weight.view(-1)[self.indices] - base)
+        if self.take is not None:
+            self.take(dense)
+        return chosen
 
     def release(self) -> None:
         """Give the memory back. Under ZeRO-3 DeepSpeed's closures keep layers alive that nobody else knows."""
@@ -51,10 +67,11 @@ class SparseLinear(nn.Module):
         stored.data = stored.new_empty(0)
         self.values.grad = None
         self.indices = self.indices.new_empty(0)
+        self.take = self.pull = None
 
     def forward(self, x: Tensor) -> Tensor:
         """y = x W^T + b for x (..., in)."""
-        return _SparseMatmul.apply(x, self.weight, self.bias, self.values, self.indices)  # type: ignore[no-any-return,no-untyped-call]
+        return _SparseMatmul.apply(x, self.weight, self.bias, self.values, self)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _ScoreMatmul(torch.autograd.Function):

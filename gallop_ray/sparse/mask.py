@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.sparse.gradients import assign_owners
 from gallop_ray.sparse.topk import choose, find_threshold
@@ -30,14 +31,25 @@ def index_dtype(numel: int) -> torch.dtype:
     return torch.int32 if numel <= torch.iinfo(torch.int32).max else torch.int64
 
 
-def choose_mask(candidates: Sequence[Candidate], scores: Mapping[int, Tensor], k: int) -> Mask:
-    """The k largest scores over all ranks as a mask that every rank holds. Collective.
+def choose_mask(candidates: Sequence[Candidate], scores: Mapping[int, Tensor], quotas: Sequence[Quota]) -> Mask:
+    """The largest scores of each quota's matrices over all ranks, as a mask that every rank holds. Collective.
 
     `scores` maps the position of each candidate that this rank owns (gallop_ray.sparse.gradients.assign_owners) to its
     float32 scores (out, in). Errors: as find_threshold.
     """
-    threshold = find_threshold(list(scores.values()), k)
-    return share(candidates, choose(scores, threshold, len(candidates)))
+    return share(candidates, choose_within(scores, quotas, len(candidates)))
+
+
+def choose_within(scores: Mapping[int, Tensor], quotas: Sequence[Quota], matrices: int) -> dict[int, Tensor]:
+    """The sorted flat indices of the largest scores in each of this rank's matrices. Collective.
+
+    Arguments and errors: as choose_mask; `matrices` counts the candidates.
+    """
+    chosen = {m: torch.empty(0, dtype=torch.int64, device=s.device) for m, s in scores.items()}
+    for quota in quotas:
+        competing = {m: scores[m] for m in quota.matrices if m in scores}
+        chosen |= choose(competing, find_threshold(list(competing.values()), quota.k), matrices)
+    return chosen
 
 
 def share(candidates: Sequence[Candidate], chosen: Mapping[int, Tensor]) -> Mask:

@@ -4,13 +4,16 @@ Non-negative float32 numbers order as their bit patterns. Three histograms over 
 ranks, therefore pin down the bits of the k-th largest score: about 40 kB per rank, whatever the model's size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gallop_ray.sparse.weights import collective_device, sum_over_ranks
+
+Total = Callable[[Tensor], Tensor]
+"""Adds up counts over those that take part, in place."""
 
 EXCLUDED = -1.0
 """The score of an entry that must never be chosen."""
@@ -37,9 +40,9 @@ def _histogram(values: Sequence[Tensor], shift: int, width: int) -> Tensor:
     return counts
 
 
-def _refuse_invalid(negatives: int, excluded: int, histogram: Tensor, k: int) -> None:
+def _refuse_invalid(negatives: int, excluded: int, histogram: Tensor, k: int, total: Total) -> None:
     """Raise on every rank alike, because the counts are summed before they are looked at."""
-    odd = sum_over_ranks(torch.tensor(negatives - excluded, device=histogram.device)).item()
+    odd = total(torch.tensor(negatives - excluded, device=histogram.device)).item()
     if odd or histogram[_NOT_FINITE:].sum():
         raise ValueError("a score is negative, infinite or NaN; the gradients overflowed or the base model is damaged")
     eligible = int(histogram.sum())
@@ -50,7 +53,7 @@ def _refuse_invalid(negatives: int, excluded: int, histogram: Tensor, k: int) ->
         )
 
 
-def find_threshold(scores: Sequence[Tensor], k: int) -> Threshold:
+def find_threshold(scores: Sequence[Tensor], k: int, total: Total = sum_over_ranks) -> Threshold:
     """The threshold of the k largest of all ranks' scores (float32, any shapes). Collective.
 
     Raises ValueError, on every rank, for a negative score other than EXCLUDED, for infinities and NaN, and for a k that
@@ -62,9 +65,9 @@ def find_threshold(scores: Sequence[Tensor], k: int) -> Threshold:
     live = [b[b >= 0] for b in bits] if negatives else bits
     pattern, wanted = 0, k
     for shift, width in _DIGITS:
-        counts = sum_over_ranks(_histogram(live, shift, width))
+        counts = total(_histogram(live, shift, width))
         if shift == _DIGITS[0][0]:
-            _refuse_invalid(negatives, excluded, counts, k)
+            _refuse_invalid(negatives, excluded, counts, k, total)
         at_or_above = counts.flip(0).cumsum(0).flip(0)
         digit = int((at_or_above >= wanted).nonzero()[-1])
         wanted -= int(at_or_above[digit] - counts[digit])
@@ -74,7 +77,9 @@ def find_threshold(scores: Sequence[Tensor], k: int) -> Threshold:
     return Threshold(pattern, wanted)
 
 
-def choose(scores: Mapping[int, Tensor], threshold: Threshold, matrices: int) -> dict[int, Tensor]:
+def choose(
+    scores: Mapping[int, Tensor], threshold: Threshold, matrices: int, total: Total = sum_over_ranks
+) -> dict[int, Tensor]:
     """The sorted flat indices of the chosen entries of each of this rank's matrices. Collective.
 
     `scores` maps a matrix's position in the global order to its scores; `matrices` counts those of all ranks. Ties go
@@ -84,7 +89,7 @@ def choose(scores: Mapping[int, Tensor], threshold: Threshold, matrices: int) ->
     ties = torch.zeros(matrices, dtype=torch.int64, device=collective_device())
     for m, bits in flat.items():
         ties[m] = (bits == threshold.bits).sum()
-    sum_over_ranks(ties)
+    total(ties)
     before = ties.cumsum(0) - ties
     chosen = {}
     for m, bits in flat.items():
@@ -94,3 +99,15 @@ def choose(scores: Mapping[int, Tensor], threshold: Threshold, matrices: int) ->
             keep[(bits == threshold.bits).nonzero().view(-1)[:quota]] = True
         chosen[m] = keep.nonzero().view(-1)
     return chosen
+
+
+def largest(scores: Tensor, k: int) -> Tensor:
+    """The sorted flat indices (k,) of the k largest scores of one tensor, ties as in `choose`. Not collective.
+
+    Scores are non-negative or EXCLUDED; errors as find_threshold.
+    """
+    return choose({0: scores}, find_threshold([scores], k, _alone), 1, _alone)[0]
+
+
+def _alone(counts: Tensor) -> Tensor:
+    return counts

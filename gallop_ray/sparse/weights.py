@@ -107,3 +107,11 @@ def write_entries(parameter: Tensor, indices: Tensor, values: Tensor) -> None:
     start, end = _local_range(parameter)
     mine = (indices >= start) & (indices < end)
     stored[indices[mine] - start] = values[mine].to(stored.dtype)
+
+
+@torch.no_grad()
+def write_all(parameter: Tensor, values: Tensor) -> None:
+    """Write the whole parameter from `values`, flat; under ZeRO-3 each rank writes its own shard."""
+    stored, (start, end) = local(parameter), _local_range(parameter)
+    mine = values[start:end].to(stored)
+    stored[: mine.numel()] = mine

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -82,18 +82,55 @@ class MaskMethodSpec(MethodSpec):
 
     density: Density = 0.01
     target_modules: Modules | None = None
+    scope: Literal["global", "per_layer", "per_matrix"] = Field(
+        default="global", description="which entries compete with each other"
+    )
 
 
-class GallopSpec(MaskMethodSpec):
+class GradientMethodSpec(MaskMethodSpec):
+    """A method that scores the mean gradient over a share of the training set. The default share is ours."""
+
+    selection_ratio: Fraction = 0.1
+
+
+class GallopSpec(GradientMethodSpec):
     """GaLLoP (arXiv 2510.19778): large mean task gradient over small pre-trained magnitude.
 
-    The defaults of density, selection_ratio and eps are ours.
+    The exponents balance the two; 1 and 1 are GaLLoP. The defaults of density, selection_ratio and eps are ours.
     """
 
     type: Literal["gallop"] = "gallop"
-    selection_ratio: Fraction = 0.1
+    gradient_exponent: float = Field(default=1.0, ge=0)
+    magnitude_exponent: float = Field(default=1.0, ge=0)
     eps: float = Field(default=1e-8, gt=0)
     zero_guard: Literal["exclude", "none"] = "exclude"
+
+
+class SaftSpec(GradientMethodSpec):
+    """SAFT (arXiv 2407.03036): large mean task gradient."""
+
+    type: Literal["saft"] = "saft"
+
+
+class SiftSpec(MaskMethodSpec):
+    """SIFT (arXiv 2312.11875): large gradient, int(rate x numel) + 1 entries of each matrix."""
+
+    type: Literal["sift"] = "sift"
+    selection_ratio: Fraction | None = Field(default=None, description="null: the first batch, as in the paper")
+    scope: Literal["per_matrix"] = "per_matrix"
+
+
+class SnipSpec(GradientMethodSpec):
+    """SNIP's saliency (arXiv 1810.02340): large product of weight and mean gradient."""
+
+    type: Literal["snip"] = "snip"
+
+
+class MagnitudeSpec(MaskMethodSpec):
+    """The largest or the smallest pre-trained weights."""
+
+    type: Literal["magnitude"] = "magnitude"
+    choose: Literal["highest", "lowest"] = "highest"
 
 
 class RandomSpec(MaskMethodSpec):
@@ -102,13 +139,69 @@ class RandomSpec(MaskMethodSpec):
     type: Literal["random"] = "random"
 
 
+class SmtSpec(GradientMethodSpec):
+    """SMT (arXiv 2405.15525): square blocks with a large mean gradient."""
+
+    type: Literal["smt"] = "smt"
+    block_size: int = Field(default=256, ge=1, description="rows and columns of a block")
+
+
+class SaraSpec(MaskMethodSpec):
+    """SaRA (arXiv 2409.06633): the smallest weights, chosen anew once."""
+
+    type: Literal["sara"] = "sara"
+    scope: Literal["global"] = "global"
+    refresh_at: Fraction = Field(default=0.5, description="share of the training after which to choose anew")
+
+
+class LiftSpec(MaskMethodSpec):
+    """LIFT (arXiv 2506.00772): large entries of the weight's low-rank approximation. The interval is ours."""
+
+    type: Literal["lift"] = "lift"
+    scope: Literal["per_matrix"] = "per_matrix"
+    rank: int = Field(default=16, ge=1, description="of the approximation")
+    refresh_every: int = Field(default=200, ge=1, description="optimizer steps")
+
+
+class SpielSpec(MaskMethodSpec):
+    """SpIEL-AG (arXiv 2401.16405): drop what changed least, grow where the gradient is large."""
+
+    type: Literal["spiel"] = "spiel"
+    scope: Literal["per_matrix"] = "per_matrix"
+    refresh_every: int = Field(default=20, ge=1, description="optimizer steps")
+    accumulate: int = Field(default=5, ge=1, description="optimizer steps whose gradients decide what grows")
+    initial_rate: Fraction = Field(default=0.2, description="share that is replaced, falling linearly to 0")
+    delta_decay: float = Field(default=0.0, ge=0, description="strength of the L2 penalty on the delta")
+
+    @model_validator(mode="after")
+    def _accumulate_within_interval(self) -> Self:
+        if self.accumulate > self.refresh_every:
+            raise ValueError(f"accumulate must not exceed refresh_every, which is {self.refresh_every}")
+        return self
+
+
 class LoraSpec(MethodSpec):
-    """LoRA through PEFT."""
+    """LoRA (arXiv 2106.09685) through PEFT."""
 
     type: Literal["lora"] = "lora"
     rank: int = Field(default=8, ge=1)
     alpha: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Modules | None = None
+
+
+class DoraSpec(LoraSpec):
+    """DoRA (arXiv 2402.09353) through PEFT."""
+
+    type: Literal["dora"] = "dora"  # type: ignore[assignment]
+
+
+class PeftSpec(MethodSpec):
+    """Any other tuner of PEFT, by the name that PEFT gives it (ia3, vera, oft, ...), with the options of its config."""
+
+    type: Literal["peft"] = "peft"
+    tuner: Annotated[str, Field(min_length=1)]
+    options: dict[str, Any] = {}
     target_modules: Modules | None = None
 
 
@@ -118,6 +211,27 @@ class FullSpec(MethodSpec):
     type: Literal["full"] = "full"
 
 
+class WiseFtSpec(MethodSpec):
+    """WiSE-FT (arXiv 2109.01903): full fine-tuning, then alpha of the way from the base to the tuned weights."""
+
+    type: Literal["wise_ft"] = "wise_ft"
+    alpha: float = Field(default=0.5, ge=0, le=1)
+
+
+class LinesSpec(MethodSpec):
+    """LiNeS (arXiv 2410.17146): full fine-tuning, then a scale of the change that grows from block to block."""
+
+    type: Literal["lines"] = "lines"
+    first: float = Field(default=0.5, ge=0, le=1, description="scale of the first block and what is before it")
+    last: float = Field(default=1.0, ge=0, le=1, description="scale of the last block and what is after it")
+
+
+class VanillaSpec(MethodSpec):
+    """The base model as it is, evaluated like the others."""
+
+    type: Literal["vanilla"] = "vanilla"
+
+
 def _type(value: object) -> object:
     return value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
 
@@ -125,8 +239,21 @@ def _type(value: object) -> object:
 # pydantic's own discriminator on a field refuses validators on it, which Frozen has: hence a function.
 AnyMethodSpec = Annotated[
     Annotated[GallopSpec, Tag("gallop")]
+    | Annotated[SaftSpec, Tag("saft")]
+    | Annotated[SiftSpec, Tag("sift")]
+    | Annotated[SnipSpec, Tag("snip")]
+    | Annotated[MagnitudeSpec, Tag("magnitude")]
     | Annotated[RandomSpec, Tag("random")]
+    | Annotated[SmtSpec, Tag("smt")]
+    | Annotated[SaraSpec, Tag("sara")]
+    | Annotated[LiftSpec, Tag("lift")]
+    | Annotated[SpielSpec, Tag("spiel")]
     | Annotated[LoraSpec, Tag("lora")]
-    | Annotated[FullSpec, Tag("full")],
+    | Annotated[DoraSpec, Tag("dora")]
+    | Annotated[PeftSpec, Tag("peft")]
+    | Annotated[FullSpec, Tag("full")]
+    | Annotated[WiseFtSpec, Tag("wise_ft")]
+    | Annotated[LinesSpec, Tag("lines")]
+    | Annotated[VanillaSpec, Tag("vanilla")],
     Discriminator(_type),
 ]

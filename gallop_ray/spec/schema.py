@@ -53,6 +53,9 @@ class TrainingSpec(Frozen):
     clip_norm: float | None = Field(default=1.0, gt=0)
     max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer together")
     gradient_checkpointing: bool = False
+    optimizer: Text = Field(default="adamw", description="a name in torch.optim: adamw, sgd, adafactor, ...")
+    optimizer_options: dict[str, Any] = {}
+    checkpoint_steps: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints of a run")
 
 
 class EvaluationSpec(Frozen):

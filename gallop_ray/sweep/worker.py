@@ -17,16 +17,16 @@ import torch
 import torch.distributed
 
 from gallop_ray.methods import METHODS
-from gallop_ray.sparse.budget import entries_to_choose
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.spec.configuration import asked, method_space
-from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.spec.space import witnesses
 from gallop_ray.sweep.jobs import BaseJob, Job, Outcome, RunJob
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.training.errors import Diverged
+from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
@@ -89,6 +89,7 @@ def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: 
     _begin(record, configuration, job, slot)
     result = execute(resident, configuration, job.seed, base, record)
     record.write("mask", result.pop("mask"))
+    record.checkpoint.unlink(missing_ok=True)
     return Outcome("finished", result=result)
 
 
@@ -98,18 +99,21 @@ def _begin(record: RunFolder, configuration: Configuration, job: RunJob, slot: s
 
 
 def _check_methods(resident: Resident) -> None:
-    """Refuse target modules and densities that the model does not have, before anything is spent on them."""
-    for spec in resident.sweep.methods:
+    """Refuse what the model, torch or PEFT do not have, before anything is spent on it."""
+    sweep = resident.sweep
+    make_optimizer(sweep.training, [torch.nn.Parameter(torch.zeros(1))])
+    for spec in sweep.methods:
         METHODS[spec.type](spec)
-        targets = getattr(spec, "target_modules", None)
-        candidates = find_candidates(resident.model, targets)
-        for value in _densities(resident.sweep, spec):
-            entries_to_choose(value, candidates, resident.parameters)
+        if isinstance(spec, MaskMethodSpec):
+            candidates = find_candidates(resident.model, spec.target_modules)
+            for value in _densities(sweep, spec):
+                each: Any = METHODS[spec.type](spec.model_copy(update={"density": value}))
+                each.quotas(candidates, resident.parameters)
+        elif targets := getattr(spec, "target_modules", None):
+            find_candidates(resident.model, targets)
 
 
-def _densities(sweep: Sweep, spec: MethodSpec) -> list[Any]:
-    if not isinstance(spec, MaskMethodSpec):
-        return []
+def _densities(sweep: Sweep, spec: MaskMethodSpec) -> list[Any]:
     searched = method_space(sweep, spec.name).get("method.density")
     values = witnesses(searched) if searched else (spec.density,)
     return [type(spec).model_validate({**dict(spec), "density": value}).density for value in values]

@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "adapter.safetensors"
 
     @property
+    def checkpoint(self) -> Path:
+        """Where an unfinished run keeps how far it has come."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
     def metrics(self) -> Path:
         """The file of events."""
         return self.path / "metrics.jsonl"

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ import deepspeed
 from deepspeed.runtime.zero import parameter_offload
 
 from gallop_ray.spec.schema import DeepspeedSpec, TrainingSpec
+from gallop_ray.training.optimizer_state import OptimizerState
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -113,6 +114,10 @@ class Engine:
             group["lr"] = learning_rate
         self._engine.step()
         return boundary
+
+    def state(self, parameters: Sequence[nn.Parameter]) -> OptimizerState:
+        """The optimizer's state for the parameters that it trains."""
+        return OptimizerState(self._engine, parameters)
 
     @property
     def grad_norm(self) -> float | None:

@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -14,11 +16,11 @@ from gallop_ray.sparse.weights import rank, world_size
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
+from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.errors import Diverged
-from gallop_ray.training.phases import Phases
+from gallop_ray.training.refresh import Refresher
 from gallop_ray.training.report import Reporter
-from gallop_ray.training.resident import Resident
 
 _LOGGED_STEPS = 50  # a run logs about this many of its steps
 
@@ -29,6 +31,8 @@ class TrainState:
 
     steps: int
     step: int = 0
+    kept: int = 0
+    """The step of the last checkpoint."""
     loss: float = math.nan
     unlogged: list[Tensor] = field(default_factory=list)
     since: float = field(default_factory=time.perf_counter)
@@ -62,40 +66,57 @@ def micro_batches(batch: Sequence[Encoded], size: int) -> Iterator[Sequence[Enco
 
 
 def train(
-    resident: Resident,
+    context: RunContext,
     attachment: Attachment,
     engine: Engine,
-    training: TrainingSpec,
-    seed: int,
-    phases: Phases,
-    reporter: Reporter,
+    refresher: Refresher | None = None,
+    begun: TrainState | None = None,
+    keep: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
-    """Train the attachment to the end. Raises Diverged, on every rank, when the loss is no longer finite."""
-    state = TrainState(optimizer_steps(training, len(resident.train)))
+    """Train the attachment to the end, or go on from where it has `begun`; `keep` is called when a checkpoint is due.
+
+    Raises Diverged, on every rank, when the loss is no longer finite.
+    """
+    training = context.training
+    state = begun or TrainState(optimizer_steps(training, len(context.resident.train)))
     engine.module.train()
-    phases.first_forward()
-    for batch in batches(resident.train, training.batch_size, seed):
-        state.unlogged.append(
-            _step(resident, engine, batch, training, learning_rate(training, state.step, state.steps))
-        )
+    context.phases.first_forward()
+    # An interrupted run goes on with the batches that it has not seen.
+    for batch in islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps):
+        _step(context, engine, batch, state, refresher)
         attachment.write()
         state.step += 1
-        if state.step % max(1, state.steps // _LOGGED_STEPS) == 0 or state.step == state.steps:
-            _log(state, engine, training, reporter)
-        if state.step == state.steps:
-            return state
-    raise AssertionError("batches never end")
+        if refresher is not None:
+            refresher.refresh(state.step, state.steps, engine)
+        due = keep is not None and _checkpoint_due(state, training, refresher)
+        if due or state.step % max(1, state.steps // _LOGGED_STEPS) == 0 or state.step == state.steps:
+            _log(state, engine, training, context.reporter)
+        if due and keep is not None:
+            keep(state)
+            state.kept = state.step
+    return state
 
 
-def _step(resident: Resident, engine: Engine, batch: Sequence[Encoded], training: TrainingSpec, rate: float) -> Tensor:
-    """One optimizer step; this rank's mean loss."""
-    losses = []
-    for part in micro_batches(batch, training.micro_batch_size):
-        loss = resident.losses(engine, part).mean()
-        engine.backward(loss)
-        engine.step(rate)
-        losses.append(loss.detach())
-    return torch.stack(losses).mean()
+def _checkpoint_due(state: TrainState, training: TrainingSpec, refresher: Refresher | None) -> bool:
+    """Every so many steps, but not while gradients are added up that a checkpoint does not hold."""
+    if training.checkpoint_steps is None or (refresher is not None and refresher.accumulating):
+        return False
+    return state.step - state.kept >= training.checkpoint_steps and state.step < state.steps
+
+
+def _step(
+    context: RunContext, engine: Engine, batch: Sequence[Encoded], state: TrainState, refresher: Refresher | None
+) -> None:
+    """One optimizer step; notes this rank's mean loss."""
+    rate, losses = learning_rate(context.training, state.step, state.steps), []
+    parts = list(micro_batches(batch, context.training.micro_batch_size))
+    with refresher.step(state.step + 1, state.steps, len(parts)) if refresher is not None else nullcontext():
+        for part in parts:
+            loss = context.resident.losses(engine, part).mean()
+            engine.backward(loss)
+            engine.step(rate)
+            losses.append(loss.detach())
+    state.unlogged.append(torch.stack(losses).mean())
 
 
 def _log(state: TrainState, engine: Engine, training: TrainingSpec, reporter: Reporter) -> None:

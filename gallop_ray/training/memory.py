@@ -17,12 +17,11 @@ from torch.overrides import TorchFunctionMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gallop_ray.methods import METHODS, Attachment, MaskMethod
-from gallop_ray.sparse.budget import entries_to_choose
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import assign_owners
 from gallop_ray.sparse.mask import Mask, index_dtype
-from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
 from gallop_ray.training.engine import deepspeed_config
 from gallop_ray.training.run import checkpointing
@@ -109,9 +108,9 @@ def _attached(model: nn.Module, spec: MethodSpec, total: int) -> Iterator[tuple[
     attachment: Attachment
     candidates: list[Candidate] = []
     if isinstance(method, MaskMethod):
-        assert isinstance(spec, MaskMethodSpec)
-        candidates = find_candidates(model, spec.target_modules)
-        mask = _even_mask(candidates, entries_to_choose(spec.density, candidates, total))
+        candidates = find_candidates(model, method.spec.target_modules)
+        units = sum(quota.k for quota in method.quotas(candidates, total))
+        mask = _even_mask(candidates, min(units * method.entries_per_unit, sum(c.numel for c in candidates)))
         attachment = SparseDelta(model, candidates, mask)
     else:
         attachment = method.attach(model)

@@ -12,6 +12,11 @@ class Reporter(Protocol):
         """Where the trained adapter belongs."""
         ...
 
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run's checkpoint belongs."""
+        ...
+
     def event(self, event: str, **fields: Any) -> None:
         """Something happened."""
         ...
@@ -22,6 +27,7 @@ class Silent:
 
     def __init__(self, adapter: Path) -> None:
         self.adapter = adapter
+        self.checkpoint = adapter.with_name("checkpoint.safetensors")
 
     def event(self, event: str, **fields: Any) -> None:
         """Say nothing."""

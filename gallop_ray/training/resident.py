@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ class Resident:
     """N, all parameters of the base model."""
     tasks: dict[str, TaskData]
     train: list[Encoded]
+    magnitudes: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
+    """How large the weights of the candidates with these names are, as exponent_counts; filled when first needed."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,26 +2,29 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from gallop_ray.methods import METHODS, Attachment, MaskMethod
-from gallop_ray.sparse.candidates import find_candidates
-from gallop_ray.sparse.delta import SparseDelta
-from gallop_ray.sparse.weights import full_shape
+from gallop_ray.methods import Attachment
+from gallop_ray.sparse.weights import collective_device, full_shape, sum_over_ranks, world_size
 from gallop_ray.spec.configuration import asked
-from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
 from gallop_ray.tasks.accuracy import generation_correct, likelihood_correct
 from gallop_ray.tasks.metrics import summarize
+from gallop_ray.training.attach import Attached, attached
+from gallop_ray.training.checkpoint import Checkpoint, restore, take_checkpoint
+from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import TrainState, train
+from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Reporter
 from gallop_ray.training.resident import Resident
-from gallop_ray.training.selection import select
 
 Accuracies = dict[str, dict[str, dict[str, float]]]
 
@@ -56,48 +59,50 @@ def execute(
 ) -> dict[str, Any]:
     """Score, choose, attach, train, measure, save, detach. Returns what result.json says of the run.
 
-    Collective. Raises Diverged or ValueError on every rank alike; the base model is restored in every case.
+    A run that has left a checkpoint goes on from it. Collective. Raises Diverged or ValueError on every rank alike; the
+    base model is restored in every case.
     """
-    phases = Phases(reporter)
-    training = configuration.training
+    context = RunContext(resident, configuration, seed, reporter, Phases(reporter))
     torch.manual_seed(seed)
-    with (
-        checkpointing(resident.model, training),
-        _attached(resident, configuration, seed, phases) as (attachment, mask),
-    ):
-        trained = sum(full_shape(p).numel() for p in attachment.parameters)
-        accuracies, state = _train_and_measure(resident, attachment, trained, training, seed, phases, reporter)
-        with phases.phase("saving"):
-            attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
+    checkpoint = Checkpoint.load(reporter.checkpoint) if _everywhere(reporter.checkpoint.exists()) else None
+    with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
+        trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
+        accuracies, state = _train_and_measure(context, what, trained, checkpoint)
+        with context.phases.phase("saving"):
+            what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
     return {
         **asked(configuration, seed),
         **_size(resident, trained),
-        "mask": mask,
+        "mask": what.record(),
         "steps": state.steps,
-        "train_loss": state.loss,
+        "train_loss": state.loss if state.steps else None,
         **summarize(accuracies, base, resident.sweep.data.train, resident.sweep.data.ood),
         "tasks": accuracies,
-        **phases.record(),
+        **context.phases.record(),
     }
 
 
+def _everywhere(yes: bool) -> bool:
+    """Whether all ranks say so."""
+    return int(sum_over_ranks(torch.tensor(int(yes), device=collective_device()))) == world_size()
+
+
 def _train_and_measure(
-    resident: Resident,
-    attachment: Attachment,
-    trained: int,
-    training: TrainingSpec,
-    seed: int,
-    phases: Phases,
-    reporter: Reporter,
+    context: RunContext, what: Attached, trained: int, checkpoint: Checkpoint | None
 ) -> tuple[Accuracies, TrainState]:
+    resident, phases, attachment = context.resident, context.phases, what.attachment
+    if not trained:
+        with phases.phase("evaluating"), resident.usable(attachment.module, context.training):
+            phases.first_forward()
+            return measure(resident, attachment.module), TrainState(steps=0)
     with phases.phase("attaching"):
-        optimizer = torch.optim.AdamW(
-            attachment.parameters, lr=training.learning_rate, weight_decay=training.weight_decay
-        )
-        engine = Engine(attachment.module, resident.config(training, trained), optimizer)
+        optimizer = make_optimizer(context.training, attachment.parameters)
+        engine = Engine(attachment.module, resident.config(context.training, trained), optimizer)
     try:
         with phases.phase("training"):
-            state = train(resident, attachment, engine, training, seed, phases, reporter)
+            begun = None if checkpoint is None else _go_on(context, attachment, engine, checkpoint)
+            keep = partial(_keep, what=what, engine=engine, path=context.reporter.checkpoint)
+            state = train(context, attachment, engine, what.refresher, begun, keep)
             attachment.settle()
         with phases.phase("evaluating"):
             return measure(resident, engine.module), state
@@ -105,30 +110,17 @@ def _train_and_measure(
         engine.close()
 
 
-@contextmanager
-def _attached(
-    resident: Resident, configuration: Configuration, seed: int, phases: Phases
-) -> Iterator[tuple[Attachment, dict[str, Any]]]:
-    """The method's parameters on the model while this is open, and what mask.json says of them."""
-    spec = configuration.method
-    method = METHODS[spec.type](spec)
-    attachment: Attachment
-    record: dict[str, Any] = {}
-    if isinstance(method, MaskMethod):
-        assert isinstance(spec, MaskMethodSpec)
-        candidates = find_candidates(resident.model, spec.target_modules)
-        mask = select(resident, candidates, spec, method, configuration.training, seed, phases)
-        with phases.phase("attaching"):
-            attachment = SparseDelta(resident.model, candidates, mask)
-        chosen = {name: indices.numel() for name, indices in mask.indices.items()}
-        record = {"chosen": mask.chosen, "matrices": {c.name: [chosen.get(c.name, 0), c.numel] for c in candidates}}
-    else:
-        with phases.phase("attaching"):
-            attachment = method.attach(resident.model)
-    try:
-        yield attachment, record
-    finally:
-        attachment.detach()
+def _keep(state: TrainState, what: Attached, engine: Engine, path: Path) -> None:
+    """Write a checkpoint."""
+    optimizer = engine.state(what.attachment.parameters)
+    take_checkpoint(state.step, state.loss, optimizer, what.delta).save(path)
+
+
+def _go_on(context: RunContext, attachment: Attachment, engine: Engine, checkpoint: Checkpoint) -> TrainState:
+    restore(checkpoint, engine.state(attachment.parameters))
+    attachment.write()
+    steps = optimizer_steps(context.training, len(context.resident.train))
+    return TrainState(steps, step=checkpoint.step, kept=checkpoint.step, loss=checkpoint.loss)
 
 
 @contextmanager

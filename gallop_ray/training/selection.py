@@ -8,38 +8,38 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gallop_ray.methods import MaskMethod
-from gallop_ray.sparse.budget import entries_to_choose
 from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.sparse.gradients import OwnedGradients
-from gallop_ray.sparse.mask import Mask, choose_mask
+from gallop_ray.sparse.mask import Mask, choose_within, share
 from gallop_ray.sparse.weights import gather, rank, world_size
-from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
+from gallop_ray.training.context import RunContext
+from gallop_ray.training.loop import batches
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.resident import Resident
 
 
-def select(
-    resident: Resident,
-    candidates: Sequence[Candidate],
-    spec: MaskMethodSpec,
-    method: MaskMethod,
-    training: TrainingSpec,
-    seed: int,
-    phases: Phases,
-) -> Mask:
+def select(context: RunContext, candidates: Sequence[Candidate], method: MaskMethod) -> Mask:
     """The mask of a run. Raises ValueError, on every rank, for a density that cannot be had."""
-    k = entries_to_choose(spec.density, candidates, resident.parameters)
+    resident, phases = context.resident, context.phases
+    quotas = method.quotas(candidates, resident.parameters)
     owned = OwnedGradients(candidates)
     if method.needs_gradients:
-        assert method.selection_ratio is not None
         with phases.phase("scoring"):
-            examples = selection_examples(resident.train, method.selection_ratio, seed)
-            with owned.listening(), resident.usable(resident.model, training):
-                accumulate(resident, examples, training, phases)
+            examples = _examples(context, method.selection_ratio)
+            with owned.listening(), resident.usable(resident.model, context.training):
+                accumulate(resident, examples, context.training, phases)
     with phases.phase("selecting"):
-        return choose_mask(candidates, score_owned(owned, method, seed), k)
+        chosen = choose_within(score_owned(owned, method, context.seed), quotas, len(candidates))
+        return share(candidates, {m: method.entries(units, candidates[m].shape) for m, units in chosen.items()})
+
+
+def _examples(context: RunContext, ratio: float | None) -> list[Encoded]:
+    train, seed = context.resident.train, context.seed
+    if ratio is None:
+        return next(batches(train, context.training.batch_size, seed))
+    return selection_examples(train, ratio, seed)
 
 
 def selection_examples(train: Sequence[Encoded], ratio: float, seed: int) -> list[Encoded]:

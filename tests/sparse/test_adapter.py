@@ -16,7 +16,6 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import train
-from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Silent
 from tests.training import tiny
 
@@ -69,9 +68,9 @@ def train_on_ranks(stage: int, dtype: str, path: Path) -> dict[str, Tensor]:
     """Two real steps on ranks, then save; the weights that an evaluation would see."""
     sweep = tiny.sweep(stage, dtype, workers=2, steps=2)
     resident = tiny.resident(sweep)
-    delta, phases = SparseDelta(resident.model, find_candidates(resident.model), mask()), Phases(Silent(path))
+    delta = SparseDelta(resident.model, find_candidates(resident.model), mask())
     engine = Engine(delta.module, resident.config(sweep.training, 4000), torch.optim.AdamW(delta.parameters))
-    train(resident, delta, engine, sweep.training, 3, phases, Silent(path))
+    train(tiny.context(resident, reporter=Silent(path)), delta, engine)
     delta.settle()
     weights = evaluated(resident.model)
     engine.close()

@@ -16,6 +16,7 @@ from tests.sweep.command import ROOT
 _RAY = str(Path(sys.executable).with_name("ray"))
 _QUICK = (
     "training.steps=4",
+    "resources.slots=1",
     "budget.configurations=1",
     "data.limits={train: 64, validation: 16, test: 16}",
 )

@@ -15,7 +15,6 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import answer_loss, collate
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import batches, learning_rate, train
-from gallop_ray.training.phases import Phases
 from gallop_ray.training.run import checkpointing
 from tests.training import tiny
 
@@ -23,7 +22,7 @@ from tests.training import tiny
 class Losses:
     """A reporter that keeps the logged losses."""
 
-    adapter = Path()
+    adapter = checkpoint = Path()
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -46,7 +45,7 @@ def sparse_losses(sweep: Sweep, runs: int = 1) -> dict[str, Any]:
             optimizer = torch.optim.AdamW(delta.parameters, lr=1.0, weight_decay=training.weight_decay)
             config = resident.config(training, sum(p.numel() for p in delta.parameters))
             engine = Engine(delta.module, config, optimizer)
-            train(resident, delta, engine, training, 3, Phases(reporter), reporter)
+            train(tiny.context(resident, reporter=reporter), delta, engine)
             engine.close()
         trained = {n: w for n, w in tiny.whole_weights(resident.model).items() if not n.endswith(".values")}
         delta.detach()

@@ -28,6 +28,7 @@ class Watch:
 
     def __init__(self, adapter: Path) -> None:
         self.adapter = adapter
+        self.checkpoint = adapter.with_name("none")
         self.seen: list[weakref.ref] = []
 
     def event(self, event: str, **fields: Any) -> None:

@@ -19,12 +19,14 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.spec.configuration import resolve
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
+from gallop_ray.training.attach import attached
+from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine, init_distributed, quiet, split_over_ranks
 from gallop_ray.training.memory import Estimate, estimate
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
-from gallop_ray.training.run import _attached, checkpointing
+from gallop_ray.training.run import checkpointing
 from gallop_ray.training.selection import accumulate, score_owned
 
 ANSWER = 6  # tokens
@@ -76,6 +78,11 @@ def a_resident(sweep: Sweep) -> Resident:
     if whole.stage == 3:
         split_over_ranks(base, whole.config(sweep.training))
     return whole
+
+
+def a_context(resident: Resident) -> RunContext:
+    sweep, reporter = resident.sweep, Silent(Path())
+    return RunContext(resident, resolve(sweep, sweep.methods[0].name, {}), 0, reporter, Phases(reporter))
 
 
 def estimated(sweep: Sweep) -> Estimate:
@@ -145,7 +152,8 @@ def real_parts(sweep: Sweep) -> dict[str, int]:
     configuration = resolve(sweep, sweep.methods[0].name, {})
     base = list(resident.model.parameters())
     parts = {"weights": sum(storages(stored(base)).values()), "scores": score_bytes(resident, configuration.method)}
-    with _attached(resident, configuration, 0, Phases(Silent(Path()))) as (attachment, _):
+    with attached(a_context(resident)) as what:
+        attachment = what.attachment
         adamw = torch.optim.AdamW(attachment.parameters, lr=1e-4)
         trained = sum(getattr(p, "ds_numel", p.numel()) for p in attachment.parameters)
         engine = Engine(attachment.module, resident.config(training, trained), adamw)
@@ -237,11 +245,11 @@ def test_activations_are_the_most_that_a_pass_keeps(method: dict[str, Any], dtyp
     length = 64 if dtype == "float32" else 8
     sweep = a_sweep(method, 1, dtype, workers=1, max_length=length, gradient_checkpointing=recomputed)
     resident = a_resident(sweep)
-    configuration = resolve(sweep, sweep.methods[0].name, {})
     with (
         checkpointing(resident.model, sweep.training),
-        _attached(resident, configuration, 0, Phases(Silent(Path()))) as (attachment, _),
+        attached(a_context(resident)) as what,
     ):
+        attachment = what.attachment
         attachment.module.train()
         for parameter in attachment.parameters:
             parameter.grad = torch.zeros_like(parameter)

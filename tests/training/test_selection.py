@@ -137,9 +137,9 @@ def gallop_masks(stage: int, ks: dict[str, int]) -> dict[str, dict[str, list[int
         write_entries(candidate.linear.weight, torch.tensor(PLANTED), torch.zeros(len(PLANTED)))
     for zero_guard, k in ks.items():
         spec = GallopSpec(density=k / resident.parameters, selection_ratio=RATIO, zero_guard=zero_guard)
-        training, phases = resident.sweep.training, Phases(Silent(Path()))
-        mask = select(resident, candidates, spec, Gallop(spec), training, SEED, phases)
-        assert phases.seconds.keys() == {"scoring", "selecting"}
+        context = tiny.context(resident, SEED)
+        mask = select(context, candidates, Gallop(spec))
+        assert context.phases.seconds.keys() == {"scoring", "selecting"}
         masks[zero_guard] = {name: indices.tolist() for name, indices in mask.indices.items()}
     return masks
 

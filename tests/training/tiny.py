@@ -1,6 +1,7 @@
 """A tiny base model and data, as a slot's worker would hold them, and the slow dense reference to train against."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,9 +9,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
+from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import init_distributed, quiet, split_over_ranks
+from gallop_ray.training.phases import Phases
+from gallop_ray.training.report import Reporter, Silent
 from gallop_ray.training.resident import Resident
 
 VOCABULARY = 96
@@ -74,6 +78,20 @@ def resident(made_sweep: Sweep) -> Resident:
     if whole.stage == 3:
         split_over_ranks(base, whole.config(made_sweep.training))
     return whole
+
+
+def context(
+    whole: Resident,
+    seed: int = 3,
+    reporter: Reporter | None = None,
+    method: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> RunContext:
+    """A run on a resident; `training` overrides the sweep's fields."""
+    reporter = reporter or Silent(Path("adapter.safetensors"))
+    tuned = whole.sweep.training.model_dump() | training
+    configuration = Configuration.model_validate({"method": method or {"type": "gallop"}, "training": tuned})
+    return RunContext(whole, configuration, seed, reporter, Phases(reporter))
 
 
 def mask_tensors(density: float = 0.05, empty: str = "layers.1.self_attn.q_proj") -> dict[str, Tensor]:

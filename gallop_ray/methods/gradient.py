@@ -1,0 +1,72 @@
+"""Scores made of the mean gradient: SAFT, SIFT, SNIP, and SMT's blocks."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gallop_ray.methods.contract import MaskMethod
+from gallop_ray.sparse.blocks import block_entries, block_means
+from gallop_ray.sparse.budget import Quota, entries_to_choose
+from gallop_ray.sparse.candidates import Candidate
+
+
+class Saft(MaskMethod):
+    """score = |g| (SAFT, arXiv 2407.03036)."""
+
+    needs_gradients = True
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        assert gradient is not None
+        return gradient.abs_()
+
+
+class Sift(Saft):
+    """score = |g|, int(rate x numel) + 1 entries of each matrix (SIFT, arXiv 2312.11875).
+
+    rate is the share of the candidates' entries that the density asks for.
+    """
+
+    def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
+        available = sum(c.numel for c in candidates)
+        rate = entries_to_choose(self.spec.density, candidates, total) / available
+        return [Quota((m,), min(int(rate * c.numel) + 1, c.numel)) for m, c in enumerate(candidates)]
+
+
+class Snip(MaskMethod):
+    """score = |w g| (SNIP's saliency, arXiv 1810.02340, on pre-trained weights)."""
+
+    needs_gradients = True
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        assert gradient is not None
+        return gradient.mul_(weight).abs_()
+
+
+class Smt(Saft):
+    """score of a block = its mean |g|; whole blocks are trained (SMT, arXiv 2405.15525).
+
+    The number of blocks is the density's entries over the entries of a full block, rounded, at least one. Blocks at the
+    edge of a matrix may be smaller.
+    """
+
+    @property
+    def entries_per_unit(self) -> int:  # type: ignore[override]
+        return int(self.spec.block_size) ** 2
+
+    def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
+        found = []
+        for quota in super().quotas(candidates, total):
+            available = sum(_blocks(candidates[m].shape, self.spec.block_size) for m in quota.matrices)
+            found.append(Quota(quota.matrices, min(max(1, round(quota.k / self.entries_per_unit)), available)))
+        return found
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        return block_means(super().score(weight, gradient, generator), self.spec.block_size)
+
+    def entries(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+        return block_entries(units, shape, self.spec.block_size)
+
+
+def _blocks(shape: tuple[int, int], side: int) -> int:
+    return -(-shape[0] // side) * -(-shape[1] // side)

@@ -1,0 +1,45 @@
+"""How large weights are, as counts by powers of two."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.gradients import assign_owners
+from gallop_ray.sparse.weights import collective_device, gather, rank, sum_over_ranks, world_size
+
+_BIAS, _BITS = 127, 23  # of float32's exponent
+_CHUNK = 1 << 22  # entries whose exponents are widened to int64 at a time
+
+
+def exponent_counts(tensors: Iterable[Tensor]) -> Tensor:
+    """How many entries have 2^(e - 127) <= |entry| < 2^(e - 126), for e = 0 ... 255; e = 0 counts zeros, too."""
+    counts = torch.zeros(256, dtype=torch.int64, device=collective_device())
+    for tensor in tensors:
+        for part in tensor.detach().reshape(-1).split(_CHUNK):
+            counts += torch.bincount((part.float().abs().view(torch.int32) >> _BITS).to(counts.device), minlength=256)
+    return counts
+
+
+def candidate_counts(candidates: Sequence[Candidate]) -> Tensor:
+    """exponent_counts of all candidates' weights, each counted by the rank that owns it. Collective."""
+    owners = assign_owners([c.numel for c in candidates], world_size())
+    counts = torch.zeros(256, dtype=torch.int64, device=collective_device())
+    for owner, candidate in zip(owners, candidates, strict=True):
+        weight = gather(candidate.linear.weight)
+        if owner == rank():
+            counts += exponent_counts([weight])
+    return sum_over_ranks(counts)
+
+
+def magnitude_record(chosen: Tensor, everything: Tensor) -> dict[str, Any]:
+    """What mask.json says: `edges` (n + 1,) of the magnitudes, counts of the `chosen` and of `all` (n,)."""
+    filled = everything.nonzero().view(-1)
+    low, high = int(filled[0]), int(filled[-1]) + 1
+    return {
+        "edges": [0.0 if e == 0 else 2.0 ** (e - _BIAS) for e in range(low, high + 1)],
+        "chosen": chosen[low:high].tolist(),
+        "all": everything[low:high].tolist(),
+    }

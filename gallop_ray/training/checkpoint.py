@@ -1,0 +1,109 @@
+"""Checkpoints of a run: what is trained and how far, not the model.
+
+One safetensors file with the whole float32 vectors of the optimizer, so that any ZeRO stage and any number of ranks can
+go on from it; and, for a mask method, which entries they belong to.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.mask import Mask
+from gallop_ray.sparse.weights import rank, world_size
+from gallop_ray.training.optimizer_state import OptimizerState, State
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `step` optimizer steps.
+
+    state, shared: of OptimizerState. random: by device, the random states of all ranks (ranks, n) uint8. mask: the
+    entries trained at that moment, none for other methods; touched: where the mask was refreshed, all entries ever
+    trained and their values, by matrix.
+    """
+
+    step: int
+    loss: float
+    state: State
+    shared: dict[str, Tensor]
+    random: dict[str, Tensor]
+    mask: Mask
+    touched: dict[str, tuple[Tensor, Tensor]]
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all; rank 0 writes."""
+        if rank() > 0:
+            return
+        tensors = {f"state.{key}": torch.cat(vectors).cpu() for key, vectors in self.state.items()}
+        tensors["sizes"] = torch.tensor([v.numel() for v in next(iter(self.state.values()))])
+        tensors |= {f"shared.{key}": value.cpu() for key, value in self.shared.items()}
+        tensors |= {f"mask.{name}": indices.cpu() for name, indices in self.mask.indices.items()}
+        for name, (indices, values) in self.touched.items():
+            tensors |= {f"touched.{name}": indices.clone().cpu(), f"values.{name}": values.cpu()}
+        tensors |= {f"random.{device}": states for device, states in self.random.items()}
+        tensors |= {"step": torch.tensor(self.step), "loss": torch.tensor(self.loss, dtype=torch.float64)}
+        unfinished = path.with_suffix(".unfinished")
+        save_file({name: t.contiguous() for name, t in tensors.items()}, unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read what save() wrote. Raises OSError or safetensors' error for a file that is none."""
+        tensors = load_file(path)
+        sizes = tensors["sizes"].tolist()
+        touched = _named(tensors, "touched.")
+        values = _named(tensors, "values.")
+        return cls(
+            step=int(tensors["step"]),
+            loss=float(tensors["loss"]),
+            state={key: list(whole.split(sizes)) for key, whole in _named(tensors, "state.").items()},
+            shared=_named(tensors, "shared."),
+            random=_named(tensors, "random."),
+            mask=Mask(_named(tensors, "mask.")),
+            touched={name: (indices, values[name]) for name, indices in touched.items()},
+        )
+
+
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def take_checkpoint(step: int, loss: float, optimizer: OptimizerState, delta: SparseDelta | None) -> Checkpoint:
+    """The present state of a run. Collective."""
+    state, shared = optimizer.read()
+    mask, touched = Mask({}), {}
+    if delta is not None:
+        names = [c.name for c in delta.places]
+        mask = Mask(dict(zip(names, delta.indices, strict=True)))
+        if delta.refreshed:
+            touched = dict(zip(names, zip(delta.touched, delta.touched_values(), strict=True), strict=True))
+    return Checkpoint(step, loss, state, shared, _random_states(), mask, touched)
+
+
+def restore(checkpoint: Checkpoint, optimizer: OptimizerState) -> None:
+    """Put optimizer and random states where they were; the attachment's own write() comes after. Collective."""
+    optimizer.write(checkpoint.state, checkpoint.shared)
+    for device, states in checkpoint.random.items():
+        state = states[rank() if len(states) == world_size() else 0].clone()
+        if device == "cpu":
+            torch.set_rng_state(state)
+        elif torch.cuda.is_available():
+            torch.cuda.set_rng_state(state)
+
+
+def _random_states() -> dict[str, Tensor]:
+    mine = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        mine["cuda"] = torch.cuda.get_rng_state()
+    everyone: list[dict[str, Tensor]] = [mine] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(everyone, mine)
+    return {device: torch.stack([each[device] for each in everyone]) for device in mine}

@@ -1,0 +1,118 @@
+"""The state of an optimizer that DeepSpeed has split over the ranks, as whole vectors and back.
+
+Nothing here depends on the ZeRO stage or on the number of ranks: what one arrangement has written another can read.
+DeepSpeed keeps flat float32 tensors (the trained parameters themselves at stage 0), of which a parameter, or the part
+of it that this rank is responsible for, is a piece.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gallop_ray.sparse.weights import collective_device, full_shape, is_split, rank, world_size, write_all
+
+MASTER = "master"
+"""The key of the float32 values themselves."""
+
+State = dict[str, list[Tensor]]
+"""By key, one whole float32 vector (k_m,) for each trained parameter, on every rank."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Entries start ... start + size of parameter `number` lie at `at` in the flat tensor."""
+
+    number: int
+    flat: Tensor
+    at: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """Reads and writes the state of the optimizer of a DeepSpeed engine.
+
+    engine: the engine, after initialize. parameters: what it trains, in the order of the vectors.
+    """
+
+    engine: Any
+    parameters: Sequence[nn.Parameter]
+
+    @property
+    def _inner(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+        return optimizer
+
+    @property
+    def _stage(self) -> int:
+        return int(self.engine.zero_optimization_stage())
+
+    def _pieces(self) -> Iterator[_Piece]:
+        find = {0: _whole, 1: _in_partition, 2: _in_partition, 3: _in_shard}[self._stage]
+        for number, parameter in enumerate(self.parameters):
+            piece = find(self.engine.optimizer, parameter, number)
+            if piece is not None:
+                yield piece
+
+    def read(self) -> tuple[State, dict[str, Tensor]]:
+        """The vectors by key, and what the optimizer keeps once for all of them (its step). Collective."""
+        pieces, kept = list(self._pieces()), self._inner.state
+        known: dict[str, Any] = next(iter(kept.values()), {})
+        keys = [k for k, v in known.items() if isinstance(v, Tensor) and v.ndim]
+        shared = {k: torch.as_tensor(v).clone() for k, v in known.items() if k not in keys and v is not None}
+        state = {MASTER: self._gather(pieces, lambda flat: flat)}
+        state |= {key: self._gather(pieces, lambda flat, key=key: kept[flat][key]) for key in keys}  # type: ignore[misc]
+        return state, shared
+
+    def _gather(self, pieces: Sequence[_Piece], tensor: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        sizes = [full_shape(p).numel() for p in self.parameters]
+        starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+        # Bits, not values, are summed: adding 0.0 from the other ranks would turn -0.0 into 0.0.
+        bits = torch.zeros(sum(sizes), dtype=torch.int32, device=collective_device())
+        for p in pieces:
+            part = tensor(p.flat).detach().reshape(-1)[p.at : p.at + p.size].float()
+            bits[starts[p.number] + p.start :][: p.size] = part.to(bits.device).view(torch.int32)
+        if self._stage and world_size() > 1:
+            dist.all_reduce(bits)
+        return [v.clone() for v in bits.view(torch.float32).split(sizes)]
+
+    @torch.no_grad()
+    def write(self, state: State, shared: Mapping[str, Tensor]) -> None:
+        """Put vectors in the place of the optimizer's, and their rounded values into the parameters."""
+        kept = self._inner.state
+        for p in self._pieces():
+            for key, vectors in state.items():
+                if key != MASTER and key not in kept[p.flat]:
+                    kept[p.flat][key] = torch.zeros_like(p.flat, dtype=torch.float32)
+                whole = p.flat if key == MASTER else kept[p.flat][key]
+                target = whole.detach().view(-1)[p.at : p.at + p.size]
+                target.copy_(vectors[p.number][p.start : p.start + p.size])
+            kept[p.flat] |= {key: value.clone() for key, value in shared.items()}
+        for parameter, values in zip(self.parameters, state[MASTER], strict=True):
+            write_all(parameter, values)
+
+
+def _whole(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece:
+    return _Piece(number, parameter, 0, 0, parameter.numel())
+
+
+def _in_partition(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece | None:
+    mapping: Any = getattr(parameter, "_hp_mapping", None)
+    if mapping is None:
+        return None
+    flat = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+    own, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
+    return _Piece(number, flat, own.start, whole.start, own.numel)
+
+
+def _in_shard(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece | None:
+    assert is_split(parameter)
+    group, at, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    start = rank() * size
+    size = min(size, full_shape(parameter).numel() - start)
+    return _Piece(number, optimizer.fp32_partitioned_groups_flat[group], at, start, size) if size > 0 else None

@@ -1,0 +1,88 @@
+"""Masks that are chosen anew while they are trained: the collective side of a RefreshedMethod."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gallop_ray.methods import MatrixState, RefreshedMethod
+from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.entries import contained, positions
+from gallop_ray.sparse.gradients import OwnedGradients
+from gallop_ray.sparse.weights import gather, rank, world_size
+from gallop_ray.training.engine import Engine
+from gallop_ray.training.optimizer_state import MASTER, State
+
+
+class Refresher:
+    """Gathers what a method needs between its choices, and moves delta and optimizer to the new entries."""
+
+    def __init__(self, method: RefreshedMethod, delta: SparseDelta, seed: int) -> None:
+        self._method, self._delta, self._seed = method, delta, seed
+        self._owned = OwnedGradients(delta.places)
+        self.accumulating = False
+        """Whether gradients have been added up that the next choice still needs."""
+
+    @contextmanager
+    def step(self, step: int, steps: int, accumulation: int) -> Iterator[None]:
+        """Around the backward passes of optimizer step `step` (1, 2, ...), `accumulation` of them on each rank."""
+        accumulates = self._method.accumulates_in(step, steps)
+        strength = self._method.delta_decay / accumulation
+        for m, (layer, base) in enumerate(zip(self._delta.layers, self._delta.base(), strict=True)):
+            layer.take = partial(self._owned.add, m) if accumulates else None
+            layer.pull = (strength, base) if strength else None
+        yield
+        self.accumulating |= accumulates
+
+    def refresh(self, step: int, steps: int, engine: Engine) -> bool:
+        """Choose again where the method wants to after this step. Whether it did. Collective."""
+        if not self._method.refreshes_after(step, steps):
+            return False
+        delta, old = self._delta, list(self._delta.indices)
+        indices = [self._choose(m, step, steps) for m in range(len(delta.places))]
+        optimizer = engine.state(delta.parameters)
+        state, shared = optimizer.read()
+        present = delta.move(indices, self._method.restores_dropped)
+        optimizer.write(moved(state, old, indices, present), shared)
+        self.accumulating = False
+        return True
+
+    def _choose(self, m: int, step: int, steps: int) -> Tensor:
+        """The new entries of one matrix, from its owner."""
+        delta, candidate = self._delta, self._delta.places[m]
+        old, base = delta.indices[m], delta.base()[m]
+        weight, owner = gather(candidate.linear.weight).detach(), self._owned.owners[m]
+        new = torch.empty_like(old)
+        if rank() == owner:
+            gradient = self._owned.take(m) if m in self._owned.sums else None
+            change = weight.view(-1)[old].float() - base.float()
+            digest = hashlib.sha256(f"{self._seed}/{step}/{candidate.name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            new = self._method.refresh(MatrixState(weight, gradient, old, change, step, steps, generator)).to(old)
+            assert new.shape == old.shape, "a refresh keeps the number of entries"
+        if world_size() > 1:
+            dist.broadcast(new, src=owner)
+        return new
+
+
+def moved(state: State, old: list[Tensor], new: list[Tensor], present: list[Tensor]) -> State:
+    """The optimizer's vectors for the entries `new` instead of `old`, matrix by matrix.
+
+    What stays keeps its float32 value and its moments; newcomers begin at their present weight with moments 0.
+    """
+    answer: State = {}
+    for key, vectors in state.items():
+        fresh = present if key == MASTER else [torch.zeros(n.numel()) for n in new]
+        answer[key] = [_moved(vector, o, n, f) for vector, o, n, f in zip(vectors, old, new, fresh, strict=True)]
+    return answer
+
+
+def _moved(vector: Tensor, old: Tensor, new: Tensor, fresh: Tensor) -> Tensor:
+    values = fresh.to(vector.device, torch.float32, copy=True)
+    stays = contained(new, old)
+    values[stays] = vector[positions(old, new[stays])]
+    return values

@@ -1,0 +1,191 @@
+"""Each scored method's mask equals brute force from its formula, in float64."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gallop_ray.methods import METHODS
+from gallop_ray.methods.lift import low_rank
+from gallop_ray.methods.magnitude import smallness
+from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.topk import EXCLUDED, largest
+from gallop_ray.training.loop import batches
+from gallop_ray.training.selection import select, selection_examples
+from tests.training import tiny
+from tests.training.test_selection import reference_gradients
+
+SEED, RATIO, DENSITY, BATCH = 11, 0.5, 0.03, 8
+Matrices = dict[str, np.ndarray]
+
+
+@cache
+def weights() -> Matrices:
+    return {c.name: c.linear.weight.double().numpy() for c in find_candidates(tiny.model())}
+
+
+@cache
+def gradients(first_batch: bool = False) -> Matrices:
+    first = next(batches(tiny.examples(), BATCH, SEED))
+    examples = first if first_batch else selection_examples(tiny.examples(), RATIO, SEED)
+    return {n: g.numpy() for n, g in reference_gradients(examples, torch.float64).items()}
+
+
+def both(formula: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[], Matrices]:
+    return lambda: {n: formula(w, gradients()[n]) for n, w in weights().items()}
+
+
+def approximated() -> Matrices:
+    scores = {}
+    for name, w in weights().items():
+        u, s, vh = np.linalg.svd(w, full_matrices=False)
+        scores[name] = np.abs(u[:, :4] @ np.diag(s[:4]) @ vh[:4])
+    return scores
+
+
+def blocks(side: int) -> Callable[[], Matrices]:
+    def means() -> Matrices:
+        return {
+            n: g.reshape(g.shape[0] // side, side, g.shape[1] // side, side).mean((1, 3))
+            for n, g in ((n, np.abs(g)) for n, g in gradients().items())
+        }
+
+    return means
+
+
+def everything(k: int) -> list[tuple[list[str], int]]:
+    return [(list(weights()), k)]
+
+
+def total() -> int:
+    return sum(p.numel() for p in tiny.model().parameters())
+
+
+def of_density() -> int:
+    return round(DENSITY * total())
+
+
+def by_layer() -> list[tuple[list[str], int]]:
+    """In proportion to the layers' sizes, which are equal here."""
+    names = [[n for n in weights() if f"layers.{i}." in n] for i in (0, 1)]
+    half = of_density() // 2
+    return [(names[0], half), (names[1], of_density() - half)]
+
+
+def like_lora(rank: int) -> list[tuple[list[str], int]]:
+    return [([n], rank * sum(w.shape)) for n, w in weights().items()]
+
+
+def sift() -> list[tuple[list[str], int]]:
+    rate = of_density() / sum(w.size for w in weights().values())
+    return [([n], int(rate * w.size) + 1) for n, w in weights().items()]
+
+
+CASES: dict[str, tuple[dict[str, Any], Callable[[], Matrices], Callable[[], list[tuple[list[str], int]]]]] = {
+    "gallop": ({}, both(lambda w, g: np.abs(g) / (np.abs(w) + 1e-8)), lambda: everything(of_density())),
+    "gallop with exponents": (
+        {"gradient_exponent": 2.0, "magnitude_exponent": 0.5},
+        both(lambda w, g: g**2 / (np.abs(w) + 1e-8) ** 0.5),
+        lambda: everything(of_density()),
+    ),
+    "gallop per layer": ({"scope": "per_layer"}, both(lambda w, g: np.abs(g) / (np.abs(w) + 1e-8)), by_layer),
+    "saft": ({}, both(lambda w, g: np.abs(g)), lambda: everything(of_density())),
+    "saft per matrix": (
+        {"scope": "per_matrix", "density": {"lora_rank": 3}},
+        both(lambda w, g: np.abs(g)),
+        lambda: like_lora(3),
+    ),
+    "sift": ({}, lambda: {n: np.abs(g) for n, g in gradients(first_batch=True).items()}, sift),
+    "sift with a ratio": ({"selection_ratio": RATIO}, both(lambda w, g: np.abs(g)), sift),
+    "snip": ({}, both(lambda w, g: np.abs(w * g)), lambda: everything(of_density())),
+    "magnitude": ({}, both(lambda w, g: np.abs(w)), lambda: everything(of_density())),
+    "magnitude lowest": ({"choose": "lowest"}, both(lambda w, g: -np.abs(w)), lambda: everything(of_density())),
+    "sara": ({}, both(lambda w, g: -np.abs(w)), lambda: everything(of_density())),
+    "lift": ({"rank": 4, "density": {"lora_rank": 2}}, approximated, lambda: like_lora(2)),
+    "smt": ({"block_size": 8}, blocks(8), lambda: everything(round(of_density() / 64))),
+}
+
+
+def brute_force(scores: Matrices, quotas: list[tuple[list[str], int]]) -> dict[str, list[int]]:
+    """A full stable sort of what competes."""
+    chosen: dict[str, list[int]] = {n: [] for n in scores}
+    for names, k in quotas:
+        flat = np.concatenate([scores[n].ravel() for n in names])
+        owners = np.concatenate([np.full(scores[n].size, i) for i, n in enumerate(names)])
+        places = np.concatenate([np.arange(scores[n].size) for n in names])
+        for at in np.argsort(-flat, kind="stable")[:k]:
+            chosen[names[owners[at]]].append(int(places[at]))
+    return {n: sorted(indices) for n, indices in chosen.items() if indices}
+
+
+def entries_of_blocks(chosen: Mapping[str, list[int]], side: int) -> dict[str, list[int]]:
+    found = {}
+    for name, units in chosen.items():
+        shape = weights()[name].shape
+        grid = np.zeros((shape[0] // side, shape[1] // side), dtype=bool)
+        grid.ravel()[units] = True
+        found[name] = np.kron(grid, np.ones((side, side), dtype=bool)).ravel().nonzero()[0].tolist()
+    return found
+
+
+def masks() -> dict[str, dict[str, list[int]]]:
+    """On each rank: the mask of every case."""
+    resident, found = tiny.resident(tiny.sweep(0, batch_size=BATCH)), {}
+    for case, (options, _, _) in CASES.items():
+        asked: dict[str, Any] = {"type": case.split()[0], "density": DENSITY, **options}
+        if asked["type"] in ("gallop", "saft", "snip", "smt"):
+            asked["selection_ratio"] = RATIO
+        context = tiny.context(resident, SEED, method=asked)
+        method: Any = METHODS[asked["type"]](context.configuration.method)
+        mask = select(context, find_candidates(resident.model), method)
+        found[case] = {n: i.tolist() for n, i in mask.indices.items()}
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_masks_equal_brute_force(ranks: Callable, world: int) -> None:
+    expected = {case: brute_force(scores(), quotas()) for case, (_, scores, quotas) in CASES.items()}
+    expected["smt"] = entries_of_blocks(expected["smt"], 8)
+    for found in ranks(world)(masks):
+        for case in CASES:
+            assert found[case] == expected[case], case
+
+
+def test_the_zero_guard_is_tested_elsewhere_and_scopes_differ() -> None:
+    assert brute_force(CASES["gallop"][1](), by_layer()) != brute_force(
+        CASES["gallop"][1](), everything(of_density())
+    ), "or the test above would show nothing"
+
+
+def test_smallness_orders_all_floats() -> None:
+    values = torch.tensor([0.0, -1e-45, 1e-38, -0.5, 0.5000001, 1.0, 3e38])
+    scores = smallness(values)
+    assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+    assert len(set(scores.tolist())) == len(values)
+    assert bool((scores >= 0).all() and scores.isfinite().all())
+
+
+def test_largest_equals_a_stable_sort() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 9, (40, 30), generator=generator).float()
+    scores[3] = EXCLUDED
+    for k in (1, 17, 600, 1170):
+        order = scores.view(-1).sort(descending=True, stable=True).indices
+        assert torch.equal(largest(scores, k), order[:k].sort().values)
+
+
+def test_subspace_iteration_is_near_the_best_approximation() -> None:
+    """With singular values that fall as those of trained weights do."""
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(n, 600, generator=generator)).Q for n in (700, 600))
+    matrix = (u * torch.arange(1, 601).float().pow(-0.7)) @ v.t()
+    found = low_rank(matrix, 8, torch.Generator().manual_seed(1))
+    left, s, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    best = (left[:, :8] * s[:8]) @ right[:8]
+    assert float((matrix - found).norm()) < 1.001 * float((matrix - best).norm())
+    k = 8 * sum(matrix.shape)
+    same = set(largest(found.abs(), k).tolist()) & set(largest(best.abs().float(), k).tolist())
+    assert len(same) > 0.98 * k

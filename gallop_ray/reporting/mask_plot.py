@@ -1,5 +1,6 @@
 """Masks as pictures: density by layer and module type, and the magnitudes of what was chosen."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from gallop_ray.tracking.files import Record
 
 _COLOURS = "cividis"  # tells its values apart for colour-blind readers, and printed in grey
 _PANEL_INCHES = 3.6
+_LAYER_LABELS = 16
 
 
 def draw_masks(runs: Sequence[Record], path: Path) -> None:
@@ -48,9 +49,8 @@ def _density_panel(axes: Axes, seeds: Sequence[Record]) -> None:
     axes.set_title(f"{first['method']}\n{first['configuration']}, {len(seeds)} seed{'s' * (len(seeds) > 1)}", size=9)
     axes.set_xticks(range(len(first["modules"])), first["modules"], rotation=45, ha="right", rotation_mode="anchor")
     axes.set_ylabel("layer")
-    layers = first["layers"]
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
-    axes.yaxis.set_major_formatter(lambda at, _: str(layers[round(at)]) if 0 <= round(at) < len(layers) else "")
+    labelled = range(0, len(first["layers"]), math.ceil(len(first["layers"]) / _LAYER_LABELS))
+    axes.set_yticks(labelled, [first["layers"][row] for row in labelled])
 
 
 def _magnitude_panel(axes: Axes, run: Record | None) -> None:

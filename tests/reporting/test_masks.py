@@ -118,6 +118,7 @@ def test_the_picture_shows_the_mean_over_seeds_of_each_methods_best(folder: Swee
     np.testing.assert_allclose(random.images[0].get_array().filled(np.nan), [[10, np.nan], [10, 5]])
     assert {axes.images[0].get_cmap().name for axes in (gallop, random)} == {"cividis"}
     assert [label.get_text() for label in gallop.get_xticklabels()] == ["q_proj", "up_proj"]
+    assert [label.get_text() for label in gallop.get_yticklabels()] == ["0", "1"]
     (histogram,) = (axes for axes in figure.axes if axes.get_xlabel() == "magnitude of the base weight")
     shares = {steps.get_label(): steps.get_data().values.tolist() for steps in histogram.patches}
     assert shares == {"all": [25, 75], "chosen": [75, 25]}

@@ -3,8 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from gallop_ray import __version__
+from gallop_ray.export.request import TARGETS, checked
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.schema import Sweep
@@ -48,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         if name == "run":
             sub.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
+    _add_export(commands)
     ui = commands.add_parser("ui", help="open the MLflow UI on what was logged")
     ui.add_argument("--output", default="runs", help="the folder of sweeps (default: runs)")
     ui.add_argument("--uri", help="another MLflow store")
@@ -55,6 +58,23 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
     return parser
+
+
+def _add_export(commands: Any) -> None:
+    text = "write a finished run's adapter in a form that other tools load"
+    export = commands.add_parser("export", help=text, description=text)
+    export.add_argument("run", metavar="RUN", help="the run folder, <output>/<sweep>/<configuration>/seed-<n>")
+    export.add_argument(
+        "--to",
+        required=True,
+        choices=TARGETS,
+        help="delta: our own adapter file, for gallop_ray.apply_adapter; peft: a folder for PEFT (SHiRA, or LoRA's "
+        "own); merged: a plain transformers folder",
+    )
+    export.add_argument(
+        "--output", metavar="PATH", help="the folder to write (default: <configuration>-seed-<n>-<to> here)"
+    )
+    export.set_defaults(command=_export)
 
 
 def _load(arguments: argparse.Namespace) -> Sweep:
@@ -87,6 +107,14 @@ def _run(arguments: argparse.Namespace) -> int:
         print("\ninterrupted; what was finished is kept. The same command goes on from here.", file=sys.stderr)
         return _INTERRUPTED
     return 0 if print_summary(folder, sweep) else _FAILED
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    request = checked(arguments.run, arguments.to, arguments.output)
+    from gallop_ray.export.write import export
+
+    print(export(request))
+    return 0
 
 
 def _ui(arguments: argparse.Namespace) -> int:

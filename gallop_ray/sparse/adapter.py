@@ -68,6 +68,11 @@ def _refuse_foreign(model: nn.Module, path: Path, metadata: Mapping[str, str]) -
         raise ValueError(
             f"{path} is not a gallop_ray adapter (format {metadata.get('format')!r}, expected {_FORMAT!r})"
         )
+    refuse_other_base(model, path, metadata)
+
+
+def refuse_other_base(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """Raise ValueError unless `model` has the very weights on which the adapter at `path` was trained."""
     here = base_hash(model)
     if metadata["base_hash"] != here:
         raise ValueError(

@@ -1,6 +1,7 @@
 """One sweep from start to end, or from where an earlier start left it."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,6 +12,7 @@ import ray
 from filelock import FileLock, Timeout
 from ray import tune
 
+from gallop_ray.reporting.masks import write_mask_report
 from gallop_ray.reporting.progress import SweepDisplay
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
@@ -24,6 +26,7 @@ from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import SweepFolder
 
+_LOG = logging.getLogger(__name__)
 _MAY_CHANGE = ("budget", "resources", "tracking", "output")
 
 
@@ -64,10 +67,11 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
         stack.enter_context(_mirrored(folder, sweep))
         display.note(f"{sweep.name}: records in {folder.path}")
         if not studies.exhausted:
-            pool = stack.enter_context(_slots(sweep, folder, verbose, display.note))
-            _measure_base(pool, sweep, folder, display.note)
-            _search(sweep, folder, studies, pool)
+            with _slots(sweep, folder, verbose, display.note) as pool:
+                _measure_base(pool, sweep, folder, display.note)
+                _search(sweep, folder, studies, pool)
             folder.rebuild_results()
+        _report_masks(folder, sweep)
     return folder
 
 
@@ -145,6 +149,14 @@ def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[
             raise UserError(str(outcome.reason))
         folder.write_base(outcome.result)
     ray.get(pool.give_back.remote(name, True))
+
+
+def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
+    """A sweep that has come so far does not fail for a picture."""
+    try:
+        write_mask_report(folder, sweep.objective)
+    except Exception as error:
+        _LOG.warning("no report on the masks of %s (%s: %s)", folder.path, type(error).__name__, error)
 
 
 def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any) -> None:

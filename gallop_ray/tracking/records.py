@@ -2,7 +2,7 @@
 
 Times are seconds (points in time: since 1970), sizes bytes. Below <output>/<sweep name>/ there are
 
-- spec.json, base.json, results.jsonl,
+- spec.json, base.json, results.jsonl, masks.json, masks.png,
 - <configuration>/configuration.json and status.json,
 - <configuration>/seed-<n>/spec.json, environment.json, mask.json, metrics.jsonl, result.json, adapter.safetensors.
 """
@@ -29,6 +29,8 @@ Document = Literal["spec", "environment", "mask"]
 Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
 
 FINAL = ("finished", "pruned", "failed", "diverged")
+MASK_REPORT = ("masks.json", "masks.png")
+"""What a finished sweep says of its masks."""
 _SEED_FOLDER = re.compile(r"seed-(\d+)")
 _LEFT_BY_AN_ATTEMPT = ("result.json", "mask.json", "environment.json", "adapter.safetensors")
 

@@ -4,14 +4,14 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import Record, read_json, write_json
 from gallop_ray.tracking.mlflow_store import MlflowStore, Point, Refused, Status
-from gallop_ray.tracking.records import ConfigurationFolder, RunFolder, SweepFolder
+from gallop_ray.tracking.records import MASK_REPORT, ConfigurationFolder, RunFolder, SweepFolder
 from gallop_ray.tracking.sent import (
     FINAL_STATUS,
     Sent,
@@ -142,18 +142,18 @@ class SweepSync:
         ended = float(result.get("ended") or time.time())
         reason = {"reason": result["reason"]} if result.get("reason") else {}
         self._store.log(sent.run_id, result_points(result, ended), tags=reason)
-        self._upload(run, sent)
+        self._upload(run.path, _ARTIFACTS, sent.run_id)
         self._set_status(run.path, sent, FINAL_STATUS[result["status"]], result["status"], ended)
 
-    def _upload(self, run: RunFolder, sent: Sent) -> None:
+    def _upload(self, folder: Path, names: Sequence[str], run_id: str) -> None:
         """Artifacts are a convenience: a server that has no place for them still takes everything else.
 
-        When the server itself is away, the next request says so, and the run is repeated with its artifacts.
+        When the server itself is away, the next request says so, and all is repeated with the artifacts.
         """
         try:
-            for name in _ARTIFACTS:
-                if (run.path / name).exists():
-                    self._store.upload(sent.run_id, run.path / name)
+            for name in names:
+                if (folder / name).exists():
+                    self._store.upload(run_id, folder / name)
         except Exception as error:
             if self._uploads:
                 _LOG.warning("MLflow does not store artifacts; they stay in %s (%s)", self._folder.path, error)
@@ -196,6 +196,7 @@ class SweepSync:
                 self._end(run.path, "running")
             self._end(configuration.path, status)
             finished = finished and status in FINAL_STATUS
+        self._upload(self._folder.path, MASK_REPORT, self._id)
         self._store.set_status(self._id, "FINISHED" if finished else "KILLED")
 
     def _end(self, folder: Path, word: str) -> None:

@@ -31,7 +31,7 @@ def load_model(spec: ModelSpec) -> tuple[Any, Any]:
 
     Raises ValueError for an unknown preset, a missing folder, and a hub id that cannot be reached.
     """
-    source = _source(spec.name)
+    source = model_source(spec.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -53,7 +53,7 @@ def meta_model(spec: ModelSpec) -> Any:
         return _from_config(known() if known else _config(spec), getattr(torch, spec.dtype))
 
 
-def _source(name: str) -> str:
+def model_source(name: str) -> str:
     """What transformers loads: a prepared folder for a preset, else the folder or hub id itself."""
     if name in PRESETS:
         return PRESETS[name]()
@@ -83,7 +83,7 @@ def _from_config(config: PretrainedConfig, dtype: torch.dtype) -> Any:
 
 def _config(spec: ModelSpec) -> PretrainedConfig:
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(_source(spec.name), revision=spec.revision)
+        config: PretrainedConfig = AutoConfig.from_pretrained(model_source(spec.name), revision=spec.revision)
     except (OSError, ValueError) as error:
         raise ValueError(_unreachable(spec.name, error)) from error
     return config

@@ -1,0 +1,54 @@
+"""A trained model as an ordinary transformers folder, with no trace of how it was trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from gallop_ray.export.peft_folder import attach_peft
+from gallop_ray.export.request import DELTA, FULL, PEFT, Request
+from gallop_ray.sparse.adapter import apply_adapter, refuse_other_base
+from gallop_ray.training.models import load_model
+from gallop_ray.training.save import save_model
+
+
+def write_merged(request: Request, folder: Path) -> None:
+    """Write weights, configuration and tokenizer. Raises ValueError where the base model is not the run's own."""
+    model, tokenizer = load_model(request.model)
+    save_model(_MERGE[request.metadata["format"]](model, request), folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _merge_delta(model: Any, request: Request) -> Any:
+    apply_adapter(model, request.run.adapter)
+    return model
+
+
+@torch.no_grad()
+def _merge_peft(model: Any, request: Request) -> Any:
+    refuse_other_base(model, request.run.adapter, request.metadata)
+    wrapped = attach_peft(model, request)
+    saved = load_file(request.run.adapter)
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(saved.pop(name.replace(".default.", ".")))
+    assert not saved, f"{sorted(saved)} have no place in the adapter"
+    return wrapped.merge_and_unload()
+
+
+@torch.no_grad()
+def _load_full(model: Any, request: Request) -> Any:
+    trained, parameters = load_file(request.run.adapter), dict(model.named_parameters())
+    if {n: (t.shape, t.dtype) for n, t in trained.items()} != {n: (p.shape, p.dtype) for n, p in parameters.items()}:
+        raise ValueError(
+            f"{request.model.name} is not of the architecture and dtype that {request.run.adapter} was trained on; "
+            "put the base model back as it was"
+        )
+    for name, weight in trained.items():
+        parameters[name].copy_(weight)
+    return model
+
+
+_MERGE: dict[str, Callable[[Any, Request], Any]] = {DELTA: _merge_delta, PEFT: _merge_peft, FULL: _load_full}

@@ -1,0 +1,49 @@
+"""An adapter as the folder that `PeftModel.from_pretrained` loads."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gallop_ray.export.request import DELTA, PEFT, Request
+from gallop_ray.export.shira import to_shira
+from gallop_ray.methods import METHODS, TunerMethod
+from gallop_ray.spec.schema import Configuration
+from gallop_ray.training.models import meta_model, model_source
+
+
+def write_peft(request: Request, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors. Raises ValueError as `to_shira`."""
+    config, tensors = _CONVERT[request.metadata["format"]](request)
+    config.base_model_name_or_path = model_source(request.model.name)
+    config.revision = request.model.revision
+    config.task_type = peft.TaskType.CAUSAL_LM
+    config.inference_mode = True
+    config.target_modules = sorted(config.target_modules)
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={**request.metadata, "format": "pt"})
+
+
+def attach_peft(model: Any, request: Request) -> Any:
+    """`model` wrapped as the run's method wraps it, with the parameters as before training."""
+    spec = Configuration.model_validate_json(request.metadata["configuration"]).method
+    method = METHODS[spec.type](spec)
+    assert isinstance(method, TunerMethod)
+    return method.attach(model).module
+
+
+def _from_peft(request: Request) -> tuple[Any, dict[str, Tensor]]:
+    return attach_peft(meta_model(request.model), request).peft_config["default"], load_file(request.run.adapter)
+
+
+def _from_delta(request: Request) -> tuple[Any, dict[str, Tensor]]:
+    try:
+        return to_shira(meta_model(request.model), load_file(request.run.adapter))
+    except ValueError as error:
+        raise ValueError(f"{request.run.path} has no PEFT form: {error}; use --to merged or --to delta") from None
+
+
+_CONVERT: dict[str, Callable[[Request], tuple[Any, dict[str, Tensor]]]] = {DELTA: _from_delta, PEFT: _from_peft}

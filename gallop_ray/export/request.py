@@ -1,0 +1,88 @@
+"""What to export and whereto, checked before a heavy package is imported or anything is written."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from safetensors import safe_open
+
+from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.tracking.records import RunFolder, SweepFolder
+
+Target = Literal["delta", "peft", "merged"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+DELTA, PEFT, FULL = "gallop_ray delta 1", "gallop_ray peft 1", "gallop_ray full 1"
+_POSSIBLE: dict[str, tuple[Target, ...]] = {
+    DELTA: ("delta", "peft", "merged"),
+    PEFT: ("peft", "merged"),
+    FULL: ("merged",),
+}
+_WHY_NOT = {
+    PEFT: "trained parameters of PEFT's own, which are no delta of the base model's weights",
+    FULL: "trained every weight, which is no adapter",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """An export that can be done: a finished run, a form that its adapter has, and a place that is free."""
+
+    run: RunFolder
+    to: Target
+    output: Path
+    """A folder that is empty or not there yet."""
+    metadata: dict[str, str]
+    """Of the run's adapter; `format` is a key of the formats above."""
+
+    @property
+    def model(self) -> ModelSpec:
+        """The base model of the sweep that the run belongs to."""
+        return ModelSpec.model_validate(SweepFolder(self.run.path.parent.parent).spec()["model"])
+
+
+def checked(run: str, to: Target, output: str | None) -> Request:
+    """The request, where it can be done; ValueError says what is in the way.
+
+    `output` is a folder; None for <configuration>-seed-<n>-<to> in the working directory.
+    """
+    folder = RunFolder(Path(run).expanduser().resolve())
+    _refuse_unfinished(folder)
+    metadata = _metadata(folder)
+    _refuse_impossible(folder, metadata["format"], to)
+    target = Path(output or f"{folder.configuration}-seed-{folder.seed}-{to}").expanduser().resolve()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"{target} exists and is no empty folder; name another with --output, or remove it")
+    return Request(folder, to, target, metadata)
+
+
+def _refuse_unfinished(run: RunFolder) -> None:
+    if not run.path.is_dir():
+        raise ValueError(f"{run.path} does not exist; give a run folder, <output>/<sweep>/<configuration>/seed-<n>")
+    if not re.fullmatch(r"seed-\d+", run.path.name) or run.read("spec") is None:
+        raise ValueError(f"{run.path} is no run folder; give <output>/<sweep>/<configuration>/seed-<n>")
+    result = run.result()
+    if result is None:
+        raise ValueError(f"{run.path} has not finished; `gallop-ray run` with its sweep file goes on with it")
+    if result["status"] != "finished":
+        reason = result.get("reason") or "no reason recorded"
+        raise ValueError(f"{run.path} {result['status']} ({reason}); only a run that finished has an adapter")
+
+
+def _metadata(run: RunFolder) -> dict[str, str]:
+    if not run.adapter.exists():
+        raise ValueError(f"{run.adapter} is not there any more; restore it, or run the seed again")
+    with safe_open(run.adapter, framework="numpy") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+    if metadata.get("format") not in _POSSIBLE:
+        raise ValueError(
+            f"{run.adapter} has the format {metadata.get('format')!r}; this version exports {', '.join(_POSSIBLE)}"
+        )
+    return metadata
+
+
+def _refuse_impossible(run: RunFolder, kind: str, to: Target) -> None:
+    possible = _POSSIBLE[kind]
+    if to not in possible:
+        raise ValueError(f"{run.path} {_WHY_NOT[kind]}; use --to {' or --to '.join(possible)}")

@@ -1,0 +1,66 @@
+"""A delta as a PEFT SHiRA adapter (arXiv 2406.13175).
+
+PEFT gives every adapted matrix r x (in + out) trained entries, with one r for the whole adapter. A global mask fills
+some matrices more than others; what a matrix has too few is made up by entries that add nothing.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+
+_ADDS_NOTHING = -0.0  # 0.0 would turn a weight of -0.0 into 0.0
+
+
+def to_shira(model: nn.Module, adapter: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """The ShiraConfig, and the tensors of its file by PEFT's names: `shira_indices` int32 (2, n) as rows over columns,
+    `shira_weight` float32 (n,), n = r (in + out).
+
+    Args:
+        model: the base model, of which only names and shapes are read; the meta device will do.
+        adapter: the tensors of an adapter file of ours.
+
+    Raises ValueError where a matrix has fewer than r (in + out) entries, r being what the fullest matrix needs.
+    """
+    modules = [key.removesuffix(".weight.delta") for key in adapter if key.endswith(".delta")]
+    shapes = {name: _shape(model.get_submodule(name)) for name in modules}
+    counts = {name: adapter[f"{name}.weight.delta"].numel() for name in modules}
+    r = _rank(shapes, counts)
+    tensors = {}
+    for name, (out_features, in_features) in shapes.items():
+        indices, delta = (adapter[f"{name}.weight.{part}"] for part in ("indices", "delta"))
+        flat = _filled(indices.long(), r * (in_features + out_features), out_features * in_features)
+        tensors[f"base_model.model.{name}.shira_indices"] = torch.stack([flat // in_features, flat % in_features]).int()
+        padding = torch.full((flat.numel() - delta.numel(),), _ADDS_NOTHING)
+        tensors[f"base_model.model.{name}.shira_weight"] = torch.cat([delta, padding])
+    return peft.ShiraConfig(r=r, target_modules=modules), tensors
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    assert isinstance(module, nn.Linear), "only linear layers are candidates"
+    return module.out_features, module.in_features
+
+
+def _rank(shapes: Mapping[str, tuple[int, int]], counts: Mapping[str, int]) -> int:
+    """The smallest r that holds the fullest matrix; ValueError where another has no room for it."""
+    needed = {name: math.ceil(counts[name] / sum(shape)) for name, shape in shapes.items()}
+    fullest = max(needed, key=lambda name: needed[name])
+    r = needed[fullest]
+    for name, shape in shapes.items():
+        if r * sum(shape) > math.prod(shape):
+            raise ValueError(
+                f"{counts[fullest]} of the {math.prod(shapes[fullest])} entries of {fullest} are trained, for which "
+                f"SHiRA needs r = {r}, and so {r * sum(shape)} entries of {name}, which has only {math.prod(shape)}"
+            )
+    return r
+
+
+def _filled(indices: Tensor, n: int, numel: int) -> Tensor:
+    """`indices` (k,) followed by the lowest n - k of the other flat indices below `numel`: PEFT would add up an entry
+    that came twice."""
+    free = torch.ones(numel, dtype=torch.bool)
+    free[indices] = False
+    return torch.cat([indices, free.nonzero().view(-1)[: n - indices.numel()]])

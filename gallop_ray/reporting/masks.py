@@ -1,0 +1,123 @@
+"""Which entries each method chose: where in the model, and how much two masks have in common."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from gallop_ray.reporting.summary import best_of_each_method, summaries
+from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.tracking.files import Record, read_json, write_json
+from gallop_ray.tracking.records import MASK_REPORT, RunFolder, SweepFolder
+
+OUTSIDE = "other"
+"""The row of matrices that belong to no layer."""
+_INDICES = ".indices"
+
+
+def write_mask_report(folder: SweepFolder, objective: ObjectiveSpec) -> None:
+    """Write masks.json and masks.png into the sweep's folder, unless they tell of these very runs already.
+
+    masks.json: `runs`, each with its density by layer and module type (a matrix of shares in [0, 1], null where the
+    model has no such matrix) and, where the run recorded them, its magnitudes; `overlap.seeds`, the Jaccard index of
+    the masks of each two seeds of a configuration; `overlap.methods`, that of each two methods at the same seed, each
+    method by its best configuration. A sweep without masks gets neither file.
+    """
+    report, picture = (folder.path / name for name in MASK_REPORT)
+    masks = list(_masks(folder))
+    runs = [run for run, _ in masks]
+    if not runs or (picture.exists() and _told_of(report) == [[run.configuration, run.seed] for run in runs]):
+        return
+    from gallop_ray.reporting.mask_plot import draw_masks
+
+    picture.unlink(missing_ok=True)
+    masked = {run.configuration for run in runs}
+    chosen = best_of_each_method(summaries(folder.results(), objective))
+    best = {each.configuration: each.method for each in chosen if each.configuration in masked}
+    described = [_described(run, mask) for run, mask in masks]
+    overlap = {"seeds": list(_between_seeds(runs)), "methods": list(_between_methods(runs, best))}
+    write_json(report, {"runs": described, "overlap": overlap})
+    draw_masks([run for run in described if run["configuration"] in best], picture)
+
+
+def _told_of(report: Path) -> list[list[Any]]:
+    """Configuration and seed of the runs in masks.json."""
+    return [[run["configuration"], run["seed"]] for run in (read_json(report) or {"runs": []})["runs"]]
+
+
+def _masks(folder: SweepFolder) -> Iterator[tuple[RunFolder, Record]]:
+    """The finished runs that chose a mask, with what they recorded of it."""
+    for run in folder.runs():
+        mask = run.read("mask") if (run.result() or {}).get("status") == "finished" else None
+        if mask and mask.get("matrices"):
+            yield run, mask
+
+
+def _described(run: RunFolder, mask: Mapping[str, Any]) -> Record:
+    result = run.result()
+    assert result is not None
+    recorded = {"magnitudes": mask["magnitudes"]} if mask.get("magnitudes") else {}
+    identity = {"configuration": run.configuration, "seed": run.seed, "method": result["method"]}
+    return {**identity, "chosen": mask["chosen"], **density_by_place(mask["matrices"]), **recorded}
+
+
+def density_by_place(matrices: Mapping[str, Sequence[int]]) -> Record:
+    """{"layers": [...], "modules": [...], "density": a row a layer, a column a module type}.
+
+    Args:
+        matrices: (chosen entries, all entries) of each candidate by its path in the model. Candidates of one layer and
+            type (the experts of a mixture) count as one.
+    """
+    counts: dict[tuple[int | str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for name, (chosen, numel) in matrices.items():
+        place = counts[_place(name)]
+        place[0] += chosen
+        place[1] += numel
+    layers = sorted({layer for layer, _ in counts}, key=lambda layer: (layer == OUTSIDE, layer))
+    modules = list(dict.fromkeys(module for _, module in counts))
+    shares = {place: chosen / numel for place, (chosen, numel) in counts.items()}
+    density = [[shares.get((layer, module)) for module in modules] for layer in layers]
+    return {"layers": layers, "modules": modules, "density": density}
+
+
+def _place(name: str) -> tuple[int | str, str]:
+    """The layer and the module type: (3, "q_proj") of model.layers.3.self_attn.q_proj."""
+    *path, module = name.split(".")
+    return next((int(part) for part in path if part.isdigit()), OUTSIDE), module
+
+
+def jaccard(first: Path, second: Path) -> float:
+    """Of two adapters' masks: the entries in both over the entries in either, in [0, 1]. Reads matrix by matrix."""
+    with safe_open(first, framework="numpy") as one, safe_open(second, framework="numpy") as other:
+        ours, theirs = ({key for key in file.keys() if key.endswith(_INDICES)} for file in (one, other))  # noqa: SIM118
+        both = sum(
+            int(np.intersect1d(one.get_tensor(key), other.get_tensor(key), assume_unique=True).size)
+            for key in ours & theirs
+        )
+        sizes = [int(f.get_slice(key).get_shape()[0]) for f, keys in ((one, ours), (other, theirs)) for key in keys]
+    return both / (sum(sizes) - both)
+
+
+def _between_seeds(runs: Sequence[RunFolder]) -> Iterator[Record]:
+    for one, other in combinations(_with_adapter(runs), 2):
+        if one.configuration == other.configuration:
+            shared = jaccard(one.adapter, other.adapter)
+            yield {"configuration": one.configuration, "seeds": [one.seed, other.seed], "jaccard": shared}
+
+
+def _between_methods(runs: Sequence[RunFolder], best: Mapping[str, str]) -> Iterator[Record]:
+    """Only the best configuration of each method is compared: all with all would be the square of the sweep."""
+    compared = [run for run in _with_adapter(runs) if run.configuration in best]
+    for one, other in combinations(compared, 2):
+        if one.seed == other.seed:
+            keys = [one.configuration, other.configuration]
+            shared = jaccard(one.adapter, other.adapter)
+            yield {"methods": [best[k] for k in keys], "configurations": keys, "seed": one.seed, "jaccard": shared}
+
+
+def _with_adapter(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    return [run for run in runs if run.adapter.exists()]

@@ -1,0 +1,120 @@
+"""What cannot be exported is refused by the command, with what to do instead and nothing written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gallop_ray.cli import main
+from gallop_ray.sparse.adapter import save_adapter
+from tests.export.trained import Trained
+
+ROOT = Path(__file__).parents[2]
+
+
+def refused(run: Path, to: str, output: Path) -> str:
+    """What the command says on stderr, with exit code 2 and no trace."""
+    command = [sys.executable, "-m", "gallop_ray", "export", str(run), "--to", to, "--output", str(output)]
+    before = sorted(output.parent.rglob("*"))
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert sorted(output.parent.rglob("*")) == before, "nothing is written"
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def copied(trained: Trained, tmp_path: Path) -> Path:
+    """The float32 sweep, to be spoilt."""
+    return Path(shutil.copytree(trained.output / "float32", tmp_path / "sweep"))
+
+
+@pytest.mark.parametrize(
+    ("method", "to", "instead"),
+    [
+        ("full", "delta", "trained every weight, which is no adapter; use --to merged"),
+        ("full", "peft", "trained every weight, which is no adapter; use --to merged"),
+        ("lora", "delta", "use --to peft or --to merged"),
+    ],
+)
+def test_a_form_that_the_adapter_does_not_have(
+    trained: Trained, tmp_path: Path, method: str, to: str, instead: str
+) -> None:
+    assert instead in refused(trained.run(method).path, to, tmp_path / "out")
+
+
+def test_a_run_that_is_none_or_has_no_adapter(copied: Path, tmp_path: Path) -> None:
+    run = copied / "gallop-1" / "seed-0"
+    out = tmp_path / "out"
+    assert "does not exist; give a run folder" in refused(copied / "gallop-1" / "seed-7", "delta", out)
+    assert "is no run folder; give <output>/<sweep>" in refused(copied, "delta", out)
+    run.joinpath("adapter.safetensors").rename(run / "away")
+    assert "is not there any more" in refused(run, "delta", out)
+    result = json.loads((run / "result.json").read_text()) | {"status": "diverged", "reason": "the loss became NaN"}
+    (run / "result.json").write_text(json.dumps(result))
+    assert "diverged (the loss became NaN); only a run that finished" in refused(run, "delta", out)
+    (run / "result.json").unlink()
+    assert "has not finished; `gallop-ray run` with its sweep file goes on" in refused(run, "delta", out)
+
+
+def test_a_place_that_is_taken(trained: Trained, tmp_path: Path) -> None:
+    for taken in (tmp_path / "file", tmp_path / "folder"):
+        inside = taken / "mine" if taken.name == "folder" else taken
+        inside.parent.mkdir(exist_ok=True)
+        inside.write_text("precious")
+        assert "name another with --output" in refused(trained.run("gallop").path, "merged", taken)
+        assert inside.read_text() == "precious"
+
+
+def test_a_foreign_adapter(copied: Path, tmp_path: Path) -> None:
+    run = copied / "gallop-1" / "seed-0"
+    save_file({"a": torch.zeros(1)}, run / "adapter.safetensors", {"format": "pt"})
+    assert "has the format 'pt'" in refused(run, "delta", tmp_path / "out")
+
+
+def test_a_mask_too_full_for_shira_names_the_matrices(copied: Path, tmp_path: Path) -> None:
+    run = copied / "gallop-1" / "seed-0"
+    full, spare = "model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.k_proj.weight"
+    indices = {full: torch.arange(1100, dtype=torch.int32), spare: torch.tensor([3], dtype=torch.int32)}
+    deltas = {name: torch.ones(chosen.numel()) for name, chosen in indices.items()}
+    save_adapter(run / "adapter.safetensors", indices, deltas, {"base_hash": "0"})
+    said = refused(run, "peft", tmp_path / "out")
+    assert "1100 of the 2048 entries of model.layers.0.mlp.up_proj are trained" in said
+    assert "needs r = 12, and so 576 entries of model.layers.1.self_attn.k_proj, which has only 512" in said
+    assert "use --to merged or --to delta" in said
+
+
+@pytest.mark.parametrize("method", ["gallop", "lora"])
+def test_another_base_model(
+    copied: Path, trained: Trained, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out = Path(shutil.copytree(trained.base, tmp_path / "base")), tmp_path / "out"
+    out.mkdir()
+    model = trained.load()
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1
+    model.save_pretrained(base)
+    spec = json.loads((copied / "spec.json").read_text())
+    (copied / "spec.json").write_text(json.dumps(spec | {"model": spec["model"] | {"name": str(base)}}))
+    assert main(["export", str(copied / f"{method}-1" / "seed-0"), "--to", "merged", "--output", str(out)]) == 2
+    assert "load the same weights in the same dtype" in capsys.readouterr().err
+    assert not list(out.iterdir())
+
+
+def test_a_full_run_of_another_architecture(
+    copied: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = json.loads((copied / "spec.json").read_text())
+    (copied / "spec.json").write_text(json.dumps(spec | {"model": spec["model"] | {"dtype": "bfloat16"}}))
+    run, out = copied / "full-1" / "seed-0", tmp_path / "out"
+    assert main(["export", str(run), "--to", "merged", "--output", str(out)]) == 2
+    assert "put the base model back as it was" in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,126 @@
+"""Finished runs of a sweep on a tiny model that lies in a folder, and what each of them had trained when it saved."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from gallop_ray.spec.configuration import asked
+from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.training.pocket import pocket_tokenizer
+from gallop_ray.training.report import Silent
+from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.run import execute, measure_base
+from gallop_ray.training.save import save_model
+from tests.training import tiny
+
+METHODS: dict[str, dict[str, Any]] = {
+    "gallop": {"density": 0.05, "selection_ratio": 0.5},
+    "random": {"density": 0.02},
+    "lora": {"rank": 2, "dropout": 0.1},
+    "full": {},
+}
+IDS = torch.arange(1, 25).view(2, 12)
+
+
+def save_base(folder: Path) -> None:
+    """A tiny model with the pocket model's tokenizer; one of its weights is -0.0, which additions easily lose."""
+    tokenizer = pocket_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.up_proj.weight[0, :] = -0.0
+    save_model(model, folder)
+    tokenizer.save_pretrained(folder)
+
+
+def sweep(base: Path, dtype: str) -> Sweep:
+    limits = {"train": 24, "validation": 5, "test": 5}
+    return Sweep.model_validate(
+        {
+            "name": dtype,
+            "model": {"name": str(base), "dtype": dtype},
+            "data": {"root": "generated", "train": "second", "limits": limits},
+            "methods": [{"type": "gallop"}],
+            "training": {"steps": 4, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-2, "max_length": 32},
+            "evaluation": {"batch_size": 5, "generate": False},
+        }
+    )
+
+
+def logits(model: Any) -> Tensor:
+    """What the model says to some fixed tokens, float32 (2, 12, vocabulary)."""
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits.float()
+
+
+class Witness(Silent):
+    """Sees the model as it is saved: after training and measuring, before it is the base again."""
+
+    def __init__(self, adapter: Path, model: nn.Module) -> None:
+        super().__init__(adapter)
+        self.model = model
+
+    def event(self, event: str, **fields: Any) -> None:
+        if fields.get("phase") == "saving":
+            ours = {n: w for n, w in tiny.whole_weights(self.model).items() if not n.endswith(".values")}
+            save_file({**ours, "logits": logits(self.model)}, self.adapter.with_name("seen.safetensors"))
+
+
+def train(base: Path, output: Path, dtype: str) -> None:
+    """On a rank: one finished run of each method, with what it had trained in seen.safetensors beside its adapter."""
+    resident = load_resident(sweep(base, dtype))
+    folder = SweepFolder(output / dtype)
+    folder.create(resident.sweep.model_dump(mode="json"))
+    accuracies = measure_base(resident)
+    for method, options in METHODS.items():
+        asked_for = {"method": {"type": method, **options}, "training": resident.sweep.training.model_dump()}
+        _run(resident, Configuration.model_validate(asked_for), folder, accuracies)
+
+
+def _run(resident: Resident, configuration: Configuration, folder: SweepFolder, accuracies: Any) -> None:
+    place = folder.configuration(f"{configuration.method.name}-1")
+    place.create(configuration.model_dump(mode="json"))
+    run = place.run(0)
+    run.start({"configuration": configuration.model_dump(mode="json"), **asked(configuration, 0)}, "slot-0")
+    result = execute(resident, configuration, 0, accuracies, Witness(run.adapter, resident.model))
+    run.write("mask", result.pop("mask"))
+    run.finish({"configuration": place.key, "status": "finished", "reason": None, **result})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where the tiny base model and the runs on it are."""
+
+    base: Path
+    output: Path
+
+    def run(self, method: str, dtype: str = "float32") -> RunFolder:
+        return SweepFolder(self.output / dtype).run(f"{method}-1", 0)
+
+    def load(self, dtype: str = "float32", folder: Path | None = None) -> Any:
+        return LlamaForCausalLM.from_pretrained(folder or self.base, dtype=getattr(torch, dtype)).eval()
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters by name, of a copy."""
+    return tiny.whole_weights(copy.deepcopy(model))

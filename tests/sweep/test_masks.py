@@ -1,0 +1,73 @@
+"""The end of a sweep, without Ray: a finished one has its masks in its folder and in MLflow."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.driver import run_sweep
+from gallop_ray.sweep.study import Studies
+from gallop_ray.tracking.mlflow_store import tracking_uri
+from gallop_ray.tracking.records import RunFolder, SweepFolder
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Sweep.model_validate(
+        {
+            "name": "done",
+            "output": str(tmp_path),
+            "model": {"name": "pocket"},
+            "data": {"root": "generated", "train": "second"},
+            "methods": [{"type": "random"}],
+        }
+    )
+
+
+@pytest.fixture
+def run(sweep: Sweep) -> RunFolder:
+    """The only run of a sweep in which nothing is left to do."""
+    folder = SweepFolder(Path(sweep.output) / sweep.name)
+    folder.create(sweep.model_dump(mode="json"))
+    studies = Studies(sweep, folder)
+    key = studies.next()
+    assert key is not None
+    run = folder.run(key, 0)
+    run.start({}, "slot-0")
+    weight = "model.layers.0.mlp.up_proj"
+    save_file({f"{weight}.weight.indices": np.arange(3, dtype=np.int32)}, run.adapter)
+    run.write("mask", {"chosen": 3, "matrices": {weight: [3, 8]}})
+    identity = {"configuration": key, "seed": 0, "method": "random", "slot": "slot-0"}
+    run.finish({**identity, "status": "finished", "reason": None, "val_mean_accuracy": 0.5})
+    folder.configuration(key).write_status("finished", [0], 0.5)
+    studies.tell(key)
+    return run
+
+
+def artifacts(sweep: Sweep) -> list[str]:
+    """The files of the sweep's MLflow run."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri(sweep))
+    experiment = client.get_experiment_by_name(sweep.tracking.experiment)
+    (found,) = client.search_runs([experiment.experiment_id], "tags.`gallop_ray.level` = 'sweep'")
+    assert found.info.status == "FINISHED"
+    return [file.path for file in client.list_artifacts(found.info.run_id)]
+
+
+def test_the_masks_are_files_of_the_sweep_and_of_its_mlflow_run(sweep: Sweep, run: RunFolder) -> None:
+    folder = run_sweep(sweep)
+    assert sorted(path.name for path in folder.path.glob("masks.*")) == ["masks.json", "masks.png"]
+    assert artifacts(sweep) == ["masks.json", "masks.png"]
+
+
+def test_a_report_that_fails_is_a_warning(sweep: Sweep, run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    run.write("mask", {"chosen": 3, "matrices": {"up_proj": "three"}})
+    with caplog.at_level(logging.WARNING):
+        run_sweep(sweep)
+    assert "no report on the masks" in caplog.text
+    assert artifacts(sweep) == []

@@ -42,7 +42,8 @@ class Arm:
     """`ranks` processes in one process group, in each of which `build(*args)` makes the work."""
 
     def __init__(self, build: Callable[..., Work], *args: Any, ranks: int = 1, backend: str = "gloo") -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch"])
         self._name = f"{build.__module__}.{build.__name__}{args}"
         self._folder = tempfile.TemporaryDirectory()
         self._pipes: list[Connection] = []

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install dev smollm2 quickstart lint test clean
+.PHONY: help install dev smollm2 quickstart lint test bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,13 +29,16 @@ quickstart: .venv/installed  ## run a small sweep on this machine: four methods,
 	$(BIN)/gallop-ray run sweeps/quickstart.yaml
 
 lint: .venv/dev  ## ruff, mypy and the direction of imports
-	$(BIN)/ruff check gallop_ray tests
-	$(BIN)/ruff format --check gallop_ray tests
+	$(BIN)/ruff check gallop_ray benchmarks tests
+	$(BIN)/ruff format --check gallop_ray benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 test: lint  ## linters, then the tests
 	$(BIN)/pytest
+
+bench: .venv/installed  ## time and memory beside PEFT, full fine-tuning and torch.topk; docs/performance.md
+	$(BIN)/python -m benchmarks all
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,29 @@
+"""`python -m benchmarks step|select|score|all [--quick] [--out FOLDER]`."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from benchmarks.report import machine, save
+
+NAMES = ("step", "select", "score")
+
+
+def main() -> None:
+    """Run the benchmarks asked for; print their rows and write one JSON file each."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Ratios to the alternatives; below 1 is better."
+    )
+    parser.add_argument("name", choices=[*NAMES, "all"])
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: shows that it runs, no more")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder of the JSON files")
+    asked = parser.parse_args()
+    for name in NAMES if asked.name == "all" else [asked.name]:
+        before = machine()
+        print(f"{name}: {before}", flush=True)
+        rows = importlib.import_module(f"benchmarks.{name}").measure(asked.quick)
+        print(f"written: {save(asked.out, name, asked.quick, before, rows)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

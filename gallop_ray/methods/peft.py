@@ -7,10 +7,11 @@ from typing import Any
 import peft
 from safetensors.torch import save_file
 from torch import nn
+from transformers.integrations import HfDeepSpeedConfig
 
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import find_candidates
-from gallop_ray.sparse.weights import gather, rank
+from gallop_ray.sparse.weights import gather, is_split, rank
 from gallop_ray.spec.methods import DoraSpec, LoraSpec, PeftSpec
 
 
@@ -18,8 +19,12 @@ class _PeftAttachment:
     """A PEFT adapter around the base model, whose own weights stay frozen."""
 
     def __init__(self, model: nn.Module, config: peft.PeftConfig) -> None:
+        split = any(is_split(p) for p in model.parameters())
+        # While this object lives PEFT gathers the weights that it looks at (DoRA's row norms) over the ranks.
+        announced = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}}) if split else None
         # In the model's dtype: DeepSpeed keeps the float32 masters.
         self.module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+        del announced
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -4,7 +4,6 @@ All ranks run the same jobs. An end that all ranks come to together is an answer
 group down, and Ray Train starts it again.
 """
 
-import gc
 import traceback
 import uuid
 from collections.abc import Mapping
@@ -43,8 +42,7 @@ def serve(config: Mapping[str, Any]) -> None:
         # Not raised: Ray Train would start the group again, for ever.
         ray.get(slot.refuse.remote(str(error) if isinstance(error, ValueError | OSError) else traceback.format_exc()))
         return
-    gc.collect()
-    gc.freeze()  # each run ends with a full collection, which need not look at model, data and packages again
+
     group = ray.util.get_current_placement_group()
     last = ray.get(slot.join.remote(rank, _agreed_name(), group.id.hex() if group else None))
     while (numbered := ray.get(slot.next_job.remote(last))) is not None:

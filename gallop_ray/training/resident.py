@@ -1,5 +1,6 @@
 """What a worker keeps between runs: the base model, the tokenizer, and the task data as tokens."""
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,6 +109,10 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
         split_over_ranks(model, resident.config(sweep.training))
     else:
         model.to(resident.device)
+    # Each run ends with a full collection of garbage, which need not look at packages, model and data again.
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
     return resident
 
 

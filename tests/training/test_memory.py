@@ -64,13 +64,10 @@ def run_often(stage: int, folder: Path) -> dict[str, Any]:
     """On each rank: the runs' trained values, how much memory they added up, and what of them is still alive."""
     resident = load_resident(test_run.sweep(stage), load)
     short = test_run.configuration(resident, "random", {"density": 0.75}, steps=2, batch_size=2)
-    gc.collect()
-    gc.freeze()  # full collections, of which each run makes some, then pass over what was there before
     watch, memory = Watch(folder / "adapter.safetensors"), []
     for seed in range(RUNS):
         result = execute(resident, short, seed, {}, watch)
         memory.append(resident_bytes())
-    gc.unfreeze()
     return {
         "trained": result["trained_parameters"],
         "growth": memory[-1] - memory[SETTLED - 1],

@@ -31,6 +31,8 @@ def method_space(sweep: Sweep, method_name: str) -> dict[str, Range]:
 
 def space_keys(sweep: Sweep, method: MethodSpec) -> dict[str, str]:
     """For each normalised path that a method searches, the key of the sweep's search space that counts."""
+    if not method.trains:
+        return {}
     general_first = sorted(sweep.search.space, key=lambda key: key.startswith(f"{method.name}."))
     reached = ((normalised(key, method), key) for key in general_first)
     return {path: key for path, key in reached if path is not None}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -65,6 +65,9 @@ def _method_name(value: str) -> str:
 
 class MethodSpec(Frozen):
     """What every method has: a name that the search space, the records and the tables use (default: the type)."""
+
+    trains: ClassVar[bool] = True
+    """Whether it has optimizer steps, and so anything to search."""
 
     type: str
     name: Annotated[str, AfterValidator(_method_name)] = ""
@@ -228,6 +231,8 @@ class LinesSpec(MethodSpec):
 
 class VanillaSpec(MethodSpec):
     """The base model as it is, evaluated like the others."""
+
+    trains: ClassVar[bool] = False
 
     type: Literal["vanilla"] = "vanilla"
 

@@ -4,7 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from gallop_ray.spec.configuration import method_space, resolve
+from gallop_ray.spec.configuration import method_named, method_space, resolve
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 from gallop_ray.spec.space import points, witnesses
@@ -77,6 +77,8 @@ def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | None) -
 
 def _longest_run(sweep: Sweep, method_name: str, train_examples: int | None) -> int | None:
     """The steps of the longest run in a method's space, found at the ends of what decides them."""
+    if not method_named(sweep, method_name).trains:
+        return 0
     deciding = ("training.steps", "training.epochs", "training.batch_size")
     searched = {path: values for path, values in method_space(sweep, method_name).items() if path in deciding}
     corners = itertools.product(*map(witnesses, searched.values()))

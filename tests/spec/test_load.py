@@ -72,8 +72,9 @@ def test_six_mistakes_are_told_at_once_each_on_its_line(problems):
         "sweep.yaml:4: model.dtype: \"bfloat61\" is not allowed; must be 'float32' or 'bfloat16'; "
         "did you mean `bfloat16`?",
         'sweep.yaml:8: data.ood.1: "sum" is not allowed; it is the task trained on, and must not be among the others',
-        "sweep.yaml:10: methods.0.type: \"galop\" is not allowed; must be one of 'gallop', 'random', 'lora', 'full'; "
-        "did you mean `gallop`?",
+        "sweep.yaml:10: methods.0.type: \"galop\" is not allowed; must be one of 'gallop', 'saft', 'sift', 'snip', "
+        "'magnitude', 'random', 'smt', 'sara', 'lift', 'spiel', 'lora', 'dora', 'peft', 'full', 'wise_ft', 'lines', "
+        "'vanilla'; did you mean `gallop`?",
         "sweep.yaml:12: methods.1.rnak: unknown key; did you mean `rank`?",
         "sweep.yaml:14: training.learning_rate: -1 is not allowed; must be greater than 0",
         "sweep.yaml:18: search.space.training.epochs: 3 is not allowed; must be one of {log: [low, high]}, "

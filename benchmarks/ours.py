@@ -8,7 +8,7 @@ import torch
 from benchmarks.arms import Work
 from benchmarks.models import RATE, TARGETS, Setting, base_model, examples, loss
 from gallop_ray.methods.random import Random
-from gallop_ray.sparse.budget import entries_to_choose
+from gallop_ray.sparse.budget import entries_to_choose, everything
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
@@ -42,7 +42,9 @@ def sparse(shared: Setting, density: float) -> Work:
 
 
 def _random_mask(candidates: list[Candidate], k: int) -> Mask:
-    return choose_mask(candidates, score_owned(OwnedGradients(candidates), Random(RandomSpec()), seed=0), k)
+    return choose_mask(
+        candidates, score_owned(OwnedGradients(candidates), Random(RandomSpec()), seed=0), [everything(candidates, k)]
+    )
 
 
 def scoring(shared: Setting) -> Work:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.arms import Arm, Measured, Work, take_turns
 from benchmarks.report import row, row_alone
+from gallop_ray.sparse.budget import everything
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.gradients import assign_owners
 from gallop_ray.sparse.mask import choose_mask
@@ -81,7 +82,7 @@ def exact_mask(side: int) -> Work:
 
     def run() -> dict[str, int]:
         with _counting() as sent:
-            choose_mask(scores.candidates, scores.take(), scores.k)
+            choose_mask(scores.candidates, scores.take(), [everything(scores.candidates, scores.k)])
         return {"bytes_sent": sum(sent)}
 
     return Work(run, scores.make)

@@ -7,7 +7,7 @@ from typing import Any
 import peft
 from safetensors.torch import save_file
 from torch import nn
-from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import find_candidates

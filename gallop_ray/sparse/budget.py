@@ -18,6 +18,11 @@ class Quota:
     k: int
 
 
+def everything(matrices: Sequence[object], k: int) -> Quota:
+    """k entries of all matrices."""
+    return Quota(tuple(range(len(matrices))), k)
+
+
 def entries_to_choose(density: float | LoraRank, candidates: Sequence[Candidate], total: int) -> int:
     """k, the number of entries to train, of a model with `total` parameters.
 

@@ -24,13 +24,14 @@ State = dict[str, list[Tensor]]
 
 @dataclass(frozen=True)
 class _Piece:
-    """Entries start ... start + size of parameter `number` lie at `at` in the flat tensor."""
+    """Entries start ... start + size of parameter `number` lie at `at` in the flat tensor, in a room of their own."""
 
     number: int
     flat: Tensor
     at: int
     start: int
     size: int
+    room: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class OptimizerState:
             piece = find(self.engine.optimizer, parameter, number)
             if piece is not None:
                 yield piece
+
+    @torch.no_grad()
+    def clear_padding(self) -> None:
+        """Under ZeRO-3 shards end in memory that was never written, which an optimizer that takes norms would see."""
+        for p in self._pieces():
+            p.flat.detach().view(-1)[p.at + p.size : p.at + p.room] = 0
 
     def read(self) -> tuple[State, dict[str, Tensor]]:
         """The vectors by key, and what the optimizer keeps once for all of them (its step). Collective."""
@@ -98,7 +105,7 @@ class OptimizerState:
 
 
 def _whole(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece:
-    return _Piece(number, parameter, 0, 0, parameter.numel())
+    return _Piece(number, parameter, 0, 0, parameter.numel(), parameter.numel())
 
 
 def _in_partition(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece | None:
@@ -107,12 +114,12 @@ def _in_partition(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piec
         return None
     flat = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
     own, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
-    return _Piece(number, flat, own.start, whole.start, own.numel)
+    return _Piece(number, flat, own.start, whole.start, own.numel, own.numel)
 
 
-def _in_shard(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece | None:
+def _in_shard(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece:
     assert is_split(parameter)
-    group, at, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-    start = rank() * size
-    size = min(size, full_shape(parameter).numel() - start)
-    return _Piece(number, optimizer.fp32_partitioned_groups_flat[group], at, start, size) if size > 0 else None
+    group, at, room = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    whole = full_shape(parameter).numel()
+    start = min(rank() * room, whole)
+    return _Piece(number, optimizer.fp32_partitioned_groups_flat[group], at, start, min(room, whole - start), room)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gallop_ray.sparse.budget import Quota
+from gallop_ray.sparse.budget import everything
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.gradients import assign_owners
 from gallop_ray.sparse.mask import Mask, choose_mask, index_dtype
@@ -59,7 +59,7 @@ def choose_from(scores: list[Tensor], k: int) -> Mask:
     """This rank knows only the scores of the matrices that it owns."""
     owners = assign_owners([s.numel() for s in scores], world_size())
     owned = {m: s for m, s in enumerate(scores) if owners[m] == rank()}
-    return choose_mask(candidates_for(scores), owned, [Quota(tuple(range(len(scores))), k)])
+    return choose_mask(candidates_for(scores), owned, [everything(scores, k)])
 
 
 def choose_cases() -> list[dict[str, list[int]]]:

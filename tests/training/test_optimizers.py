@@ -1,0 +1,89 @@
+"""Optimizers by name under DeepSpeed, and the float32 masters under bfloat16."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.mask import Mask
+from gallop_ray.sparse.weights import gather_all
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.training.engine import Engine
+from gallop_ray.training.loop import train
+from gallop_ray.training.optimizer_state import MASTER
+from gallop_ray.training.optimizers import make_optimizer
+from tests.training import tiny
+from tests.training.test_equality import Losses
+
+
+def trained(sweep: Sweep) -> dict[str, Any]:
+    """On each rank: losses of a sparse run, the optimizer's whole vectors after it, and the values in the model."""
+    resident, reporter = tiny.resident(sweep), Losses()
+    chosen = {n: m.view(-1).nonzero().view(-1).to(torch.int32) for n, m in tiny.mask_tensors().items() if m.any()}
+    delta = SparseDelta(resident.model, find_candidates(resident.model), Mask(chosen))
+    context = tiny.context(resident, reporter=reporter)
+    config = resident.config(sweep.training, sum(i.numel() for i in delta.indices))
+    engine = Engine(delta.module, config, make_optimizer(sweep.training, delta.parameters))
+    train(context, delta, engine)
+    state, shared = engine.state(delta.parameters).read()
+    values = torch.cat([v.clone() for v in gather_all(delta.parameters)])
+    engine.close()
+    delta.detach()
+    state_whole = {key: torch.cat(vectors) for key, vectors in state.items()}
+    return {"losses": reporter.losses, "state": state_whole, "shared": shared, "values": values}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_state_is_whole_at_every_stage(ranks: Callable, stage: int) -> None:
+    (here, there), (alone, _) = (ranks(2)(trained, tiny.sweep(s, workers=2)) for s in (stage, 1))
+    assert here["state"].keys() == {MASTER, "exp_avg", "exp_avg_sq"}
+    assert float(here["shared"]["step"]) == 5
+    for key, vector in here["state"].items():
+        assert torch.equal(vector, there["state"][key]), "the ranks agree"
+        torch.testing.assert_close(vector, alone["state"][key], atol=1e-6, rtol=1e-4)
+    assert torch.equal(here["values"], here["state"][MASTER])
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_masters_keep_what_bfloat16_cannot(ranks: Callable, stage: int) -> None:
+    """Steps too small for bfloat16 to see add up in the masters until they show."""
+    sweep = tiny.sweep(stage, "bfloat16", workers=2, steps=30, learning_rate=1e-5, schedule="constant")
+    result, _ = ranks(2)(trained, sweep)
+    start, _ = ranks(2)(trained, sweep.model_copy(update={"training": sweep.training.model_copy(update={"steps": 1})}))
+    masters = result["state"][MASTER]
+    assert torch.equal(masters.bfloat16(), result["values"])
+    assert float((masters != masters.bfloat16().float()).float().mean()) > 0.9
+    assert float((masters - start["state"][MASTER]).abs().min()) > 0, "every master has moved"
+    moved = float((result["values"] != start["values"]).float().mean())
+    assert 0.2 < moved < 1, "and some of the weights"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "state"),
+    [("sgd", {"momentum": 0.9}, "momentum_buffer"), ("Adafactor", {}, "variance"), ("nadam", {}, "exp_avg")],
+)
+def test_other_optimizers_learn(ranks: Callable, name: str, options: dict[str, Any], state: str) -> None:
+    losses = {}
+    for stage in (1, 3):
+        sweep = tiny.sweep(
+            stage, workers=2, optimizer=name, optimizer_options=options, learning_rate=0.01, batch_size=24, steps=6
+        )
+        result, other = ranks(2)(trained, sweep)
+        losses[stage] = result["losses"]
+        assert result["losses"] == other["losses"]
+        assert result["losses"][-1] < result["losses"][0]
+        assert state in result["state"]
+    # Adafactor takes norms of the pieces that a rank holds, which differ from stage to stage.
+    assert losses[1] == pytest.approx(losses[3], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"optimizer": "adamm"}, r"torch has no 'adamm'; it has .*adamw"), ({"optimizer_options": {"beta": 1}}, "'beta'")],
+)
+def test_what_torch_does_not_know_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(tiny.sweep(**wrong).training, [torch.nn.Parameter(torch.zeros(1))])

@@ -14,6 +14,7 @@ from gallop_ray.tracking.files import Record
 
 _COLOURS = "cividis"  # tells its values apart for colour-blind readers, and printed in grey
 _PANEL_INCHES = 3.6
+_COLUMNS = 5
 _LAYER_LABELS = 16
 
 
@@ -25,23 +26,29 @@ def draw_masks(runs: Sequence[Record], path: Path) -> None:
 
 
 def masks_figure(runs: Sequence[Record]) -> Figure:
-    """A column a configuration: the mean density over its seeds and, where recorded, its first seed's magnitudes."""
-    columns: dict[str, list[Record]] = defaultdict(list)
+    """A panel a configuration: the mean density over its seeds; below, where recorded, its first seed's magnitudes."""
+    panels: dict[str, list[Record]] = defaultdict(list)
     for run in runs:
-        columns[run["configuration"]].append(run)
+        panels[run["configuration"]].append(run)
+    columns = min(len(panels), _COLUMNS)
+    bands = math.ceil(len(panels) / columns)
     rows = 2 if any("magnitudes" in run for run in runs) else 1
     tallest = max(len(run["layers"]) for run in runs)
     heights = [max(2.8, 0.16 * tallest), 2.4][:rows]
-    figure = Figure(figsize=(_PANEL_INCHES * len(columns), sum(heights) + 1.2), layout="constrained")
-    axes = figure.subplots(rows, len(columns), squeeze=False, height_ratios=heights)
-    for column, seeds in enumerate(columns.values()):
-        _density_panel(axes[0, column], seeds)
+    figure = Figure(figsize=(_PANEL_INCHES * columns, bands * (sum(heights) + 1.2)), layout="constrained")
+    axes = figure.subplots(rows * bands, columns, squeeze=False, height_ratios=heights * bands)
+    for unused in axes.flat:
+        unused.set_axis_off()
+    for number, seeds in enumerate(panels.values()):
+        row, column = rows * (number // columns), number % columns
+        _density_panel(axes[row, column], seeds)
         if rows == 2:
-            _magnitude_panel(axes[1, column], next((run for run in seeds if "magnitudes" in run), None))
+            _magnitude_panel(axes[row + 1, column], next((run for run in seeds if "magnitudes" in run), None))
     return figure
 
 
 def _density_panel(axes: Axes, seeds: Sequence[Record]) -> None:
+    axes.set_axis_on()
     first = seeds[0]
     percent = 100 * np.mean([np.array(run["density"], dtype=float) for run in seeds], axis=0)
     image = axes.imshow(percent, aspect="auto", cmap=_COLOURS, vmin=0, interpolation="nearest")
@@ -55,8 +62,8 @@ def _density_panel(axes: Axes, seeds: Sequence[Record]) -> None:
 
 def _magnitude_panel(axes: Axes, run: Record | None) -> None:
     if run is None:
-        axes.set_axis_off()
         return
+    axes.set_axis_on()
     recorded: Mapping[str, Any] = run["magnitudes"]
     edges = np.array(recorded["edges"], dtype=float)
     for name, line in (("all", "--"), ("chosen", "-")):

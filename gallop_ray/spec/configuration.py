@@ -66,5 +66,5 @@ def asked(configuration: Configuration, seed: int) -> dict[str, Any]:
         "method": method.name,
         "method_type": method.type,
         "selection_ratio": getattr(method, "selection_ratio", None),
-        "learning_rate": configuration.training.learning_rate,
+        "learning_rate": configuration.training.learning_rate if method.trains else None,
     }

@@ -18,10 +18,10 @@ _PEFT: dict[str, Callable[[], peft.PeftConfig]] = {
 }
 
 
-def adapter(shared: Setting, kind: str) -> Work:
-    """PEFT's tuner `kind`, its parameters in the model's dtype like everybody's."""
-    model = peft.get_peft_model(base_model(shared), _PEFT[kind](), autocast_adapter_dtype=False)
-    return _plain(shared, model.to(getattr(torch, shared.dtype)))
+def adapter(shared: Setting, kind: str, masters: bool = True) -> Work:
+    """PEFT's tuner `kind`: as it comes, with float32 parameters, or with parameters in the model's dtype alone."""
+    model = peft.get_peft_model(base_model(shared), _PEFT[kind](), autocast_adapter_dtype=masters)
+    return _plain(shared, model if masters else model.to(getattr(torch, shared.dtype)))
 
 
 def full(shared: Setting) -> Work:

@@ -9,7 +9,12 @@ from benchmarks.peers import adapter, full, weight_gradients
 from benchmarks.report import row
 
 DENSITIES = (0.01, 0.001)
-PEERS = {"LoRA r8": "lora", "DoRA r8": "dora", "SHiRA r8": "shira"}
+PEERS: dict[str, tuple[str, bool]] = {
+    "LoRA r8": ("lora", True),
+    "LoRA r8 without float32 masters": ("lora", False),
+    "DoRA r8": ("dora", True),
+    "SHiRA r8": ("shira", True),
+}
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
@@ -28,5 +33,5 @@ def measure(quick: bool) -> list[dict[str, Any]]:
 
 def _arms(shared: Setting) -> dict[str, Arm]:
     arms = {f"density {density}": training_arm(sparse, shared, density) for density in DENSITIES}
-    arms |= {name: training_arm(adapter, shared, kind) for name, kind in PEERS.items()}
+    arms |= {name: training_arm(adapter, shared, *how) for name, how in PEERS.items()}
     return arms | {"full fine-tuning": training_arm(full, shared), "dW": training_arm(weight_gradients, shared)}

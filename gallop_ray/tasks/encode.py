@@ -69,14 +69,23 @@ def collate(items: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     }
 
 
-def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean answer-token cross-entropy of each example: (B, T, V) logits and (B, T) labels to (B,) float32.
+def answer_positions(labels: Tensor) -> Tensor:
+    """The positions (P,) after which some example of the batch has an answer token; at least one position."""
+    found = (labels[:, 1:] != IGNORED).any(0).nonzero().view(-1)
+    return found if found.numel() else found.new_zeros(1)
 
-    Only the logits of answer positions are converted to float32. An example without answer tokens has loss 0.
+
+def answer_loss(logits: Tensor, labels: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Mean answer-token cross-entropy of each example: (B, P, V) logits at `positions`, (B, T) labels to (B,) float32.
+
+    Without positions the logits are of all T tokens. Only those of answers are converted to float32. An example without
+    answer tokens has loss 0.
     """
-    targets = labels[:, 1:]
+    if positions is None:
+        positions, logits = torch.arange(labels.shape[1] - 1, device=labels.device), logits[:, :-1]
+    targets = labels[:, positions + 1]
     chosen = targets != IGNORED
-    losses = functional.cross_entropy(logits[:, :-1][chosen].float(), targets[chosen], reduction="none")
+    losses = functional.cross_entropy(logits[chosen].float(), targets[chosen], reduction="none")
     per_token = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device).masked_scatter(chosen, losses)
     return per_token.sum(1) / chosen.sum(1).clamp(min=1)
 

@@ -207,10 +207,12 @@ def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: 
     answer: tokens of an answer. formed: the matrices whose whole gradient is formed, one at a time.
     """
     inputs = _batch(training.micro_batch_size, training.max_length)
+    # Logits are computed where some example of the batch has an answer, at most.
+    kept = torch.empty(min(training.micro_batch_size * answer, training.max_length), dtype=torch.long, device="meta")
     blocks = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
     module.train()
     with _FusedAttention(), checkpointing(model, training), _calls(blocks[-1:]) as calls:
-        saved, output = saved_for_backward(module, lambda: module(**inputs, use_cache=False))
+        saved, output = saved_for_backward(module, lambda: module(**inputs, use_cache=False, logits_to_keep=kept))
         again: int = 0
         if training.gradient_checkpointing:
             block, args, kwargs = calls[0]
@@ -222,7 +224,7 @@ def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: 
     of_block: int = itemsize * max((p.numel() for p in formed if p is not head and p is not embedding), default=0)
     logits: int = itemsize * output.logits.numel()
     answers: int = _FLOAT32 * training.micro_batch_size * answer * output.logits.shape[-1]
-    # In turn: from the answers' logits to all logits, in two steps; the head; the last block, maybe computed anew.
+    # In turn: from the answers' logits to those computed, in two steps; the head; the last block, maybe computed anew.
     return saved + max(answers + 2 * logits, logits + of_head, again + of_block)
 
 

@@ -22,7 +22,7 @@ from gallop_ray.spec.schema import DataSpec
 from gallop_ray.tasks import encode as encode_module
 from gallop_ray.tasks import examples as examples_module
 from gallop_ray.tasks import generated as generated_module
-from gallop_ray.tasks.encode import Encoded, answer_loss, collate, encode
+from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode
 from gallop_ray.tasks.generated import GENERATED_TASKS, SOURCE_TASKS, generated_examples
 from gallop_ray.training.save import save_model
 
@@ -104,7 +104,9 @@ def _train(model: LlamaForCausalLM, pool: list[Encoded], pad_id: int, steps: int
     for _ in range(steps):
         batch = collate(draw.choices(pool, k=_BATCH_SIZE), pad_id)
         labels = batch.pop("labels")
-        answer_loss(model(**batch, use_cache=False).logits, labels).mean().backward()
+        positions = answer_positions(labels)
+        logits = model(**batch, use_cache=False, logits_to_keep=positions).logits
+        answer_loss(logits, labels, positions).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

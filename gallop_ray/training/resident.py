@@ -13,7 +13,7 @@ from gallop_ray.sparse.base_hash import base_hash
 from gallop_ray.sparse.weights import full_shape, world_size
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
-from gallop_ray.tasks.encode import Encoded, answer_loss, collate, encode
+from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode
 from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.load import load_task
 from gallop_ray.training.engine import Engine, deepspeed_config, init_distributed, quiet, split_over_ranks, zero_stage
@@ -68,7 +68,9 @@ class Resident:
         """Each example's mean answer loss (examples,), by one forward pass."""
         inputs = {k: t.to(self.device) for k, t in collate(examples, self.tokenizer.pad_token_id).items()}
         labels = inputs.pop("labels")
-        return answer_loss(forward(**inputs, use_cache=False).logits, labels)
+        # Few tokens are answers, and logits are the largest activation: none are computed elsewhere.
+        positions = answer_positions(labels)
+        return answer_loss(forward(**inputs, use_cache=False, logits_to_keep=positions).logits, labels, positions)
 
     @contextmanager
     def usable(self, module: nn.Module, training: TrainingSpec) -> Iterator[None]:

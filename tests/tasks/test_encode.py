@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gallop_ray.tasks.encode import IGNORED, answer_loss, collate, encode, encode_options
+from gallop_ray.tasks.encode import IGNORED, answer_loss, answer_positions, collate, encode, encode_options
 from gallop_ray.tasks.examples import Example
 from gallop_ray.training.pocket import pocket_tokenizer
 
@@ -77,6 +77,9 @@ def test_answer_loss_equals_a_slow_reference(dtype):
     logits = torch.randn(3, 6, 11).to(dtype).requires_grad_()
     labels = torch.tensor([[IGNORED, IGNORED, 4, 5, 0, IGNORED], [IGNORED] * 5 + [3], [IGNORED] * 6])
     losses = answer_loss(logits, labels)
+    positions = answer_positions(labels)
+    assert positions.tolist() == [1, 2, 3, 4]
+    assert torch.equal(answer_loss(logits[:, positions], labels, positions), losses)
     expected = torch.zeros(3)
     for i, places in enumerate([[2, 3, 4], [5]]):
         terms = [-logits[i, t - 1].float().log_softmax(-1)[labels[i, t]] for t in places]

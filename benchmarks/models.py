@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from gallop_ray.spec.schema import ModelSpec
@@ -90,7 +91,18 @@ def examples(shared: Setting, vocabulary: int) -> list[Encoded]:
 
 
 def loss(forward: Any, made: list[Encoded]) -> Tensor:
-    """The training loss that all arms compute."""
+    """The training loss as gallop_ray computes it."""
+    logits, labels = _logits(forward, made)
+    return answer_loss(logits, labels).mean()
+
+
+def plain_loss(forward: Any, made: list[Encoded]) -> Tensor:
+    """The same value by torch's cross-entropy of the float32 logits, as transformers' own loss does it."""
+    logits, labels = _logits(forward, made)
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+
+
+def _logits(forward: Any, made: list[Encoded]) -> tuple[Tensor, Tensor]:
     batch = {key: tensor.to(device()) for key, tensor in collate(made, 0).items()}
     labels = batch.pop("labels")
-    return answer_loss(forward(**batch, use_cache=False).logits, labels).mean()
+    return forward(**batch, use_cache=False).logits, labels

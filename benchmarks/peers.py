@@ -7,7 +7,7 @@ import peft
 import torch
 
 from benchmarks.arms import Work
-from benchmarks.models import RATE, TARGETS, Setting, base_model, device, examples, loss
+from benchmarks.models import RATE, TARGETS, Setting, base_model, device, examples, plain_loss
 from gallop_ray.sparse.candidates import find_candidates
 
 _RANK = 8
@@ -36,7 +36,7 @@ def _plain(shared: Setting, model: Any) -> Work:
     model.train()
 
     def run() -> dict[str, int]:
-        loss(model, made).backward()
+        plain_loss(model, made).backward()
         optimizer.step()
         optimizer.zero_grad()
         return {"trained": sum(p.numel() for p in parameters)}

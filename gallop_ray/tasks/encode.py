@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.token_loss import token_losses
 
 CHAT = "chat"
 IGNORED = -100
@@ -78,14 +78,15 @@ def answer_positions(labels: Tensor) -> Tensor:
 def answer_loss(logits: Tensor, labels: Tensor, positions: Tensor | None = None) -> Tensor:
     """Mean answer-token cross-entropy of each example: (B, P, V) logits at `positions`, (B, T) labels to (B,) float32.
 
-    Without positions the logits are of all T tokens. Only those of answers are converted to float32. An example without
-    answer tokens has loss 0.
+    Without positions the logits are of all T tokens. An example without answer tokens has loss 0.
     """
     if positions is None:
         positions, logits = torch.arange(labels.shape[1] - 1, device=labels.device), logits[:, :-1]
     targets = labels[:, positions + 1]
     chosen = targets != IGNORED
-    losses = functional.cross_entropy(logits[chosen].float(), targets[chosen], reduction="none")
+    # A mask copies what it lets through, which is worth it only where it leaves something out.
+    kept = logits.flatten(0, 1) if bool(chosen.all()) else logits[chosen]
+    losses = token_losses(kept, targets[chosen])
     per_token = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device).masked_scatter(chosen, losses)
     return per_token.sum(1) / chosen.sum(1).clamp(min=1)
 

@@ -213,9 +213,10 @@ def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: 
     module.train()
     with _FusedAttention(), checkpointing(model, training), _calls(blocks[-1:]) as calls:
         saved, output = saved_for_backward(module, lambda: module(**inputs, use_cache=False, logits_to_keep=kept))
-        again: int = 0
-        if training.gradient_checkpointing:
-            block, args, kwargs = calls[0]
+    again: int = 0
+    if training.gradient_checkpointing:
+        block, args, kwargs = calls[0]
+        with _FusedAttention():
             again, _ = saved_for_backward(block, lambda: block.forward(*args, **kwargs))
     module.eval()
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight

@@ -22,6 +22,7 @@ from gallop_ray.spec.schema import DataSpec
 from gallop_ray.tasks import encode as encode_module
 from gallop_ray.tasks import examples as examples_module
 from gallop_ray.tasks import generated as generated_module
+from gallop_ray.tasks import token_loss as token_loss_module
 from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode
 from gallop_ray.tasks.generated import GENERATED_TASKS, SOURCE_TASKS, generated_examples
 from gallop_ray.training.save import save_model
@@ -85,7 +86,8 @@ def pretrain_pocket(folder: Path, steps: int = STEPS) -> None:
 
 def pocket_fingerprint() -> str:
     """A hash of everything that determines the weights: the code of model, tasks and encoding, and the prompt."""
-    modules = [__file__, generated_module.__file__, encode_module.__file__, examples_module.__file__]
+    sources = (generated_module, encode_module, token_loss_module, examples_module)
+    modules = [__file__, *(str(source.__file__) for source in sources)]
     parts = [Path(one).read_bytes() for one in modules] + [
         _PROMPT.encode(),
         torch.__version__.encode(),

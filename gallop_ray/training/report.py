@@ -27,7 +27,7 @@ class Silent:
 
     def __init__(self, adapter: Path) -> None:
         self.adapter = adapter
-        self.checkpoint = adapter.with_name("checkpoint.safetensors")
+        self.checkpoint = adapter.parent / "checkpoint.safetensors"
 
     def event(self, event: str, **fields: Any) -> None:
         """Say nothing."""

@@ -10,4 +10,9 @@ class Random(MaskMethod):
     """score ~ Uniform[0, 1), from the run's seed and the matrix's name."""
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-        return torch.rand(weight.shape, generator=generator, device=generator.device).to(weight.device)
+        return uniform(weight, generator)
+
+
+def uniform(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Scores of a matrix ~ Uniform[0, 1): float32 (out, in)."""
+    return torch.rand(weight.shape, generator=generator, device=generator.device).to(weight.device)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gallop_ray.methods.contract import MatrixState, RefreshedMethod
+from gallop_ray.methods.random import uniform
 from gallop_ray.sparse.topk import EXCLUDED, largest
 
 
@@ -21,7 +22,7 @@ class Spiel(RefreshedMethod):
         return float(self.spec.delta_decay)
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-        return torch.rand(weight.shape, generator=generator, device=generator.device).to(weight.device)
+        return uniform(weight, generator)
 
     def refreshes_after(self, step: int, steps: int) -> bool:
         every: int = self.spec.refresh_every

@@ -23,7 +23,7 @@ MATRICES = 64
 DENSITY = 0.01
 SIZES, QUICK_SIZES = (134_000_000, 1_000_000_000), (400_000,)
 LARGE, LARGE_NEEDS = 500_000_000, 16e9
-# topk keeps a value and an int64 index of every score beside the scores themselves and those that came from other ranks.
+# topk keeps a value and an int64 index of every score, beside the scores and what came from other ranks.
 TOPK_BYTES = 28
 
 

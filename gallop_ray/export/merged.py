@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from gallop_ray.export.peft_folder import attach_peft
-from gallop_ray.export.request import DELTA, FULL, PEFT, Request
+from gallop_ray.export.request import Request
+from gallop_ray.methods.peft import on_disk
 from gallop_ray.sparse.adapter import apply_adapter, refuse_other_base
+from gallop_ray.spec.formats import DELTA, FULL, PEFT
 from gallop_ray.training.models import load_model
 from gallop_ray.training.save import save_model
 
@@ -33,7 +35,7 @@ def _merge_peft(model: Any, request: Request) -> Any:
     saved = load_file(request.run.adapter)
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad:
-            parameter.copy_(saved.pop(name.replace(".default.", ".")))
+            parameter.copy_(saved.pop(on_disk(name)))
     assert not saved, f"{sorted(saved)} have no place in the adapter"
     return wrapped.merge_and_unload()
 

@@ -8,9 +8,10 @@ import peft
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gallop_ray.export.request import DELTA, PEFT, Request
+from gallop_ray.export.request import Request
 from gallop_ray.export.shira import to_shira
 from gallop_ray.methods import METHODS, TunerMethod
+from gallop_ray.spec.formats import DELTA, PEFT
 from gallop_ray.spec.schema import Configuration
 from gallop_ray.training.models import meta_model, model_source
 

@@ -7,13 +7,13 @@ from typing import Literal, get_args
 
 from safetensors import safe_open
 
+from gallop_ray.spec.formats import DELTA, FULL, PEFT
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 
 Target = Literal["delta", "peft", "merged"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-DELTA, PEFT, FULL = "gallop_ray delta 1", "gallop_ray peft 1", "gallop_ray full 1"
 _POSSIBLE: dict[str, tuple[Target, ...]] = {
     DELTA: ("delta", "peft", "merged"),
     PEFT: ("peft", "merged"),

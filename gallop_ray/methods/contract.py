@@ -6,6 +6,7 @@ Any other method attaches its trainable parameters itself.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from gallop_ray.sparse.budget import Quota, quotas
 from gallop_ray.sparse.candidates import Candidate
-from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
 
 
 class Attachment(Protocol):
@@ -108,30 +109,31 @@ class RefreshedMethod(MaskMethod):
         """The sorted flat indices to train from now on, as many as before, of one whole matrix."""
 
 
+@dataclass(frozen=True)
 class MatrixState:
-    """One matrix in the middle of training, on the rank that owns it.
+    """One matrix in the middle of training, on the rank that owns it."""
 
-    weight: (out, in), as trained so far. gradient: float32 (out, in), the sum since the last choice; None unless
-    accumulated. indices: sorted flat (k,), the entries trained now. delta: float32 (k,), trained minus base. step:
-    optimizer steps done. steps: of the whole run. generator: as for MaskMethod.score.
-    """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        gradient: Tensor | None,
-        indices: Tensor,
-        delta: Tensor,
-        step: int,
-        steps: int,
-        generator: torch.Generator,
-    ) -> None:
-        self.weight, self.gradient, self.indices, self.delta = weight, gradient, indices, delta
-        self.step, self.steps, self.generator = step, steps, generator
+    weight: Tensor
+    """(out, in), as trained so far."""
+    gradient: Tensor | None
+    """float32 (out, in), the sum since the last choice; None unless accumulated."""
+    indices: Tensor
+    """Sorted flat (k,), the entries trained now."""
+    delta: Tensor
+    """float32 (k,), trained minus base."""
+    step: int
+    """Optimizer steps done."""
+    steps: int
+    """Of the whole run."""
+    generator: torch.Generator
+    """As for MaskMethod.score."""
 
 
 class TunerMethod(ABC):
     """A method that brings its own trainable parameters."""
+
+    def __init__(self, spec: MethodSpec) -> None:
+        self.spec: Any = spec
 
     @abstractmethod
     def attach(self, model: nn.Module) -> Attachment:

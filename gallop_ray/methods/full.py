@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.budget import layer
 from gallop_ray.sparse.weights import gather, local, rank
-from gallop_ray.spec.methods import FullSpec, LinesSpec, VanillaSpec, WiseFtSpec
+from gallop_ray.spec.formats import FULL
 
 Scales = Callable[[nn.Module], Mapping[str, float]]
 
@@ -52,7 +52,7 @@ class _FullAttachment:
             if rank() == 0:
                 weights[name] = whole.detach().cpu().contiguous()
         if rank() == 0:
-            save_file(weights, path, metadata={"format": "gallop_ray full 1", **metadata})
+            save_file(weights, path, metadata={"format": FULL, **metadata})
 
     @torch.no_grad()
     def detach(self) -> None:
@@ -64,18 +64,12 @@ class _FullAttachment:
 class Full(TunerMethod):
     """Trains everything; the upper end of what a method can learn, and of what it can forget."""
 
-    def __init__(self, spec: FullSpec) -> None:
-        self.spec = spec
-
     def attach(self, model: nn.Module) -> _FullAttachment:
         return _FullAttachment(model)
 
 
 class WiseFt(TunerMethod):
     """Full fine-tuning, then w = base + alpha (trained - base) (WiSE-FT, arXiv 2109.01903)."""
-
-    def __init__(self, spec: WiseFtSpec) -> None:
-        self.spec = spec
 
     def attach(self, model: nn.Module) -> _FullAttachment:
         return _FullAttachment(model, lambda m: dict.fromkeys(dict(m.named_parameters()), self.spec.alpha))
@@ -87,9 +81,6 @@ class Lines(TunerMethod):
     s_l rises linearly from `first` in the first block to `last` in the last one. Parameters before the blocks (in the
     model's order) have the first scale, those after them the last.
     """
-
-    def __init__(self, spec: LinesSpec) -> None:
-        self.spec = spec
 
     def attach(self, model: nn.Module) -> _FullAttachment:
         return _FullAttachment(model, self._scales)
@@ -128,9 +119,6 @@ class _NothingAttached:
 
 class Vanilla(TunerMethod):
     """No training: what every other method is compared with."""
-
-    def __init__(self, spec: VanillaSpec) -> None:
-        self.spec = spec
 
     def attach(self, model: nn.Module) -> _NothingAttached:
         return _NothingAttached(model)

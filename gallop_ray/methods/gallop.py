@@ -21,8 +21,5 @@ class Gallop(MaskMethod):
         spec, magnitude = self.spec, weight.abs().float()
         excluded = magnitude <= spec.eps if spec.zero_guard == "exclude" else None
         magnitude.add_(spec.eps)
-        score = gradient.abs_()
-        if spec.gradient_exponent != 1:
-            score.pow_(spec.gradient_exponent)
-        score.div_(magnitude if spec.magnitude_exponent == 1 else magnitude.pow_(spec.magnitude_exponent))
+        score = gradient.abs_().pow_(spec.gradient_exponent).div_(magnitude.pow_(spec.magnitude_exponent))
         return score if excluded is None else score.masked_fill_(excluded, EXCLUDED)

@@ -34,12 +34,12 @@ def low_rank(weight: Tensor, rank: int, generator: torch.Generator) -> Tensor:
     smaller = min(matrix.shape)
     if smaller <= _EXACT_BELOW or rank + _OVERSAMPLING >= smaller:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        exact: Tensor = (u[:, :rank] * s[:rank]) @ vh[:rank]
-        return exact
-    start = torch.randn(matrix.shape[1], rank + _OVERSAMPLING, generator=generator).to(matrix.device)
-    basis = torch.linalg.qr(matrix @ start).Q
-    for _ in range(_ITERATIONS):
-        basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.t() @ basis).Q).Q
-    u, s, vh = torch.linalg.svd(basis.t() @ matrix, full_matrices=False)
-    close: Tensor = (basis @ u[:, :rank] * s[:rank]) @ vh[:rank]
-    return close
+    else:
+        start = torch.randn(matrix.shape[1], rank + _OVERSAMPLING, generator=generator).to(matrix.device)
+        basis = torch.linalg.qr(matrix @ start).Q
+        for _ in range(_ITERATIONS):
+            basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.t() @ basis).Q).Q
+        u, s, vh = torch.linalg.svd(basis.t() @ matrix, full_matrices=False)
+        u = basis @ u
+    approximation: Tensor = (u[:, :rank] * s[:rank]) @ vh[:rank]
+    return approximation

@@ -12,7 +12,8 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.weights import gather, is_split, rank
-from gallop_ray.spec.methods import DoraSpec, LoraSpec, PeftSpec
+from gallop_ray.spec.formats import PEFT
+from gallop_ray.spec.methods import PeftSpec
 
 
 class _PeftAttachment:
@@ -40,8 +41,8 @@ class _PeftAttachment:
         """The adapter's parameters under the names that PEFT gives them on disk."""
         trained = {name: gather(p).cpu() for name, p in self.module.named_parameters() if p.requires_grad}
         if rank() == 0:
-            on_disk = {name.replace(".default", ""): value.contiguous() for name, value in trained.items()}
-            save_file(on_disk, path, metadata={"format": "gallop_ray peft 1", **metadata})
+            tensors = {on_disk(name): value.contiguous() for name, value in trained.items()}
+            save_file(tensors, path, metadata={"format": PEFT, **metadata})
 
     def detach(self) -> None:
         self.module.unload()
@@ -51,9 +52,6 @@ class Lora(TunerMethod):
     """W x + (alpha / r) B A x on the target modules; the default targets are those of the mask methods."""
 
     decompose = False
-
-    def __init__(self, spec: LoraSpec) -> None:
-        self.spec = spec
 
     def attach(self, model: nn.Module) -> _PeftAttachment:
         spec = self.spec
@@ -72,15 +70,12 @@ class Dora(Lora):
 
     decompose = True
 
-    def __init__(self, spec: DoraSpec) -> None:
-        super().__init__(spec)
-
 
 class Peft(TunerMethod):
     """Any tuner of PEFT by its name there. Raises ValueError for a name or an option that PEFT does not know."""
 
     def __init__(self, spec: PeftSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         if self._type not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
             known = ", ".join(sorted(t.value.lower() for t in peft.PEFT_TYPE_TO_CONFIG_MAPPING))
             raise ValueError(f"PEFT has no tuner {spec.tuner!r}; it has {known}")
@@ -101,3 +96,8 @@ class Peft(TunerMethod):
 
 def _names(model: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:
     return [c.name for c in find_candidates(model, patterns)]
+
+
+def on_disk(name: str) -> str:
+    """What PEFT calls a parameter in a file: without the adapter's name, which is the last or the last but one part."""
+    return name.replace(".default", "")

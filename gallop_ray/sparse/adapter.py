@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gallop_ray.sparse.base_hash import base_hash
-
-_FORMAT = "gallop_ray delta 1"
+from gallop_ray.spec.formats import DELTA
 
 
 def save_adapter(
@@ -24,7 +23,7 @@ def save_adapter(
     assert "base_hash" in metadata
     tensors = {f"{name}.indices": i.cpu() for name, i in indices.items()}
     tensors |= {f"{name}.delta": d.float().cpu() for name, d in deltas.items()}
-    save_file(tensors, path, metadata={"format": _FORMAT, **metadata})
+    save_file(tensors, path, metadata={"format": DELTA, **metadata})
 
 
 class AppliedAdapter:
@@ -64,10 +63,8 @@ def apply_adapter(model: nn.Module, path: str | Path) -> AppliedAdapter:
 
 
 def _refuse_foreign(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} is not a gallop_ray adapter (format {metadata.get('format')!r}, expected {_FORMAT!r})"
-        )
+    if metadata.get("format") != DELTA:
+        raise ValueError(f"{path} is not a gallop_ray adapter (format {metadata.get('format')!r}, expected {DELTA!r})")
     refuse_other_base(model, path, metadata)
 
 

@@ -44,8 +44,9 @@ def quotas(density: float | LoraRank, scope: Scope, candidates: Sequence[Candida
     k; a lora_rank gives each matrix what LoRA would train there. Raises ValueError as entries_to_choose.
     """
     k = entries_to_choose(density, candidates, total)
-    shares = _proportional(k, [c.numel for c in candidates])
-    if isinstance(density, LoraRank):
+    if not isinstance(density, LoraRank):
+        shares = _proportional(k, [c.numel for c in candidates])
+    else:
         shares = [_like_lora(density, c) for c in candidates]
         if scope != "global":
             for c, share in zip(candidates, shares, strict=True):

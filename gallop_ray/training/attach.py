@@ -22,11 +22,15 @@ class Attached:
     """A method's parameters on the model, and what keeps its mask fresh."""
 
     attachment: Attachment
-    delta: SparseDelta | None = None
     refresher: Refresher | None = None
     candidates: Sequence[Candidate] = ()
     magnitudes: Tensor | None = None
     """Of all candidates, as exponent_counts."""
+
+    @property
+    def delta(self) -> SparseDelta | None:
+        """The attachment of a mask method."""
+        return self.attachment if isinstance(self.attachment, SparseDelta) else None
 
     def record(self) -> dict[str, Any]:
         """What mask.json says; empty for a method without a mask."""
@@ -69,4 +73,4 @@ def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | No
         if checkpoint is not None:
             delta.recall(checkpoint.touched)
     refresher = Refresher(method, delta, context.seed) if isinstance(method, RefreshedMethod) else None
-    return Attached(delta, delta, refresher, candidates, resident.magnitudes[key])
+    return Attached(delta, refresher, candidates, resident.magnitudes[key])

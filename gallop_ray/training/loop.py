@@ -71,7 +71,7 @@ def train(
     engine: Engine,
     refresher: Refresher | None = None,
     begun: TrainState | None = None,
-    keep: Callable[[TrainState], None] | None = None,
+    keep: Callable[[TrainState], None] = lambda state: None,
 ) -> TrainState:
     """Train the attachment to the end, or go on from where it has `begun`; `keep` is called when a checkpoint is due.
 
@@ -88,10 +88,10 @@ def train(
         state.step += 1
         if refresher is not None:
             refresher.refresh(state.step, state.steps, engine)
-        due = keep is not None and _checkpoint_due(state, training, refresher)
+        due = _checkpoint_due(state, training, refresher)
         if due or state.step % max(1, state.steps // _LOGGED_STEPS) == 0 or state.step == state.steps:
             _log(state, engine, training, context.reporter)
-        if due and keep is not None:
+        if due:
             keep(state)
             state.kept = state.step
     return state

@@ -31,10 +31,11 @@ class Refresher:
     def step(self, step: int, steps: int, accumulation: int) -> Iterator[None]:
         """Around the backward passes of optimizer step `step` (1, 2, ...), `accumulation` of them on each rank."""
         accumulates = self._method.accumulates_in(step, steps)
-        strength = self._method.delta_decay / accumulation
-        for m, (layer, base) in enumerate(zip(self._delta.layers, self._delta.base(), strict=True)):
+        for m, layer in enumerate(self._delta.layers):
             layer.take = partial(self._owned.add, m) if accumulates else None
-            layer.pull = (strength, base) if strength else None
+        if self._method.delta_decay:
+            for layer, base in zip(self._delta.layers, self._delta.base(), strict=True):
+                layer.pull = (self._method.delta_decay / accumulation, base)
         yield
         self.accumulating |= accumulates
 

@@ -89,6 +89,16 @@ def test_a_merged_lora_is_the_base_plus_the_scaled_product(trained: Trained, tmp
     assert tiny.same(weights(trained.load(dtype, folder)), expected)
 
 
+@pytest.mark.parametrize("method", ["lora", "peft"])
+def test_what_peft_trained_merges_and_loads(trained: Trained, tmp_path: Path, method: str) -> None:
+    expected = seen(trained, method)["logits"]
+    merged = trained.load(folder=export(trained, method, "merged", tmp_path / "merged"))
+    torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=1e-5)
+    loaded = PeftModel.from_pretrained(trained.load(), export(trained, method, "peft", tmp_path / "peft"))
+    assert torch.equal(logits(loaded), expected)
+    assert not torch.allclose(logits(trained.load()), expected, atol=1e-4), "the run has changed something"
+
+
 def test_a_delta_is_copied_as_it_is(trained: Trained, tmp_path: Path) -> None:
     folder = export(trained, "gallop", "delta", tmp_path / "new" / "delta")
     (copy,) = folder.iterdir()

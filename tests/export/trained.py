@@ -24,6 +24,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "gallop": {"density": 0.05, "selection_ratio": 0.5},
     "random": {"density": 0.02},
     "lora": {"rank": 2, "dropout": 0.1},
+    "peft": {
+        "tuner": "ia3",
+        "options": {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    },
     "full": {},
 }
 IDS = torch.arange(1, 25).view(2, 12)

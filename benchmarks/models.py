@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from gallop_ray.spec.schema import ModelSpec
-from gallop_ray.tasks.encode import Encoded, answer_loss, collate
+from gallop_ray.tasks.encode import Encoded, collate
 from gallop_ray.training.models import load_model, meta_model
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
@@ -90,19 +89,8 @@ def examples(shared: Setting, vocabulary: int) -> list[Encoded]:
     return [Encoded(ids, ids) for ids in drawn.tolist()]
 
 
-def loss(forward: Any, made: list[Encoded]) -> Tensor:
-    """The training loss as gallop_ray computes it."""
-    logits, labels = _logits(forward, made)
-    return answer_loss(logits, labels).mean()
-
-
 def plain_loss(forward: Any, made: list[Encoded]) -> Tensor:
-    """The same value by torch's cross-entropy of the float32 logits, as transformers' own loss does it."""
-    logits, labels = _logits(forward, made)
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
-
-
-def _logits(forward: Any, made: list[Encoded]) -> tuple[Tensor, Tensor]:
+    """The training loss as transformers computes it; of these examples it has the value of ours."""
     batch = {key: tensor.to(device()) for key, tensor in collate(made, 0).items()}
-    labels = batch.pop("labels")
-    return forward(**batch, use_cache=False).logits, labels
+    loss: Tensor = forward(**batch, use_cache=False).loss
+    return loss

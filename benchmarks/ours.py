@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.arms import Work
-from benchmarks.models import RATE, TARGETS, Setting, base_model, examples, loss
+from benchmarks.models import RATE, TARGETS, Setting, base_model, examples
 from gallop_ray.methods.random import Random
 from gallop_ray.sparse.budget import entries_to_choose, everything
 from gallop_ray.sparse.candidates import Candidate, find_candidates
@@ -33,7 +33,7 @@ def sparse(shared: Setting, density: float) -> Work:
     engine.module.train()
 
     def run() -> dict[str, int]:
-        engine.backward(loss(engine, held.train))
+        engine.backward(held.losses(engine, held.train).mean())
         engine.step(RATE)
         delta.write()
         return {"trained": mask.chosen}

@@ -23,10 +23,11 @@ def to_shira(model: nn.Module, adapter: Mapping[str, Tensor]) -> tuple[Any, dict
         model: the base model, of which only names and shapes are read; the meta device will do.
         adapter: the tensors of an adapter file of ours.
 
-    Raises ValueError where a matrix has fewer than r (in + out) entries, r being what the fullest matrix needs.
+    Raises ValueError where something else than linear layers is trained, and where a matrix has fewer than r (in + out)
+    entries, r being what the fullest matrix needs.
     """
     modules = [key.removesuffix(".weight.delta") for key in adapter if key.endswith(".delta")]
-    shapes = {name: _shape(model.get_submodule(name)) for name in modules}
+    shapes = {name: _shape(name, model.get_submodule(name)) for name in modules}
     counts = {name: adapter[f"{name}.weight.delta"].numel() for name in modules}
     r = _rank(shapes, counts)
     tensors = {}
@@ -39,8 +40,9 @@ def to_shira(model: nn.Module, adapter: Mapping[str, Tensor]) -> tuple[Any, dict
     return peft.ShiraConfig(r=r, target_modules=modules), tensors
 
 
-def _shape(module: nn.Module) -> tuple[int, int]:
-    assert isinstance(module, nn.Linear), "only linear layers are candidates"
+def _shape(name: str, module: nn.Module) -> tuple[int, int]:
+    if not isinstance(module, nn.Linear):
+        raise ValueError(f"SHiRA holds linear layers only, and {name} is a {type(module).__name__}")
     return module.out_features, module.in_features
 
 

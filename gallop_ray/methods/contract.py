@@ -52,6 +52,8 @@ class MaskMethod(ABC):
     """A method that trains the entries with the largest scores."""
 
     needs_gradients: ClassVar[bool] = False
+    needs_matrices: ClassVar[bool] = False
+    """Whether the score is that of a matrix, which the vectors of norms have none of."""
     entries_per_unit: int = 1
     """How many entries one position in the scores stands for."""
 
@@ -67,20 +69,24 @@ class MaskMethod(ABC):
     def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
         """How many entries (or units, see `entries`) to choose, and from which matrices; `total` is N.
 
-        Raises ValueError for a density that the candidates cannot hold.
+        Raises ValueError for a density that the candidates cannot hold, and for a candidate that is no matrix where
+        the method needs one.
         """
+        vectors = [c.name for c in candidates if len(c.shape) != 2] if self.needs_matrices else []
+        if vectors:
+            raise ValueError(f"{self.spec.type} scores matrices, and {vectors[0]} has none; leave it out")
         return quotas(self.spec.density, self.spec.scope, candidates, total)
 
     @abstractmethod
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Scores of one whole matrix, larger = rather train it: float32 (out, in), non-negative or EXCLUDED.
+        """Scores of one whole weight, larger = rather train it: float32 in its shape, non-negative or EXCLUDED.
 
-        weight: (out, in), in the model's dtype; not to be changed. gradient: float32 (out, in), the signed mean over
-        the selection examples, free to be overwritten; None unless needs_gradients. generator: seeded by the run's
-        seed and the matrix's name.
+        weight: (out, in), of a norm (hidden,), in the model's dtype; not to be changed. gradient: float32, in the same
+        shape, the signed mean over the selection examples, free to be overwritten; None unless needs_gradients.
+        generator: seeded by the run's seed and the matrix's name.
         """
 
-    def entries(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+    def entries(self, units: Tensor, shape: Sequence[int]) -> Tensor:
         """The sorted flat entries of a matrix of `shape` for chosen positions in its scores.
 
         The same thing, but where a method scores larger units than entries.

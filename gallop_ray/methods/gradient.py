@@ -50,6 +50,8 @@ class Smt(Saft):
     edge of a matrix may be smaller.
     """
 
+    needs_matrices = True
+
     @property
     def entries_per_unit(self) -> int:  # type: ignore[override]
         return int(self.spec.block_size) ** 2
@@ -64,9 +66,9 @@ class Smt(Saft):
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
         return block_means(super().score(weight, gradient, generator), self.spec.block_size)
 
-    def entries(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+    def entries(self, units: Tensor, shape: Sequence[int]) -> Tensor:
         return block_entries(units, shape, self.spec.block_size)
 
 
-def _blocks(shape: tuple[int, int], side: int) -> int:
+def _blocks(shape: Sequence[int], side: int) -> int:
     return -(-shape[0] // side) * -(-shape[1] // side)

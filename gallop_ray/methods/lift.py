@@ -14,6 +14,8 @@ _OVERSAMPLING = 10
 class Lift(RefreshedMethod):
     """score = |best rank-r approximation of the present w|, for each matrix by itself; chosen anew every N steps."""
 
+    needs_matrices = True
+
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
         return low_rank(weight, self.spec.rank, generator).abs_()
 

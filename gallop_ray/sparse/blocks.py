@@ -1,5 +1,7 @@
 """Square blocks of a weight matrix: their mean scores, and the entries of chosen blocks."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +16,7 @@ def block_means(scores: Tensor, side: int) -> Tensor:
     return pooled[0, 0]
 
 
-def block_entries(blocks: Tensor, shape: tuple[int, int], side: int) -> Tensor:
+def block_entries(blocks: Tensor, shape: Sequence[int], side: int) -> Tensor:
     """The sorted flat entry indices of a matrix of `shape` that lie in the blocks with these flat indices."""
     rows, columns = (-(-size // side) for size in shape)
     chosen = torch.zeros(rows * columns, dtype=torch.bool, device=blocks.device)

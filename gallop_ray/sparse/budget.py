@@ -27,7 +27,8 @@ def entries_to_choose(density: float | LoraRank, candidates: Sequence[Candidate]
     """k, the number of entries to train, of a model with `total` parameters.
 
     A fraction is a share of all parameters of the base model; a lora_rank r asks for the r (in + out) entries a matrix
-    that LoRA would train. Raises ValueError where the candidates hold fewer entries than that.
+    that LoRA would train, and for none of a norm's vector, for which LoRA has nothing. Raises ValueError where the
+    candidates hold fewer entries than that.
     """
     if isinstance(density, LoraRank):
         k = sum(_like_lora(density, c) for c in candidates)
@@ -72,7 +73,7 @@ def _group(candidate: Candidate, scope: Scope) -> str:
 
 
 def _like_lora(density: LoraRank, candidate: Candidate) -> int:
-    return density.lora_rank * sum(candidate.shape)
+    return density.lora_rank * sum(candidate.shape) if len(candidate.shape) == 2 else 0
 
 
 def _proportional(k: int, sizes: Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gallop_ray.sparse.adapter import save_adapter
 from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.sparse.entries import contained, positions, union
-from gallop_ray.sparse.layers import SparseLinear
+from gallop_ray.sparse.layers import sparse_layer
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.sparse.weights import gather_all, rank, read_entries, write_entries
 
@@ -30,7 +30,7 @@ class SparseDelta:
         self._base = self._read(self.touched)
         self._deltas: list[Tensor] = []
         self.layers = [
-            SparseLinear(c.linear, i, b.clone()) for c, i, b in zip(self.places, self.indices, self._base, strict=True)
+            sparse_layer(c.module, i, b.clone()) for c, i, b in zip(self.places, self.indices, self._base, strict=True)
         ]
         for c, layer in zip(self.places, self.layers, strict=True):
             setattr(c.parent, c.attribute, layer)
@@ -60,7 +60,7 @@ class SparseDelta:
         if restore:
             for c, old, now, base in zip(self.places, self.indices, indices, self.base(), strict=True):
                 dropped = ~contained(old, now)
-                write_entries(c.linear.weight, old[dropped], base[dropped])
+                write_entries(c.weight, old[dropped], base[dropped])
         self._remember(indices)
         for layer, now in zip(self.layers, indices, strict=True):
             layer.indices = now
@@ -72,7 +72,7 @@ class SparseDelta:
         for m, (c, now) in enumerate(zip(self.places, indices, strict=True)):
             known, values = self.touched[m], self._base[m]
             whole = union(known, now)
-            base = read_entries(c.linear.weight, whole)
+            base = read_entries(c.weight, whole)
             base[positions(whole, known)] = values
             self.touched[m], self._base[m] = whole, base
 
@@ -121,13 +121,13 @@ class SparseDelta:
         """Restore the base weights bit for bit, and the plain linear layers."""
         self._write(self.touched, self._base)
         for c, layer in zip(self.places, self.layers, strict=True):
-            setattr(c.parent, c.attribute, c.linear)
+            setattr(c.parent, c.attribute, c.module)
             layer.release()
 
     def _read(self, indices: Sequence[Tensor]) -> list[Tensor]:
-        return [read_entries(c.linear.weight, i) for c, i in zip(self.places, indices, strict=True)]
+        return [read_entries(c.weight, i) for c, i in zip(self.places, indices, strict=True)]
 
     @torch.no_grad()
     def _write(self, indices: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         for c, i, v in zip(self.places, indices, values, strict=True):
-            write_entries(c.linear.weight, i, v)
+            write_entries(c.weight, i, v)

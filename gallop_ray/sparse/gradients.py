@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gallop_ray.sparse.candidates import Candidate
-from gallop_ray.sparse.layers import ScoreLinear
+from gallop_ray.sparse.layers import score_layer
 from gallop_ray.sparse.weights import rank, world_size
 
 
@@ -50,15 +50,15 @@ class OwnedGradients:
     def listening(self) -> Iterator[None]:
         """While this is open, every backward pass of the model adds its gradients here."""
         for i, c in enumerate(self.candidates):
-            setattr(c.parent, c.attribute, ScoreLinear(c.linear, partial(self.add, i)))
+            setattr(c.parent, c.attribute, score_layer(c.module, partial(self.add, i)))
         try:
             yield
         finally:
             for c in self.candidates:
-                setattr(c.parent, c.attribute, c.linear)
+                setattr(c.parent, c.attribute, c.module)
 
     def take(self, matrix: int) -> Tensor:
         """This rank's sum of one owned matrix, given away; zeros where no gradient ever came."""
         candidate = self.candidates[matrix]
         total = self.sums.pop(matrix, None)
-        return total if total is not None else torch.zeros(candidate.shape, device=candidate.linear.weight.device)
+        return total if total is not None else torch.zeros(candidate.shape, device=candidate.weight.device)

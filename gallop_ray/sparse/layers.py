@@ -1,6 +1,6 @@
-"""Linear layers that, on the way back, form dW of one layer at a time and drop it.
+"""Layers that, on the way back, form dW of one layer at a time and drop it, or but the chosen entries of dW.
 
-Forward is the plain matmul with the frozen weight, into which the delta has already been written.
+Forward is the plain computation with the frozen weight, into which the delta has already been written.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
-
-def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """dW (out, in) of y = x W^T from x (..., in) and dy (..., out)."""
-    return grad.reshape(-1, grad.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+from gallop_ray.sparse.weight_gradient import chosen_gradient, weight_gradient, worth_choosing
 
 
 class _SparseMatmul(torch.autograd.Function):
@@ -29,11 +27,16 @@ class _SparseMatmul(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad_x = grads[0] @ weight if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, ctx.layer.gradient(_weight_gradient(x, grads[0]), weight), None
+        layer: SparseLayer = ctx.layer
+        if layer.take is None and worth_choosing(weight, layer.indices):
+            chosen = chosen_gradient(x, grads[0], layer.indices)
+        else:
+            chosen = layer.choose(weight_gradient(x, grads[0]))
+        return grad_x, None, None, layer.pulled(chosen, weight), None
 
 
-class SparseLinear(nn.Module):
-    """A linear layer in which only the entries at `indices` are trained.
+class SparseLayer(nn.Module):
+    """A layer in which only the entries of the weight at `indices` are trained.
 
     `values` (k,) holds the chosen entries themselves, in the weight's dtype; forward never reads it, backward gives it
     the chosen entries of dW. Whoever steps the optimizer writes the new values into the weight.
@@ -41,25 +44,28 @@ class SparseLinear(nn.Module):
 
     indices: Tensor
 
-    def __init__(self, linear: nn.Linear, indices: Tensor, values: Tensor) -> None:
+    def __init__(self, inner: nn.Module, indices: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        _take_over(self, inner)
         self.register_buffer("indices", indices, persistent=False)
         self.values = nn.Parameter(values)
         self.take: Callable[[Tensor], None] | None = None
-        """Is handed each backward pass's dW (out, in), to keep or to change."""
+        """Is handed each backward pass's dW, in the weight's shape, to keep or to change."""
         self.pull: tuple[float, Tensor] | None = None
         """Strength of an L2 penalty on the delta, and the base values (k,) that the entries are pulled to."""
 
-    def gradient(self, dense: Tensor, weight: Tensor) -> Tensor:
-        """The gradient (k,) of `values` from dW (out, in)."""
-        chosen = dense.view(-1)[self.indices]
-        if self.pull is not None:
-            strength, base = self.pull
-            chosen += strength * (weight.view(-1)[self.indices] - base)
+    def choose(self, dense: Tensor) -> Tensor:
+        """The chosen entries (k,) of dW, in the weight's shape."""
         if self.take is not None:
             self.take(dense)
-        return chosen
+        return dense.view(-1)[self.indices]
+
+    def pulled(self, chosen: Tensor, weight: Tensor) -> Tensor:
+        """The gradient (k,) of `values` from the chosen entries (k,) of dW."""
+        if self.pull is not None:
+            strength, base = self.pull
+            chosen = chosen + strength * (weight.view(-1)[self.indices] - base)
+        return chosen.to(self.values.dtype)
 
     def release(self) -> None:
         """Give the memory back. Under ZeRO-3 DeepSpeed's closures keep layers alive that nobody else knows."""
@@ -69,9 +75,24 @@ class SparseLinear(nn.Module):
         self.indices = self.indices.new_empty(0)
         self.take = self.pull = None
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer computes with its weight."""
+        return _with_weight(self, _SplicedWeight.apply(self.weight, self.values, self), args, kwargs)  # type: ignore[no-untyped-call]
+
+
+class SparseLinear(SparseLayer):
+    """A linear layer in which only the entries at `indices` are trained; the weight is saved for backward once."""
+
+    bias: Tensor | None
+
     def forward(self, x: Tensor) -> Tensor:
         """y = x W^T + b for x (..., in)."""
         return _SparseMatmul.apply(x, self.weight, self.bias, self.values, self)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def sparse_layer(inner: nn.Module, indices: Tensor, values: Tensor) -> SparseLayer:
+    """`inner` with only the entries of its weight at `indices` trained."""
+    return (SparseLinear if isinstance(inner, nn.Linear) else SparseLayer)(inner, indices, values)
 
 
 class _ScoreMatmul(torch.autograd.Function):
@@ -86,19 +107,81 @@ class _ScoreMatmul(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        ctx.take(_weight_gradient(x, grads[0]))
+        ctx.take(weight_gradient(x, grads[0]))
         return grads[0] @ weight if ctx.needs_input_grad[0] else None, None, None, None, None
 
 
-class ScoreLinear(nn.Module):
-    """A linear layer with nothing to train that hands each backward pass's dW (out, in) to `take`."""
+class ScoreLayer(nn.Module):
+    """A layer with nothing to train that hands each backward pass's dW, in the weight's shape, to `take`."""
 
-    def __init__(self, linear: nn.Linear, take: Callable[[Tensor], None]) -> None:
+    def __init__(self, inner: nn.Module, take: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self.weight, self.bias, self._take = linear.weight, linear.bias, take
+        _take_over(self, inner)
+        self._take = take
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer computes with its weight."""
+        return _with_weight(self, _ScoredWeight.apply(self.weight, _anchor(), self._take), args, kwargs)  # type: ignore[no-untyped-call]
+
+
+class ScoreLinear(ScoreLayer):
+    """A linear layer that hands each backward pass's dW (out, in) to `take`."""
+
+    bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
         """y = x W^T + b for x (..., in)."""
-        # Something must ask for a gradient, or autograd would skip the layer; the anchor does, and never receives one.
-        anchor = torch.empty(0, requires_grad=True)
-        return _ScoreMatmul.apply(x, self.weight, self.bias, anchor, self._take)  # type: ignore[no-any-return,no-untyped-call]
+        return _ScoreMatmul.apply(x, self.weight, self.bias, _anchor(), self._take)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def score_layer(inner: nn.Module, take: Callable[[Tensor], None]) -> ScoreLayer:
+    """`inner`, handing the gradient of its weight to `take`."""
+    return (ScoreLinear if isinstance(inner, nn.Linear) else ScoreLayer)(inner, take)
+
+
+def _anchor() -> Tensor:
+    """Something must ask for a gradient, or autograd would skip the layer; the anchor does, and never receives one."""
+    return torch.empty(0, requires_grad=True)
+
+
+def _take_over(layer: nn.Module, inner: nn.Module) -> None:
+    """Make the parameters of `inner` those of `layer`, which alone DeepSpeed and the model's walks then see."""
+    for name, parameter in inner.named_parameters(recurse=False):
+        layer.register_parameter(name, parameter)
+    if getattr(inner, "bias", None) is None:
+        layer.register_parameter("bias", None)
+    layer.__dict__["inner"] = inner
+
+
+def _with_weight(layer: nn.Module, weight: Tensor, args: Any, kwargs: Any) -> Any:
+    whole = {name: p for name, p in layer.named_parameters(recurse=False) if name != "values"}
+    return functional_call(layer.__dict__["inner"], {**whole, "weight": weight}, args, kwargs)
+
+
+class _SplicedWeight(torch.autograd.Function):
+    """The weight as it is; its gradient goes to the chosen values."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, values: Tensor, layer: SparseLayer) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.layer = layer
+        return weight.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        layer: SparseLayer = ctx.layer
+        return None, layer.pulled(layer.choose(grads[0].contiguous()), *ctx.saved_tensors), None
+
+
+class _ScoredWeight(torch.autograd.Function):
+    """The weight as it is; its gradient goes to `take`."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, anchor: Tensor, take: Callable[[Tensor], None]) -> Tensor:
+        ctx.take = take
+        return weight.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.take(grads[0].contiguous())
+        return None, None, None

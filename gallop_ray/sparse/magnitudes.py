@@ -28,7 +28,7 @@ def candidate_counts(candidates: Sequence[Candidate]) -> Tensor:
     owners = assign_owners([c.numel for c in candidates], world_size())
     counts = torch.zeros(256, dtype=torch.int64, device=collective_device())
     for owner, candidate in zip(owners, candidates, strict=True):
-        weight = gather(candidate.linear.weight)
+        weight = gather(candidate.weight)
         if owner == rank():
             counts += exponent_counts([weight])
     return sum_over_ranks(counts)

@@ -1,32 +1,41 @@
 """Cross-entropy of tokens without float32 copies of the logits, which are the largest tensor of a step."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 22  # logits that are float32 at a time
+_CHUNK = 1 << 20  # logits that are float32 at a time
+
+
+def _in_float32(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The rows in turn, float32, in a buffer that is used again: fresh memory would cost more than the arithmetic."""
+    rows = max(1, min(len(logits), _CHUNK // logits.shape[-1]))
+    buffer = torch.empty(rows, logits.shape[-1], device=logits.device)
+    for start in range(0, len(logits), rows):
+        part = logits[start : start + rows]
+        yield slice(start, start + len(part)), buffer[: len(part)].copy_(part)
 
 
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        rows = max(1, _CHUNK // logits.shape[-1])
-        totals = torch.cat([part.float().logsumexp(-1) for part in logits.split(rows)])
+        totals = torch.empty(len(logits), device=logits.device)
+        for rows, part in _in_float32(logits):
+            top = part.amax(-1, keepdim=True)
+            totals[rows] = part.sub_(top).exp_().sum(-1).log_().add_(top[:, 0])
         ctx.save_for_backward(logits, targets, totals)
         return totals - logits.gather(-1, targets[:, None]).view(-1).float()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         logits, targets, totals = ctx.saved_tensors
-        rows = max(1, _CHUNK // logits.shape[-1])
         answer = torch.empty_like(logits)
-        for part, out, target, total, grad in zip(
-            *(tensor.split(rows) for tensor in (logits, answer, targets, totals, grads[0])), strict=True
-        ):
-            slope = part.float().sub_(total[:, None]).exp_()
-            slope[torch.arange(len(slope), device=slope.device), target] -= 1
-            out.copy_(slope.mul_(grad[:, None]))
+        for rows, part in _in_float32(logits):
+            part.sub_(totals[rows, None]).exp_()
+            part[torch.arange(len(part), device=part.device), targets[rows]] -= 1
+            answer[rows] = part.mul_(grads[0][rows, None])
         return answer, None
 
 

@@ -87,7 +87,7 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         split = _Split(config["zero_optimization"], workers, model.dtype.itemsize)
         weights, (values, on_host) = split.stored(base), split.values(base, trained, bool(candidates))
         answer = min(sweep.evaluation.max_new_tokens + 1, training.max_length - 1)
-        formed = [c.linear.weight for c in candidates] or trained
+        formed = [c.weight for c in candidates] or trained
         activations = _activations(attachment.module, model, training, answer, formed)
     return Estimate(
         parameters=total,

@@ -56,7 +56,7 @@ class Refresher:
         """The new entries of one matrix, from its owner."""
         delta, candidate = self._delta, self._delta.places[m]
         old, base = delta.indices[m], delta.base()[m]
-        weight, owner = gather(candidate.linear.weight).detach(), self._owned.owners[m]
+        weight, owner = gather(candidate.weight).detach(), self._owned.owners[m]
         new = torch.empty_like(old)
         if rank() == owner:
             gradient = self._owned.take(m) if m in self._owned.sums else None

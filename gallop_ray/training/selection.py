@@ -75,7 +75,7 @@ def score_owned(owned: OwnedGradients, method: MaskMethod, seed: int) -> dict[in
     """The scores of this rank's matrices, by their position in the candidates' order. Uses up the gradients."""
     scores = {}
     for i, candidate in enumerate(owned.candidates):
-        weight = gather(candidate.linear.weight)
+        weight = gather(candidate.weight)
         if owned.owners[i] == rank():
             gradient = owned.take(i) if method.needs_gradients else None
             with torch.no_grad():

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tracking.records import RunFolder, SweepFolder
-from gallop_ray.training.pocket import pocket_tokenizer
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
@@ -35,21 +34,7 @@ IDS = torch.arange(1, 25).view(2, 12)
 
 def save_base(folder: Path) -> None:
     """A tiny model with the pocket model's tokenizer; one of its weights is -0.0, which additions easily lose."""
-    tokenizer = pocket_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
+    model, tokenizer = tiny.of_pocket_vocabulary(tie_word_embeddings=True)
     with torch.no_grad():
         for layer in model.model.layers:
             layer.mlp.up_proj.weight[0, :] = -0.0

@@ -24,7 +24,7 @@ Matrices = dict[str, np.ndarray]
 
 @cache
 def weights() -> Matrices:
-    return {c.name: c.linear.weight.double().numpy() for c in find_candidates(tiny.model())}
+    return {c.name: c.weight.double().numpy() for c in find_candidates(tiny.model())}
 
 
 @cache

@@ -64,7 +64,7 @@ class Dense:
     def __init__(self, name: str, first: Masks) -> None:
         self.options = METHODS_HERE[name]
         self.model, self.sweep = tiny.model(), the_sweep(0)
-        self.weights = {c.name: c.linear.weight for c in find_candidates(self.model)}
+        self.weights = {c.name: c.weight for c in find_candidates(self.model)}
         self.base = {n: w.clone() for n, w in self.weights.items()}
         self.masks = {n: self.mask(n, first[n]) for n in first}
         self.moments = {n: [torch.zeros_like(w), torch.zeros_like(w)] for n, w in self.weights.items()}

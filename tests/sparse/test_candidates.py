@@ -7,10 +7,11 @@ import pytest
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from gallop_ray.methods import METHODS
 from gallop_ray.sparse.budget import entries_to_choose
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.gradients import assign_owners
-from gallop_ray.spec.methods import LoraRank
+from gallop_ray.spec.methods import LiftSpec, LoraRank, SmtSpec
 from tests.training import tiny
 
 PROJECTIONS = (
@@ -45,8 +46,8 @@ def test_the_default_is_the_linear_layers_of_the_blocks_in_module_order() -> Non
 def test_a_candidate_says_where_it_hangs() -> None:
     model = tiny.model()
     candidate = find_candidates(model, ["layers.1.mlp.down_proj"])[0]
-    assert candidate.linear is model.model.layers[1].mlp.down_proj
-    assert getattr(candidate.parent, candidate.attribute) is candidate.linear
+    assert candidate.module is model.model.layers[1].mlp.down_proj
+    assert getattr(candidate.parent, candidate.attribute) is candidate.module
     assert (candidate.shape, candidate.numel) == ((32, 64), 2048)
 
 
@@ -60,9 +61,9 @@ def test_patterns_are_ends_of_paths_and_may_hold_stars() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_what_there_is() -> None:
-    layers = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
+    layers = "down_proj, embed_tokens, gate_proj, input_layernorm, k_proj, lm_head, norm, .*, up_proj, v_proj"
     for pattern in ("query", "proj", "self_attn"):
-        with pytest.raises(ValueError, match=f"'{pattern}' matches nothing; the linear layers are {layers}"):
+        with pytest.raises(ValueError, match=f"'{pattern}' matches nothing; the model has {layers}"):
             names(tiny.model(), "q_proj", pattern)
 
 
@@ -71,18 +72,26 @@ def test_a_shared_weight_is_refused_by_name() -> None:
         names(tied(), "q_proj", "lm_head")
 
 
-@pytest.mark.parametrize(("pattern", "kind"), [("embed_tokens", "Embedding"), ("input_layernorm", "LlamaRMSNorm")])
-def test_what_is_no_linear_layer_is_refused(pattern: str, kind: str) -> None:
-    with pytest.raises(ValueError, match=rf"{pattern} is a {kind}; only torch\.nn\.Linear"):
-        names(tiny.model(), pattern)
+def test_embeddings_and_norms_are_taken_on_request() -> None:
+    candidates = find_candidates(tiny.model(), ["embed_tokens", "layers.0.input_layernorm"])
+    assert [c.name for c in candidates] == ["model.embed_tokens", "model.layers.0.input_layernorm"]
+    assert [tuple(c.shape) for c in candidates] == [(tiny.VOCABULARY, 32), (32,)]
+    # LoRA trains an embedding like any matrix, and has nothing for a vector.
+    assert entries_to_choose(LoraRank(lora_rank=2), candidates, 10**9) == 2 * (tiny.VOCABULARY + 32)
+
+
+@pytest.mark.parametrize("spec", [LiftSpec(density=0.01), SmtSpec(density=0.01)])
+def test_a_vector_is_refused_where_the_score_is_a_matrix_s(spec: LiftSpec | SmtSpec) -> None:
+    candidates = find_candidates(tiny.model(), ["q_proj", "input_layernorm"])
+    with pytest.raises(ValueError, match=rf"{spec.type} scores matrices, and model.layers.0.input_layernorm has none"):
+        METHODS[spec.type](spec).quotas(candidates, 10**6)
 
 
 def test_a_model_whose_blocks_have_no_linear_layers_is_refused() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(ValueError, match="no linear layers inside its blocks"):
         names(model)
-    with pytest.raises(ValueError, match=r"c_attn is a Conv1D"):
-        names(model, "c_attn")
+    assert names(model, "c_attn") == ["transformer.h.0.attn.c_attn"]
 
 
 def test_a_fraction_is_a_share_of_all_parameters() -> None:

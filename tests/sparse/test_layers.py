@@ -1,9 +1,11 @@
 """What the sparse layer keeps for the way back, and what it hands on."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from gallop_ray.sparse.layers import SparseLinear
+from gallop_ray.sparse.layers import SparseLinear, score_layer, sparse_layer
+from gallop_ray.sparse.weight_gradient import chosen_gradient, weight_gradient, worth_choosing
 
 
 def a_layer(bias: bool = True) -> tuple[nn.Linear, SparseLinear, Tensor]:
@@ -42,6 +44,55 @@ def test_the_gradient_is_the_chosen_entries_of_the_dense_one() -> None:
         torch.testing.assert_close(taken[0], dense_w)
         torch.testing.assert_close(x.grad, dense_x)
         assert linear.weight.grad is None
+
+
+@pytest.mark.parametrize("inner", [nn.Embedding(30, 8, padding_idx=0), nn.LayerNorm(8), nn.RMSNorm(8)])
+def test_embeddings_and_norms_hand_on_the_gradient_of_their_weight(inner: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 30, (4, 5), generator=generator)
+    x = x if isinstance(inner, nn.Embedding) else torch.randn(4, 8, generator=generator)
+    weight = inner.weight
+    grad = torch.randn(inner(x).shape, generator=generator)
+    (dense,) = torch.autograd.grad(inner(x), weight, grad)
+    inner.requires_grad_(False)
+    indices = torch.tensor([1, 3, 7])
+    sparse, taken = sparse_layer(inner, indices, weight.view(-1)[indices].clone()), list[Tensor]()
+    for layer in (sparse, score_layer(inner, taken.append)):
+        out = layer(x)
+        assert torch.equal(out, inner(x))
+        out.backward(grad)
+    torch.testing.assert_close(sparse.values.grad, dense.view(-1)[indices])
+    torch.testing.assert_close(taken, [dense])
+    assert {name for name, _ in sparse.named_parameters()} == {"values", *dict(inner.named_parameters())}
+    assert weight.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_the_chosen_entries_by_themselves_are_those_of_the_whole_product(
+    dtype: torch.dtype, index: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2, 9, 40, generator=generator).to(dtype), torch.randn(2, 9, 30, generator=generator).to(dtype)
+    exact = weight_gradient(x.double(), grad.double())
+    first, last, rows = torch.tensor([0]), torch.tensor([1199]), torch.arange(400, 560)
+    for chosen in (first, last, torch.cat([first, rows, last]), torch.randperm(1200, generator=generator)[:30]):
+        indices = chosen.sort().values.to(index)
+        found = chosen_gradient(x, grad, indices)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), exact.view(-1)[indices], atol=1e-5, rtol=1e-5)
+        assert torch.equal(found, chosen_gradient(x, grad, indices))
+
+
+def test_many_entries_are_picked_from_the_whole_product() -> None:
+    for k, alone in ((10, True), (600, False)):
+        linear, _, _ = a_layer()
+        indices = torch.arange(k)
+        assert worth_choosing(linear.weight, indices) == alone
+        sparse, x = SparseLinear(linear, indices, linear.weight.view(-1)[:k].clone()), torch.randn(8, 40)
+        sparse(x).sum().backward()
+        dense = weight_gradient(x, torch.ones(8, 30)).view(-1)[:k]
+        torch.testing.assert_close(sparse.values.grad, dense, atol=1e-5, rtol=1e-5)
 
 
 def test_a_pull_is_the_gradient_of_an_l2_penalty_on_the_delta() -> None:

@@ -32,14 +32,15 @@ class Losses:
             self.losses.append(fields["loss"])
 
 
-def sparse_losses(sweep: Sweep, runs: int = 1) -> dict[str, Any]:
+def sparse_losses(sweep: Sweep, runs: int = 1, everywhere: bool = False) -> dict[str, Any]:
     """On each rank: train the tiny model's delta with the shipped loop and config; what it did to the weights."""
-    resident, training, masks = tiny.resident(sweep), sweep.training, tiny.mask_tensors()
+    resident, training, masks = tiny.resident(sweep), sweep.training, tiny.mask_tensors(everywhere=everywhere)
     base = tiny.whole_weights(resident.model)
     losses, trained = [], {}
     for _ in range(runs):
         mask = Mask({n: m.view(-1).nonzero().view(-1).to(torch.int32) for n, m in masks.items() if m.any()})
-        delta = SparseDelta(resident.model, find_candidates(resident.model), mask)
+        candidates = find_candidates(resident.model, tiny.EVERYWHERE if everywhere else None)
+        delta = SparseDelta(resident.model, candidates, mask)
         reporter = Losses()
         with checkpointing(resident.model, training):
             optimizer = torch.optim.AdamW(delta.parameters, lr=1.0, weight_decay=training.weight_decay)
@@ -61,9 +62,9 @@ def sparse_losses(sweep: Sweep, runs: int = 1) -> dict[str, Any]:
     return {"losses": losses, "trained": trained, "outside": outside, "restored": restored}
 
 
-def dense_reference(sweep: Sweep) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """One process, plain torch: AdamW on all block matrices, gradients masked, decay on the chosen entries only."""
-    model, training, masks = tiny.model(), sweep.training, tiny.mask_tensors()
+def dense_reference(sweep: Sweep, everywhere: bool = False) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """One process, plain torch: AdamW on whole weights, gradients masked, decay on the chosen entries only."""
+    model, training, masks = tiny.model(), sweep.training, tiny.mask_tensors(everywhere=everywhere)
     chosen = {n: p for n, p in model.named_parameters() if n.removesuffix(".weight") in masks}
     start = {n: p.detach().clone() for n, p in chosen.items()}
     optimizer = torch.optim.AdamW(chosen.values(), lr=1.0, weight_decay=training.weight_decay)
@@ -91,11 +92,15 @@ def dense_reference(sweep: Sweep) -> tuple[list[float], dict[str, torch.Tensor]]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_sparse_training_equals_dense_masked_adamw(ranks: Callable, stage: int, checkpointing: bool) -> None:
+@pytest.mark.parametrize(
+    ("stage", "everywhere"), [(0, False), (1, False), (2, False), (3, False), (1, True), (3, True)]
+)
+def test_sparse_training_equals_dense_masked_adamw(
+    ranks: Callable, stage: int, everywhere: bool, checkpointing: bool
+) -> None:
     sweep = tiny.sweep(stage, workers=2, weight_decay=0.1, clip_norm=0.5, gradient_checkpointing=checkpointing)
-    losses, weights = dense_reference(sweep)
-    for result in ranks(2)(sparse_losses, sweep, 2):
+    losses, weights = dense_reference(sweep, everywhere)
+    for result in ranks(2)(sparse_losses, sweep, 2, everywhere):
         assert result["losses"][0] == pytest.approx(losses, abs=1e-5)
         assert result["losses"][0] == result["losses"][1], "the second run repeats the first, bitwise"
         assert result["outside"] == []

@@ -9,13 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.base_hash import base_hash
 from gallop_ray.spec.schema import Configuration, ModelSpec, Sweep
 from gallop_ray.training.errors import Diverged
-from gallop_ray.training.pocket import pocket_tokenizer
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
@@ -44,21 +43,8 @@ TURNS = (
 
 
 def load(spec: ModelSpec) -> tuple[LlamaForCausalLM, Any]:
-    """A tiny model for the pocket model's tokenizer, the same every time."""
-    tokenizer = pocket_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config).to(getattr(torch, spec.dtype)).eval(), tokenizer
+    model, tokenizer = tiny.of_pocket_vocabulary()
+    return model.to(getattr(torch, spec.dtype)).eval(), tokenizer
 
 
 def sweep(stage: int, dtype: str = "float32") -> Sweep:

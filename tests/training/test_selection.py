@@ -29,11 +29,11 @@ WORLDS = (1, 2, 3)
 
 
 def reference_gradients(
-    examples: Sequence[Encoded], dtype: torch.dtype, zeros: Sequence[int] = ()
+    examples: Sequence[Encoded], dtype: torch.dtype, zeros: Sequence[int] = (), targets: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
     """One process, plain autograd, one example at a time, summed in the dtype or better: the mean's gradient."""
     model = tiny.model(dtype)
-    matrices = {c.name: c.linear.weight for c in find_candidates(model)}
+    matrices = {c.name: c.weight for c in find_candidates(model, targets)}
     for weight in matrices.values():
         weight.view(-1)[list(zeros)] = 0
         weight.requires_grad_(True)
@@ -47,9 +47,9 @@ def reference_gradients(
     return sums
 
 
-def gradients(resident: Resident) -> dict[tuple[bool, int], dict[str, Tensor]]:
+def gradients(resident: Resident, targets: Sequence[str] | None = None) -> dict[tuple[bool, int], dict[str, Tensor]]:
     """The summed gradients that this rank owns, by gradient checkpointing and size of the micro-batches."""
-    owned, answers = OwnedGradients(find_candidates(resident.model)), {}
+    owned, answers = OwnedGradients(find_candidates(resident.model, targets)), {}
     with owned.listening(), resident.usable(resident.model, resident.sweep.training):
         for recompute, size in itertools.product((False, True), MICRO_BATCHES):
             update = {"gradient_checkpointing": recompute, "micro_batch_size": size}
@@ -60,8 +60,10 @@ def gradients(resident: Resident) -> dict[tuple[bool, int], dict[str, Tensor]]:
     return answers
 
 
-def gradients_at(stages: Sequence[int], dtype: str = "float32") -> dict[tuple[int, bool, int], dict[str, Tensor]]:
-    found = {stage: gradients(tiny.resident(tiny.sweep(stage, dtype))) for stage in stages}
+def gradients_at(
+    stages: Sequence[int], dtype: str = "float32", targets: Sequence[str] | None = None
+) -> dict[tuple[int, bool, int], dict[str, Tensor]]:
+    found = {stage: gradients(tiny.resident(tiny.sweep(stage, dtype)), targets) for stage in stages}
     return {(stage, *setting): owned for stage, answers in found.items() for setting, owned in answers.items()}
 
 
@@ -72,10 +74,12 @@ def error(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return max(float((got[n] - e).abs().max() / e.abs().max()) for n, e in expected.items())
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_gradients_equal_the_reference_however_they_are_dealt_out(ranks: Callable, world: int) -> None:
-    expected = reference_gradients(tiny.examples()[:EXAMPLES], torch.float32)
-    answers = ranks(world)(gradients_at, (0, 3))
+@pytest.mark.parametrize(("world", "targets"), [*((world, None) for world in WORLDS), (2, tiny.EVERYWHERE)])
+def test_gradients_equal_the_reference_however_they_are_dealt_out(
+    ranks: Callable, world: int, targets: Sequence[str] | None
+) -> None:
+    expected = reference_gradients(tiny.examples()[:EXAMPLES], torch.float32, targets=targets)
+    answers = ranks(world)(gradients_at, (0, 3), "float32", targets)
     assert len(answers[0]) == 12
     for setting in answers[0]:
         owned = [answer[setting] for answer in answers]
@@ -103,7 +107,7 @@ def reference_scores(zero_guard: str) -> dict[str, np.ndarray]:
     spec = GallopSpec(zero_guard=zero_guard)
     examples = selection_examples(tiny.examples(), RATIO, SEED)
     slopes = reference_gradients(examples, torch.float64, PLANTED)
-    weights = {c.name: c.linear.weight.double().numpy().copy() for c in find_candidates(tiny.model())}
+    weights = {c.name: c.weight.double().numpy().copy() for c in find_candidates(tiny.model())}
     scores = {}
     for name, weight in weights.items():
         weight.reshape(-1)[list(PLANTED)] = 0.0
@@ -134,7 +138,7 @@ def gallop_masks(stage: int, ks: dict[str, int]) -> dict[str, dict[str, list[int
     resident, masks = tiny.resident(tiny.sweep(stage)), {}
     candidates = find_candidates(resident.model)
     for candidate in candidates:
-        write_entries(candidate.linear.weight, torch.tensor(PLANTED), torch.zeros(len(PLANTED)))
+        write_entries(candidate.weight, torch.tensor(PLANTED), torch.zeros(len(PLANTED)))
     for zero_guard, k in ks.items():
         spec = GallopSpec(density=k / resident.parameters, selection_ratio=RATIO, zero_guard=zero_guard)
         context = tiny.context(resident, SEED)

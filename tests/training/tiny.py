@@ -14,10 +14,12 @@ from gallop_ray.tasks.encode import IGNORED, Encoded
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import init_distributed, quiet, split_over_ranks
 from gallop_ray.training.phases import Phases
+from gallop_ray.training.pocket import pocket_tokenizer
 from gallop_ray.training.report import Reporter, Silent
 from gallop_ray.training.resident import Resident
 
 VOCABULARY = 96
+EVERYWHERE = ("*_proj", "embed_tokens", "*norm", "lm_head")
 
 
 def sweep(stage: int = 0, dtype: str = "float32", workers: int = 1, **training: Any) -> Sweep:
@@ -35,19 +37,30 @@ def sweep(stage: int = 0, dtype: str = "float32", workers: int = 1, **training: 
     )
 
 
-def model(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
-    """Two blocks, about 60,000 parameters, the same every time."""
+def llama(**options: Any) -> LlamaForCausalLM:
+    """Two blocks, the same every time; `options` of its LlamaConfig beside the sizes."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        use_cache=False,
+        **options,
     )
-    return LlamaForCausalLM(config).to(dtype).requires_grad_(False)
+    return LlamaForCausalLM(config)
+
+
+def of_pocket_vocabulary(**options: Any) -> tuple[LlamaForCausalLM, Any]:
+    """A tiny model for the pocket model's tokenizer, and the tokenizer."""
+    tokenizer = pocket_tokenizer()
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    return llama(vocab_size=len(tokenizer), **ids, **options), tokenizer
+
+
+def model(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    """About 60,000 parameters."""
+    return llama(vocab_size=VOCABULARY, use_cache=False).to(dtype).requires_grad_(False)
 
 
 def examples(count: int = 24) -> list[Encoded]:
@@ -94,12 +107,17 @@ def context(
     return RunContext(whole, configuration, seed, reporter, Phases(reporter))
 
 
-def mask_tensors(density: float = 0.05, empty: str = "layers.1.self_attn.q_proj") -> dict[str, Tensor]:
-    """Random boolean masks of the block's matrices, the last entry of each chosen, one matrix without any."""
+def mask_tensors(
+    density: float = 0.05, empty: str = "layers.1.self_attn.q_proj", everywhere: bool = False
+) -> dict[str, Tensor]:
+    """Random boolean masks of the block's matrices, the last entry of each chosen, one matrix without any.
+
+    everywhere: of all weights, embeddings and norms, too.
+    """
     generator = torch.Generator().manual_seed(1)
     masks = {}
     for name, parameter in model().named_parameters():
-        if "layers" in name and parameter.ndim == 2:
+        if everywhere or ("layers" in name and parameter.ndim == 2):
             chosen = torch.rand(parameter.shape, generator=generator) < density
             chosen.view(-1)[-1] = True
             masks[name.removesuffix(".weight")] = chosen & (empty not in name)

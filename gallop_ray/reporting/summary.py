@@ -7,6 +7,7 @@ from typing import Any
 
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.records import CONFIRMATION
 from gallop_ray.tracking.summary import mean_and_std
 
 BASE = "base model"
@@ -54,19 +55,30 @@ def _order(summary: Summary, objective: ObjectiveSpec) -> tuple[bool, float]:
     return value is None, 0.0 if value is None else -value if objective.maximize else value
 
 
-def best_of_each_method(found: list[Summary]) -> list[Summary]:
-    """From sorted summaries the best of each method, among those that finished the most seeds of its configurations.
+def best_of_each_method(found: list[Summary], count: int = 1) -> list[Summary]:
+    """From sorted summaries the best `count` of each method, among those that finished the most seeds.
 
     A configuration that was stopped after a lucky seed would otherwise beat one that had to stand by all of them.
     """
     most: dict[str, int] = defaultdict(int)
     for summary in found:
         most[summary.method] = max(most[summary.method], len(summary.finished))
-    best: dict[str, Summary] = {}
+    best: dict[str, list[Summary]] = defaultdict(list)
     for summary in found:
         if len(summary.finished) == most[summary.method]:
-            best.setdefault(summary.method, summary)
-    return [summary for summary in found if best.get(summary.method) is summary]
+            best[summary.method].append(summary)
+    return [summary for summary in found if summary in best[summary.method][:count]]
+
+
+def of_the_search(results: Iterable[Record]) -> list[Record]:
+    """The runs that the search goes by."""
+    return [result for result in results if result.get("stage") != CONFIRMATION]
+
+
+def of_the_verdict(results: Iterable[Record]) -> list[Record]:
+    """The runs on fresh seeds, where there are any: those that were searched with have picked the best by luck, too."""
+    every = list(results)
+    return [result for result in every if result.get("stage") == CONFIRMATION] or every
 
 
 def base_summary(base: Mapping[str, Any], objective: ObjectiveSpec) -> Summary:

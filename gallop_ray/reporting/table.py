@@ -6,7 +6,15 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from gallop_ray.reporting.summary import BASE, Summary, base_summary, best_of_each_method, summaries
+from gallop_ray.reporting.summary import (
+    BASE,
+    Summary,
+    base_summary,
+    best_of_each_method,
+    of_the_search,
+    of_the_verdict,
+    summaries,
+)
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record
 
@@ -28,8 +36,10 @@ def final_table(
         base: metrics of the base model under the names that results use; null values and missing names are shown as -.
         objective: what the sweep went by.
     """
-    aim, results = objective or ObjectiveSpec(), list(results)
-    table = _table(f"Best configuration of each method by {aim.metric}", "Method", results)
+    aim, every = objective or ObjectiveSpec(), list(results)
+    results = of_the_verdict(every)
+    confirmed = "" if results == every else ", run again on fresh seeds"
+    table = _table(f"Best configuration of each method by {aim.metric}{confirmed}", "Method", results)
     for row in _best_rows(results, base, aim):
         table.add_row(*row)
     return table
@@ -37,7 +47,7 @@ def final_table(
 
 def configurations_table(results: Iterable[Record], objective: ObjectiveSpec | None = None) -> Table:
     """Every configuration that has a result, one row each, the best first."""
-    aim, results = objective or ObjectiveSpec(), list(results)
+    aim, results = objective or ObjectiveSpec(), of_the_search(results)
     table = _table(f"Configurations by {aim.metric}", "Configuration", results)
     for summary in summaries(results, aim):
         table.add_row(summary.configuration, *_cells(summary))
@@ -51,7 +61,7 @@ def markdown_table(
     aim = objective or ObjectiveSpec()
     headings = ["Method", *_HEADINGS]
     rule = ["---", *["---:"] * (len(headings) - 1)]
-    rows = [headings, rule, *_best_rows(results, base, aim)]
+    rows = [headings, rule, *_best_rows(of_the_verdict(results), base, aim)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 

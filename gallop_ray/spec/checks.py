@@ -106,6 +106,16 @@ def _pruning_has_seeds(sweep: Sweep) -> Iterator[Finding]:
         yield (("pruning", "after_seeds"), ("seeds",)), message
 
 
+def _fresh_seeds(sweep: Sweep) -> Iterator[Finding]:
+    if sweep.confirmation is None:
+        return
+    fresh = sweep.confirmation.seeds
+    for place, seed in enumerate(fresh):
+        if seed in sweep.seeds or seed in fresh[:place]:
+            message = f"{seed} is not allowed; a confirmation needs seeds of its own, each once"
+            yield (("confirmation", "seeds", place), ("confirmation", "seeds")), message
+
+
 def _prompt_shows_task(sweep: Sweep) -> Iterator[Finding]:
     prompt = sweep.data.prompt
     if prompt != "chat" and "{instruction}" not in prompt:
@@ -147,6 +157,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("data.train", "data.ood"), _ood_tasks),
     (("data.ood", "objective.metric"), _objective_has_tasks),
     (("seeds", "pruning"), _pruning_has_seeds),
+    (("seeds", "confirmation"), _fresh_seeds),
     (("data.prompt",), _prompt_shows_task),
     (("data.root",), _root_exists),
     (("deepspeed.extra",), _deepspeed_extra),

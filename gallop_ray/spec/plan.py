@@ -42,7 +42,7 @@ class SweepPlan:
 
     @property
     def runs(self) -> int:
-        """Configurations times seeds."""
+        """Configurations times seeds, and those of the confirmation."""
         return sum(method.runs for method in self.methods)
 
     @property
@@ -70,9 +70,10 @@ def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | None) -
     counts = [None if (values := points(each)) is None else len(values) for each in space.values()]
     distinct = None if None in counts else math.prod(count for count in counts if count is not None)
     configurations = sweep.budget.configurations if distinct is None else min(sweep.budget.configurations, distinct)
-    return MethodPlan(
-        method.name, configurations, configurations * len(sweep.seeds), _longest_run(sweep, method.name, train_examples)
-    )
+    again = sweep.confirmation
+    confirmed = min(again.best, configurations) * len(again.seeds) if again else 0
+    runs = configurations * len(sweep.seeds) + confirmed
+    return MethodPlan(method.name, configurations, runs, _longest_run(sweep, method.name, train_examples))
 
 
 def _longest_run(sweep: Sweep, method_name: str, train_examples: int | None) -> int | None:

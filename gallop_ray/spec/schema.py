@@ -1,6 +1,7 @@
 """The sweep file: what a user may ask for. Frozen, validated; imports neither torch, ray nor optuna."""
 
 import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -100,11 +101,17 @@ class BudgetSpec(Frozen):
 
 
 class PruningSpec(Frozen):
-    """Stop a configuration early when its mean over seeds is below the median of its method's others."""
+    """Stop a configuration after some of its seeds, going by validation data.
 
-    type: Literal["none", "median"] = "none"
-    after_seeds: int = Field(default=1, ge=1)
-    after_configurations: int = Field(default=4, ge=1)
+    `median`: when its mean is worse than the median of its method's others. `race`: when it is not among the best
+    1/reduction of them, or worse than the best one on the same examples.
+    """
+
+    type: Literal["none", "median", "race"] = "none"
+    after_seeds: int = Field(default=1, ge=1, description="seeds that every configuration runs")
+    after_configurations: int = Field(default=4, ge=1, description="others that must have come as far")
+    reduction: float = Field(default=3, gt=1, description="of a race")
+    significance: float = Field(default=0.05, gt=0, lt=1, description="of a race's paired test, one-sided")
 
 
 class ResourcesSpec(Frozen):
@@ -132,12 +139,15 @@ class TrackingSpec(Frozen):
     experiment: str = "gallop_ray"
 
 
-def _count_to_seeds(value: object) -> object:
+FIRST_FRESH_SEED = 1000
+
+
+def _count_to_seeds(value: object, start: int = 0) -> object:
     if isinstance(value, list | tuple):
         return value
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError("must be a list of seeds, or how many to take (at least 1)")
-    return tuple(range(value))
+    return tuple(range(start, start + value))
 
 
 def _folder_name(value: str) -> str:
@@ -148,6 +158,19 @@ def _folder_name(value: str) -> str:
 
 Seed = Annotated[int, Field(ge=0, strict=True)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_count_to_seeds)]
+FreshSeeds = Annotated[
+    tuple[Seed, ...], Field(min_length=1), BeforeValidator(partial(_count_to_seeds, start=FIRST_FRESH_SEED))
+]
+
+
+class ConfirmationSpec(Frozen):
+    """Run the best configurations of each method again with fresh seeds; the verdict then uses only those runs.
+
+    The winner of a search is lucky as well as good. A number of seeds counts from 1000 on.
+    """
+
+    best: int = Field(default=1, ge=1, description="configurations per method")
+    seeds: FreshSeeds
 
 
 class Sweep(Frozen):
@@ -165,6 +188,7 @@ class Sweep(Frozen):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     pruning: PruningSpec = PruningSpec()
+    confirmation: ConfirmationSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
     deepspeed: DeepspeedSpec = DeepspeedSpec()
     tracking: TrackingSpec = TrackingSpec()

@@ -11,17 +11,20 @@ from typing import Any
 import ray
 from filelock import FileLock, Timeout
 from ray import tune
+from ray.tune.search import Searcher
 
 from gallop_ray.reporting.masks import write_mask_report
 from gallop_ray.reporting.progress import SweepDisplay
+from gallop_ray.reporting.summary import best_of_each_method, of_the_search, summaries
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.cluster import connect, count_slots
 from gallop_ray.sweep.jobs import BaseJob
 from gallop_ray.sweep.pool import SlotPool
-from gallop_ray.sweep.searcher import StudySearcher
+from gallop_ray.sweep.searcher import Finalists, StudySearcher
 from gallop_ray.sweep.study import Studies
 from gallop_ray.sweep.trial import CPUS, ConfigurationTrial, TrialContext
+from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import SweepFolder
@@ -66,10 +69,13 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
         display = stack.enter_context(SweepDisplay(folder, plan_sweep(sweep, None).runs, sweep.objective))
         stack.enter_context(_mirrored(folder, sweep))
         display.note(f"{sweep.name}: records in {folder.path}")
-        if not studies.exhausted:
+        if not studies.exhausted or unconfirmed(sweep, folder):
             with _slots(sweep, folder, verbose, display.note) as pool:
                 _measure_base(pool, sweep, folder, display.note)
                 _search(sweep, folder, studies, pool)
+                if studies.exhausted and (keys := unconfirmed(sweep, folder)):
+                    display.note(f"running {', '.join(keys)} again on fresh seeds")
+                    _tune(sweep, folder, pool, Finalists(keys))
             folder.rebuild_results()
         _report_masks(folder, sweep)
     return folder
@@ -147,7 +153,7 @@ def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[
         outcome = ray.get(slot.execute.remote(BaseJob()))
         if outcome.status != "finished":
             raise UserError(str(outcome.reason))
-        folder.write_base(outcome.result)
+        folder.write_base(accuracies(outcome.result), outcome.result)
     ray.get(pool.give_back.remote(name, True))
 
 
@@ -161,12 +167,26 @@ def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
 
 def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any) -> None:
     deadline = time.time() + 3600 * sweep.budget.hours if sweep.budget.hours else None
+    _tune(sweep, folder, pool, StudySearcher(studies, deadline))
+
+
+def unconfirmed(sweep: Sweep, folder: SweepFolder) -> list[str]:
+    """The best configurations of each method that have not run on all fresh seeds yet."""
+    if sweep.confirmation is None:
+        return []
+    found = summaries(of_the_search(folder.results()), sweep.objective)
+    best = best_of_each_method(found, sweep.confirmation.best)
+    keys = [each.configuration for each in best if each.finished]
+    return [key for key in keys if not all(folder.run(key, seed).result() for seed in sweep.confirmation.seeds)]
+
+
+def _tune(sweep: Sweep, folder: SweepFolder, pool: Any, searcher: Searcher) -> None:
     context = TrialContext(sweep.model_dump_json(), folder.path, pool)
     trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), {"CPU": CPUS})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(studies, deadline),
+            search_alg=searcher,
             num_samples=-1,
             max_concurrent_trials=count_slots(sweep.resources),
             reuse_actors=True,

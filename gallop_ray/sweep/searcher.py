@@ -1,11 +1,28 @@
 """Between Tune, which executes, and the studies, which remember."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from gallop_ray.sweep.study import Studies
+from gallop_ray.tracking.records import CONFIRMATION
+
+
+class Finalists(Searcher):
+    """Hands Tune the configurations to run again on fresh seeds."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__()
+        self._keys = list(keys)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next one, or FINISHED."""
+        return {"key": self._keys.pop(0), "stage": CONFIRMATION} if self._keys else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The run folders say all."""
 
 
 class StudySearcher(Searcher):

@@ -11,9 +11,9 @@ from ray.exceptions import RayActorError
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.jobs import Outcome, RunJob
-from gallop_ray.sweep.pruning import reason_to_prune
+from gallop_ray.sweep.pruning import Contestant, reason_to_prune
 from gallop_ray.sweep.study import objective
-from gallop_ray.tracking.records import ConfigurationFolder, RunFolder, SweepFolder
+from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, RunFolder, SweepFolder
 
 _ATTEMPTS = 3  # how often a run is begun that loses its workers
 CPUS = 0.001
@@ -43,7 +43,8 @@ class ConfigurationTrial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Turn to another configuration."""
         self._configuration = self._folder.configuration(new_config["key"])
-        self._seeds = [s for s in self._sweep.seeds if not self._finished(s)]
+        self._stage = new_config.get("stage", SEARCH)
+        self._seeds = [s for s in self._all_seeds() if not self._finished(s)]
         return True
 
     def step(self) -> dict[str, Any]:
@@ -69,6 +70,12 @@ class ConfigurationTrial(tune.Trainable):
         """Called when the actor ends."""
         self._return_slot(alive=True)
 
+    def _all_seeds(self) -> tuple[int, ...]:
+        if self._stage != CONFIRMATION:
+            return self._sweep.seeds
+        assert self._sweep.confirmation is not None
+        return self._sweep.confirmation.seeds
+
     def _finished(self, seed: int) -> bool:
         return (self._configuration.run(seed).result() or {}).get("status") == "finished"
 
@@ -79,7 +86,7 @@ class ConfigurationTrial(tune.Trainable):
             if outcome.status != "lost":
                 break
             self._return_slot(alive=True)  # the pool finds out whether it still is
-        identity = {"configuration": self._configuration.key, "slot": name}
+        identity = {"configuration": self._configuration.key, "stage": self._stage, "slot": name}
         if outcome.status == "finished":
             record.finish({**identity, "status": "finished", "reason": None, **outcome.result})
         else:
@@ -109,7 +116,9 @@ class ConfigurationTrial(tune.Trainable):
             ray.get(self._pool.give_back.remote(name, alive))
 
     def _conclude(self) -> bool:
-        """Write how the configuration stands; whether it is over."""
+        """Write how the configuration stands in the search; whether the trial is over."""
+        if self._stage == CONFIRMATION:
+            return not self._seeds
         results = self._configuration.results()
         bad = [r for r in results if r["status"] != "finished"]
         done = [r for r in results if r["status"] == "finished"]
@@ -119,21 +128,23 @@ class ConfigurationTrial(tune.Trainable):
             self._configuration.write_status(bad[0]["status"], seeds, value, bad[0]["reason"])
         elif not self._seeds:
             self._configuration.write_status("finished", seeds, value)
-        elif reason := reason_to_prune(self._sweep.pruning, self._sweep.objective, done, self._others()):
+        elif reason := self._reason_to_prune():
             self._configuration.write_status("pruned", seeds, value, reason)
         else:
             self._configuration.write_status("running", seeds, value)
             return False
         return True
 
-    def _others(self) -> list[list[dict[str, Any]]]:
-        method = self._configuration.configuration()["method"]["name"]
-        return [
-            _finished_runs(c)
-            for c in self._folder.configurations()
-            if c.key != self._configuration.key and c.configuration()["method"]["name"] == method
-        ]
+    def _reason_to_prune(self) -> str | None:
+        if self._sweep.pruning.type == "none":
+            return None
+        mine, method = self._configuration, self._configuration.configuration()["method"]["name"]
+        others = [c for c in self._folder.configurations() if c.key != mine.key]
+        same = [c for c in others if c.configuration()["method"]["name"] == method]
+        return reason_to_prune(self._sweep, self._contestant(mine), [self._contestant(c) for c in same])
 
-
-def _finished_runs(configuration: ConfigurationFolder) -> list[dict[str, Any]]:
-    return [dict(r) for r in configuration.results() if r["status"] == "finished"]
+    def _contestant(self, configuration: ConfigurationFolder) -> Contestant:
+        finished = {r["seed"]: r for r in configuration.results() if r["status"] == "finished"}
+        metric = self._sweep.objective.metric
+        values = {seed: finished[seed][metric] for seed in self._sweep.seeds if seed in finished}
+        return Contestant(configuration.key, values, lambda seed: configuration.run(seed).read("correct") or {})

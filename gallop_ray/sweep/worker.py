@@ -66,7 +66,7 @@ def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: 
     try:
         if isinstance(job, BaseJob):
             _check_methods(resident)
-            return Outcome("finished", result=measure_base(resident))
+            return Outcome("finished", result=dict(measure_base(resident)))
         return _run(resident, folder, job, slot, rank)
     except ValueError as error:
         return Outcome("refused", str(error))
@@ -86,7 +86,8 @@ def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: 
         return Outcome("finished", result=execute(resident, configuration, job.seed, base, Silent(record.adapter)))
     _begin(record, configuration, job, slot)
     result = execute(resident, configuration, job.seed, base, record)
-    record.write("mask", result.pop("mask"))
+    for document in ("mask", "correct"):
+        record.write(document, result.pop(document))
     record.checkpoint.unlink(missing_ok=True)
     return Outcome("finished", result=result)
 

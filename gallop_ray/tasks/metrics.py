@@ -7,6 +7,18 @@ COLLAPSED_BELOW = 0.01
 
 Accuracies = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By task, split ("validation", "test") and way of measuring ("likelihood", "generated"), each in [0, 1]."""
+Correct = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""As Accuracies, but for each example in the split's order a 1 where it was answered right, a 0 where not."""
+
+
+def accuracies(correct: Correct) -> Accuracies:
+    """The shares of ones."""
+    return {
+        task: {
+            split: {way: each.count("1") / len(each) for way, each in ways.items()} for split, ways in splits.items()
+        }
+        for task, splits in correct.items()
+    }
 
 
 def forget_ratio(base: float | None, tuned: float | None) -> float | None:

@@ -2,9 +2,10 @@
 
 Times are seconds (points in time: since 1970), sizes bytes. Below <output>/<sweep name>/ there are
 
-- spec.json, base.json, results.jsonl, masks.json, masks.png,
+- spec.json, base.json, base_correct.json, results.jsonl, masks.json, masks.png,
 - <configuration>/configuration.json and status.json,
-- <configuration>/seed-<n>/spec.json, environment.json, mask.json, metrics.jsonl, result.json, adapter.safetensors.
+- <configuration>/seed-<n>/spec.json, environment.json, mask.json, correct.json, metrics.jsonl, result.json,
+  adapter.safetensors.
 """
 
 import re
@@ -25,14 +26,16 @@ from gallop_ray.tracking.files import (
 )
 from gallop_ray.tracking.summary import flatten
 
-Document = Literal["spec", "environment", "mask"]
+Document = Literal["spec", "environment", "mask", "correct"]
 Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
 
+SEARCH, CONFIRMATION = "search", "confirmation"
+"""The stage of a run: with a seed of the sweep, or after the search with a fresh one."""
 FINAL = ("finished", "pruned", "failed", "diverged")
 MASK_REPORT = ("masks.json", "masks.png")
 """What a finished sweep says of its masks."""
 _SEED_FOLDER = re.compile(r"seed-(\d+)")
-_LEFT_BY_AN_ATTEMPT = ("result.json", "mask.json", "environment.json", "adapter.safetensors")
+_LEFT_BY_AN_ATTEMPT = ("result.json", "mask.json", "correct.json", "environment.json", "adapter.safetensors")
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,11 @@ class RunFolder:
             return 0
 
     def write(self, document: Document, value: Mapping[str, Any]) -> None:
-        """Write spec.json, environment.json or mask.json."""
+        """Write spec.json, environment.json, mask.json or correct.json."""
         write_json(self.path / f"{document}.json", value)
 
     def read(self, document: Document) -> Record | None:
-        """Read spec.json, environment.json or mask.json; None when it is not there."""
+        """Read one of them; None when it is not there."""
         return read_json(self.path / f"{document}.json")
 
     def event(self, event: str, **fields: Any) -> None:
@@ -205,8 +208,9 @@ class ConfigurationFolder:
         return [self.run(seed) for seed in sorted(int(match.group(1)) for match in found if match)]
 
     def results(self) -> list[Record]:
-        """The results of the runs that are over, by seed."""
-        return [result for run in self.runs() if (result := run.result())]
+        """The results of the runs of the search that are over, by seed."""
+        found = (run.result() for run in self.runs())
+        return [result for result in found if result and result.get("stage") != CONFIRMATION]
 
 
 @dataclass(frozen=True)
@@ -235,8 +239,9 @@ class SweepFolder:
         """Accuracy of the base model; None until it was measured."""
         return read_json(self.path / "base.json")
 
-    def write_base(self, accuracy: Mapping[str, Any]) -> None:
-        """Write base.json."""
+    def write_base(self, accuracy: Mapping[str, Any], correct: Mapping[str, Any]) -> None:
+        """Write base_correct.json, what the base model answers right, and base.json, its accuracies."""
+        write_json(self.path / "base_correct.json", correct)
         write_json(self.path / "base.json", accuracy)
 
     def configuration(self, key: str) -> ConfigurationFolder:

@@ -15,7 +15,7 @@ from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
 from gallop_ray.tasks.accuracy import generation_correct, likelihood_correct
-from gallop_ray.tasks.metrics import summarize
+from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
 from gallop_ray.training.attach import Attached, attached
 from gallop_ray.training.checkpoint import Checkpoint, restore, take_checkpoint
 from gallop_ray.training.context import RunContext
@@ -26,32 +26,30 @@ from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Reporter
 from gallop_ray.training.resident import Resident
 
-Accuracies = dict[str, dict[str, dict[str, float]]]
 
-
-def measure_base(resident: Resident) -> Accuracies:
-    """The base model's accuracies, to which every run of the sweep is compared."""
+def measure_base(resident: Resident) -> Correct:
+    """What the base model answers right, to which every run of the sweep is compared."""
     with resident.usable(resident.model, resident.sweep.training):
         return measure(resident, resident.model)
 
 
-def measure(resident: Resident, module: nn.Module) -> Accuracies:
-    """{task: {split: {"likelihood": share right, "generated": share right}}}; generation on the test split only."""
+def measure(resident: Resident, module: nn.Module) -> Correct:
+    """What a model answers right, by likelihood and, on the test splits, by generation."""
     settings, tokenizer = resident.evaluation(), resident.tokenizer
-    accuracies: Accuracies = {}
+    found: dict[str, dict[str, dict[str, str]]] = {}
     for name, task in resident.tasks.items():
-        accuracies[name] = {
-            split: {"likelihood": _share(likelihood_correct(module, tokenizer, examples, settings))}
+        found[name] = {
+            split: {"likelihood": _digits(likelihood_correct(module, tokenizer, examples, settings))}
             for split, examples in (("validation", task.validation), ("test", task.test))
         }
         if resident.sweep.evaluation.generate:
             generated = generation_correct(module, tokenizer, task.test, settings)
-            accuracies[name]["test"]["generated"] = _share(generated.correct)
-    return accuracies
+            found[name]["test"]["generated"] = _digits(generated.correct)
+    return found
 
 
-def _share(correct: list[bool]) -> float:
-    return sum(correct) / len(correct)
+def _digits(correct: list[bool]) -> str:
+    return "".join(str(int(each)) for each in correct)
 
 
 def execute(
@@ -67,17 +65,19 @@ def execute(
     checkpoint = Checkpoint.load(reporter.checkpoint) if _everywhere(reporter.checkpoint.exists()) else None
     with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
         trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
-        accuracies, state = _train_and_measure(context, what, trained, checkpoint)
+        correct, state = _train_and_measure(context, what, trained, checkpoint)
         with context.phases.phase("saving"):
             what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
+    measured = accuracies(correct)
     return {
         **asked(configuration, seed),
         **_size(resident, trained),
         "mask": what.record(),
         "steps": state.steps,
         "train_loss": state.loss if state.steps else None,
-        **summarize(accuracies, base, resident.sweep.data.train, resident.sweep.data.ood),
-        "tasks": accuracies,
+        **summarize(measured, base, resident.sweep.data.train, resident.sweep.data.ood),
+        "tasks": measured,
+        "correct": correct,
         **context.phases.record(),
     }
 
@@ -89,7 +89,7 @@ def _everywhere(yes: bool) -> bool:
 
 def _train_and_measure(
     context: RunContext, what: Attached, trained: int, checkpoint: Checkpoint | None
-) -> tuple[Accuracies, TrainState]:
+) -> tuple[Correct, TrainState]:
     resident, phases, attachment = context.resident, context.phases, what.attachment
     if not trained:
         with phases.phase("evaluating"), resident.usable(attachment.module, context.training):

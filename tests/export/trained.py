@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
@@ -80,19 +81,20 @@ def train(base: Path, output: Path, dtype: str) -> None:
     resident = load_resident(sweep(base, dtype))
     folder = SweepFolder(output / dtype)
     folder.create(resident.sweep.model_dump(mode="json"))
-    accuracies = measure_base(resident)
+    base_accuracies = accuracies(measure_base(resident))
     for method, options in METHODS.items():
         asked_for = {"method": {"type": method, **options}, "training": resident.sweep.training.model_dump()}
-        _run(resident, Configuration.model_validate(asked_for), folder, accuracies)
+        _run(resident, Configuration.model_validate(asked_for), folder, base_accuracies)
 
 
-def _run(resident: Resident, configuration: Configuration, folder: SweepFolder, accuracies: Any) -> None:
+def _run(resident: Resident, configuration: Configuration, folder: SweepFolder, base: Any) -> None:
     place = folder.configuration(f"{configuration.method.name}-1")
     place.create(configuration.model_dump(mode="json"))
     run = place.run(0)
     run.start({"configuration": configuration.model_dump(mode="json"), **asked(configuration, 0)}, "slot-0")
-    result = execute(resident, configuration, 0, accuracies, Witness(run.adapter, resident.model))
-    run.write("mask", result.pop("mask"))
+    result = execute(resident, configuration, 0, base, Witness(run.adapter, resident.model))
+    for document in ("mask", "correct"):
+        run.write(document, result.pop(document))
     run.finish({"configuration": place.key, "status": "finished", "reason": None, **result})
 
 

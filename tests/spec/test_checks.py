@@ -36,6 +36,10 @@ import pytest
             "pruning.after_seeds: 2 is not allowed; must be less than the number of seeds, which is 2",
         ),
         (
+            "seeds: [1000, 1]\nconfirmation: {seeds: 2}\n",
+            "confirmation.seeds: 1000 is not allowed; a confirmation needs seeds of its own, each once",
+        ),
+        (
             "deepspeed: {extra: {gradient_clipping: 1}}\n",
             "deepspeed.extra.gradient_clipping: is not allowed here; set training.clip_norm instead",
         ),

@@ -116,7 +116,10 @@ def test_missing_file_and_folder_and_binary(tmp_path: Path):
         ("deepspeed: {extra: &a {b: *a}}\n", "5: deepspeed.extra.b: this alias stands inside the anchor"),
         ("budget:\n  hours:\n    -1\n", "7: budget.hours: -1 is not allowed; must be greater than 0"),
         ("bugdet:\n  3\n", "5: bugdet: unknown key; did you mean `budget`?"),
-        ("pruning: {zzz: 1}\n", "5: pruning.zzz: unknown key; allowed are after_configurations, after_seeds, type"),
+        (
+            "pruning: {zzz: 1}\n",
+            "5: pruning.zzz: unknown key; allowed are after_configurations, after_seeds, reduction,",
+        ),
         ("training: {batch_size: 1.5}\n", "5: training.batch_size: 1.5 is not allowed; must be a whole number"),
         ("training: {clip_norm: true}\n", "5: training.clip_norm: true is not allowed; must be a number"),
         ("training: {epochs: .nan}\n", "5: training.epochs: NaN is not allowed; must be a finite number"),

@@ -1,0 +1,63 @@
+"""Whether one configuration is worse than another, by the same validation examples at the same seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, variance
+
+from scipy.stats import t as student
+
+from gallop_ray.spec.schema import Metric
+from gallop_ray.tasks.metrics import Correct
+
+
+def p_worse(mine: Mapping[int, Correct], other: Mapping[int, Correct], metric: Metric, train_task: str) -> float | None:
+    """The one-sided p of "mine is not worse than the other" on a validation metric; None without a common seed.
+
+    A paired t-test of the differences over examples, each the mean over the common seeds, stratified by task (Welch's
+    degrees of freedom). With two common seeds or more the seeds' own differences are tested as well and the larger p
+    counts: chance lies in both. The forget ratio is tested by the OOD accuracy that it is made of.
+    """
+    seeds = sorted(mine.keys() & other.keys())
+    if not seeds:
+        return None
+    weights = _weights(mine[seeds[0]], metric, train_task)
+    by_seed = [{task: _differences(mine[s], other[s], task) for task in weights} for s in seeds]
+    found = _p_over_examples(weights, by_seed)
+    if len(seeds) > 1:
+        totals = [sum(w * fmean(each[task]) for task, w in weights.items()) for each in by_seed]
+        found = max(found, _p(fmean(totals), variance(totals) / len(totals), len(totals) - 1))
+    return found
+
+
+def _weights(correct: Correct, metric: Metric, train_task: str) -> dict[str, float]:
+    """What each task counts for in the metric."""
+    others = [task for task in correct if task != train_task]
+    if metric == "val_id_accuracy":
+        return {train_task: 1.0}
+    share = {task: 1 / len(others) for task in others}
+    if metric == "val_mean_accuracy":
+        return {train_task: 0.5, **{task: each / 2 for task, each in share.items()}}
+    return share
+
+
+def _differences(mine: Correct, other: Correct, task: str) -> list[int]:
+    ours, theirs = (each[task]["validation"]["likelihood"] for each in (mine, other))
+    return [int(a) - int(b) for a, b in zip(ours, theirs, strict=True)]
+
+
+def _p_over_examples(weights: Mapping[str, float], by_seed: Sequence[Mapping[str, Sequence[int]]]) -> float:
+    difference, parts = 0.0, []
+    for task, weight in weights.items():
+        each = [fmean(over_seeds) for over_seeds in zip(*(seed[task] for seed in by_seed), strict=True)]
+        difference += weight * fmean(each)
+        if len(each) > 1:
+            parts.append((weight**2 * variance(each) / len(each), len(each) - 1))
+    total = sum(part for part, _ in parts)
+    freedom = total**2 / sum(part**2 / n for part, n in parts) if total else 1.0
+    return _p(difference, total, freedom)
+
+
+def _p(difference: float, squared_error: float, freedom: float) -> float:
+    if squared_error == 0:  # all differences are equal: there is nothing that chance could have done
+        return 0.0 if difference < 0 else 1.0
+    return float(student.cdf(difference / math.sqrt(squared_error), freedom))

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install dev smollm2 quickstart lint test bench clean
+.PHONY: help install dev smollm2 quickstart lint test test-faults bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ lint: .venv/dev  ## ruff, mypy and the direction of imports
 
 test: lint  ## linters, then the tests
 	$(BIN)/pytest
+
+test-faults: .venv/dev  ## kill a sweep's processes more than twenty times and check its books
+	$(BIN)/pytest -m faults -s tests/faults
 
 bench: .venv/installed  ## time and memory beside PEFT, full fine-tuning and torch.topk; docs/performance.md
 	$(BIN)/python -m benchmarks all

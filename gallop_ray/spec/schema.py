@@ -57,6 +57,7 @@ class TrainingSpec(Frozen):
     optimizer: Text = Field(default="adamw", description="a name in torch.optim: adamw, sgd, adafactor, ...")
     optimizer_options: dict[str, Any] = {}
     checkpoint_steps: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints of a run")
+    checkpoint_minutes: float | None = Field(default=10, gt=0, description="as well after so much time")
 
 
 class EvaluationSpec(Frozen):

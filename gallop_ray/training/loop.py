@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gallop_ray.methods import Attachment
-from gallop_ray.sparse.weights import rank, world_size
+from gallop_ray.sparse.weights import collective_device, rank, sum_over_ranks, world_size
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
@@ -33,6 +33,7 @@ class TrainState:
     step: int = 0
     kept: int = 0
     """The step of the last checkpoint."""
+    kept_at: float = field(default_factory=time.perf_counter)
     loss: float = math.nan
     unlogged: list[Tensor] = field(default_factory=list)
     since: float = field(default_factory=time.perf_counter)
@@ -93,15 +94,24 @@ def train(
             _log(state, engine, training, context.reporter)
         if due:
             keep(state)
-            state.kept = state.step
+            state.kept, state.kept_at = state.step, time.perf_counter()
     return state
 
 
 def _checkpoint_due(state: TrainState, training: TrainingSpec, refresher: Refresher | None) -> bool:
-    """Every so many steps, but not while gradients are added up that a checkpoint does not hold."""
-    if training.checkpoint_steps is None or (refresher is not None and refresher.accumulating):
+    """Every so many steps or minutes, but not while gradients are added up that a checkpoint does not hold."""
+    late = _late(state, training)
+    if state.step >= state.steps or (refresher is not None and refresher.accumulating):
         return False
-    return state.step - state.kept >= training.checkpoint_steps and state.step < state.steps
+    return late or (training.checkpoint_steps is not None and state.step - state.kept >= training.checkpoint_steps)
+
+
+def _late(state: TrainState, training: TrainingSpec) -> bool:
+    """Whether the last checkpoint is too long ago by the clock of rank 0. Collective."""
+    if training.checkpoint_minutes is None:
+        return False
+    mine = rank() == 0 and time.perf_counter() - state.kept_at >= 60 * training.checkpoint_minutes
+    return bool(sum_over_ranks(torch.tensor(int(mine), device=collective_device())))
 
 
 def _step(

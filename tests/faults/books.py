@@ -1,0 +1,75 @@
+"""The books of a sweep: run folders, results.jsonl, the studies and MLflow, which must all say the same."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from gallop_ray.tracking.records import RunFolder, SweepFolder
+
+VARYING = {"seconds", "peak_memory_bytes", "started", "ended", "slot", "attempts"}
+"""What a result says of how it came about, and not of what came out."""
+
+
+def finished(folder: SweepFolder) -> dict[Path, int]:
+    """The results that are there, and when each was written."""
+    return {run.path: (run.path / "result.json").stat().st_mtime_ns for run in _runs(folder) if run.result()}
+
+
+def kept_steps(folder: SweepFolder) -> dict[Path, int]:
+    """The step of each unfinished run's checkpoint; 0 where a run has begun and has none."""
+    begun = [run for run in _runs(folder) if not run.result() and run.metrics.exists()]
+    return {run.path: int(load_file(run.checkpoint)["step"]) if run.checkpoint.exists() else 0 for run in begun}
+
+
+def first_step(run: RunFolder) -> int | None:
+    """The first optimizer step of a run's present attempt."""
+    return next((event["step"] for event in run.events() if event["event"] == "step"), None)
+
+
+def outcomes(folder: SweepFolder) -> dict[tuple[str, int], dict[str, Any]]:
+    """What came out of each run."""
+    every = {(run.configuration, run.seed): run.result() or {} for run in _runs(folder)}
+    return {key: {k: v for k, v in result.items() if k not in VARYING} for key, result in every.items()}
+
+
+def check(folder: SweepFolder, tracking: str, configurations: int, runs: int) -> None:
+    """Every configuration and run once, finished, in every book; nothing left running."""
+    lines = [json.loads(line) for line in (folder.path / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == runs
+    assert set(Counter((line["configuration"], line["seed"]) for line in lines).values()) == {1}
+    assert {line["status"] for line in lines} == {"finished"}
+    assert {c.status()["status"] for c in folder.configurations()} == {"finished"}
+    _check_study(folder, configurations)
+    _check_mlflow(tracking, configurations, runs)
+
+
+def _check_study(folder: SweepFolder, configurations: int) -> None:
+    backend = optuna.storages.journal.JournalFileBackend(str(folder.path / "study.journal"))
+    storage = optuna.storages.JournalStorage(backend)
+    trials = [t for study in storage.get_all_studies() for t in storage.get_all_trials(study._study_id)]
+    complete = [t.user_attrs["configuration"] for t in trials if t.state.name == "COMPLETE"]
+    assert len(complete) == len(set(complete)) == configurations
+    assert {t.state.name for t in trials} <= {"COMPLETE", "FAIL"}
+    assert all("configuration" not in t.user_attrs for t in trials if t.state.name == "FAIL"), "asked, and never known"
+
+
+def _check_mlflow(tracking: str, configurations: int, runs: int) -> None:
+    client = MlflowClient(tracking)
+    experiment = client.get_experiment_by_name("gallop_ray")
+    found = {r.info.run_id: r for r in client.search_runs([experiment.experiment_id], max_results=1000)}
+
+    def depth(run: Any) -> int:
+        parent = run.data.tags.get("mlflow.parentRunId")
+        return 1 + depth(found[parent]) if parent else 0
+
+    assert Counter(depth(run) for run in found.values()) == {0: 1, 1: configurations, 2: runs}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+def _runs(folder: SweepFolder) -> list[RunFolder]:
+    return list(folder.runs()) if folder.path.exists() else []

@@ -1,0 +1,120 @@
+"""A sweep that is killed again and again ends with exact books, and with the results of one that was left alone."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from gallop_ray.tracking.records import SweepFolder
+from tests.faults import books
+from tests.faults.victims import Point, Siege, points
+from tests.sweep import command
+from tests.training import tiny
+
+RATES, SEEDS, FRESH = (1e-3, 2e-3, 3e-3, 4e-3), 2, 1
+METHODS = [{"type": "gallop", "density": 0.05}, {"type": "lora"}]
+CONFIGURATIONS = len(METHODS) * len(RATES)
+RUNS = CONFIGURATIONS * SEEDS + FRESH * len(METHODS)
+
+
+class Server:
+    """An MLflow server that can be killed and comes back on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            self._port = one.getsockname()[1]
+        self._folder = folder
+        self._start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def restart(self) -> None:
+        """Kill it, and start another one after a while."""
+        self.stop()
+        time.sleep(2)
+        self._start(wait=False)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _start(self, wait: bool = True) -> None:
+        store = f"sqlite:///{self._folder / 'server.db'}"
+        options = ["--backend-store-uri", store, "--port", str(self._port), "--workers", "1"]
+        options += ["--artifacts-destination", str(self._folder / "artifacts")]
+        log = (self._folder / "server.log").open("ab")
+        self._process = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *options], stdout=log, stderr=log)
+        until = time.monotonic() + 90
+        while wait:
+            try:
+                urllib.request.urlopen(self.uri + "/health", timeout=2).close()
+                return
+            except OSError:
+                assert time.monotonic() < until, (self._folder / "server.log").read_text()
+                time.sleep(0.5)
+
+
+def write_sweep(folder: Path, tracking: str, rates: Sequence[float] = RATES, seeds: int = SEEDS) -> Path:
+    """Every point of a small space, so that any order of trying them gives the same configurations."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return command.write_sweep(
+        folder,
+        methods=METHODS,
+        seeds=seeds,
+        search={"space": {"training.learning_rate": {"choice": list(rates)}}},
+        budget={"configurations": len(rates)},
+        confirmation={"seeds": FRESH},
+        training={**command.TINY["training"], "steps": 24, "checkpoint_steps": 8},
+        evaluation={"generate": False},
+        tracking={"uri": tracking},
+    )
+
+
+def test_a_few_kills(tmp_path: Path) -> None:
+    tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    siege = Siege(write_sweep(tmp_path, tracking, RATES[:1], seeds=2), SweepFolder(tmp_path / "runs/tiny"))
+    try:
+        for victim, moment in (("worker", "training"), ("slot", "evaluating"), ("driver", "saving")):
+            assert siege.survive(Point(victim, moment, 0.01))
+        siege.finish()
+    finally:
+        siege.close()
+    books.check(siege.folder, tracking, configurations=2, runs=6)
+
+
+@pytest.mark.faults
+def test_twenty_kills(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    siege = Siege(write_sweep(tmp_path / "killed", server.uri), SweepFolder(tmp_path / "killed/runs/tiny"), server)
+    survived = 0
+    try:
+        for point in points(seed=1, count=22):
+            survived += siege.survive(point)
+            print(f"{survived}: {point}", flush=True)
+        output = siege.finish()
+        assert "run again on fresh seeds" in output
+        books.check(siege.folder, server.uri, CONFIGURATIONS, RUNS)
+    finally:
+        siege.close()
+        server.stop()
+    assert survived >= 20, siege.log
+    _check_against_a_sweep_left_alone(tmp_path, siege.folder)
+
+
+def _check_against_a_sweep_left_alone(tmp_path: Path, folder: SweepFolder) -> None:
+    calm = SweepFolder(tmp_path / "calm/runs/tiny")
+    ended = command.run("run", write_sweep(tmp_path / "calm", f"sqlite:///{tmp_path / 'calm.db'}"))
+    assert ended.returncode == 0, ended.stdout
+    assert books.outcomes(folder) == books.outcomes(calm)
+    for run in calm.runs():
+        other = folder.run(run.configuration, run.seed)
+        assert tiny.same(load_file(run.adapter), load_file(other.adapter)), run.path

@@ -1,10 +1,11 @@
 """When to stop a configuration before all its seeds have run. Goes by run records, on validation data only."""
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 from gallop_ray.spec.schema import ObjectiveSpec, PruningSpec
+from gallop_ray.tracking.summary import aggregate
 
 
 def reason_to_prune(
@@ -19,10 +20,13 @@ def reason_to_prune(
     seeds count, over that many seeds.
     """
     done = len(mine)
-    comparable = [mean(r[objective.metric] for r in runs[:done]) for runs in others if len(runs) >= done]
+    compared = [aggregate(runs[:done], objective) for runs in others if len(runs) >= done]
+    comparable = [value for value in compared if value is not None]
     if pruning.type == "none" or done < pruning.after_seeds or len(comparable) < pruning.after_configurations:
         return None
-    value, middle = mean(r[objective.metric] for r in mine), median(comparable)
+    value, middle = aggregate(mine, objective), median(comparable)
+    if value is None:
+        return None
     worse = value < middle if objective.maximize else value > middle
     if not worse:
         return None

@@ -1,6 +1,6 @@
-"""Sweeps of thousands of configurations in one slot that trains nothing: what a configuration costs beside its training.
+"""Sweeps of thousands of configurations in one slot that trains nothing: what each costs beside its training.
 
-Search, Tune trials, run folders, results.jsonl and the MLflow mirror are as shipped. Every sweep has a process of its own.
+Search, Tune trials, run folders, results.jsonl and the MLflow mirror are as shipped. Each row has its own process.
 """
 
 import multiprocessing
@@ -27,7 +27,7 @@ _SPACE = {
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """For each number of configurations: a sweep and its resumption, bare Tune, and a TPE suggestion at the smallest."""
+    """A row for each number of configurations; for the smallest, TPE and bare Tune beside it."""
     sizes = QUICK_SIZES if quick else SIZES
     rows = [_printed(_in_a_process(sweep, size)) for size in sizes]
     return [*rows, _printed(_in_a_process(tpe, sizes[0])), _printed(_in_a_process(bare_tune, sizes[0]))]

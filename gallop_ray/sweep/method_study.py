@@ -19,7 +19,7 @@ from gallop_ray.sweep.points import (
     to_values,
 )
 from gallop_ray.tracking.records import FINAL, ConfigurationFolder, SweepFolder
-from gallop_ray.tracking.summary import aggregate
+from gallop_ray.tracking.summary import objective_value
 
 _KEY = "configuration"
 _DUPLICATES = 50  # points in a row that were tried before; then a finite space is walked through instead
@@ -164,7 +164,7 @@ class MethodStudy:
 
     def _values(self, configuration: ConfigurationFolder) -> list[float]:
         results, objective = configuration.results(), self._sweep.objective
-        values = [aggregate(results, objective, metric) for metric in objective.all_metrics]
+        values = [objective_value(results, objective, metric) for metric in objective.all_metrics]
         return [value for value in values if value is not None]
 
 

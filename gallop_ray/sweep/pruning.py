@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from gallop_ray.spec.schema import ObjectiveSpec, PruningSpec
-from gallop_ray.tracking.summary import aggregate
+from gallop_ray.tracking.summary import objective_value
 
 
 def reason_to_prune(
@@ -20,11 +20,11 @@ def reason_to_prune(
     seeds count, over that many seeds.
     """
     done = len(mine)
-    compared = [aggregate(runs[:done], objective) for runs in others if len(runs) >= done]
+    compared = [objective_value(runs[:done], objective) for runs in others if len(runs) >= done]
     comparable = [value for value in compared if value is not None]
     if pruning.type == "none" or done < pruning.after_seeds or len(comparable) < pruning.after_configurations:
         return None
-    value, middle = aggregate(mine, objective), median(comparable)
+    value, middle = objective_value(mine, objective), median(comparable)
     if value is None:
         return None
     worse = value < middle if objective.maximize else value > middle

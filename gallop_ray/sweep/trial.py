@@ -13,7 +13,7 @@ from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.jobs import Outcome, RunJob
 from gallop_ray.sweep.pruning import reason_to_prune
 from gallop_ray.tracking.records import ConfigurationFolder, RunFolder, SweepFolder
-from gallop_ray.tracking.summary import aggregate
+from gallop_ray.tracking.summary import objective_value
 
 _ATTEMPTS = 3  # how often a run is begun that loses its workers
 CPUS = 0.001
@@ -114,7 +114,7 @@ class ConfigurationTrial(tune.Trainable):
         bad = [r for r in results if r["status"] != "finished"]
         done = [r for r in results if r["status"] == "finished"]
         seeds = [r["seed"] for r in done]
-        value = aggregate(done, self._sweep.objective)
+        value = objective_value(done, self._sweep.objective)
         if bad:
             self._configuration.write_status(bad[0]["status"], seeds, value, bad[0]["reason"])
         elif not self._seeds:

@@ -145,7 +145,9 @@ class SweepState:
         return None if mean is None else self.runs_left * mean / max(1, len(self.active))
 
     def best(self) -> tuple[str, float] | None:
-        """Key and objective of the best configuration that has ended."""
+        """Key and objective of the best configuration that has ended; null where a front of several is sought."""
+        if self.objective.metrics:
+            return None
         known = [(key, status["objective"]) for key, (status, _) in self._over.items()]
         scored = [(key, value) for key, value in known if value is not None]
         choose = max if self.objective.maximize else min

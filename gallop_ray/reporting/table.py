@@ -19,7 +19,13 @@ from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record
 
 _TEST_METRICS = {"ID": "id_accuracy", "OOD": "ood_accuracy", "Forget": "forget_ratio", "Collapse": "collapse_rate"}
-_HEADINGS = ["Seeds", "Density", "LR", "Params", "Val", *_TEST_METRICS]
+_VALIDATION = {
+    "val_mean_accuracy": "Val mean",
+    "val_id_accuracy": "Val ID",
+    "val_ood_accuracy": "Val OOD",
+    "val_forget_ratio": "Val forget",
+}
+_ON_FRONT = "*"
 _WIDTH_OF_A_KEY = 15
 _MISSING = "-"
 
@@ -27,9 +33,9 @@ _MISSING = "-"
 def final_table(
     results: Iterable[Record], base: Mapping[str, Any] | None = None, objective: ObjectiveSpec | None = None
 ) -> Table:
-    """Each method's best configuration by the objective, and what it does on the test sets.
+    """Each method's best configuration by the objective, or the Pareto front of several; on test sets.
 
-    The best is sought among the configurations that finished the most seeds of their method.
+    The best are sought among the configurations that finished the most seeds of their method.
 
     Args:
         results: result.json of each run.
@@ -39,7 +45,8 @@ def final_table(
     aim, every = objective or ObjectiveSpec(), list(results)
     results = of_the_verdict(every)
     confirmed = "" if results == every else ", run again on fresh seeds"
-    table = _table(f"Best configuration of each method by {aim.metric}{confirmed}", "Method", results)
+    title = f"Pareto front by {_by(aim)}" if aim.metrics else f"Best configuration of each method by {aim.metric}"
+    table = _table(title + confirmed, _first_heading(aim), results, aim)
     for row in _best_rows(results, base, aim):
         table.add_row(*row)
     return table
@@ -48,9 +55,9 @@ def final_table(
 def configurations_table(results: Iterable[Record], objective: ObjectiveSpec | None = None) -> Table:
     """Every configuration that has a result, one row each, the best first."""
     aim, results = objective or ObjectiveSpec(), of_the_search(results)
-    table = _table(f"Configurations by {aim.metric}", "Configuration", results)
+    table = _table(f"Configurations by {_by(aim)}", "Configuration", results, aim)
     for summary in summaries(results, aim):
-        table.add_row(summary.configuration, *_cells(summary))
+        table.add_row(summary.configuration + _ON_FRONT * summary.on_front, *_cells(summary))
     return table
 
 
@@ -59,34 +66,52 @@ def markdown_table(
 ) -> str:
     """The final table as Markdown."""
     aim = objective or ObjectiveSpec()
-    headings = ["Method", *_HEADINGS]
+    headings = [_first_heading(aim), *_headings(aim)]
     rule = ["---", *["---:"] * (len(headings) - 1)]
     rows = [headings, rule, *_best_rows(of_the_verdict(results), base, aim)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def _table(title: str, first: str, results: Sequence[Record]) -> Table:
-    table = Table(title=title, caption=_caption(results), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+def _by(objective: ObjectiveSpec) -> str:
+    return " and ".join(objective.all_metrics)
+
+
+def _first_heading(objective: ObjectiveSpec) -> str:
+    return "Configuration" if objective.metrics else "Method"
+
+
+def _headings(objective: ObjectiveSpec) -> list[str]:
+    values = [_VALIDATION[metric] for metric in objective.metrics] if objective.metrics else ["Val"]
+    return ["Seeds", "Density", "LR", "Params", *values, *_TEST_METRICS]
+
+
+def _table(title: str, first: str, results: Sequence[Record], objective: ObjectiveSpec) -> Table:
+    caption = _caption(results, objective)
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.title_justify = table.caption_justify = "left"
     table.add_column(first, overflow="fold", min_width=_WIDTH_OF_A_KEY)
-    for heading in _HEADINGS:
+    for heading in _headings(objective):
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
-def _caption(results: Sequence[Record]) -> str:
+def _caption(results: Sequence[Record], objective: ObjectiveSpec) -> str:
     sets = max((len(result.get("tasks") or ()) for result in results), default=0) - 1
     of_them = f"the {sets} OOD test sets" if sets > 0 else "OOD test sets"
+    errors = f", {objective.standard_errors:g} standard errors worse than the mean" if objective.standard_errors else ""
+    front = f" {_ON_FRONT}: on the Pareto front." if objective.metrics else ""
     return (
-        "In percent, mean±standard deviation over seeds. Seeds: finished/ended. Val is the objective;\n"
+        f"In percent, mean±standard deviation over seeds. Seeds: finished/ended.{front} Val is the objective{errors};\n"
         f"the rest is on test sets by likelihood. Collapse: share of {of_them} below 1 %."
     )
 
 
 def _best_rows(results: Iterable[Record], base: Mapping[str, Any] | None, objective: ObjectiveSpec) -> list[list[str]]:
     rows = [[BASE, "", "", "", "", *_cells(base_summary(base, objective))[4:]]] if base else []
-    best = best_of_each_method(summaries(results, objective))
-    return [*rows, *([summary.method, *_cells(summary)] for summary in best)]
+    found = summaries(results, objective)
+    if objective.metrics:
+        return [*rows, *([summary.configuration, *_cells(summary)] for summary in found if summary.on_front)]
+    return [*rows, *([summary.method, *_cells(summary)] for summary in best_of_each_method(found))]
 
 
 def _cells(summary: Summary) -> list[str]:
@@ -97,7 +122,7 @@ def _cells(summary: Summary) -> list[str]:
         _MISSING if density is None else f"{100 * density:.3g}",
         _MISSING if rate is None else f"{rate:.2g}",
         _count(summary.first("trained_parameters")),
-        _percent(summary.objective, None),
+        *(_percent(value, None) for value in summary.values),
         *(_percent(mean, std) for mean, std in metrics),
     ]
 

@@ -12,7 +12,9 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search_checks import (
     Finding,
     batch_divides,
+    first_points_fit,
     fixed_paths,
+    grid_is_finite,
     method_paths,
     range_values,
     training_paths,
@@ -88,16 +90,35 @@ def _ood_tasks(sweep: Sweep) -> Iterator[Finding]:
 
 
 def _objective_has_tasks(sweep: Sweep) -> Iterator[Finding]:
-    metric = sweep.objective.metric
-    if metric != "val_id_accuracy" and not sweep.data.ood:
-        message = f"{metric} is not allowed without data.ood; list other tasks there, or choose val_id_accuracy"
-        yield (("objective", "metric"), ("data", "ood")), message
+    for place, metric in enumerate(sweep.objective.all_metrics):
+        if metric != "val_id_accuracy" and not sweep.data.ood:
+            message = f"{metric} is not allowed without data.ood; list other tasks there, or choose val_id_accuracy"
+            yield (("objective", "metrics", place), ("objective", "metric"), ("data", "ood")), message
 
 
-def _pruning_has_seeds(sweep: Sweep) -> Iterator[Finding]:
+def _objectives_differ(sweep: Sweep) -> Iterator[Finding]:
+    metrics = sweep.objective.all_metrics
+    for place, metric in enumerate(metrics):
+        if metric in metrics[:place]:
+            yield (("objective", "metrics", place),), f"{metric} is there twice; every metric must differ"
+    if sweep.objective.metric != metrics[0]:
+        message = f"{sweep.objective.metric} is not allowed beside metrics; give either metric or metrics"
+        yield (("objective", "metric"),), message
+
+
+def _errors_have_seeds(sweep: Sweep) -> Iterator[Finding]:
+    if sweep.objective.standard_errors and len(sweep.seeds) == 1:
+        message = f"{sweep.objective.standard_errors:g} is not allowed with one seed, which has no standard error"
+        yield (("objective", "standard_errors"),), f"{message}; add seeds, or leave it out"
+
+
+def _pruning_fits(sweep: Sweep) -> Iterator[Finding]:
     pruning, seeds = sweep.pruning, len(sweep.seeds)
     if pruning.type == "none":
         return
+    if sweep.objective.metrics:
+        message = f"{pruning.type} is not allowed with several metrics; pruning needs one, so choose objective.metric"
+        yield (("pruning", "type"),), f"{message}, or type: none"
     if seeds == 1:
         message = f"{pruning.type} is not allowed with one seed; pruning stops a configuration between its seeds"
         yield (("pruning", "type"),), message
@@ -109,6 +130,9 @@ def _pruning_has_seeds(sweep: Sweep) -> Iterator[Finding]:
 def _fresh_seeds(sweep: Sweep) -> Iterator[Finding]:
     if sweep.confirmation is None:
         return
+    if sweep.objective.metrics:
+        message = "is not allowed with several metrics; a confirmation needs one, so choose objective.metric"
+        yield (("confirmation",),), message
     fresh = sweep.confirmation.seeds
     for place, seed in enumerate(fresh):
         if seed in sweep.seeds or seed in fresh[:place]:
@@ -155,9 +179,11 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), _method_names),
     (("seeds",), _seeds_differ),
     (("data.train", "data.ood"), _ood_tasks),
-    (("data.ood", "objective.metric"), _objective_has_tasks),
-    (("seeds", "pruning"), _pruning_has_seeds),
-    (("seeds", "confirmation"), _fresh_seeds),
+    (("data.ood", "objective"), _objective_has_tasks),
+    (("objective",), _objectives_differ),
+    (("objective", "seeds"), _errors_have_seeds),
+    (("seeds", "pruning", "objective"), _pruning_fits),
+    (("seeds", "confirmation", "objective"), _fresh_seeds),
     (("data.prompt",), _prompt_shows_task),
     (("data.root",), _root_exists),
     (("deepspeed.extra",), _deepspeed_extra),
@@ -165,5 +191,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), training_paths),
     (("methods",), method_paths),
     ((), range_values),
+    (("search.sampler", "search.space"), grid_is_finite),
+    (("methods", "search"), first_points_fit),
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )

@@ -38,6 +38,16 @@ def space_keys(sweep: Sweep, method: MethodSpec) -> dict[str, str]:
     return {path: key for path, key in reached if path is not None}
 
 
+def first_points(sweep: Sweep, method: MethodSpec) -> list[dict[str, object]]:
+    """The points that a method tries first, by normalised path: those all of whose keys it searches."""
+    paths = {key: path for path, key in space_keys(sweep, method).items()}
+    return [
+        {paths[key]: value for key, value in point.items()}
+        for point in sweep.search.first
+        if point.keys() <= paths.keys()
+    ]
+
+
 def resolve(sweep: Sweep, method_name: str, values: Mapping[str, object]) -> Configuration:
     """The configuration with these values at normalised paths, everything else as the sweep file has it.
 

@@ -2,9 +2,9 @@
 
 import re
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gallop_ray.spec.methods import AnyMethodSpec, Frozen
 from gallop_ray.spec.space import Range
@@ -73,25 +73,60 @@ class SearchSpec(Frozen):
 
     `training.learning_rate` varies a field for every method, `method.density` an option for every method that has
     it, `gallop.density` or `gallop.training.learning_rate` only where the method of that name runs.
+
+    Points of `first` give values to keys of `space`; each method that searches all keys of a point tries it before
+    anything else, what the point leaves open drawn at random.
     """
 
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
     seed: int = 0
     space: dict[str, Range] = {}
+    first: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = ()
 
 
 Metric = Literal["val_mean_accuracy", "val_id_accuracy", "val_ood_accuracy", "val_forget_ratio"]
 
 
+def larger_is_better(metric: Metric) -> bool:
+    """The direction in which a metric improves."""
+    return metric != "val_forget_ratio"
+
+
+def _several(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+    if len(metrics) < 2:
+        raise ValueError("must be two metrics or more; for one write `metric: ...`")
+    return metrics
+
+
 class ObjectiveSpec(Frozen):
-    """What the search goes by: the mean over seeds of a validation metric."""
+    """What the search goes by: the mean over seeds of a validation metric, or a Pareto front of several.
+
+    With several, `metric` is the first of them.
+    """
 
     metric: Metric = "val_mean_accuracy"
+    metrics: Annotated[tuple[Metric, ...], AfterValidator(_several)] | None = None
+    standard_errors: float = Field(
+        default=0.0, ge=0, description="how many standard errors over seeds count against a configuration's mean"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_is_the_first(cls, data: Any) -> Any:
+        several = data.get("metrics") if isinstance(data, dict) and "metric" not in data else None
+        if isinstance(several, list | tuple) and several and several[0] in get_args(Metric):
+            return {**data, "metric": several[0]}
+        return data
+
+    @property
+    def all_metrics(self) -> tuple[Metric, ...]:
+        """One metric, or those of the Pareto front."""
+        return self.metrics or (self.metric,)
 
     @property
     def maximize(self) -> bool:
-        """Whether larger is better."""
-        return self.metric != "val_forget_ratio"
+        """Whether a larger `metric` is better."""
+        return larger_is_better(self.metric)
 
 
 class BudgetSpec(Frozen):

@@ -1,16 +1,16 @@
 """The checks of a search space: that its paths exist and that every value in reach is allowed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import ValidationError
 
 from gallop_ray.spec.configuration import space_keys
-from gallop_ray.spec.messages import by_path, explain
+from gallop_ray.spec.messages import by_path, explain, shown
 from gallop_ray.spec.methods import MethodSpec, leaf_types
 from gallop_ray.spec.paths import known_paths, normalised, searchable, section_model
 from gallop_ray.spec.problems import Path, did_you_mean
 from gallop_ray.spec.schema import Sweep, TrainingSpec
-from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, points, witnesses
+from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, holds, points, witnesses
 
 # The paths concerned, the one to blame first, and what is wrong.
 Finding = tuple[Sequence[Path], str]
@@ -55,6 +55,28 @@ def range_values(sweep: Sweep) -> Iterator[Finding]:
         yield from dict.fromkeys(found for field in fields for found in _refused_values(key, *field, values))
 
 
+def grid_is_finite(sweep: Sweep) -> Iterator[Finding]:
+    """Ranges without points where a grid is asked for."""
+    for key, values in sweep.search.space.items():
+        if sweep.search.sampler == "grid" and points(values) is None:
+            kind = next(iter(type(values).model_fields))
+            yield _at(key), f"{kind} is not allowed with sampler grid, which tries every value; use integer or choice"
+
+
+def first_points_fit(sweep: Sweep) -> Iterator[Finding]:
+    """Points to try first that no method can try, or that are there twice."""
+    space, first = sweep.search.space, sweep.search.first
+    searched = [set(space_keys(sweep, method).values()) for method in sweep.methods]
+    for place, point in enumerate(first):
+        path: Path = ("search", "first", place)
+        if point in first[:place]:
+            yield (path,), "is there twice; every point must differ"
+        wrong = [(key, message) for key, value in point.items() if (message := _misfit(space, key, value))]
+        yield from ((((*path, key),), message) for key, message in wrong)
+        if not wrong and not any(point.keys() <= keys for keys in searched):
+            yield (path,), "no method searches all of these keys; write one point per method"
+
+
 def batch_divides(sweep: Sweep) -> Iterator[Finding]:
     """Batches that the workers of a slot cannot share evenly, for any method and any searched value."""
     findings = (found for method in sweep.methods for found in _uneven_batch(sweep, method))
@@ -67,6 +89,14 @@ def _at(key: str, *more: str | int) -> tuple[Path, ...]:
 
 def _allowed(known: Sequence[str]) -> str:
     return f"; allowed are {', '.join(known)}"
+
+
+def _misfit(space: Mapping[str, Range], key: str, value: object) -> str | None:
+    if key not in space:
+        return f"is no key of search.space{did_you_mean(key, space, _CLOSE) or _allowed(list(space) or ['none'])}"
+    if holds(space[key], value):
+        return None
+    return f"{shown(value)} is not allowed; search.space has {shown(space[key].model_dump(mode='json'))} here"
 
 
 def _refused_values(

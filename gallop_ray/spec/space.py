@@ -105,3 +105,12 @@ def points(values: Range) -> tuple[object, ...] | range | None:
             return choices
         case _:
             return None
+
+
+def holds(values: Range, value: object) -> bool:
+    """Whether a value is in the range."""
+    if isinstance(values, ChoiceRange):
+        return value in values.choice
+    is_number = isinstance(value, int if isinstance(values, IntegerRange) else int | float)
+    low, high = witnesses(values)
+    return is_number and not isinstance(value, bool) and low <= value <= high  # type: ignore[operator]

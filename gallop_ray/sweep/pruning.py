@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
 from gallop_ray.spec.schema import ObjectiveSpec, Sweep
 from gallop_ray.sweep.paired import p_worse
 from gallop_ray.tasks.metrics import Correct
+from gallop_ray.tracking.summary import aggregate
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,11 @@ class Contestant:
     correct: Callable[[int], Correct]
     """What a seed's run answered right."""
 
-    def first(self, runs: int) -> float:
-        """The mean over its first `runs` seeds."""
-        return fmean(list(self.values.values())[:runs])
+    def first(self, runs: int, objective: ObjectiveSpec) -> float:
+        """What it counts for by its first `runs` seeds."""
+        value = aggregate(list(self.values.values())[:runs], objective, objective.metric)
+        assert value is not None
+        return value
 
 
 def reason_to_prune(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
@@ -38,7 +41,9 @@ def reason_to_prune(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]
     if len(comparable) < pruning.after_configurations:
         return None
     rule = _below_the_median if pruning.type == "median" else _outside_of_the_best
-    return rule(sweep, mine.first(done), [each.first(done) for each in comparable], done)
+    return rule(
+        sweep, mine.first(done, sweep.objective), [each.first(done, sweep.objective) for each in comparable], done
+    )
 
 
 def _below_the_median(sweep: Sweep, value: float, others: Sequence[float], done: int) -> str | None:
@@ -65,7 +70,7 @@ def _worse_than_the_best(sweep: Sweep, mine: Contestant, others: Sequence[Contes
         return None
     most = max(len(each.values) for each in others)
     far = [each for each in others if len(each.values) == most]
-    best = (max if sweep.objective.maximize else min)(far, key=lambda each: each.first(most))
+    best = (max if sweep.objective.maximize else min)(far, key=lambda each: each.first(most, sweep.objective))
     common = mine.values.keys() & best.values.keys()
     p = p_worse(
         {seed: mine.correct(seed) for seed in common},

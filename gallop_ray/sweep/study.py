@@ -1,24 +1,15 @@
 """What to try next: one Optuna study per method, in a journal file beside the run folders that are the truth."""
 
-import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
 
-from gallop_ray.spec.configuration import configuration_key, method_space, resolve
 from gallop_ray.spec.plan import plan_sweep
-from gallop_ray.spec.schema import SearchSpec, Sweep
-from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range
-from gallop_ray.tracking.records import FINAL, ConfigurationFolder, SweepFolder
-from gallop_ray.tracking.summary import mean_and_std
-
-_KEY = "configuration"
-_DUPLICATES = 50  # suggestions in a row that were tried before; then the method's space counts as exhausted
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.method_study import MethodStudy
+from gallop_ray.tracking.records import SweepFolder
 
 
 class Studies:
@@ -27,27 +18,18 @@ class Studies:
     def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self._sweep, self._folder = sweep, folder
+        self._folder = folder
         storage = _storage(folder.path / "study.journal")
         self._studies = {
-            method.name: optuna.create_study(
-                study_name=method.name,
-                storage=storage,
-                sampler=_sampler(sweep.search, index),
-                direction="maximize" if sweep.objective.maximize else "minimize",
-                load_if_exists=True,
-            )
-            for index, method in enumerate(sweep.methods)
+            plan.method: MethodStudy(sweep, plan.method, plan.configurations, folder, storage)
+            for plan in plan_sweep(sweep, None).methods
         }
-        self._wanted = {plan.method: plan.configurations for plan in plan_sweep(sweep, None).methods}
-        self._leftover: list[str] = []
-        self._tried = {name: self._replay(study) for name, study in self._studies.items()}
+        self._leftover = [key for study in self._studies.values() for key in study.unfinished]
 
     @property
     def exhausted(self) -> bool:
         """Whether next() has nothing to hand out."""
-        spent = all(len(self._tried[name]) >= wanted for name, wanted in self._wanted.items())
-        return spent and not self._leftover
+        return not self._leftover and all(study.exhausted for study in self._studies.values())
 
     def next(self) -> str | None:
         """The key of the next configuration to run, its folder created; None when the budget has been handed out.
@@ -56,102 +38,18 @@ class Studies:
         """
         if self._leftover:
             return self._leftover.pop(0)
-        for name in sorted(self._studies, key=lambda n: len(self._tried[n])):
-            if len(self._tried[name]) < self._wanted[name] and (key := self._ask(name)):
+        for study in sorted(self._studies.values(), key=lambda study: study.tried):
+            if not study.exhausted and (key := study.begin()):
                 return key
         return None
 
     def tell(self, key: str) -> None:
         """Tell a configuration's study what its run folders say."""
-        configuration = self._folder.configuration(key)
-        study = self._studies[configuration.configuration()["method"]["name"]]
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get(_KEY) == key:
-                self._tell(study, trial, configuration)
-
-    def _replay(self, study: optuna.Study) -> dict[str, None]:
-        """Bring a study up to date with the run folders; the keys of all its configurations."""
-        keys: dict[str, None] = {}
-        for trial in study.get_trials(deepcopy=False):
-            key = trial.user_attrs.get(_KEY)
-            if key is not None:
-                keys[key] = None
-            if trial.state != TrialState.RUNNING:
-                continue
-            if key is None:  # the process died between asking and knowing what was asked
-                study.tell(trial.number, state=TrialState.FAIL)
-            elif self._folder.configuration(key).status().get("status") in FINAL:
-                self._tell(study, trial, self._folder.configuration(key))
-            else:
-                self._create(key, resolve(self._sweep, study.study_name, _values(trial.params)).model_dump(mode="json"))
-                self._leftover.append(key)
-        return keys
-
-    def _ask(self, name: str) -> str | None:
-        study, space = self._studies[name], method_space(self._sweep, name)
-        for _ in range(_DUPLICATES):
-            trial = study.ask()
-            values = {path: _suggest(trial, path, allowed) for path, allowed in space.items()}
-            configuration = resolve(self._sweep, name, _values(values))
-            key = configuration_key(configuration)
-            if key not in self._tried[name]:
-                self._create(key, configuration.model_dump(mode="json"))
-                trial.set_user_attr(_KEY, key)
-                self._tried[name][key] = None
-                return key
-            study.tell(trial, state=TrialState.FAIL)
-        self._wanted[name] = len(self._tried[name])
-        return None
-
-    def _create(self, key: str, configuration: Mapping[str, Any]) -> None:
-        folder = self._folder.configuration(key)
-        folder.create(configuration)
-        if not folder.status():
-            folder.write_status("running", [])
-
-    def _tell(self, study: optuna.Study, trial: FrozenTrial, configuration: ConfigurationFolder) -> None:
-        status = configuration.status()
-        if status.get("status") == "finished":
-            study.tell(trial.number, objective(configuration, self._sweep.objective.metric))
-        elif status.get("status") == "pruned":
-            value = objective(configuration, self._sweep.objective.metric)
-            optuna.trial.Trial(study, trial._trial_id).report(value, len(status["seeds_done"]))
-            study.tell(trial.number, state=TrialState.PRUNED)
-        else:
-            study.tell(trial.number, state=TrialState.FAIL)
-
-
-def objective(configuration: ConfigurationFolder, metric: str) -> float:
-    """The mean of the objective's metric over the configuration's finished seeds."""
-    done = [r[metric] for r in configuration.results() if r["status"] == "finished"]
-    mean, _ = mean_and_std(done)
-    assert mean is not None
-    return mean
+        method, _, _ = key.rpartition("-")
+        self._studies[method].tell(self._folder.configuration(key))
 
 
 def _storage(path: Path) -> optuna.storages.JournalStorage:
     # A killed driver leaves the journal's lock behind; the sweep's own lock says that no other driver is alive.
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
     return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-
-
-def _sampler(search: SearchSpec, index: int) -> optuna.samplers.BaseSampler:
-    seed = search.seed + index
-    if search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-
-
-def _suggest(trial: optuna.Trial, path: str, allowed: Range) -> object:
-    if isinstance(allowed, ChoiceRange):
-        # As JSON, because Optuna's categories are plain values and ours need not be.
-        return trial.suggest_categorical(path, [json.dumps(c, sort_keys=True) for c in allowed.choice])
-    if isinstance(allowed, IntegerRange):
-        return trial.suggest_int(path, *allowed.integer)
-    if isinstance(allowed, LogRange):
-        return trial.suggest_float(path, *allowed.log, log=True)
-    return trial.suggest_float(path, *allowed.linear)
-
-
-def _values(params: Mapping[str, object]) -> dict[str, object]:
-    return {path: json.loads(v) if isinstance(v, str) else v for path, v in params.items()}

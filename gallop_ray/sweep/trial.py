@@ -12,8 +12,8 @@ from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.jobs import Outcome, RunJob
 from gallop_ray.sweep.pruning import Contestant, reason_to_prune
-from gallop_ray.sweep.study import objective
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, RunFolder, SweepFolder
+from gallop_ray.tracking.summary import objective_value
 
 _ATTEMPTS = 3  # how often a run is begun that loses its workers
 CPUS = 0.001
@@ -123,7 +123,7 @@ class ConfigurationTrial(tune.Trainable):
         bad = [r for r in results if r["status"] != "finished"]
         done = [r for r in results if r["status"] == "finished"]
         seeds = [r["seed"] for r in done]
-        value = objective(self._configuration, self._sweep.objective.metric) if done else None
+        value = objective_value(done, self._sweep.objective)
         if bad:
             self._configuration.write_status(bad[0]["status"], seeds, value, bad[0]["reason"])
         elif not self._seeds:

@@ -104,5 +104,5 @@ def sweep_params(sweep: Sweep) -> dict[str, object]:
         "ood": ", ".join(sweep.data.ood),
         "methods": ", ".join(method.name for method in sweep.methods),
         "seeds": ", ".join(map(str, sweep.seeds)),
-        "objective": sweep.objective.metric,
+        "objective": ", ".join(sweep.objective.all_metrics),
     }

@@ -1,8 +1,11 @@
 """Numbers of results: flat names, and mean and standard deviation over seeds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
+
+from gallop_ray.spec.schema import Metric, ObjectiveSpec, larger_is_better
 
 _NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended")
 
@@ -31,6 +34,31 @@ def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | 
     """Mean and sample standard deviation (n - 1) of the values that are not null; null where undefined."""
     known = [value for value in values if value is not None]
     return (fmean(known) if known else None, stdev(known) if len(known) > 1 else None)
+
+
+def aggregate(values: Sequence[float], objective: ObjectiveSpec, metric: Metric) -> float | None:
+    """What a configuration counts for by its seeds' values of a metric: their mean; null without any.
+
+    With `standard_errors` that many standard errors of the mean (n - 1) make it worse; one seed has none.
+    """
+    mean, deviation = mean_and_std(values)
+    if mean is None or deviation is None:
+        return mean
+    penalty = objective.standard_errors * deviation / sqrt(len(values))
+    return mean - penalty if larger_is_better(metric) else mean + penalty
+
+
+def objective_value(
+    results: Iterable[Mapping[str, Any]], objective: ObjectiveSpec, metric: Metric | None = None
+) -> float | None:
+    """What a configuration with these results counts for, by its finished runs; null without any.
+
+    Args:
+        metric: one of the objective's; by default the only or first one.
+    """
+    of = metric or objective.metric
+    finished = [result[of] for result in results if result["status"] == "finished" and result.get(of) is not None]
+    return aggregate(finished, objective, of)
 
 
 def over_seeds(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:

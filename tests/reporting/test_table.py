@@ -114,3 +114,49 @@ def test_markdown_has_the_same_rows():
 def test_without_results_the_tables_are_empty_and_not_an_error(base):
     assert len(final_table([], base).rows) == (base is not None)
     assert configurations_table([]).rows == []
+
+
+FRONT = [
+    *[result("gallop-good", s, v, val_id_accuracy=v, val_forget_ratio=0.20) for s, v in enumerate((0.60, 0.70))],
+    *[result("gallop-mild", s, v, val_id_accuracy=v, val_forget_ratio=0.05) for s, v in enumerate((0.50, 0.50))],
+    *[result("lora-worse", s, v, val_id_accuracy=v, val_forget_ratio=0.20) for s, v in enumerate((0.60, 0.69))],
+    *[result("lora-equal", s, v, val_id_accuracy=v, val_forget_ratio=0.05) for s, v in enumerate((0.49, 0.51))],
+    result("lora-lucky", 0, 0.9, val_id_accuracy=0.9, val_forget_ratio=0.0),
+    result("full-none", 0, None, status="failed"),
+]
+TWO = ObjectiveSpec(metrics=("val_id_accuracy", "val_forget_ratio"))
+
+
+def test_the_front_of_two_metrics_is_marked_and_comes_first():
+    lines = show(configurations_table(FRONT, TWO), 120)
+    rows = [line.split()[0] for line in lines if line.startswith(("gallop-", "lora-", "full-"))]
+    assert rows == ["gallop-good*", "gallop-mild*", "lora-equal*", "lora-lucky", "lora-worse", "full-none"]
+    assert cells(lines, "gallop-good*")[4:6] == ["65.0", "20.0"]
+    assert "*: on the Pareto front." in " ".join(lines)
+    front = show(final_table(FRONT, BASE, TWO), 120)
+    assert front[0].strip() == "Pareto front by val_id_accuracy and val_forget_ratio"
+    assert [line.split()[0] for line in front if line.startswith(("gallop-", "lora-", "full-"))] == [
+        "gallop-good", "gallop-mild", "lora-equal",
+    ]  # fmt: skip
+    assert markdown_table(FRONT, BASE, TWO).startswith(
+        "| Configuration | Seeds | Density | LR | Params | Val ID | Val f"
+    )
+
+
+def test_standard_errors_count_against_what_varies():
+    runs = [
+        *[result("gallop-steady", seed, value) for seed, value in enumerate((0.60, 0.60, 0.60))],
+        *[result("gallop-varies", seed, value) for seed, value in enumerate((0.50, 0.62, 0.74))],
+    ]
+    order = [line.split()[0] for line in show(configurations_table(runs)) if line.startswith("gallop-")]
+    assert order == ["gallop-varies", "gallop-steady"]
+    lines = show(configurations_table(runs, ObjectiveSpec(standard_errors=1)))
+    # The mean is 0.62, the standard deviation 0.12, the standard error 0.12 / sqrt(3) = 0.069.
+    assert cells(lines, "gallop-varies")[4] == "55.1"
+    assert [line.split()[0] for line in lines if line.startswith("gallop-")] == ["gallop-steady", "gallop-varies"]
+
+
+def test_standard_errors_make_a_metric_to_be_made_small_larger():
+    runs = [result("gallop-a", seed, None, val_forget_ratio=value) for seed, value in enumerate((0.1, 0.3))]
+    lines = show(configurations_table(runs, ObjectiveSpec(metric="val_forget_ratio", standard_errors=0.5)))
+    assert cells(lines, "gallop-a")[4] == "25.0"

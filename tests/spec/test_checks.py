@@ -2,6 +2,8 @@
 
 import pytest
 
+from gallop_ray.spec.configuration import first_points
+
 
 @pytest.mark.parametrize(
     ("more", "expected"),
@@ -125,6 +127,103 @@ def test_a_search_space_entry_that_cannot_work_is_one_problem(problems, entry, e
     lines = problems(f"{SPACE}{entry}\n")
     assert len(lines) == 1
     assert lines[0].startswith(f"sweep.yaml:7: search.space.{entry.split(':')[0]}{expected}")
+
+
+FIRST = """\
+search:
+  sampler: grid
+  space:
+    lora.rank: {integer: [1, 3]}
+    training.clip_norm: {choice: [1, null]}
+    gallop.density: {log: [0.01, 0.1]}
+    method.density: {linear: [0.01, 0.1]}
+  first:
+    - {gallop.density: 0.5}
+    - {gallop.densty: 0.05}
+    - {gallop.density: 0.05, lora.rank: 1}
+    - training.clip_norm: null
+      lora.rank: 7
+    - {training.clip_norm: 1}
+    - {training.clip_norm: 1.0}
+    - {lora.rank: true}
+"""
+
+
+def test_what_a_grid_and_first_points_cannot_hold_is_told_on_its_line(problems):
+    endless = "is not allowed with sampler grid, which tries every value; use integer or choice"
+    assert problems(FIRST) == [
+        f"sweep.yaml:10: search.space.gallop.density: log {endless}",
+        f"sweep.yaml:11: search.space.method.density: linear {endless}",
+        'sweep.yaml:13: search.first.0.gallop.density: 0.5 is not allowed; search.space has {"log": [0.01, 0.1]} here',
+        "sweep.yaml:14: search.first.1.gallop.densty: is no key of search.space; did you mean `gallop.density`?",
+        "sweep.yaml:15: search.first.2: no method searches all of these keys; write one point per method",
+        'sweep.yaml:17: search.first.3.lora.rank: 7 is not allowed; search.space has {"integer": [1, 3]} here',
+        "sweep.yaml:19: search.first.5: is there twice; every point must differ",
+        'sweep.yaml:20: search.first.6.lora.rank: true is not allowed; search.space has {"integer": [1, 3]} here',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        ("[{}]", "7: search.first.0: {} is not allowed; must not be empty"),
+        ("[3]", "7: search.first.0: 3 is not allowed; must be a section of `key: value` lines"),
+        ("{lora.rank: 3}", '7: search.first: {"lora.rank": 3} is not allowed; must be a list, such as [a, b]'),
+    ],
+)
+def test_first_points_of_another_form(problems, first, expected):
+    space = "{lora.rank: {integer: [1, 3]}}"
+    assert problems(f"search:\n  space: {space}\n  first: {first}\n") == [f"sweep.yaml:{expected}"]
+
+
+def test_a_point_that_another_methods_own_range_overrides_is_for_the_others(load):
+    space = "{training.clip_norm: {choice: [1, 2]}, lora.training.clip_norm: {choice: [3, 4]}}"
+    sweep = load(f"search: {{space: {space}, first: [{{training.clip_norm: 2}}]}}\n")
+    gallop, lora = sweep.methods
+    assert first_points(sweep, gallop) == [{"training.clip_norm": 2}]
+    assert first_points(sweep, lora) == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ("{metrics: [val_id_accuracy, val_id_accuracy]}", "metrics.1: val_id_accuracy is there twice; every metric"),
+        ("{metrics: [val_id_accuracy]}", 'metrics: ["val_id_accuracy"] is not allowed; must be two metrics or more;'),
+        ("{metrics: val_id_accuracy}", 'metrics: "val_id_accuracy" is not allowed; must be a list'),
+        ("{metrics: [ood_accuracy, val_id_accuracy]}", 'metrics.0: "ood_accuracy" is not allowed; must be \'val_mean'),
+        (
+            "{metrics: [val_id_accuracy, val_ood_accuracy], metric: val_ood_accuracy}",
+            "metric: val_ood_accuracy is not allowed beside metrics; give either metric or metrics",
+        ),
+        ("{standard_errors: -1}", "standard_errors: -1 is not allowed; must be at least 0"),
+        ("{standard_errors: 1}", "standard_errors: 1 is not allowed with one seed, which has no standard error; add"),
+    ],
+)
+def test_objectives_that_cannot_be(problems, objective, expected):
+    lines = problems(f"objective: {objective}\n")
+    assert len(lines) == 1
+    assert lines[0].startswith(f"sweep.yaml:5: objective.{expected}")
+
+
+def test_pruning_is_refused_with_several_metrics(problems):
+    lines = problems("seeds: 2\npruning: {type: median}\nobjective: {metrics: [val_id_accuracy, val_forget_ratio]}\n")
+    message = "median is not allowed with several metrics; pruning needs one, so choose objective.metric, or type: none"
+    assert lines == [f"sweep.yaml:6: pruning.type: {message}"]
+
+
+def test_every_metric_of_several_needs_its_tasks(problems):
+    lines = problems("objective: {metrics: [val_id_accuracy, val_forget_ratio]}\n", "data.ood=[]")
+    assert lines == [
+        "sweep.yaml:5: objective.metrics.1: val_forget_ratio is not allowed without data.ood; "
+        "list other tasks there, or choose val_id_accuracy"
+    ]
+
+
+def test_several_metrics_are_each_made_better_in_their_direction(load):
+    objective = load("objective: {metrics: [val_forget_ratio, val_id_accuracy]}\n").objective
+    assert objective.metric == "val_forget_ratio"
+    assert objective.all_metrics == ("val_forget_ratio", "val_id_accuracy")
+    assert not objective.maximize
 
 
 def test_searched_batches_must_divide_too(problems):

@@ -121,7 +121,13 @@ def round_trip(sweep: Sweep, folder: Path) -> Sweep:
 
 
 def test_resolved_yaml_loads_to_an_equal_sweep(load, tmp_path):
-    sweep = load(SPACE + "tracking: {experiment: '1e-4', uri: 'no'}\n", "data.prompt='{instruction}\n: é\n'")
+    sweep = load(
+        SPACE
+        + "  first: [{gallop.density: {lora_rank: 8}}, {training.learning_rate: 1e-4}]\n"
+        + "objective: {metrics: [val_ood_accuracy, val_id_accuracy], standard_errors: 1}\n"
+        + "tracking: {experiment: '1e-4', uri: 'no'}\n",
+        "data.prompt='{instruction}\n: é\n'",
+    )
     assert round_trip(sweep, tmp_path) == sweep
     assert "validation_share: 0.1" in resolved_yaml(sweep)
 

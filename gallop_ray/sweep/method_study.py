@@ -1,0 +1,178 @@
+"""The Optuna study of one method: what to try next, and what came of it."""
+
+from collections.abc import Iterator
+from itertools import count
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from gallop_ray.spec.configuration import configuration_key, first_points, method_named, method_space, resolve
+from gallop_ray.spec.schema import SearchSpec, Sweep, larger_is_better
+from gallop_ray.sweep.points import (
+    Values,
+    distributions,
+    grid_point,
+    grid_size,
+    random_point,
+    seed_from,
+    to_params,
+    to_values,
+)
+from gallop_ray.tracking.records import FINAL, ConfigurationFolder, SweepFolder
+from gallop_ray.tracking.summary import objective_value
+
+_KEY = "configuration"
+_DUPLICATES = 50  # points in a row that were tried before; then a finite space is walked through instead
+_SMALLEST_POPULATION, _LARGEST_POPULATION, _GENERATIONS = 4, 50, 5
+
+
+class MethodStudy:
+    """Configurations of one method, each begun once.
+
+    What is tried first, at random or by a grid depends on the sweep file and on what was tried before, and on nothing
+    else, so that a restart goes on as if there had been no interruption. tpe and nsga2 draw anew after a restart.
+    """
+
+    def __init__(
+        self, sweep: Sweep, name: str, wanted: int, folder: SweepFolder, storage: optuna.storages.BaseStorage
+    ) -> None:
+        self._sweep, self._name, self._folder, self._storage = sweep, name, folder, storage
+        directions = ["maximize" if larger_is_better(m) else "minimize" for m in sweep.objective.all_metrics]
+        self._study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+        self._space = method_space(sweep, name)
+        self._distributions = distributions(self._space)
+        self._wanted = wanted
+        self._trials: dict[str, int] = {}
+        self.unfinished: list[str] = []
+        """Keys of the configurations that an earlier start began and did not end."""
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            self._replay(trial)
+        self._study.sampler = _sampler(sweep.search, wanted, seed_from(sweep.search.seed, name, len(trials)))
+        self._first = self._first_points()
+        self._walked = 0
+
+    @property
+    def tried(self) -> int:
+        """How many configurations were begun."""
+        return len(self._trials)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all configurations of the budget were begun."""
+        return self.tried >= self._wanted
+
+    def begin(self) -> str | None:
+        """Begin another configuration; its key, or None when there is no other."""
+        if (first := self._untried(self._first)) is not None:
+            return self._begin(first)
+        key = self._suggest() if self._sweep.search.sampler in ("tpe", "nsga2") else None
+        if key is None and (point := self._untried(self._points())) is not None:
+            key = self._begin(point)
+        if key is None:
+            self._wanted = self.tried
+        return key
+
+    def tell(self, configuration: ConfigurationFolder) -> None:
+        """Tell what the configuration's run folders say."""
+        self._tell(self._trials[configuration.key], configuration)
+
+    def _replay(self, trial: FrozenTrial) -> None:
+        """Bring a trial up to date with the run folders."""
+        key = trial.user_attrs.get(_KEY)
+        if key is None or key in self._trials:
+            if trial.state == TrialState.RUNNING:  # the process died before it knew what was asked, or that it is tried
+                self._study.tell(trial.number, state=TrialState.FAIL)
+            return
+        self._trials[key] = trial._trial_id
+        if trial.state != TrialState.RUNNING:
+            return
+        configuration = self._folder.configuration(key)
+        if configuration.status()["status"] in FINAL:
+            self._tell(trial._trial_id, configuration)
+        else:
+            self._create(trial._trial_id, to_values(trial.params))
+            self.unfinished.append(key)
+
+    def _first_points(self) -> list[Values]:
+        given = first_points(self._sweep, method_named(self._sweep, self._name))
+        seeds = (seed_from(self._sweep.search.seed, self._name, "first", place) for place in count())
+        return [{**random_point(self._space, seed), **point} for point, seed in zip(given, seeds, strict=False)]
+
+    def _points(self) -> Iterator[Values]:
+        """Random points unless a grid is wanted; then, where the space is finite, all of it in order."""
+        if self._sweep.search.sampler != "grid":
+            for attempt in range(_DUPLICATES):
+                yield random_point(self._space, seed_from(self._sweep.search.seed, self._name, self.tried, attempt))
+        while self._walked < (grid_size(self._space) or 0):
+            self._walked += 1
+            yield grid_point(self._space, self._walked - 1)
+
+    def _untried(self, points: Iterator[Values] | list[Values]) -> Values | None:
+        return next((point for point in points if self._key(point) not in self._trials), None)
+
+    def _key(self, values: Values) -> str:
+        return configuration_key(resolve(self._sweep, self._name, values))
+
+    def _begin(self, values: Values) -> str | None:
+        """Begin a known point. One record in the study's journal: it is there with its key or not at all."""
+        params = to_params(self._space, values)
+        if self._sweep.search.sampler == "nsga2":  # which has to sort the point into a generation
+            self._study.enqueue_trial(params)
+            return self._suggest()
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions=self._distributions,
+            user_attrs={_KEY: self._key(values)},
+        )
+        return self._create(self._storage.create_new_trial(self._study._study_id, trial), values)
+
+    def _suggest(self) -> str | None:
+        """Begin what the sampler suggests; None where it suggests nothing new."""
+        for _ in range(_DUPLICATES):
+            trial = self._study.ask(self._distributions)
+            values = to_values(trial.params)
+            key = self._key(values)
+            if key not in self._trials:
+                trial.set_user_attr(_KEY, key)
+                return self._create(trial._trial_id, values)
+            self._study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _create(self, trial: int, values: Values) -> str:
+        """Make the folder of a configuration whose trial is in the journal, with its key: the trial comes first."""
+        configuration = resolve(self._sweep, self._name, values)
+        key = configuration_key(configuration)
+        folder = self._folder.configuration(key)
+        folder.create(configuration.model_dump(mode="json"))
+        if not (folder.path / "status.json").exists():
+            folder.write_status("running", [])
+        self._trials[key] = trial
+        return key
+
+    def _tell(self, trial: int, configuration: ConfigurationFolder) -> None:
+        status = configuration.status()
+        number = self._storage.get_trial(trial).number
+        if status["status"] == "finished":
+            self._study.tell(number, self._values(configuration))
+        elif status["status"] == "pruned":
+            self._storage.set_trial_intermediate_value(trial, len(status["seeds_done"]), self._values(configuration)[0])
+            self._study.tell(number, state=TrialState.PRUNED)
+        else:
+            self._study.tell(number, state=TrialState.FAIL)
+
+    def _values(self, configuration: ConfigurationFolder) -> list[float]:
+        results, objective = configuration.results(), self._sweep.objective
+        values = [objective_value(results, objective, metric) for metric in objective.all_metrics]
+        return [value for value in values if value is not None]
+
+
+def _sampler(search: SearchSpec, wanted: int, seed: int) -> optuna.samplers.BaseSampler:
+    if search.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    if search.sampler == "nsga2":
+        # Optuna's 50 would make all of a sweep of the usual size one generation, drawn at random.
+        size = min(_LARGEST_POPULATION, max(_SMALLEST_POPULATION, wanted // _GENERATIONS))
+        return optuna.samplers.NSGAIISampler(population_size=size, seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)

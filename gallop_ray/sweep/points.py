@@ -1,0 +1,92 @@
+"""Points of a search space that are known before any result: those to try first, random ones, those of a grid."""
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Mapping
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, points, witnesses
+
+Space = Mapping[str, Range]
+Values = dict[str, object]
+
+
+def seed_from(*parts: object) -> int:
+    """A seed of 32 bits that is the same wherever these parts meet."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:4])
+
+
+def random_point(space: Space, seed: int) -> Values:
+    """One point, drawn evenly as each range says."""
+    draws = random.Random(seed)
+    return {path: _draw(allowed, draws) for path, allowed in space.items()}
+
+
+def _draw(allowed: Range, draws: random.Random) -> object:
+    if (every := points(allowed)) is not None:
+        return every[draws.randrange(len(every))]
+    low, high = (float(str(end)) for end in witnesses(allowed))
+    if isinstance(allowed, LogRange):
+        return min(high, max(low, math.exp(draws.uniform(math.log(low), math.log(high)))))
+    return draws.uniform(low, high)
+
+
+def grid_size(space: Space) -> int | None:
+    """The number of points; None where a range has no points to count."""
+    counts = [None if (every := points(allowed)) is None else len(every) for allowed in space.values()]
+    return None if None in counts else math.prod(count for count in counts if count is not None)
+
+
+def grid_point(space: Space, number: int) -> Values:
+    """The points of a finite space by number, from 0; the last path changes fastest."""
+    values: Values = {}
+    for path, allowed in reversed(space.items()):
+        every = points(allowed)
+        assert every is not None, f"{path} has no points to count"
+        number, place = divmod(number, len(every))
+        values[path] = every[place]
+    return {path: values[path] for path in space}
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The space as Optuna knows it."""
+    return {path: _distribution(allowed) for path, allowed in space.items()}
+
+
+def _distribution(allowed: Range) -> BaseDistribution:
+    if isinstance(allowed, ChoiceRange):
+        # As JSON, because Optuna's categories are plain values and ours need not be.
+        return CategoricalDistribution([_as_json(choice) for choice in allowed.choice])
+    if isinstance(allowed, IntegerRange):
+        return IntDistribution(*allowed.integer)
+    if isinstance(allowed, LogRange):
+        return FloatDistribution(*allowed.log, log=True)
+    return FloatDistribution(*allowed.linear)
+
+
+def to_params(space: Space, values: Mapping[str, object]) -> dict[str, object]:
+    """A point's values as Optuna's parameters."""
+    return {path: _param(space[path], value) for path, value in values.items()}
+
+
+def _param(allowed: Range, value: object) -> object:
+    if isinstance(allowed, ChoiceRange):
+        return _as_json(allowed.choice[allowed.choice.index(value)])
+    return value if isinstance(allowed, IntegerRange) else float(str(value))
+
+
+def to_values(params: Mapping[str, object]) -> Values:
+    """A point's values from Optuna's parameters."""
+    return {path: json.loads(param) if isinstance(param, str) else param for path, param in params.items()}
+
+
+def _as_json(choice: object) -> str:
+    return json.dumps(choice, sort_keys=True)

@@ -9,25 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from filelock import FileLock, Timeout
 from ray import tune
 
 from gallop_ray.reporting.masks import write_mask_report
 from gallop_ray.reporting.progress import SweepDisplay
+from gallop_ray.reporting.status import SweepStatus, found_line, opened
+from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.cluster import connect, count_slots
+from gallop_ray.sweep.commands import reopen
+from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.jobs import BaseJob
 from gallop_ray.sweep.pool import SlotPool
 from gallop_ray.sweep.searcher import StudySearcher
 from gallop_ray.sweep.study import Studies
 from gallop_ray.sweep.trial import CPUS, ConfigurationTrial, TrialContext
+from gallop_ray.tracking import control
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import SweepFolder
 
 _LOG = logging.getLogger(__name__)
-_MAY_CHANGE = ("budget", "resources", "tracking", "output")
 
 
 class UserError(ValueError):
@@ -59,15 +62,19 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
     """Run what is not yet done of a located sweep. Raises UserError for what the user has to mend."""
     folder = SweepFolder(Path(sweep.output) / sweep.name)
     with ExitStack() as stack:
-        stack.enter_context(_alone(folder))
+        stack.enter_context(control.alone(folder))
         _remember(folder, sweep)
+        control.begin(folder)
+        stack.enter_context(ending_when_told(folder))
         folder.rebuild_results()
+        found = found_line(SweepStatus(folder, sweep).look())
         studies = Studies(sweep, folder)
-        display = stack.enter_context(SweepDisplay(folder, plan_sweep(sweep, None).runs, sweep.objective))
-        stack.enter_context(_mirrored(folder, sweep))
-        display.note(f"{sweep.name}: records in {folder.path}")
+        planned = {method.method: method.runs for method in plan_sweep(sweep, None).methods}
+        display = stack.enter_context(SweepDisplay(folder, planned, sweep.objective))
+        mirror = stack.enter_context(_mirrored(folder, sweep, studies))
+        display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
         if not studies.exhausted:
-            with _slots(sweep, folder, verbose, display.note) as pool:
+            with _slots(sweep, folder, verbose, display.note) as pool, _told_first(mirror):
                 _measure_base(pool, sweep, folder, display.note)
                 _search(sweep, folder, studies, pool)
             folder.rebuild_results()
@@ -75,43 +82,47 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
     return folder
 
 
-@contextmanager
-def _alone(folder: SweepFolder) -> Iterator[None]:
-    folder.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{folder.path} is being run by another process; wait for it, or stop it first") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _remember(folder: SweepFolder, sweep: Sweep) -> None:
     """Store the spec, or hold it against the one that this folder was begun with."""
-    asked = json.loads(sweep.model_dump_json())
-    stored = folder.spec() if folder.exists() else asked
-    differing = [key for key in asked if key not in _MAY_CHANGE and asked[key] != stored.get(key)]
-    if differing:
-        raise UserError(
-            f"{folder.path} was begun with another sweep: {', '.join(differing)} differ; "
-            "give this one another name, or remove the folder"
-        )
-    folder.create(asked)
+    if folder.exists():
+        _, stored = opened(str(folder.path))
+        if differing := differences(stored, sweep):
+            raise UserError(
+                f"{folder.path} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
+                "give this one another name, or remove the folder"
+            )
+        if set(sweep.seeds) - set(stored.seeds):
+            _reopen_finished(folder)
+    folder.create(json.loads(sweep.model_dump_json()))
+
+
+def _reopen_finished(folder: SweepFolder) -> None:
+    """There are more seeds. Configurations that were pruned or failed have been given up and stay so."""
+    for configuration in folder.configurations():
+        if configuration.status()["status"] == "finished":
+            reopen(configuration)
 
 
 @contextmanager
-def _mirrored(folder: SweepFolder, sweep: Sweep) -> Iterator[None]:
+def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[MlflowMirror]:
     mirror = MlflowMirror(folder, sweep, tracking_uri(sweep))
     mirror.start()
     try:
-        yield
+        yield mirror
     except BaseException:
         mirror.stop(timeout=2, finished=False)
         raise
-    mirror.stop(finished=True)
+    mirror.stop(finished=studies.exhausted)
+
+
+@contextmanager
+def _told_first(mirror: MlflowMirror) -> Iterator[None]:
+    """MLflow hears of an early end before Ray is shut down: of the three seconds that are left, that takes most."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        mirror.stop(timeout=2, finished=False)
+        raise
 
 
 @contextmanager
@@ -127,11 +138,19 @@ def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str
         pool = SlotPool.remote(slots, sweep.model_dump_json(), str(folder.path))
         try:
             yield pool
-        finally:
-            with suppress(ray.exceptions.RayError):  # what is left of the slots ends with the job
-                ray.get(pool.stop.remote(), timeout=20)
+        except KeyboardInterrupt:
+            raise  # there is no time; slots end with the job
+        except BaseException:
+            _stop(pool)
+            raise
+        _stop(pool)
     finally:
         ray.shutdown()
+
+
+def _stop(pool: Any) -> None:
+    with suppress(ray.exceptions.RayError):  # what is left of the slots ends with the job
+        ray.get(pool.stop.remote(), timeout=20)
 
 
 def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> None:
@@ -161,7 +180,7 @@ def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
 
 def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any) -> None:
     deadline = time.time() + 3600 * sweep.budget.hours if sweep.budget.hours else None
-    context = TrialContext(sweep.model_dump_json(), folder.path, pool)
+    context = TrialContext(sweep.model_dump_json(), folder.path, pool, deadline)
     trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), {"CPU": CPUS})
     tuner = tune.Tuner(
         trainable,

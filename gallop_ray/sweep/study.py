@@ -61,31 +61,32 @@ class Studies:
                 return key
         return None
 
+    def is_over(self, key: str) -> bool:
+        """Whether nothing is left to do for a configuration."""
+        return self._folder.configuration(key).status()["status"] in FINAL
+
     def tell(self, key: str) -> None:
-        """Tell a configuration's study what its run folders say."""
-        configuration = self._folder.configuration(key)
-        study = self._studies[configuration.configuration()["method"]["name"]]
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get(_KEY) == key:
-                self._tell(study, trial, configuration)
+        """Tell a configuration's study what its run folders say, if the configuration is over."""
+        study = self._studies[self._folder.configuration(key).configuration()["method"]["name"]]
+        if self.is_over(key):
+            mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(_KEY) == key]
+            self._tell(study, mine[-1], self._folder.configuration(key))
 
     def _replay(self, study: optuna.Study) -> dict[str, None]:
         """Bring a study up to date with the run folders; the keys of all its configurations."""
-        keys: dict[str, None] = {}
+        known: dict[str, FrozenTrial] = {}
         for trial in study.get_trials(deepcopy=False):
-            key = trial.user_attrs.get(_KEY)
-            if key is not None:
-                keys[key] = None
-            if trial.state != TrialState.RUNNING:
-                continue
-            if key is None:  # the process died between asking and knowing what was asked
+            if (key := trial.user_attrs.get(_KEY)) is not None:
+                known[key] = trial
+            elif trial.state == TrialState.RUNNING:  # the process died between asking and knowing what was asked
                 study.tell(trial.number, state=TrialState.FAIL)
-            elif self._folder.configuration(key).status().get("status") in FINAL:
+        for key, trial in known.items():
+            if self.is_over(key):
                 self._tell(study, trial, self._folder.configuration(key))
             else:
                 self._create(key, resolve(self._sweep, study.study_name, _values(trial.params)).model_dump(mode="json"))
                 self._leftover.append(key)
-        return keys
+        return dict.fromkeys(known)
 
     def _ask(self, name: str) -> str | None:
         study, space = self._studies[name], method_space(self._sweep, name)
@@ -110,15 +111,30 @@ class Studies:
             folder.write_status("running", [])
 
     def _tell(self, study: optuna.Study, trial: FrozenTrial, configuration: ConfigurationFolder) -> None:
+        """Tell the study how a configuration has ended.
+
+        What a study was told once stays: a configuration that is given more seeds afterwards counts in the search by
+        those that it had, in the tables by all. One that had failed and was retried becomes a trial of its own.
+        """
         status = configuration.status()
-        if status.get("status") == "finished":
+        if trial.state == TrialState.FAIL and status["status"] == "finished":
+            study.add_trial(_succeeded(trial, objective(configuration, self._sweep.objective.metric)))
+        elif trial.state != TrialState.RUNNING:
+            return
+        elif status["status"] == "finished":
             study.tell(trial.number, objective(configuration, self._sweep.objective.metric))
-        elif status.get("status") == "pruned":
+        elif status["status"] == "pruned":
             value = objective(configuration, self._sweep.objective.metric)
             optuna.trial.Trial(study, trial._trial_id).report(value, len(status["seeds_done"]))
             study.tell(trial.number, state=TrialState.PRUNED)
         else:
             study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _succeeded(failed: FrozenTrial, value: float) -> FrozenTrial:
+    return optuna.trial.create_trial(
+        params=failed.params, distributions=failed.distributions, user_attrs=failed.user_attrs, value=value
+    )
 
 
 def objective(configuration: ConfigurationFolder, metric: str) -> float:

@@ -226,20 +226,16 @@ def _head(record: Record) -> Text:
 
 def _table(record: Record) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("Configurations, runs")
+    table.add_column("Method")
+    table.add_column("")
     for name in (*_COUNTS, "best"):
         table.add_column(name.replace("_", " ").capitalize(), justify="right")
-    for method, counts in record["methods"].items():
-        table.add_row(method, *_cells(counts))
-    if len(record["methods"]) > 1:
-        table.add_row("together", *_cells(record))
+    rows = record["methods"] | ({"together": record} if len(record["methods"]) > 1 else {})
+    for method, counts in rows.items():
+        best = counts["best"]
+        cells = [f"{counts['configurations'][name]}\n{counts['runs'][name]}" for name in _COUNTS]
+        table.add_row(method, "configurations\nruns", *cells, "" if best is None else f"{best['objective']:.4f}")
     return table
-
-
-def _cells(counts: Record) -> Iterable[str]:
-    best = counts["best"]
-    cells = (f"{counts['configurations'][name]}, {counts['runs'][name]}" for name in _COUNTS)
-    return (*cells, "" if best is None else f"{best['objective']:.4f}")
 
 
 def _lines(record: Record) -> Iterable[str]:

@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
             help="override a field by its dotted path, for example training.learning_rate=1e-4",
         )
         sub.set_defaults(command=command)
+        if name == "plan":
+            text = "run a few steps of each method on this machine, and say how long the sweep will take"
+            sub.add_argument("--probe", action="store_true", help=text)
         if name == "run":
             sub.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
     _add_folder_commands(commands)
@@ -122,6 +125,11 @@ def _plan(arguments: argparse.Namespace) -> int:
     from gallop_ray.sweep.preview import print_plan
 
     print_plan(sweep)
+    if arguments.probe:
+        from gallop_ray.sweep.driver import located
+        from gallop_ray.sweep.probe import print_probe
+
+        print_probe(located(sweep))
     return 0
 
 

@@ -133,6 +133,7 @@ def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str
             slots = count_slots(sweep.resources)
         except ValueError as error:
             raise UserError(str(error)) from None
+        control.note_slots(folder, slots)
         workers = sweep.resources.workers_per_slot
         note(f"starting {slots} slot{'s' * (slots > 1)} of {workers} worker{'s' * (workers > 1)}")
         pool = SlotPool.remote(slots, sweep.model_dump_json(), str(folder.path))

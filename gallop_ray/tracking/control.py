@@ -45,6 +45,11 @@ def begin(folder: SweepFolder) -> None:
     write_json(folder.path / "driver.json", {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
 
 
+def note_slots(folder: SweepFolder, slots: int) -> None:
+    """Note how many slots this process has started."""
+    write_json(folder.path / "driver.json", {**(read_json(folder.path / "driver.json") or {}), "slots": slots})
+
+
 def driver(folder: SweepFolder) -> Record | None:
     """Host, pid and start of the process that runs the sweep; None while none does."""
     return (read_json(folder.path / "driver.json") or {}) if _locked(folder.path / _LOCK) else None

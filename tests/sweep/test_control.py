@@ -1,17 +1,20 @@
 """A sweep handled from outside while it runs: paused, stopped, terminated, resumed, given another seed."""
 
+import io
 import json
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from gallop_ray.cli import main
+from gallop_ray.reporting.status import SweepStatus, opened
 from gallop_ray.tracking.records import SweepFolder
 from tests.sweep import command
 
@@ -41,11 +44,14 @@ class Handled:
         output, _ = self.process.communicate(timeout=100)
         return self.process.returncode, output
 
-    def do(self, name: str, *options: str) -> "subprocess.CompletedProcess[str]":
-        return command.run(name, self.folder.path, *options, timeout=60)
+    def do(self, name: str, *more: str | Path) -> tuple[int, str]:
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            code = main([name, str(self.sweep if name == "run" else self.folder.path), *map(str, more)])
+        return code, said.getvalue()
 
     def status(self) -> dict[str, Any]:
-        return dict(json.loads(self.do("status", "--json").stdout))
+        return SweepStatus(*opened(str(self.folder.path))).look()
 
     def mlflow(self) -> Counter[str]:
         client = MlflowClient(f"sqlite:///{self.database}")
@@ -64,7 +70,7 @@ def _pause_and_stop(handled: Handled) -> None:
     seen["pause"] = handled.do("pause")
     handled.until(lambda: handled.status()["state"] == "paused")
     seen["paused"] = handled.status(), handled.stamps()
-    seen["second"] = command.run("run", handled.sweep)
+    seen["second"] = handled.do("run")
     seen["retry"] = handled.do("retry", "--failed")
     seen["still paused"] = handled.status(), handled.stamps()
     seen["lift"] = handled.do("resume")
@@ -89,7 +95,7 @@ def handled(tmp_path_factory: pytest.TempPathFactory) -> Handled:
     try:
         _pause_and_stop(handled)
         _terminate(handled)
-        handled.seen["changed"] = command.run("run", handled.sweep, "--set", "training.weight_decay=0.1")
+        handled.seen["changed"] = handled.do("run", "--set", "training.weight_decay=0.1")
         handled.start("run", handled.sweep, "--set", "seeds=3")
         handled.seen["done"] = handled.ended()
     finally:
@@ -100,17 +106,18 @@ def handled(tmp_path_factory: pytest.TempPathFactory) -> Handled:
 def test_a_paused_sweep_waits_and_is_left_alone(handled: Handled) -> None:
     paused, before = handled.seen["paused"]
     still, after = handled.seen["still paused"]
-    assert handled.seen["pause"].returncode == 0
+    assert handled.seen["pause"][0] == 0
     assert paused["driver"]["pid"] == handled.seen["running"]["driver"]["pid"]
     assert paused["running"] == still["running"] == []
     assert before == after
     for name in ("second", "retry"):
-        assert handled.seen[name].returncode == 2
-        assert "is being run by another process" in handled.seen[name].stdout
+        code, said = handled.seen[name]
+        assert code == 2
+        assert "is being run by another process" in said
 
 
 def test_a_lifted_pause_goes_on_in_the_same_process(handled: Handled) -> None:
-    assert handled.seen["lift"].stdout.strip().endswith("goes on")
+    assert handled.seen["lift"][1].strip().endswith("goes on")
     (run,) = handled.seen["running"]["running"]
     assert run["slot"].startswith("slot-")
     assert run["seconds_since_event"] < 60
@@ -136,9 +143,9 @@ def test_sigterm_ends_at_once_and_leaves_nothing_running(handled: Handled) -> No
 
 
 def test_a_change_on_which_results_depend_is_refused(handled: Handled) -> None:
-    refused = handled.seen["changed"]
-    assert refused.returncode == 2
-    assert "training.weight_decay: was 0.0, is 0.1" in refused.stdout
+    code, said = handled.seen["changed"]
+    assert code == 2
+    assert "training.weight_decay: was 0.0, is 0.1" in said
 
 
 def test_the_books_are_exact_in_the_end_and_every_configuration_has_the_third_seed(handled: Handled) -> None:

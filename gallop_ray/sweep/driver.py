@@ -91,15 +91,15 @@ def _remember(folder: SweepFolder, sweep: Sweep) -> None:
                 f"{folder.path} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
                 "give this one another name, or remove the folder"
             )
-        if set(sweep.seeds) - set(stored.seeds):
-            _reopen_finished(folder)
     folder.create(json.loads(sweep.model_dump_json()))
+    _reopen_incomplete(folder, sweep)
 
 
-def _reopen_finished(folder: SweepFolder) -> None:
-    """There are more seeds. Configurations that were pruned or failed have been given up and stay so."""
+def _reopen_incomplete(folder: SweepFolder, sweep: Sweep) -> None:
+    """What finished with fewer seeds than there are now is to do; what was pruned or failed has been given up."""
     for configuration in folder.configurations():
-        if configuration.status()["status"] == "finished":
+        status = configuration.status()
+        if status["status"] == "finished" and not set(sweep.seeds) <= set(status["seeds_done"]):
             reopen(configuration)
 
 

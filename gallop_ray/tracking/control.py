@@ -72,7 +72,7 @@ def ask(folder: SweepFolder, what: Asked | None) -> None:
 def _locked(path: Path) -> bool:
     """Whether a process holds the lock."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

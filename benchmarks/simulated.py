@@ -68,7 +68,7 @@ class SimulatedPool:
     """One simulated slot, leased as a real pool leases its own."""
 
     def __init__(self, slots: int, sweep: str, folder: str) -> None:
-        self._slot = SimulatedSlot.remote(folder)
+        self._slot: Any = SimulatedSlot.remote(folder)  # type: ignore[attr-defined]
 
     async def refused(self) -> str:
         """Waits for ever."""

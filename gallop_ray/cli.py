@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from gallop_ray import __version__
@@ -11,11 +12,15 @@ from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.schema import Sweep
 
-_USER_ERROR, _FAILED, _INTERRUPTED = 2, 1, 130
+_USER_ERROR, _FAILED, _INTERRUPTED, _TERMINATED = 2, 1, 130, 143
+_AGAIN = "The same command goes on from here."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 for done, 1 for failed runs, 2 for what the user has to mend, 130 for interrupted."""
+    """Run a command; returns its exit code.
+
+    0: done, or stopped as asked; 1: runs failed; 2: the user has to mend something; 130, 143: ended by SIGINT, SIGTERM.
+    """
     parsed = _parser().parse_args(arguments)
     try:
         code: int = parsed.command(parsed)
@@ -48,8 +53,12 @@ def _parser() -> argparse.ArgumentParser:
             help="override a field by its dotted path, for example training.learning_rate=1e-4",
         )
         sub.set_defaults(command=command)
+        if name == "plan":
+            text = "run a few steps of each method on this machine, and say how long the sweep will take"
+            sub.add_argument("--probe", action="store_true", help=text)
         if name == "run":
             sub.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
+    _add_folder_commands(commands)
     _add_export(commands)
     ui = commands.add_parser("ui", help="open the MLflow UI on what was logged")
     ui.add_argument("--output", default="runs", help="the folder of sweeps (default: runs)")
@@ -58,6 +67,30 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
     return parser
+
+
+def _add_folder_commands(commands: Any) -> None:
+    """The commands that are about a sweep that has been begun."""
+
+    def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("sweep", metavar="DIR", help="the folder of a sweep, <output>/<sweep name>")
+        sub.set_defaults(command=command)
+        return sub
+
+    resume = add("resume", _resume, "go on with a sweep, or lift its pause; says first what is done")
+    resume.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
+    status = add("status", _status, "how a sweep stands, whether or not it runs just now")
+    status.add_argument("--json", action="store_true", help="as one JSON object; with --follow one a line")
+    status.add_argument("--follow", action="store_true", help="again and again, until the sweep's process ends")
+    add("pause", _pause, "finish the runs that go on and start no others; slots stay warm")
+    stop = add("stop", _stop, "finish the runs that go on and end; `resume` goes on")
+    stop.add_argument("--now", action="store_true", help="end at once; checkpoints are kept")
+    retry = add("retry", _retry, "have failed and diverged runs run again by the next `run` or `resume`")
+    retry.add_argument("--failed", action="store_true", help="all that failed or diverged")
+    retry.add_argument("runs", nargs="*", metavar="RUN", help="<configuration> or <configuration>/seed-<n>")
+    best = add("best", _best, "the best configuration: its metrics, settings and adapter")
+    best.add_argument("--all", action="store_true", help="the best of each method")
 
 
 def _add_export(commands: Any) -> None:
@@ -92,21 +125,85 @@ def _plan(arguments: argparse.Namespace) -> int:
     from gallop_ray.sweep.preview import print_plan
 
     print_plan(sweep)
+    if arguments.probe:
+        from gallop_ray.sweep.driver import located
+        from gallop_ray.sweep.probe import print_probe
+
+        print_probe(located(sweep))
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     sweep = _load(arguments)
-    from gallop_ray.sweep.driver import located, run_sweep
+    from gallop_ray.sweep.driver import located
+
+    return _go(located(sweep), arguments.verbose)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from gallop_ray.reporting.status import opened
+    from gallop_ray.sweep.commands import lifted
+
+    if said := lifted(arguments.sweep):
+        print(said)
+        return 0
+    _, sweep = opened(arguments.sweep)
+    return _go(sweep, arguments.verbose)
+
+
+def _go(sweep: Sweep, verbose: bool) -> int:
+    from gallop_ray.sweep.driver import run_sweep
+    from gallop_ray.sweep.ending import StoppedNow, Terminated
     from gallop_ray.sweep.summary import print_summary
 
-    sweep = located(sweep)
     try:
-        folder = run_sweep(sweep, arguments.verbose)
+        folder = run_sweep(sweep, verbose)
+    except StoppedNow:
+        print(f"stopped; what was finished is kept. {_AGAIN}", file=sys.stderr)
+        return 0
+    except Terminated:
+        print(f"terminated; what was finished is kept. {_AGAIN}", file=sys.stderr)
+        return _TERMINATED
     except KeyboardInterrupt:
-        print("\ninterrupted; what was finished is kept. The same command goes on from here.", file=sys.stderr)
+        print(f"\ninterrupted; what was finished is kept. {_AGAIN}", file=sys.stderr)
         return _INTERRUPTED
     return 0 if print_summary(folder, sweep) else _FAILED
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from gallop_ray.reporting.status import print_status
+
+    with suppress(KeyboardInterrupt):  # that is how one leaves --follow
+        print_status(arguments.sweep, arguments.json, arguments.follow)
+    return 0
+
+
+def _pause(arguments: argparse.Namespace) -> int:
+    from gallop_ray.sweep.commands import pause
+
+    print(pause(arguments.sweep))
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from gallop_ray.sweep.commands import stop
+
+    print(stop(arguments.sweep, arguments.now))
+    return 0
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    from gallop_ray.sweep.commands import retry
+
+    print(retry(arguments.sweep, arguments.failed, arguments.runs))
+    return 0
+
+
+def _best(arguments: argparse.Namespace) -> int:
+    from gallop_ray.reporting.best import print_best
+
+    print_best(arguments.sweep, arguments.all)
+    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gallop_ray.reporting.live import ActiveRun, SweepState
+from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.records import SweepFolder
@@ -27,16 +29,20 @@ class SweepDisplay:
 
     Args:
         folder: the sweep's records, with spec.json.
-        total_runs: runs of the whole sweep, if no configuration is stopped early.
+        planned: the work of each method, if no configuration is stopped early.
         objective: what the search goes by.
         console: where to show it; standard output by default.
     """
 
     def __init__(
-        self, folder: SweepFolder, total_runs: int, objective: ObjectiveSpec, console: Console | None = None
+        self,
+        folder: SweepFolder,
+        planned: Sequence[MethodPlan],
+        objective: ObjectiveSpec,
+        console: Console | None = None,
     ) -> None:
         self._console = console or Console()
-        self._state = SweepState(folder, total_runs, objective)
+        self._state = SweepState(folder, planned, objective)
         self._live: Live | None = None
         self._next_line = 0.0
         self._stop = threading.Event()

@@ -19,8 +19,16 @@ class MethodPlan:
 
     method: str
     configurations: int
-    runs: int
+    searched: int
+    """Runs of the search: configurations times seeds."""
+    confirmed: int
+    """Runs of the confirmation."""
     steps_per_run: int | None
+
+    @property
+    def runs(self) -> int:
+        """All of them."""
+        return self.searched + self.confirmed
 
     @property
     def steps(self) -> int | None:
@@ -42,7 +50,7 @@ class SweepPlan:
 
     @property
     def runs(self) -> int:
-        """Configurations times seeds, and those of the confirmation."""
+        """Runs of all methods."""
         return sum(method.runs for method in self.methods)
 
     @property
@@ -72,8 +80,8 @@ def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | None) -
     configurations = sweep.budget.configurations if distinct is None else min(sweep.budget.configurations, distinct)
     again = sweep.confirmation
     confirmed = min(again.best, configurations) * len(again.seeds) if again else 0
-    runs = configurations * len(sweep.seeds) + confirmed
-    return MethodPlan(method.name, configurations, runs, _longest_run(sweep, method.name, train_examples))
+    longest = _longest_run(sweep, method.name, train_examples)
+    return MethodPlan(method.name, configurations, configurations * len(sweep.seeds), confirmed, longest)
 
 
 def _longest_run(sweep: Sweep, method_name: str, train_examples: int | None) -> int | None:

@@ -133,7 +133,9 @@ class BudgetSpec(Frozen):
     """How much to spend. A method with nothing to search runs one configuration."""
 
     configurations: int = Field(default=8, ge=1, description="per method")
-    hours: float | None = Field(default=None, gt=0, description="start no configuration after this long")
+    hours: float | None = Field(
+        default=None, gt=0, description="start no run that would take longer than this since the start"
+    )
 
 
 class PruningSpec(Frozen):

@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import signal
-from types import FrameType
 from typing import Any
 
 import ray
@@ -35,6 +34,7 @@ def connect(verbose: bool) -> None:
         logging.getLogger(name).setLevel(level)
     address = os.environ.get("RAY_ADDRESS", "local")
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address,
         log_to_driver=verbose,
@@ -42,12 +42,8 @@ def connect(verbose: bool) -> None:
         runtime_env={"env_vars": passed_on},
         **options,
     )
-    # `ray job stop` sends SIGTERM, for which Ray has a handler that leaves no time to say how to go on.
-    signal.signal(signal.SIGTERM, _as_interrupt)
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    # Ray has set one of its own, which leaves no time to say how to go on.
+    signal.signal(signal.SIGTERM, handler)
 
 
 def count_slots(resources: ResourcesSpec) -> int:

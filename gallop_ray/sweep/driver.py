@@ -9,28 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from filelock import FileLock, Timeout
 from ray import tune
 from ray.tune.search import Searcher
 
 from gallop_ray.reporting.masks import write_mask_report
 from gallop_ray.reporting.progress import SweepDisplay
+from gallop_ray.reporting.status import SweepStatus, found_line, opened
 from gallop_ray.reporting.summary import best_of_each_method, of_the_search, summaries
+from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.cluster import connect, count_slots
+from gallop_ray.sweep.commands import reopen
+from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.jobs import BaseJob
 from gallop_ray.sweep.pool import SlotPool
 from gallop_ray.sweep.searcher import Finalists, StudySearcher
 from gallop_ray.sweep.study import Studies
 from gallop_ray.sweep.trial import CPUS, ConfigurationTrial, TrialContext
 from gallop_ray.tasks.metrics import accuracies
+from gallop_ray.tracking import control
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import SweepFolder
 
 _LOG = logging.getLogger(__name__)
-_MAY_CHANGE = ("budget", "resources", "tracking", "output")
 
 
 class UserError(ValueError):
@@ -62,62 +65,67 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
     """Run what is not yet done of a located sweep. Raises UserError for what the user has to mend."""
     folder = SweepFolder(Path(sweep.output) / sweep.name)
     with ExitStack() as stack:
-        stack.enter_context(_alone(folder))
+        stack.enter_context(control.alone(folder))
         _remember(folder, sweep)
+        control.begin(folder)
+        stack.enter_context(ending_when_told(folder))
         folder.rebuild_results()
+        found = found_line(SweepStatus(folder, sweep).look())
         studies = Studies(sweep, folder)
-        display = stack.enter_context(SweepDisplay(folder, plan_sweep(sweep, None).runs, sweep.objective))
-        stack.enter_context(_mirrored(folder, sweep))
-        display.note(f"{sweep.name}: records in {folder.path}")
+        plans = plan_sweep(sweep, None).methods
+        display = stack.enter_context(SweepDisplay(folder, plans, sweep.objective))
+        mirror = stack.enter_context(_mirrored(folder, sweep, studies))
+        display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
         if not studies.exhausted or unconfirmed(sweep, folder):
-            with _slots(sweep, folder, verbose, display.note) as pool:
+            with _slots(sweep, folder, verbose, display.note) as pool, _told_first(mirror):
                 _measure_base(pool, sweep, folder, display.note)
-                _search(sweep, folder, studies, pool)
-                if studies.exhausted and (keys := unconfirmed(sweep, folder)):
-                    display.note(f"running {', '.join(keys)} again on fresh seeds")
-                    _tune(sweep, folder, pool, Finalists(keys))
+                _search(sweep, folder, studies, pool, display.note)
             folder.rebuild_results()
         _report_masks(folder, sweep)
     return folder
 
 
-@contextmanager
-def _alone(folder: SweepFolder) -> Iterator[None]:
-    folder.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{folder.path} is being run by another process; wait for it, or stop it first") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _remember(folder: SweepFolder, sweep: Sweep) -> None:
     """Store the spec, or hold it against the one that this folder was begun with."""
-    asked = json.loads(sweep.model_dump_json())
-    stored = folder.spec() if folder.exists() else asked
-    differing = [key for key in asked if key not in _MAY_CHANGE and asked[key] != stored.get(key)]
-    if differing:
-        raise UserError(
-            f"{folder.path} was begun with another sweep: {', '.join(differing)} differ; "
-            "give this one another name, or remove the folder"
-        )
-    folder.create(asked)
+    if folder.exists():
+        _, stored = opened(str(folder.path))
+        if differing := differences(stored, sweep):
+            raise UserError(
+                f"{folder.path} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
+                "give this one another name, or remove the folder"
+            )
+    folder.create(json.loads(sweep.model_dump_json()))
+    _reopen_incomplete(folder, sweep)
+
+
+def _reopen_incomplete(folder: SweepFolder, sweep: Sweep) -> None:
+    """What finished with fewer seeds than there are now is to do; what was pruned or failed has been given up."""
+    for configuration in folder.configurations():
+        status = configuration.status()
+        if status["status"] == "finished" and not set(sweep.seeds) <= set(status["seeds_done"]):
+            reopen(configuration)
 
 
 @contextmanager
-def _mirrored(folder: SweepFolder, sweep: Sweep) -> Iterator[None]:
+def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[MlflowMirror]:
     mirror = MlflowMirror(folder, sweep, tracking_uri(sweep))
     mirror.start()
     try:
-        yield
+        yield mirror
     except BaseException:
         mirror.stop(timeout=2, finished=False)
         raise
-    mirror.stop(finished=True)
+    mirror.stop(finished=studies.exhausted)
+
+
+@contextmanager
+def _told_first(mirror: MlflowMirror) -> Iterator[None]:
+    """MLflow hears of an early end before Ray is shut down: of the three seconds that are left, that takes most."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        mirror.stop(timeout=2, finished=False)
+        raise
 
 
 @contextmanager
@@ -128,16 +136,25 @@ def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str
             slots = count_slots(sweep.resources)
         except ValueError as error:
             raise UserError(str(error)) from None
+        control.note_slots(folder, slots)
         workers = sweep.resources.workers_per_slot
         note(f"starting {slots} slot{'s' * (slots > 1)} of {workers} worker{'s' * (workers > 1)}")
         pool = SlotPool.remote(slots, sweep.model_dump_json(), str(folder.path))
         try:
             yield pool
-        finally:
-            with suppress(ray.exceptions.RayError):  # what is left of the slots ends with the job
-                ray.get(pool.stop.remote(), timeout=20)
+        except KeyboardInterrupt:
+            raise  # there is no time; slots end with the job
+        except BaseException:
+            _stop(pool)
+            raise
+        _stop(pool)
     finally:
         ray.shutdown()
+
+
+def _stop(pool: Any) -> None:
+    with suppress(ray.exceptions.RayError):  # what is left of the slots ends with the job
+        ray.get(pool.stop.remote(), timeout=20)
 
 
 def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> None:
@@ -165,9 +182,12 @@ def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
         _LOG.warning("no report on the masks of %s (%s: %s)", folder.path, type(error).__name__, error)
 
 
-def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any) -> None:
+def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any, note: Callable[[str], None]) -> None:
     deadline = time.time() + 3600 * sweep.budget.hours if sweep.budget.hours else None
-    _tune(sweep, folder, pool, StudySearcher(studies, deadline))
+    _tune(sweep, folder, pool, StudySearcher(studies, deadline), deadline)
+    if studies.exhausted and (keys := unconfirmed(sweep, folder)):
+        note(f"running {', '.join(keys)} again on fresh seeds")
+        _tune(sweep, folder, pool, Finalists(keys), deadline)
 
 
 def unconfirmed(sweep: Sweep, folder: SweepFolder) -> list[str]:
@@ -180,8 +200,8 @@ def unconfirmed(sweep: Sweep, folder: SweepFolder) -> list[str]:
     return [key for key in keys if not all(folder.run(key, seed).result() for seed in sweep.confirmation.seeds)]
 
 
-def _tune(sweep: Sweep, folder: SweepFolder, pool: Any, searcher: Searcher) -> None:
-    context = TrialContext(sweep.model_dump_json(), folder.path, pool)
+def _tune(sweep: Sweep, folder: SweepFolder, pool: Any, searcher: Searcher, deadline: float | None) -> None:
+    context = TrialContext(sweep.model_dump_json(), folder.path, pool, deadline)
     trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), {"CPU": CPUS})
     tuner = tune.Tuner(
         trainable,

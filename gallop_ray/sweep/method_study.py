@@ -1,7 +1,8 @@
 """The Optuna study of one method: what to try next, and what came of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
+from typing import Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -37,7 +38,9 @@ class MethodStudy:
         self, sweep: Sweep, name: str, wanted: int, folder: SweepFolder, storage: optuna.storages.BaseStorage
     ) -> None:
         self._sweep, self._name, self._folder, self._storage = sweep, name, folder, storage
-        directions = ["maximize" if larger_is_better(m) else "minimize" for m in sweep.objective.all_metrics]
+        directions: list[Literal["minimize", "maximize"]] = [
+            "maximize" if larger_is_better(m) else "minimize" for m in sweep.objective.all_metrics
+        ]
         self._study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
         self._space = method_space(sweep, name)
         self._distributions = distributions(self._space)
@@ -46,8 +49,8 @@ class MethodStudy:
         self.unfinished: list[str] = []
         """Keys of the configurations that an earlier start began and did not end."""
         trials = self._study.get_trials(deepcopy=False)
-        for trial in trials:
-            self._replay(trial)
+        for key, trial in self._known(trials).items():
+            self._replay(key, trial)
         self._study.sampler = _sampler(sweep.search, wanted, seed_from(sweep.search.seed, name, len(trials)))
         self._first = self._first_points()
         self._walked = 0
@@ -75,21 +78,25 @@ class MethodStudy:
 
     def tell(self, configuration: ConfigurationFolder) -> None:
         """Tell what the configuration's run folders say."""
-        self._tell(self._trials[configuration.key], configuration)
+        self._tell(self._storage.get_trial(self._trials[configuration.key]), configuration)
 
-    def _replay(self, trial: FrozenTrial) -> None:
-        """Bring a trial up to date with the run folders."""
-        key = trial.user_attrs.get(_KEY)
-        if key is None or key in self._trials:
-            if trial.state == TrialState.RUNNING:  # the process died before it knew what was asked, or that it is tried
+    def _known(self, trials: Sequence[FrozenTrial]) -> dict[str, FrozenTrial]:
+        """The trial that counts for each configuration: its last one."""
+        known: dict[str, FrozenTrial] = {}
+        for trial in trials:
+            key = trial.user_attrs.get(_KEY)
+            if key is not None and (key not in known or trial.state != TrialState.RUNNING):
+                known[key] = trial
+            elif trial.state == TrialState.RUNNING:  # the process died before it knew what was asked, or tried before
                 self._study.tell(trial.number, state=TrialState.FAIL)
-            return
+        return known
+
+    def _replay(self, key: str, trial: FrozenTrial) -> None:
+        """Bring a configuration's trial up to date with its run folders."""
         self._trials[key] = trial._trial_id
-        if trial.state != TrialState.RUNNING:
-            return
         configuration = self._folder.configuration(key)
         if configuration.status()["status"] in FINAL:
-            self._tell(trial._trial_id, configuration)
+            self._tell(trial, configuration)
         else:
             self._create(trial._trial_id, to_values(trial.params))
             self.unfinished.append(key)
@@ -151,16 +158,33 @@ class MethodStudy:
         self._trials[key] = trial
         return key
 
-    def _tell(self, trial: int, configuration: ConfigurationFolder) -> None:
-        status = configuration.status()
-        number = self._storage.get_trial(trial).number
-        if status["status"] == "finished":
+    def _tell(self, trial: FrozenTrial, configuration: ConfigurationFolder) -> None:
+        """Tell the study how a configuration has ended.
+
+        What it was told once stays: a configuration that is given more seeds afterwards counts in the search by those
+        that it had, in the tables by all. One that had failed and was retried becomes a trial of its own.
+        """
+        status, number, place = configuration.status(), trial.number, trial._trial_id
+        if trial.state == TrialState.FAIL and status["status"] == "finished":
+            self._trials[configuration.key] = self._succeeded(trial, configuration)
+        elif trial.state != TrialState.RUNNING:
+            return
+        elif status["status"] == "finished":
             self._study.tell(number, self._values(configuration))
         elif status["status"] == "pruned":
-            self._storage.set_trial_intermediate_value(trial, len(status["seeds_done"]), self._values(configuration)[0])
+            self._storage.set_trial_intermediate_value(place, len(status["seeds_done"]), self._values(configuration)[0])
             self._study.tell(number, state=TrialState.PRUNED)
         else:
             self._study.tell(number, state=TrialState.FAIL)
+
+    def _succeeded(self, failed: FrozenTrial, configuration: ConfigurationFolder) -> int:
+        trial = create_trial(
+            params=failed.params,
+            distributions=failed.distributions,
+            user_attrs=failed.user_attrs,
+            values=self._values(configuration),
+        )
+        return self._storage.create_new_trial(self._study._study_id, trial)
 
     def _values(self, configuration: ConfigurationFolder) -> list[float]:
         results, objective = configuration.results(), self._sweep.objective

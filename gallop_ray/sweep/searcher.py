@@ -32,11 +32,12 @@ class StudySearcher(Searcher):
         super().__init__()
         self._studies, self._deadline = studies, deadline
         self._keys: dict[str, str] = {}
+        self._halted = False
 
     def suggest(self, trial_id: str) -> Any:
         """The next configuration's key, or FINISHED."""
         late = self._deadline is not None and time.time() > self._deadline
-        key = None if late else self._studies.next()
+        key = None if late or self._halted else self._studies.next()
         if key is None:
             return Searcher.FINISHED
         self._keys[trial_id] = key
@@ -46,6 +47,8 @@ class StudySearcher(Searcher):
         """A trial has ended. What it found is read from its run folders."""
         if not error:
             self._studies.tell(self._keys[trial_id])
+            # A trial that ended before its configuration was told to stop, or had no time: nor has another.
+            self._halted = self._halted or not self._studies.is_over(self._keys[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: run folders and the journal are the memory."""

@@ -9,7 +9,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.method_study import MethodStudy
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.records import FINAL, SweepFolder
 
 
 class Studies:
@@ -43,10 +43,15 @@ class Studies:
                 return key
         return None
 
+    def is_over(self, key: str) -> bool:
+        """Whether nothing is left to do for a configuration."""
+        return self._folder.configuration(key).status()["status"] in FINAL
+
     def tell(self, key: str) -> None:
-        """Tell a configuration's study what its run folders say."""
-        method, _, _ = key.rpartition("-")
-        self._studies[method].tell(self._folder.configuration(key))
+        """Tell a configuration's study what its run folders say, if the configuration is over."""
+        if self.is_over(key):
+            method, _, _ = key.rpartition("-")
+            self._studies[method].tell(self._folder.configuration(key))
 
 
 def _storage(path: Path) -> optuna.storages.JournalStorage:

@@ -10,6 +10,7 @@ from ray.exceptions import RayActorError
 
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.sweep.gate import Gate
 from gallop_ray.sweep.jobs import Outcome, RunJob
 from gallop_ray.sweep.pruning import Contestant, reason_to_prune
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, RunFolder, SweepFolder
@@ -27,6 +28,7 @@ class TrialContext:
     sweep: str
     folder: Path
     pool: Any
+    deadline: float | None
 
 
 class ConfigurationTrial(tune.Trainable):
@@ -37,6 +39,7 @@ class ConfigurationTrial(tune.Trainable):
         assert context is not None
         self._sweep = Sweep.model_validate_json(context.sweep)
         self._folder, self._pool = SweepFolder(context.folder), context.pool
+        self._gate = Gate(self._folder, self._sweep.objective, context.deadline)
         self._lease: tuple[str, Any] | None = None
         self.reset_config(config)
 
@@ -48,11 +51,12 @@ class ConfigurationTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the next seed."""
+        """Run the next seed, if it may start; if not, the configuration is left for the next start of the sweep."""
         try:
-            if self._seeds:
+            may_start = not self._seeds or self._gate.opens(self._configuration)
+            if may_start and self._seeds:
                 self._run(self._seeds.pop(0))
-            over = self._conclude()
+            over = self._conclude() if may_start else True
         except BaseException:
             self._return_slot(alive=True)
             raise

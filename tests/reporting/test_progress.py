@@ -8,6 +8,7 @@ from rich.console import Console
 
 from gallop_ray.reporting.live import SweepState
 from gallop_ray.reporting.progress import SweepDisplay, render, result_line, status_line
+from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 
@@ -39,8 +40,12 @@ def end(run: RunFolder, status: str = "finished", accuracy: float | None = 0.5, 
     )
 
 
+def planned(runs: int) -> MethodPlan:
+    return MethodPlan("gallop", configurations=runs // 2, searched=runs, confirmed=0, steps_per_run=None)
+
+
 def state_of(folder: SweepFolder, total_runs: int = 6) -> SweepState:
-    state = SweepState(folder, total_runs, ObjectiveSpec())
+    state = SweepState(folder, [planned(total_runs)], ObjectiveSpec())
     state.look()
     return state
 
@@ -106,7 +111,7 @@ def test_speed_comes_from_the_last_steps(folder):
 def test_without_a_terminal_there_is_a_line_for_each_run_and_a_last_one(folder):
     end(begin(folder, "a", 0))
     output = StringIO()
-    with SweepDisplay(folder, 6, ObjectiveSpec(), Console(file=output, width=60)) as display:
+    with SweepDisplay(folder, [planned(6)], ObjectiveSpec(), Console(file=output, width=60)) as display:
         display.note("[slot-0] started: a line longer than sixty columns stays one line of text")
         end(begin(folder, "a", 1), accuracy=0.7)
     assert output.getvalue().splitlines() == [
@@ -119,7 +124,7 @@ def test_without_a_terminal_there_is_a_line_for_each_run_and_a_last_one(folder):
 def test_a_terminal_gets_a_display_that_stays_at_the_end(folder):
     output = StringIO()
     console = Console(file=output, width=100, force_terminal=True, color_system=None)
-    with SweepDisplay(folder, 6, ObjectiveSpec(), console):
+    with SweepDisplay(folder, [planned(6)], ObjectiveSpec(), console):
         run = begin(folder, "a", 0)
         run.phase("evaluating")
         deadline = time.monotonic() + 20

@@ -1,0 +1,57 @@
+"""What `gallop-ray best` says of the best configurations: how good, which settings, where the adapter is."""
+
+import yaml
+
+from gallop_ray.reporting.status import opened
+from gallop_ray.reporting.summary import Summary, best_of_each_method, of_the_verdict, summaries
+from gallop_ray.spec.document import Dumper
+from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.records import SweepFolder
+
+_TEST_METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio", "collapse_rate")
+
+
+def print_best(directory: str, of_each_method: bool) -> None:
+    """Print the best configuration of a sweep, or of each of its methods. ValueError before any run has finished."""
+    folder, sweep = opened(directory)
+    found = best_of_each_method(summaries(of_the_verdict(folder.results()), sweep.objective))
+    best = [summary for summary in found if summary.values[0] is not None]
+    if not best:
+        raise ValueError(f"no run of {folder.path} has finished; see `gallop-ray status {directory}`")
+    print("\n\n".join(_described(folder, each, sweep.objective) for each in best[: None if of_each_method else 1]))
+
+
+def _described(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> str:
+    names = dict.fromkeys([objective.metric, *_TEST_METRICS])
+    metrics = [f"  {name}: {_measured(*best.over_seeds(name))}" for name in names]
+    settings = folder.configuration(best.configuration).configuration()
+    return "\n".join(
+        [
+            f"{best.configuration}, mean ± standard deviation over {len(best.finished)} seeds:",
+            *metrics,
+            "\n# its settings, for a sweep file",
+            _yaml({"methods": [settings["method"]], "training": settings["training"]}),
+            *_adapter(folder, best, objective),
+        ]
+    )
+
+
+def _measured(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return "not measured"
+    return f"{mean:.4f}" + ("" if std is None else f" ± {std:.4f}")
+
+
+def _yaml(settings: Record) -> str:
+    return yaml.dump(settings, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _adapter(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> list[str]:
+    """The adapter of the seed that validates best, among those that are still there."""
+    sign = 1 if objective.maximize else -1
+    runs = sorted(best.finished, key=lambda run: -sign * run[objective.metric])
+    for run in (folder.run(best.configuration, result["seed"]) for result in runs):
+        if run.adapter.exists():
+            return [f"adapter: {run.adapter}", f"gallop-ray export {run.path} --to merged"]
+    return ["adapter: none is there any more"]

@@ -1,0 +1,68 @@
+"""Whether a sweep may go on as another: what of two sweeps differs."""
+
+import json
+from collections.abc import Iterator, Mapping
+
+from gallop_ray.spec.configuration import space_keys
+from gallop_ray.spec.schema import Sweep
+
+# Where it lies, what it may spend, where and how it is shown: no result depends on it. Nor on pruning, which decides
+# only how many seeds a configuration is given from now on.
+_FREE = ("name", "output", "budget", "resources", "tracking", "pruning")
+_OWN_RULES = ("methods", "seeds", "search")
+_ABSENT = "nothing"
+
+
+def differences(stored: Sweep, asked: Sweep) -> list[str]:
+    """What keeps the records of `stored` from being those of `asked`: dotted paths with both values.
+
+    More configurations, more seeds and further methods after the stored ones keep it from nothing, nor does a search
+    space that is the same for every stored method.
+    """
+    old, new = stored.model_dump(mode="json"), asked.model_dump(mode="json")
+    fixed = [key for key in new if key not in _FREE + _OWN_RULES]
+    found = [line for key in fixed for line in _differing(key, old[key], new[key])]
+    found += _methods(stored, asked)
+    if not set(stored.seeds) <= set(asked.seeds):
+        found.append(_line("seeds", list(stored.seeds), list(asked.seeds)))
+    spaces = old["search"].pop("space"), new["search"].pop("space")
+    found += _differing("search", old["search"], new["search"])
+    changed = dict.fromkeys(_changed_keys(stored, asked))
+    return [*found, *(_line(f"search.space.{key}", *(space.get(key) for space in spaces)) for key in changed)]
+
+
+def _differing(path: str, old: object, new: object) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _differing(f"{path}.{key}", old.get(key), new.get(key))
+    elif old != new:
+        yield _line(path, old, new)
+
+
+def _line(path: str, old: object, new: object) -> str:
+    return f"{path}: was {_written(old)}, is {_written(new)}"
+
+
+def _written(value: object) -> str:
+    return _ABSENT if value is None else json.dumps(value)
+
+
+def _methods(stored: Sweep, asked: Sweep) -> Iterator[str]:
+    names, wanted = [method.name for method in stored.methods], [method.name for method in asked.methods]
+    if wanted[: len(names)] != names:
+        yield _line("methods", names, wanted)
+        return
+    for old, new in zip(stored.methods, asked.methods, strict=False):
+        yield from _differing(old.name, old.model_dump(mode="json"), new.model_dump(mode="json"))
+
+
+def _changed_keys(stored: Sweep, asked: Sweep) -> Iterator[str]:
+    """The keys that give a stored method another space. A key that only others reach does not count."""
+    kept = {method.name: method for method in asked.methods}
+    for before in stored.methods:
+        after = kept.get(before.name, before)
+        old, new = space_keys(stored, before), space_keys(asked, after)
+        for path in dict.fromkeys([*old, *new]):
+            first, second = old.get(path), new.get(path)
+            if first is None or second is None or stored.search.space[first] != asked.search.space[second]:
+                yield from filter(None, [first, second])

@@ -1,0 +1,91 @@
+"""What is done to a sweep from outside, by its folder: pause, stop, go on, retry. Needs neither Ray nor torch."""
+
+from collections.abc import Iterable, Sequence
+
+from gallop_ray.reporting.status import opened
+from gallop_ray.tracking import control
+from gallop_ray.tracking.records import ConfigurationFolder, RunFolder, SweepFolder
+
+_BAD = ("failed", "diverged")
+
+
+def pause(directory: str) -> str:
+    """Ask the driver to start no more runs; returns what to tell the user."""
+    folder = _running(directory, "pause")
+    if control.asked(folder) in ("stop", "stop now"):
+        raise ValueError(f"{folder.path} is stopping already")
+    control.ask(folder, "pause")
+    return f"the runs that go on are finished, then {folder.path} waits; `gallop-ray resume {directory}` goes on"
+
+
+def stop(directory: str, now: bool) -> str:
+    """Ask the driver to end, at once or after the runs that go on; returns what to tell the user."""
+    folder = _running(directory, "stop")
+    control.ask(folder, "stop now" if now else "stop")
+    first = "ends now, checkpoints are kept" if now else "ends when the runs that go on are finished"
+    return f"{folder.path} {first}; `gallop-ray resume {directory}` goes on"
+
+
+def lifted(directory: str) -> str | None:
+    """Take back a pause; None where no driver runs the sweep, so that one may be started."""
+    folder, _ = opened(directory)
+    if control.driver(folder) is None:
+        return None
+    if control.asked(folder) != "pause":
+        state = "is running" if control.asked(folder) is None else "is stopping; resume it when it has ended"
+        raise ValueError(f"{folder.path} {state}; see `gallop-ray status {directory}`")
+    control.ask(folder, None)
+    return f"{folder.path} goes on"
+
+
+def _running(directory: str, what: str) -> SweepFolder:
+    folder, _ = opened(directory)
+    if control.driver(folder) is None:
+        raise ValueError(f"{folder.path} is not running: there is nothing to {what}")
+    return folder
+
+
+def retry(directory: str, failed: bool, names: Sequence[str]) -> str:
+    """Put failed and diverged runs back to what is to do; returns what to tell the user.
+
+    names: configurations (`gallop-1a2b3c4d`) or runs (`gallop-1a2b3c4d/seed-0`); `failed` takes all.
+    """
+    folder, _ = opened(directory)
+    if failed == bool(names):
+        raise ValueError("say what to retry: either --failed, or configurations and runs by name")
+    with control.alone(folder):
+        runs = _bad(folder.runs()) if failed else [run for name in names for run in _named(folder, name)]
+        for key in {run.configuration for run in runs}:
+            reopen(folder.configuration(key))
+        for run in runs:
+            _forget(run)
+        folder.rebuild_results()
+    listed = "".join(f"\n  {run.configuration} seed {run.seed}" for run in runs)
+    return f"{len(runs)} runs are to do again{listed}" + (f"\n`gallop-ray resume {directory}` runs them" * bool(runs))
+
+
+def _bad(runs: Iterable[RunFolder]) -> list[RunFolder]:
+    return [run for run in runs if (run.result() or {}).get("status") in _BAD]
+
+
+def _named(folder: SweepFolder, name: str) -> list[RunFolder]:
+    key, _, seed = name.strip("/").partition("/")
+    configuration = folder.configuration(key)
+    if not (configuration.path / "configuration.json").exists():
+        raise ValueError(f"{folder.path} has no configuration {key!r}; see `gallop-ray status {folder.path}`")
+    found = [run for run in _bad(configuration.runs()) if seed in ("", run.path.name)]
+    if not found:
+        raise ValueError(f"{name} has no run that failed or diverged: only such are retried")
+    return found
+
+
+def _forget(run: RunFolder) -> None:
+    """Its events stay, by which attempts are counted; a checkpoint would lead to where it failed."""
+    run.checkpoint.unlink(missing_ok=True)
+    (run.path / "result.json").unlink()
+
+
+def reopen(configuration: ConfigurationFolder) -> None:
+    """Mark a configuration as not over; what it has finished still counts."""
+    status = configuration.status()
+    configuration.write_status("running", status.get("seeds_done", []), status.get("objective"))

@@ -1,0 +1,142 @@
+"""How long a sweep will take, found by running a few steps of one run of each method, through the ordinary driver."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from gallop_ray.reporting.timing import run_times
+from gallop_ray.spec.plan import MethodPlan, plan_sweep
+from gallop_ray.spec.schema import BudgetSpec, Limits, PruningSpec, Sweep, TrackingSpec
+from gallop_ray.sweep.driver import run_sweep
+from gallop_ray.tasks.load import load_task
+from gallop_ray.tracking.files import Record, read_json
+from gallop_ray.tracking.records import RunFolder, SweepFolder
+
+_STEPS = 6
+_TRAIN_EXAMPLES = 256
+_LENGTH = ("training.steps", "training.epochs")
+_NOTE = """\
+By {steps} steps and some examples of one run of each method on this machine. Scoring grows with the training examples,
+evaluating with the test examples; a searched length counts as its longest. Scores that are shared, pruning and failures
+change it. Wall time: with {slots} slots, their start included."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many examples a sweep trains on, and how many of the test sets of its tasks it evaluates."""
+
+    train: int
+    test: int
+
+
+@dataclass(frozen=True)
+class RunForecast:
+    """Seconds of one run of a method: of a step, and of all that the run does."""
+
+    step: float
+    total: float
+
+
+def print_probe(sweep: Sweep) -> None:
+    """Probe a located sweep and print what it will take. Raises ValueError where a method's run does not finish."""
+    Path(sweep.output).mkdir(parents=True, exist_ok=True)
+    # On the sweep's own storage, which every node sees.
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=sweep.output) as output:
+        short = _short(sweep, output)
+        folder = run_sweep(short)
+        whole, part = _sizes(sweep), _sizes(short)
+        plans = {plan.method: plan for plan in plan_sweep(sweep, whole.train).methods}
+        runs = {_finished(run)["method"]: run for run in folder.runs()}
+        forecasts = {name: forecast(run, plans[name], whole, part) for name, run in runs.items()}
+        start = min(run.events()[0]["time"] for run in runs.values()) - _driver(folder)["started"]
+        slots = _driver(folder)["slots"]
+    Console().print(_table(sweep, plans, forecasts, start, slots), _NOTE.format(steps=_STEPS, slots=slots))
+
+
+def _short(sweep: Sweep, output: str) -> Sweep:
+    """The same sweep with one short run a method, on few examples."""
+    few = max(16, sweep.evaluation.batch_size)
+    space = {path: values for path, values in sweep.search.space.items() if not path.endswith(_LENGTH)}
+    limits = Limits(
+        train=min(sweep.data.limits.train or _TRAIN_EXAMPLES, _TRAIN_EXAMPLES),
+        validation=min(sweep.data.limits.validation or few, few),
+        test=min(sweep.data.limits.test or few, few),
+    )
+    return sweep.model_copy(
+        update={
+            "name": "probe",
+            "output": output,
+            "seeds": sweep.seeds[:1],
+            "data": sweep.data.model_copy(update={"limits": limits}),
+            "training": sweep.training.model_copy(update={"steps": _STEPS}),
+            "search": sweep.search.model_copy(update={"space": space}),
+            "budget": BudgetSpec(configurations=1),
+            "pruning": PruningSpec(),
+            "tracking": TrackingSpec(uri=f"sqlite:///{output}/mlflow.db"),
+        }
+    )
+
+
+def _sizes(sweep: Sweep) -> Sizes:
+    tasks = (sweep.data.train, *sweep.data.ood)
+    return Sizes(
+        len(load_task(sweep.data.train, sweep.data, ("train",)).train),
+        sum(len(load_task(task, sweep.data, ("test",)).test) for task in tasks),
+    )
+
+
+def _finished(run: RunFolder) -> Record:
+    result = run.result()
+    if result is None or result["status"] != "finished":
+        reason = (result or {}).get("reason") or "it did not end"
+        raise ValueError(f"the probe of {run.configuration} did not finish: {reason}")
+    return result
+
+
+def _driver(folder: SweepFolder) -> Record:
+    driver = read_json(folder.path / "driver.json")
+    assert driver is not None
+    return driver
+
+
+def forecast(run: RunFolder, plan: MethodPlan, whole: Sizes, part: Sizes) -> RunForecast:
+    """What a run of the whole length takes, from the events of a short one on part of the examples."""
+    times, events = run_times(run), [event for event in run.events() if event["event"] == "step"]
+    assert times is not None
+    # The first step warms up.
+    seconds = (events[-1]["time"] - events[0]["time"]) / (len(events) - 1) if len(events) > 1 else 0.0
+    phases = dict(times.phases)
+    scaled = phases.pop("scoring", 0.0) * whole.train / part.train
+    scaled += phases.pop("evaluating", 0.0) * whole.test / part.test
+    phases["training"] = (plan.steps_per_run or 0) * seconds
+    return RunForecast(seconds, scaled + sum(phases.values()))
+
+
+def _table(
+    sweep: Sweep, plans: Mapping[str, MethodPlan], forecasts: Mapping[str, RunForecast], start: float, slots: int
+) -> Table:
+    table = Table(title="Forecast", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("Method")
+    gpus = sweep.resources.workers_per_slot * sweep.resources.gpus_per_worker
+    for heading in ("Runs", "Seconds a step", "Seconds a run", "Slot-hours", *(["GPU-hours"] if gpus else []), "Wall"):
+        table.add_column(heading, justify="right")
+    work = {name: plan.runs * forecasts[name].total for name, plan in plans.items()}
+    for name, plan in plans.items():
+        each = forecasts[name]
+        table.add_row(name, str(plan.runs), f"{each.step:.3g}", f"{each.total:.3g}", *_hours(work[name], gpus))
+    total = sum(work.values())
+    table.add_section()
+    wall = timedelta(seconds=round(start + total / slots))
+    table.add_row("together", str(sum(p.runs for p in plans.values())), "", "", *_hours(total, gpus), str(wall))
+    return table
+
+
+def _hours(seconds: float, gpus: float) -> list[str]:
+    hours = [f"{seconds / 3600:.3g}"]
+    return [*hours, f"{gpus * seconds / 3600:.3g}"] if gpus else hours

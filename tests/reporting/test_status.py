@@ -1,0 +1,120 @@
+"""How a sweep stands, from folders written by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from gallop_ray.cli import main
+from gallop_ray.reporting.status import SweepStatus, found_line, render
+from gallop_ray.tracking import control
+from tests.sweep.written import Written, small_sweep
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """gallop at 0.1 finished, at 0.2 half-done at step 40; random diverged."""
+    written = Written(small_sweep(tmp_path))
+    for seed, accuracy in ((0, 0.4), (1, 0.6)):
+        written.end(written.begin("gallop", 0.1, seed), accuracy)
+    run = written.begin("gallop", 0.2, 0)
+    run.event("step", step=45, steps=120, loss=1.25)
+    save_file({"step": np.array(40)}, run.checkpoint)
+    written.end(written.begin("random", 1e-4, 0), None, "diverged")
+    return written
+
+
+def test_counts_of_a_sweep_that_does_not_run(written: Written) -> None:
+    record = SweepStatus(written.folder, written.sweep).look()
+    assert record["state"] == "not running"
+    assert record["driver"] is None
+    assert record["runs"] == {"total": 6, "finished": 2, "running": 0, "pruned": 1, "failed": 1, "to_do": 2}
+    assert record["methods"]["gallop"]["configurations"] == {
+        "total": 2, "finished": 1, "running": 0, "pruned": 0, "failed": 0, "to_do": 1,
+    }  # fmt: skip
+    assert record["slot_seconds_left"] == 2 * 60
+    (half,) = record["half_done"]
+    assert (half["seed"], half["checkpoint_step"], half["steps"]) == (0, 40, 120)
+    assert record["best"]["objective"] == record["methods"]["gallop"]["best"]["objective"]
+    assert record["methods"]["random"]["best"] is None
+    assert [(run["status"], run["reason"]) for run in record["failed"]] == [("diverged", "it diverged")]
+
+
+def test_a_start_says_what_it_finds(written: Written, tmp_path: Path) -> None:
+    line = found_line(SweepStatus(written.folder, written.sweep).look())
+    key = next(run.configuration for run in written.folder.runs() if run.checkpoint.exists())
+    assert line == f"found 2 of 6 runs finished, 1 half-done ({key} seed 0 at step 40), 1 failed, 1 pruned, 1 to do"
+    fresh = Written(small_sweep(tmp_path, name="fresh"))
+    assert found_line(SweepStatus(fresh.folder, fresh.sweep).look()) == ""
+
+
+def test_while_a_driver_lives_its_runs_go_on_and_others_do_not(written: Written) -> None:
+    with control.alone(written.folder):
+        control.begin(written.folder)
+        status = SweepStatus(written.folder, written.sweep)
+        assert [run["seed"] for run in status.look()["half_done"]] == [0]
+        run = written.begin("gallop", 0.2, 0, slot="slot-1")
+        run.phase("training")
+        run.event("step", step=60, steps=120, loss=0.75)
+        record = status.look()
+        assert (record["state"], record["half_done"]) == ("running", [])
+        assert record["runs"]["running"] == record["methods"]["gallop"]["configurations"]["running"] == 1
+        (active,) = record["running"]
+        assert (active["slot"], active["step"], active["loss"]) == ("slot-1", 60, 0.75)
+        assert active["attempt"] == 2
+        assert 0 <= active["seconds_since_event"] < 30
+        assert 0 < record["seconds_left"] <= 2 * 60
+        for asked, state in (("pause", "pausing"), ("stop", "stopping")):
+            control.ask(written.folder, asked)  # type: ignore[arg-type]
+            assert status.look()["state"] == state
+        control.ask(written.folder, "pause")
+        written.end(run)
+        assert status.look()["state"] == "paused"
+    assert status.look()["state"] == "not running"
+
+
+def test_the_display_names_what_matters(written: Written) -> None:
+    console = Console(width=120, record=True)
+    console.print(render(SweepStatus(written.folder, written.sweep).look()))
+    text = console.export_text()
+    for words in ("small: not running", "together", "at step 40", "diverged: random-", "best gallop-", "0.0333 slot-h"):
+        assert words in text, text
+
+
+def test_the_command_prints_one_object_and_imports_nothing_heavy(written: Written) -> None:
+    program = "import sys\nfrom gallop_ray.cli import main\ncode = main(sys.argv[1:])\n"
+    program += "print([name for name in ('torch', 'ray', 'optuna', 'mlflow') if name in sys.modules], code)"
+    command = [sys.executable, "-c", program, "status", str(written.folder.path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    record, heavy = done.stdout.strip().splitlines()
+    assert json.loads(record)["name"] == "small"
+    assert heavy == "[] 0"
+
+
+def test_follow_ends_when_no_process_runs_the_sweep(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(written.folder.path), "--json", "--follow"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["status", "best", "pause", "stop", "resume", "retry"])
+def test_a_folder_that_is_no_sweep_is_refused(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--failed"] if command == "retry" else []
+    assert main([command, str(tmp_path), *more]) == 2
+    assert "is no sweep: it has no spec.json" in capsys.readouterr().err
+    assert main([command, str(tmp_path / "missing"), *more]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_moved_is_read_where_it_lies(written: Written, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "renamed"
+    moved.parent.mkdir()
+    written.folder.path.rename(moved)
+    done = subprocess.run(
+        [sys.executable, "-m", "gallop_ray", "status", str(moved)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("renamed: not running")

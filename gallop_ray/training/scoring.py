@@ -86,10 +86,10 @@ class _Scoring:
     def rungs(self) -> list[str]:
         """For each rung, a hash of all that its gradient sums depend on.
 
-        Of the options of training that is micro_batch_size, which decides what is padded and added up together;
-        recomputing activations (gradient_checkpointing) repeats the same bits. So does a seed, but for the examples
-        that it draws, which are here themselves. The number of ranks changes last bits, as it does in training: it is
-        left out, so that a mask is the same whoever goes on with a sweep.
+        Of the options of training only micro_batch_size changes the bits: it decides what is padded and added up
+        together, while gradient_checkpointing computes the same again. The seed is here by the examples that it draws.
+        The number of ranks changes last bits, as it does in training, but is left out: a sweep that goes on with
+        another number keeps its masks.
         """
         resident = self.context.resident
         config = resident.model.config.to_diff_dict()  # type: ignore[operator, union-attr]

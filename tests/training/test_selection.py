@@ -93,6 +93,8 @@ def test_gradients_equal_the_reference_however_they_are_dealt_out(
         assert sum(map(len, owned)) == len(expected), "each matrix has one owner"
         assert all(owned), "each rank owns some"
         assert error({n: g for one in owned for n, g in one.items()}, expected) < 1e-5, setting
+    for answer, (stage, size) in itertools.product(answers, itertools.product((0, 3), MICRO_BATCHES)):
+        assert tiny.same(answer[stage, False, size], answer[stage, True, size]), "recomputing repeats the bits"
 
 
 def test_bfloat16_gradients_are_near_the_reference(ranks: Callable) -> None:

@@ -16,10 +16,10 @@ from gallop_ray.sparse.mask import Mask, choose_mask
 from gallop_ray.spec.methods import RandomSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.engine import Engine, init_distributed, quiet
+from gallop_ray.training.gradient_pass import accumulate, score_owned
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
-from gallop_ray.training.selection import accumulate, score_owned
 
 
 def sparse(shared: Setting, density: float) -> Work:

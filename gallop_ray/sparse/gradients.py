@@ -44,7 +44,7 @@ class OwnedGradients:
             dist.reduce(gradient, dst=owner)
         if owner == rank():
             total = self.sums.get(matrix)
-            self.sums[matrix] = gradient if total is None else total.add_(gradient)
+            self.sums[matrix] = gradient if total is None else total.to(gradient.device).add_(gradient)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -59,6 +59,12 @@ class OwnedGradients:
 
     def take(self, matrix: int) -> Tensor:
         """This rank's sum of one owned matrix, given away; zeros where no gradient ever came."""
-        candidate = self.candidates[matrix]
         total = self.sums.pop(matrix, None)
-        return total if total is not None else torch.zeros(candidate.shape, device=candidate.weight.device)
+        device = self.candidates[matrix].weight.device
+        return torch.zeros(self.candidates[matrix].shape, device=device) if total is None else total.to(device)
+
+    def copy(self, matrix: int) -> Tensor:
+        """The same, but kept, in the host's memory meanwhile: a GPU holds the sums or their scores, not both."""
+        total = self.take(matrix)
+        self.sums[matrix] = total.cpu()
+        return total.clone() if self.sums[matrix] is total else total

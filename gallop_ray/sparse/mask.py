@@ -53,27 +53,29 @@ def choose_within(scores: Mapping[int, Tensor], quotas: Sequence[Quota], matrice
 
 
 def share(candidates: Sequence[Candidate], chosen: Mapping[int, Tensor]) -> Mask:
-    """Give every rank the indices that each owner has chosen: a broadcast per owner. Collective."""
+    """Give every rank the indices that each owner has chosen. Collective."""
+    dtype = index_dtype(max(c.numel for c in candidates))
+    whole = hand_round(candidates, {m: indices.to(dtype) for m, indices in chosen.items()}, dtype)
+    return Mask({c.name: indices for c, indices in zip(candidates, whole, strict=True) if indices.numel()})
+
+
+def hand_round(candidates: Sequence[Candidate], parts: Mapping[int, Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Give every rank the vector (n_m,) of each candidate, which its owner has: a broadcast per owner. Collective."""
     owners = assign_owners([c.numel for c in candidates], world_size())
     device = collective_device()
     counts = torch.zeros(len(candidates), dtype=torch.int64, device=device)
-    for m, indices in chosen.items():
-        counts[m] = indices.numel()
+    for m, part in parts.items():
+        counts[m] = part.numel()
     sum_over_ranks(counts)
-    dtype = index_dtype(max(c.numel for c in candidates))
     whole: dict[int, Tensor] = {}
     for owner in range(world_size()):
         matrices = [m for m, o in enumerate(owners) if o == owner]
         sizes: list[int] = [int(counts[m]) for m in matrices]
-        if rank() == owner:
-            flat = (
-                torch.cat([chosen[m].to(dtype) for m in matrices])
-                if matrices
-                else torch.empty(0, dtype=dtype, device=device)
-            )
+        if rank() == owner and matrices:
+            flat = torch.cat([parts[m] for m in matrices])
         else:
             flat = torch.empty(sum(sizes), dtype=dtype, device=device)
         if world_size() > 1 and flat.numel():
             dist.broadcast(flat, src=owner)
         whole.update(zip(matrices, (part.clone() for part in flat.split(sizes)), strict=True))
-    return Mask({c.name: whole[m] for m, c in enumerate(candidates) if whole[m].numel()})
+    return [whole[m] for m in range(len(candidates))]

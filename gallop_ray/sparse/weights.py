@@ -54,6 +54,11 @@ def sum_over_ranks(counts: Tensor) -> Tensor:
     return counts
 
 
+def everywhere(yes: bool) -> bool:
+    """Whether all ranks say so. Collective."""
+    return int(sum_over_ranks(torch.tensor(int(yes), device=collective_device()))) == world_size()
+
+
 def _local_range(parameter: Tensor) -> tuple[int, int]:
     stored = local(parameter).numel()
     start = rank() * stored if is_split(parameter) else 0

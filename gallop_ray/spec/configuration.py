@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.methods import Density, MaskMethodSpec, MethodSpec
 from gallop_ray.spec.paths import normalised
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.spec.space import Range
+from gallop_ray.spec.space import Range, points, witnesses
 
 
 def method_named(sweep: Sweep, name: str) -> MethodSpec:
@@ -46,6 +46,26 @@ def first_points(sweep: Sweep, method: MethodSpec) -> list[dict[str, object]]:
         for point in sweep.search.first
         if point.keys() <= paths.keys()
     ]
+
+
+def densities(sweep: Sweep, method: MaskMethodSpec) -> list[Density]:
+    """The densities of a method in a sweep: all, or the ends of a range."""
+    searched = method_space(sweep, method.name).get("method.density")
+    values = witnesses(searched) if searched else (method.density,)
+    return [type(method).model_validate({**dict(method), "density": value}).density for value in values]
+
+
+def selection_ratios(sweep: Sweep, method: MethodSpec) -> list[float | None]:
+    """The selection ratios of a method in a sweep; none where they are a continuous range."""
+    searched = method_space(sweep, method.name).get("method.selection_ratio")
+    values = (points(searched) or ()) if searched else (getattr(method, "selection_ratio", None),)
+    return [None if value is None else float(str(value)) for value in values]
+
+
+def fixed_scores(sweep: Sweep, method: MethodSpec) -> bool:
+    """Whether nothing but density and selection ratio varies of a method's own options."""
+    varied = {path for path in method_space(sweep, method.name) if path.startswith("method.")}
+    return varied <= {"method.density", "method.selection_ratio"}
 
 
 def resolve(sweep: Sweep, method_name: str, values: Mapping[str, object]) -> Configuration:

@@ -7,6 +7,7 @@ group down, and Ray Train starts it again.
 import traceback
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ import torch.distributed
 
 from gallop_ray.methods import METHODS
 from gallop_ray.sparse.candidates import find_candidates
-from gallop_ray.spec.configuration import asked, method_space
+from gallop_ray.spec.configuration import asked, densities
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.spec.space import witnesses
 from gallop_ray.sweep.jobs import BaseJob, Job, Outcome, RunJob
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.records import RunFolder, SweepFolder
@@ -37,7 +37,8 @@ def serve(config: Mapping[str, Any]) -> None:
     sweep, folder = Sweep.model_validate_json(config["sweep"]), SweepFolder(Path(config["folder"]))
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
     try:
-        resident = load_resident(sweep)
+        # Sweeps with the same output share their scores.
+        resident = replace(load_resident(sweep), scores=folder.path.parent / "scores")
     except Exception as error:
         # Not raised: Ray Train would start the group again, for ever.
         ray.get(slot.refuse.remote(str(error) if isinstance(error, ValueError | OSError) else traceback.format_exc()))
@@ -105,14 +106,8 @@ def _check_methods(resident: Resident) -> None:
         METHODS[spec.type](spec)
         if isinstance(spec, MaskMethodSpec):
             candidates = find_candidates(resident.model, spec.target_modules)
-            for value in _densities(sweep, spec):
+            for value in densities(sweep, spec):
                 each: Any = METHODS[spec.type](spec.model_copy(update={"density": value}))
                 each.quotas(candidates, resident.parameters)
         elif targets := getattr(spec, "target_modules", None):
             find_candidates(resident.model, targets)
-
-
-def _densities(sweep: Sweep, spec: MaskMethodSpec) -> list[Any]:
-    searched = method_space(sweep, spec.name).get("method.density")
-    values = witnesses(searched) if searched else (spec.density,)
-    return [type(spec).model_validate({**dict(spec), "density": value}).density for value in values]

@@ -14,7 +14,7 @@ from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magn
 from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.refresh import Refresher
-from gallop_ray.training.selection import select
+from gallop_ray.training.selection import Selection, select
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Attached:
     candidates: Sequence[Candidate] = ()
     magnitudes: Tensor | None = None
     """Of all candidates, as exponent_counts."""
+    scores: str | None = None
+    """Where a gradient method's scores came from."""
 
     @property
     def delta(self) -> SparseDelta | None:
@@ -64,13 +66,16 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
 def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | None) -> Attached:
     resident = context.resident
     candidates = find_candidates(resident.model, method.spec.target_modules)
-    mask = select(context, candidates, method) if checkpoint is None else checkpoint.mask
+    if checkpoint is None:
+        selection = select(context, candidates, method)
+    else:
+        selection = Selection(checkpoint.mask, "checkpoint" if method.needs_gradients else None)
     with context.phases.phase("attaching"):
         key = tuple(c.name for c in candidates)
         if key not in resident.magnitudes:
             resident.magnitudes[key] = candidate_counts(candidates)
-        delta = SparseDelta(resident.model, candidates, mask)
+        delta = SparseDelta(resident.model, candidates, selection.mask)
         if checkpoint is not None:
             delta.recall(checkpoint.touched)
     refresher = Refresher(method, delta, context.seed) if isinstance(method, RefreshedMethod) else None
-    return Attached(delta, refresher, candidates, resident.magnitudes[key])
+    return Attached(delta, refresher, candidates, resident.magnitudes[key], selection.scores)

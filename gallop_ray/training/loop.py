@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from gallop_ray.training.errors import Diverged
 from gallop_ray.training.refresh import Refresher
 from gallop_ray.training.report import Reporter
 
+_T = TypeVar("_T")
 _LOGGED_STEPS = 50  # a run logs about this many of its steps
 
 
@@ -49,7 +51,7 @@ def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
     return training.learning_rate * factor[training.schedule]
 
 
-def batches(examples: Sequence[Encoded], size: int, seed: int) -> Iterator[list[Encoded]]:
+def batches(examples: Sequence[_T], size: int, seed: int) -> Iterator[list[_T]]:
     """Batches without end: every epoch all examples once, in an order of its own. The same on any number of ranks."""
     generator = torch.Generator().manual_seed(seed)
     queue: list[int] = []

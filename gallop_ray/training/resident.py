@@ -1,9 +1,13 @@
 """What a worker keeps between runs: the base model, the tokenizer, and the task data as tokens."""
 
 import gc
+import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,11 +38,21 @@ class Resident:
     train: list[Encoded]
     magnitudes: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     """How large the weights of the candidates with these names are, as exponent_counts; filled when first needed."""
+    scores: Path | None = None
+    """The folder of the score store; None for no store."""
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the base weights."""
         return next(self.model.parameters()).dtype
+
+    @cached_property
+    def train_hash(self) -> str:
+        """sha256 over the tokens and labels of the training examples."""
+        digest = hashlib.sha256()
+        for example in self.train:
+            digest.update(array("q", [len(example.input_ids), *example.input_ids, *example.labels]).tobytes())
+        return digest.hexdigest()
 
     @property
     def device(self) -> torch.device:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gallop_ray.methods import Attachment
-from gallop_ray.sparse.weights import collective_device, full_shape, sum_over_ranks, world_size
+from gallop_ray.sparse.weights import everywhere, full_shape
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
@@ -62,7 +62,7 @@ def execute(
     """
     context = RunContext(resident, configuration, seed, reporter, Phases(reporter))
     torch.manual_seed(seed)
-    checkpoint = Checkpoint.load(reporter.checkpoint) if _everywhere(reporter.checkpoint.exists()) else None
+    checkpoint = Checkpoint.load(reporter.checkpoint) if everywhere(reporter.checkpoint.exists()) else None
     with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
         trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
         correct, state = _train_and_measure(context, what, trained, checkpoint)
@@ -72,6 +72,7 @@ def execute(
     return {
         **asked(configuration, seed),
         **_size(resident, trained),
+        "scores": what.scores,
         "mask": what.record(),
         "steps": state.steps,
         "train_loss": state.loss if state.steps else None,
@@ -80,11 +81,6 @@ def execute(
         "correct": correct,
         **context.phases.record(),
     }
-
-
-def _everywhere(yes: bool) -> bool:
-    """Whether all ranks say so."""
-    return int(sum_over_ranks(torch.tensor(int(yes), device=collective_device()))) == world_size()
 
 
 def _train_and_measure(

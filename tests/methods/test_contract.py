@@ -104,7 +104,7 @@ def try_all(stage: int, folder: Path) -> dict[str, dict[str, Any]]:
             result = execute(resident, a_configuration(resident, name), 1, base, watch)
             assert tiny.same(tiny.whole_weights(resident.model), weights), f"{name} restores the base"
             assert test_run.traces(resident.model) == before, f"{name} leaves nothing behind"
-            results.append({key: value for key, value in result.items() if key not in test_run.TIMES})
+            results.append({key: value for key, value in result.items() if key not in {*test_run.TIMES, "scores"}})
             watches.append(watch)
         seen[name] = {
             "results": results,

@@ -14,9 +14,9 @@ from gallop_ray.methods.magnitude import smallness
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.topk import EXCLUDED, largest
 from gallop_ray.training.loop import batches
-from gallop_ray.training.selection import select, selection_examples
+from gallop_ray.training.selection import select
 from tests.training import tiny
-from tests.training.test_selection import reference_gradients
+from tests.training.test_selection import reference_gradients, selection_examples
 
 SEED, RATIO, DENSITY, BATCH = 11, 0.5, 0.03, 8
 Matrices = dict[str, np.ndarray]
@@ -140,7 +140,7 @@ def masks() -> dict[str, dict[str, list[int]]]:
             asked["selection_ratio"] = RATIO
         context = tiny.context(resident, SEED, method=asked)
         method: Any = METHODS[asked["type"]](context.configuration.method)
-        mask = select(context, find_candidates(resident.model), method)
+        mask = select(context, find_candidates(resident.model), method).mask
         found[case] = {n: i.tolist() for n, i in mask.indices.items()}
     return found
 

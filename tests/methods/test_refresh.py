@@ -39,7 +39,7 @@ def refreshed(stage: int, name: str) -> dict[str, Any]:
     method: Any = METHODS[name](context.configuration.method)
     candidates = find_candidates(resident.model)
     before = tiny.whole_weights(resident.model)
-    delta = SparseDelta(resident.model, candidates, select(context, candidates, method))
+    delta = SparseDelta(resident.model, candidates, select(context, candidates, method).mask)
     names = [c.name for c in delta.places]
     masks: dict[int, Masks] = {}
 

@@ -22,12 +22,12 @@ from gallop_ray.tasks.encode import IGNORED, Encoded
 from gallop_ray.training.attach import attached
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine, init_distributed, quiet, split_over_ranks
+from gallop_ray.training.gradient_pass import accumulate, score_owned
 from gallop_ray.training.memory import Estimate, estimate
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
 from gallop_ray.training.run import checkpointing
-from gallop_ray.training.selection import accumulate, score_owned
 
 ANSWER = 6  # tokens
 GALLOP = {"type": "gallop", "density": 0.02, "selection_ratio": 0.2}

@@ -16,11 +16,13 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.weights import write_entries
 from gallop_ray.spec.methods import GallopSpec
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
+from gallop_ray.training.draw import permutation, share_of
+from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
 from gallop_ray.training.run import checkpointing
-from gallop_ray.training.selection import accumulate, select, selection_examples
+from gallop_ray.training.selection import select
 from tests.training import tiny
 
 EXAMPLES = 7
@@ -48,7 +50,7 @@ def reference_gradients(
 
 
 def gradients(resident: Resident, targets: Sequence[str] | None = None) -> dict[tuple[bool, int], dict[str, Tensor]]:
-    """The summed gradients that this rank owns, by gradient checkpointing and size of the micro-batches."""
+    """The mean gradients that this rank owns, by gradient checkpointing and size of the micro-batches."""
     owned, answers = OwnedGradients(find_candidates(resident.model, targets)), {}
     with owned.listening(), resident.usable(resident.model, resident.sweep.training):
         for recompute, size in itertools.product((False, True), MICRO_BATCHES):
@@ -56,8 +58,13 @@ def gradients(resident: Resident, targets: Sequence[str] | None = None) -> dict[
             training = resident.sweep.training.model_copy(update=update)
             with checkpointing(resident.model, training):
                 accumulate(resident, resident.train[:EXAMPLES], training, Phases(Silent(Path())))
-            answers[recompute, size] = {owned.candidates[i].name: owned.take(i) for i in owned.owned}
+            answers[recompute, size] = {owned.candidates[i].name: owned.take(i) / EXAMPLES for i in owned.owned}
     return answers
+
+
+def selection_examples(train: Sequence[Encoded], ratio: float, seed: int) -> list[Encoded]:
+    """The seed's draw of a share of the examples."""
+    return [train[i] for i in permutation(len(train), seed)[: share_of(len(train), ratio)]]
 
 
 def gradients_at(
@@ -86,6 +93,8 @@ def test_gradients_equal_the_reference_however_they_are_dealt_out(
         assert sum(map(len, owned)) == len(expected), "each matrix has one owner"
         assert all(owned), "each rank owns some"
         assert error({n: g for one in owned for n, g in one.items()}, expected) < 1e-5, setting
+    for answer, (stage, size) in itertools.product(answers, itertools.product((0, 3), MICRO_BATCHES)):
+        assert tiny.same(answer[stage, False, size], answer[stage, True, size]), "recomputing repeats the bits"
 
 
 def test_bfloat16_gradients_are_near_the_reference(ranks: Callable) -> None:
@@ -142,7 +151,7 @@ def gallop_masks(stage: int, ks: dict[str, int]) -> dict[str, dict[str, list[int
     for zero_guard, k in ks.items():
         spec = GallopSpec(density=k / resident.parameters, selection_ratio=RATIO, zero_guard=zero_guard)
         context = tiny.context(resident, SEED)
-        mask = select(context, candidates, Gallop(spec))
+        mask = select(context, candidates, Gallop(spec)).mask
         assert context.phases.seconds.keys() == {"scoring", "selecting"}
         masks[zero_guard] = {name: indices.tolist() for name, indices in mask.indices.items()}
     return masks

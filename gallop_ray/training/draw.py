@@ -1,0 +1,69 @@
+"""Which training examples a run scores, and in which portions their gradients are added up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gallop_ray.spec.configuration import selection_ratios
+from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.training.context import RunContext
+from gallop_ray.training.loop import batches
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Training examples by their positions, in the order of the draw, and the rungs of a ladder up through them.
+
+    ends: how many examples are drawn up to the end of each rung; asked: the rung that the run scores. The sums of a
+    rung always continue those of the rung below, so that they are the same bits whether those were stored, or are
+    added up on the way.
+    """
+
+    order: list[int]
+    ends: tuple[int, ...]
+    asked: int = 0
+    first_batch: bool = False
+
+    def rung(self, index: int) -> list[int]:
+        """The examples that a rung adds, by position."""
+        return sorted(self.order[self.ends[index - 1] if index else 0 : self.ends[index]])
+
+    def begins_like(self, ends: tuple[int, ...], rung: int) -> bool:
+        """Whether up to this rung, with it, another ladder is the same."""
+        return self.ends[: rung + 1] == ends[: rung + 1]
+
+
+def draw(context: RunContext, spec: MaskMethodSpec) -> Draw:
+    """The examples whose mean gradient a method scores.
+
+    The ladder has a rung for each selection ratio of the method in its sweep. Where those are a continuous range, the
+    run's own is the only one.
+    """
+    sweep, examples = context.resident.sweep, len(context.resident.train)
+    ratio: float | None = getattr(spec, "selection_ratio", None)
+    if ratio is None:
+        batch = next(batches(range(examples), context.training.batch_size, context.seed))
+        return Draw(batch, (len(batch),), first_batch=True)
+    own = share_of(examples, ratio)
+    known = [each for each in sweep.methods if (each.name, each.type) == (spec.name, spec.type)]
+    ends = rungs(selection_ratios(sweep, known[0]), examples) if known else ()
+    if own not in ends:
+        ends = (own,)
+    return Draw(permutation(examples, context.seed), ends, ends.index(own))
+
+
+def rungs(ratios: Sequence[float | None], examples: int) -> tuple[int, ...]:
+    """How many examples these selection ratios draw, ascending."""
+    return tuple(sorted({share_of(examples, ratio) for ratio in ratios if ratio is not None}))
+
+
+def share_of(examples: int, ratio: float) -> int:
+    """How many examples a selection ratio draws: at least one."""
+    return max(1, round(ratio * examples))
+
+
+def permutation(examples: int, seed: int) -> list[int]:
+    """The seed's order of the training examples; a smaller ratio draws a part of a larger one's."""
+    order: list[int] = torch.randperm(examples, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order

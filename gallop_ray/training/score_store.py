@@ -1,0 +1,122 @@
+"""The score store: rankings, and gradient sums that a larger selection ratio may go on from, by what they depend on.
+
+A folder on storage that every node sees, shared by the sweeps beside it:
+
+- <key>.safetensors, a ranking: `asked`, and by candidate `<name>.indices` and `<name>.scores` (see Ranking),
+- <key>.sums/<position>.safetensors, the un-normalised float32 gradient sum of one candidate,
+- <key>.lock, held by whoever computes.
+
+All files carry checksums; one that is damaged counts as missing. Everything here is collective.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from gallop_ray.sparse.budget import Quota
+from gallop_ray.sparse.checked import load_checked, save_checked
+from gallop_ray.sparse.gradients import OwnedGradients
+from gallop_ray.sparse.mask import hand_round, index_dtype
+from gallop_ray.sparse.ranking import Ranking
+from gallop_ray.sparse.weights import collective_device, everywhere, rank
+
+_LOG = logging.getLogger(__name__)
+_PATIENCE = 5.0  # seconds between two signs of life to the ranks that wait with the first, lest their group time out
+
+
+class ScoreStore:
+    """The store in a folder, which is made when first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """While this is open no other run, in whatever process, is in here with that key."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f"{key}.lock")
+        while not everywhere(rank() > 0 or _taken(lock)):
+            pass
+        try:
+            yield
+            everywhere(True)  # what other ranks write is written
+        finally:
+            lock.release()
+
+    def ranking(self, key: str, owned: OwnedGradients, quotas: Sequence[Quota]) -> Ranking | None:
+        """The ranking of that key, if it is there, unharmed, and large enough for these quotas."""
+        names = [f"{owned.candidates[m].name}.{kind}" for m in owned.owned for kind in ("indices", "scores")]
+        found = load_checked(self._ranking(key), ["asked", *names])
+        ranking = None if found is None else _ranking_of(found, owned)
+        return ranking if everywhere(ranking is not None and ranking.holds(quotas)) else None
+
+    def keep_ranking(self, key: str, owned: OwnedGradients, ranking: Ranking) -> None:
+        """Put in a ranking, in place of what is there; rank 0 writes."""
+        dtype = index_dtype(max(c.numel for c in owned.candidates))
+        indices = hand_round(owned.candidates, {m: i.to(dtype) for m, i in ranking.indices.items()}, dtype)
+        scores = hand_round(owned.candidates, ranking.scores, torch.float32)
+        tensors = {"asked": ranking.asked}
+        for c, of_matrix, its_scores in zip(owned.candidates, indices, scores, strict=True):
+            if of_matrix.numel():
+                tensors |= {f"{c.name}.indices": of_matrix, f"{c.name}.scores": its_scores}
+        if rank() == 0:
+            _save(self._ranking(key), tensors)
+
+    def has_ranking(self, key: str) -> bool:
+        """Whether there is one, of whatever size and state."""
+        return everywhere(rank() > 0 or self._ranking(key).exists())
+
+    def sums(self, key: str, owned: OwnedGradients) -> dict[int, Tensor] | None:
+        """The gradient sums of this rank's matrices, if those of all matrices are there and unharmed."""
+        read = {m: load_checked(self._sums(key) / f"{m}.safetensors", ["sum"]) for m in owned.owned}
+        found = {m: tensors["sum"] for m, tensors in read.items() if tensors}
+        return found if everywhere(len(found) == len(read)) else None
+
+    def keep_sums(self, key: str, owned: OwnedGradients) -> None:
+        """Put in the gradient sums; each owner writes its own, so that any number of ranks can read them."""
+        self._sums(key).mkdir(exist_ok=True)
+        for m in owned.owned:
+            _save(self._sums(key) / f"{m}.safetensors", {"sum": owned.copy(m)})
+
+    def drop_sums(self, key: str) -> None:
+        """Remove gradient sums, if there are any; rank 0 does."""
+        if rank() == 0:
+            shutil.rmtree(self._sums(key), ignore_errors=True)
+
+    def _ranking(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def _sums(self, key: str) -> Path:
+        return self.folder / f"{key}.sums"
+
+
+def _taken(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        return False
+    return True
+
+
+def _ranking_of(tensors: Mapping[str, Tensor], owned: OwnedGradients) -> Ranking:
+    """A matrix that has nothing ranked is not in the file."""
+    none, device = {"indices": torch.empty(0, dtype=torch.int64), "scores": torch.empty(0)}, collective_device()
+    indices, scores = (
+        {m: tensors.get(f"{owned.candidates[m].name}.{kind}", none[kind]).to(device) for m in owned.owned}
+        for kind in ("indices", "scores")
+    )
+    return Ranking(indices, scores, tensors["asked"])
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A run that has its scores does not fail for want of room to keep them."""
+    try:
+        save_checked(path, tensors)
+    except OSError as error:
+        _LOG.warning("scores are not kept in %s: %s", path.parent, error)

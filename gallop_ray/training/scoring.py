@@ -1,0 +1,218 @@
+"""Rankings of a run's candidates: read from the score store, or made by a gradient pass, which then serves others, too.
+
+A pass adds up the gradients of the drawn examples rung by rung. At each rung all gradient methods of the sweep that
+look at the same candidates and climb the same ladder are ranked, as far as they are not yet; only then the examples of
+the next rung are gone through.
+"""
+
+import hashlib
+import json
+import logging
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from gallop_ray.methods import METHODS, MaskMethod
+from gallop_ray.sparse.budget import Quota
+from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.gradients import OwnedGradients
+from gallop_ray.sparse.ranking import Ranking, rank_scores
+from gallop_ray.spec.configuration import densities, fixed_scores, selection_ratios
+from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.training.context import RunContext
+from gallop_ray.training.draw import Draw, draw, rungs
+from gallop_ray.training.gradient_pass import accumulate, score_owned
+from gallop_ray.training.score_store import ScoreStore
+
+Source = Literal["computed", "continued", "store", "checkpoint"]
+"""Where scores came from: a pass from its first example, one from stored sums, the store; of a checkpoint, the mask."""
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1  # of what scores are; a larger number leaves aside all that is stored
+_NO_FORMULA = {"name", "density", "selection_ratio", "target_modules"}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A ranking that holds what the run asks for, and how it was come by."""
+
+    ranking: Ranking
+    source: Source
+    key: str
+
+
+def rank_candidates(
+    context: RunContext, candidates: Sequence[Candidate], method: MaskMethod, quotas: Sequence[Quota]
+) -> Ranked:
+    """The ranking out of which a gradient method chooses its quotas. Collective."""
+    scoring = _Scoring(context, candidates, method, quotas)
+    if scoring.store is None:
+        return scoring.compute()
+    if found := scoring.look_up():
+        return found
+    with scoring.store.alone(scoring.rungs[-1]):
+        return scoring.look_up() or scoring.compute()  # another run may have ranked them meanwhile
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    context: RunContext
+    candidates: Sequence[Candidate]
+    method: MaskMethod
+    quotas: Sequence[Quota]
+
+    @cached_property
+    def store(self) -> ScoreStore | None:
+        folder = self.context.resident.scores
+        return None if folder is None else ScoreStore(folder)
+
+    @cached_property
+    def draw(self) -> Draw:
+        return draw(self.context, self.method.spec)
+
+    @property
+    def rung(self) -> int:
+        """The rung that this run scores."""
+        return self.draw.asked
+
+    @cached_property
+    def owned(self) -> OwnedGradients:
+        return OwnedGradients(self.candidates)
+
+    @cached_property
+    def rungs(self) -> list[str]:
+        """For each rung, a hash of all that its gradient sums depend on.
+
+        Of the options of training only micro_batch_size changes the bits: it decides what is padded and added up
+        together, while gradient_checkpointing computes the same again. The seed is here by the examples that it draws.
+        The number of ranks changes last bits, as it does in training, but is left out: a sweep that goes on with
+        another number keeps its masks.
+        """
+        resident = self.context.resident
+        config = resident.model.config.to_diff_dict()  # type: ignore[operator, union-attr]
+        depends = {
+            "version": _VERSION,
+            "base": resident.base_hash,
+            "config": {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")},
+            "dtype": str(resident.dtype),
+            "device": resident.device.type,
+            "train": resident.train_hash,
+            "candidates": [[c.name, *c.shape] for c in self.candidates],
+            "micro_batch_size": self.context.training.micro_batch_size,
+        }
+        digest, found = hashlib.sha256(_canonical(depends)), []
+        for rung in range(len(self.draw.ends)):
+            examples = self.draw.rung(rung)
+            digest.update(array("q", [len(examples), *examples]).tobytes())
+            found.append(digest.copy().hexdigest())
+        return found
+
+    def key(self, spec: MaskMethodSpec, rung: int) -> str:
+        """A hash of all that a method's ranking depends on: all its options count but those that do not."""
+        options = spec.model_dump(mode="json", exclude=_NO_FORMULA)
+        return hashlib.sha256(self.rungs[rung].encode() + _canonical(options)).hexdigest()
+
+    def look_up(self) -> Ranked | None:
+        assert self.store is not None
+        key = self.key(self.method.spec, self.rung)
+        ranking = self.store.ranking(key, self.owned, self.quotas)
+        return None if ranking is None else Ranked(ranking, "store", key)
+
+    def compute(self) -> Ranked:
+        """Rank, by a pass or what is left to do of one; keep what others will ask for."""
+        reached = self._recall()
+        source: Source = "computed" if reached < 0 else "continued"
+        for rung in range(max(reached, 0), self.rung + 1):
+            if rung > reached:
+                self._accumulate(rung)
+            self._serve(rung)
+        if reached < self.rung:
+            self._keep_sums()
+        key, quotas = self.key(self.method.spec, self.rung), self.quotas
+        if self.store is not None:
+            quotas = self._most(self.method.spec, quotas)
+        ranking = self._rank(self.method, quotas, self.rung, keep=False)
+        if self.store is not None:
+            self.store.keep_ranking(key, self.owned, ranking)
+            for below in self.rungs[: self.rung]:
+                self.store.drop_sums(below)
+        return Ranked(ranking, source, key)
+
+    def _recall(self) -> int:
+        """Take up the stored sums of the highest rung up to the run's own; -1 where there are none."""
+        for rung in range(self.rung, -1, -1):
+            sums = None if self.store is None else self.store.sums(self.rungs[rung], self.owned)
+            if sums is not None:
+                self.owned.sums = sums
+                return rung
+        return -1
+
+    def _accumulate(self, rung: int) -> None:
+        context, resident = self.context, self.context.resident
+        examples = [resident.train[i] for i in self.draw.rung(rung)]
+        usable = resident.usable(resident.model, context.training)
+        with context.phases.phase("scoring"), self.owned.listening(), usable:
+            accumulate(resident, examples, context.training, context.phases)
+
+    def _rank(self, method: MaskMethod, quotas: Sequence[Quota], rung: int, keep: bool) -> Ranking:
+        with self.context.phases.phase("selecting"):
+            scores = score_owned(self.owned, method, self.context.seed, self.draw.ends[rung], keep)
+            return rank_scores(scores, quotas, len(self.candidates))
+
+    def _serve(self, rung: int) -> None:
+        """Rank what the sweep's methods will ask for at this rung, but for the run's own ranking."""
+        if self.store is None:
+            return
+        own = self.key(self.method.spec, self.rung)
+        for spec in self._methods(rung):
+            key, quotas = self.key(spec, rung), self._most(spec)
+            if key == own or self.store.ranking(key, self.owned, quotas) is not None:
+                continue
+            method: Any = METHODS[spec.type](spec)
+            try:
+                self.store.keep_ranking(key, self.owned, self._rank(method, quotas, rung, keep=True))
+            except ValueError as error:  # on every rank alike; a run of that method will meet it again
+                _LOG.warning("%s is not ranked along with %s: %s", spec.name, self.method.spec.name, error)
+
+    def _methods(self, rung: int) -> Iterator[MaskMethodSpec]:
+        """The methods whose rankings at this rung are known to be asked for."""
+        own, sweep, examples = self.method.spec, self.context.resident.sweep, len(self.context.resident.train)
+        for spec in gradient_methods(sweep):
+            ratios = selection_ratios(sweep, spec)
+            same = None in ratios if self.draw.first_batch else self.draw.begins_like(rungs(ratios, examples), rung)
+            if same and spec.target_modules == own.target_modules and fixed_scores(sweep, spec):
+                yield spec
+
+    def _most(self, spec: MaskMethodSpec, quotas: Sequence[Quota] = ()) -> list[Quota]:
+        """The largest quotas that the sweep will ask of a ranking, and these."""
+        sweep, most = self.context.resident.sweep, {quota.matrices: quota.k for quota in quotas}
+        for each in gradient_methods(sweep):
+            if each.name != spec.name and self.key(each, 0) != self.key(spec, 0):
+                continue
+            for density in densities(sweep, each):
+                method: Any = METHODS[spec.type](spec.model_copy(update={"density": density}))
+                for quota in method.quotas(self.candidates, self.context.resident.parameters):
+                    # Shares of a density are rounded so that they add up: of a smaller one, one may be larger by 1.
+                    most[quota.matrices] = max(most.get(quota.matrices, 0), quota.k + 1)
+        return [Quota(matrices, k) for matrices, k in most.items()]
+
+    def _keep_sums(self) -> None:
+        """Keep the sums where a larger rung may still go on from them."""
+        above = self.rung + 1
+        if self.store is None or above == len(self.rungs):
+            return
+        if not self.store.has_ranking(self.key(self.method.spec, above)):
+            self.store.keep_sums(self.rungs[self.rung], self.owned)
+
+
+def gradient_methods(sweep: Sweep) -> list[MaskMethodSpec]:
+    """The methods of a sweep that score gradients."""
+    masks = [spec for spec in sweep.methods if isinstance(spec, MaskMethodSpec)]
+    return [spec for spec in masks if getattr(METHODS[spec.type], "needs_gradients", False)]
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str).encode()

@@ -226,15 +226,14 @@ def _head(record: Record) -> Text:
 
 def _table(record: Record) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("Method")
-    table.add_column("")
+    table.add_column("Configurations\n  runs")
     for name in (*_COUNTS, "best"):
         table.add_column(name.replace("_", " ").capitalize(), justify="right")
     rows = record["methods"] | ({"together": record} if len(record["methods"]) > 1 else {})
     for method, counts in rows.items():
         best = counts["best"]
         cells = [f"{counts['configurations'][name]}\n{counts['runs'][name]}" for name in _COUNTS]
-        table.add_row(method, "configurations\nruns", *cells, "" if best is None else f"{best['objective']:.4f}")
+        table.add_row(f"{method}\n  runs", *cells, "" if best is None else f"{best['objective']:.4f}")
     return table
 
 

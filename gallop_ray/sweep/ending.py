@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from gallop_ray.tracking import control
@@ -39,6 +39,7 @@ def ending_when_told(folder: SweepFolder) -> Iterator[None]:
 
 def _watch(folder: SweepFolder, over: threading.Event) -> None:
     while not over.wait(control.LOOK_SECONDS):
-        if control.asked(folder) == "stop now":
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+        with suppress(OSError):  # a network disk that hiccups is asked again
+            if control.asked(folder) == "stop now":
+                os.kill(os.getpid(), signal.SIGTERM)
+                return

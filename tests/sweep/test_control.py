@@ -23,7 +23,7 @@ class Handled:
     """A sweep, the process that runs it, and what was seen on the way."""
 
     def __init__(self, tmp: Path) -> None:
-        training = {**command.TINY["training"], "steps": 60, "checkpoint_steps": 5}
+        training = {**command.TINY["training"], "steps": 120, "checkpoint_steps": 5}
         methods = [{"type": "gallop"}, {"type": "random"}]
         self.sweep = command.write_sweep(tmp, methods=methods, training=training)
         self.folder = SweepFolder(tmp / "runs" / "tiny")
@@ -34,14 +34,14 @@ class Handled:
         self.process = command.start(*arguments)
 
     def until(self, what: Callable[[], object]) -> None:
-        end = time.monotonic() + 200
+        end = time.monotonic() + 400
         while not what():
             assert self.process.poll() is None, self.process.communicate()[0]
             assert time.monotonic() < end, "it did not come to that"
             time.sleep(0.1)
 
     def ended(self) -> tuple[int, str]:
-        output, _ = self.process.communicate(timeout=100)
+        output, _ = self.process.communicate(timeout=400)
         return self.process.returncode, output
 
     def do(self, name: str, *more: str | Path) -> tuple[int, str]:

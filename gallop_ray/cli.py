@@ -98,6 +98,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     sweep = _load(arguments)
     from gallop_ray.sweep.driver import located, run_sweep
+    from gallop_ray.sweep.halt import Halted
     from gallop_ray.sweep.summary import print_summary
 
     sweep = located(sweep)
@@ -106,6 +107,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; what was finished is kept. The same command goes on from here.", file=sys.stderr)
         return _INTERRUPTED
+    except Halted as halt:
+        print(f"stopped: {halt}. What was finished is kept; the same command goes on from here.", file=sys.stderr)
+        return _FAILED
     return 0 if print_summary(folder, sweep) else _FAILED
 
 

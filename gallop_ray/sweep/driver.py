@@ -16,12 +16,14 @@ from gallop_ray.reporting.masks import write_mask_report
 from gallop_ray.reporting.progress import SweepDisplay
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.cluster import connect, count_slots
-from gallop_ray.sweep.jobs import BaseJob
-from gallop_ray.sweep.pool import SlotPool
+from gallop_ray.sweep.cluster import beside_driver, connect, count_slots
+from gallop_ray.sweep.halt import Halted, Watch, no_space
+from gallop_ray.sweep.jobs import BaseJob, CheckJob, Job
+from gallop_ray.sweep.pool import Room, start_pool
 from gallop_ray.sweep.searcher import StudySearcher
 from gallop_ray.sweep.study import Studies
-from gallop_ray.sweep.trial import CPUS, ConfigurationTrial, TrialContext
+from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
+from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import SweepFolder
@@ -56,8 +58,25 @@ def _absolute_folder(name: str) -> str:
 
 
 def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
-    """Run what is not yet done of a located sweep. Raises UserError for what the user has to mend."""
+    """Run what is not yet done of a located sweep.
+
+    Raises UserError for what the user has to mend, Halted where it had to stop before its end for another reason.
+    """
     folder = SweepFolder(Path(sweep.output) / sweep.name)
+    try:
+        _run_sweep(sweep, folder, verbose)
+    except Halted as halt:
+        if halt.mistake:
+            raise UserError(str(halt)) from None
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise no_space(folder.path, error) from error
+        raise
+    return folder
+
+
+def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
     with ExitStack() as stack:
         stack.enter_context(_alone(folder))
         _remember(folder, sweep)
@@ -72,7 +91,6 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
                 _search(sweep, folder, studies, pool)
             folder.rebuild_results()
         _report_masks(folder, sweep)
-    return folder
 
 
 @contextmanager
@@ -116,15 +134,16 @@ def _mirrored(folder: SweepFolder, sweep: Sweep) -> Iterator[None]:
 
 @contextmanager
 def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str], None]) -> Iterator[Any]:
+    most = plan_sweep(sweep, None).configurations
     connect(verbose)
     try:
         try:
-            slots = count_slots(sweep.resources)
+            slots = min(count_slots(sweep.resources), most)
         except ValueError as error:
             raise UserError(str(error)) from None
         workers = sweep.resources.workers_per_slot
         note(f"starting {slots} slot{'s' * (slots > 1)} of {workers} worker{'s' * (workers > 1)}")
-        pool = SlotPool.remote(slots, sweep.model_dump_json(), str(folder.path))
+        pool = start_pool(most, sweep.model_dump_json(), str(folder.path))
         try:
             yield pool
         finally:
@@ -137,18 +156,25 @@ def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str
 def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> None:
     """Check the sweep against the model, and measure the base model unless an earlier start has."""
     note(f"loading {sweep.model.name}: the first time it is downloaded or made, which can take some minutes")
-    lease, refused = pool.lease.remote(), pool.refused.remote()
-    done, _ = ray.wait([lease, refused], num_returns=1)
-    if refused in done:
-        raise UserError(ray.get(refused))
-    name, slot = ray.get(lease)
+    lease = ray.get(pool.lease.remote())
+    if isinstance(lease, str):
+        raise UserError(lease)
+    name, slot = lease
+    _execute(slot, CheckJob())
     if folder.base() is None:
         note("measuring the base model")
-        outcome = ray.get(slot.execute.remote(BaseJob()))
-        if outcome.status != "finished":
-            raise UserError(str(outcome.reason))
-        folder.write_base(outcome.result)
-    ray.get(pool.give_back.remote(name, True))
+        folder.write_base(_execute(slot, BaseJob()))
+    ray.get(pool.give_back.remote(name))
+
+
+def _execute(slot: Any, job: Job) -> dict[str, Any]:
+    outcome = ray.get(slot.execute.remote(job))
+    if outcome.status == "out_of_memory":
+        raise UserError(f"the base model alone needs more memory than there is: {outcome.reason}")
+    if outcome.status != "finished":
+        raise UserError(str(outcome.reason))
+    found: dict[str, Any] = outcome.result
+    return found
 
 
 def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
@@ -162,15 +188,21 @@ def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
 def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any) -> None:
     deadline = time.time() + 3600 * sweep.budget.hours if sweep.budget.hours else None
     context = TrialContext(sweep.model_dump_json(), folder.path, pool)
-    trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), {"CPU": CPUS})
+    # Trials only wait: they take no CPU from the workers, and live and die with the driver.
+    trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), beside_driver())
+    watch = Watch()
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(studies, deadline),
+            search_alg=StudySearcher(studies, deadline, Room(pool)),
             num_samples=-1,
-            max_concurrent_trials=count_slots(sweep.resources),
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name=f"tune-{int(time.time())}", storage_path=str(folder.path / "ray"), verbose=0),
+        run_config=tune.RunConfig(
+            name=f"tune-{int(time.time())}",
+            storage_path=str(folder.path / "ray"),
+            verbose=0,
+            callbacks=[watch],
+        ),
     )
-    tuner.fit()
+    watch.fit(tuner)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean, stdev
 from typing import Any
 
-_NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended")
+_NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended", "attempts", "micro_batch_size")
 
 
 def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

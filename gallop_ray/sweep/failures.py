@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gallop_ray.sweep.jobs import Failure, Outcome
-from gallop_ray.tracking.files import is_disk_full
+from gallop_ray.tracking.files import Record, is_disk_full
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.training.errors import Diverged
 
@@ -114,14 +114,17 @@ def explained(outcome: Outcome, micro_batch_size: int) -> str:
 
 def hopeless(folder: SweepFolder) -> str | None:
     """Why to stop a sweep in which nothing has finished and the first configurations failed in one and the same way."""
-    results = folder.results()
-    failures = {r["configuration"]: (r["failure"], r["reason"]) for r in results if r.get("failure")}
-    if any(r["status"] == "finished" for r in results) or len(failures) < _SAME_FAILURE:
+    failures: dict[str, Record] = {}
+    for result in (result for run in folder.runs() if (result := run.result())):
+        if result["status"] == "finished":
+            return None
+        failures[result["configuration"]] = result
+    classes = {each.get("failure") for each in failures.values()}
+    # From those that diverge the search learns.
+    if len(failures) < _SAME_FAILURE or len(classes) > 1 or classes == {"diverged"}:
         return None
-    classes = {kind for kind, _ in failures.values()}
-    if len(classes) > 1 or classes == {"diverged"}:  # which the search learns from
-        return None
-    return f"all of the first {len(failures)} configurations failed, and alike: {next(iter(failures.values()))[1]}"
+    reason = next(iter(failures.values()))["reason"]
+    return f"all of the first {len(failures)} configurations failed, and alike: {reason}"
 
 
 def out_of_memory_kills() -> int:

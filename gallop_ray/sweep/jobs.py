@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
 Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "disk_full"]
 """`lost`, `preempted`: the worker group died and starts again, nothing is known of the run."""
 

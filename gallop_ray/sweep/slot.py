@@ -14,7 +14,6 @@ import ray
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.jobs import Job, Outcome
 
-
 _GRACE_SECONDS = 10.0
 """What ranks may take to come to the same failure; one that has not by then waits for the others for ever."""
 _STARTS = 3  # deaths of the worker group in a row, before all ranks have loaded the model, until the slot gives up

@@ -92,7 +92,7 @@ class ConfigurationTrial(tune.Trainable):
 
     def _micro_batch_size(self) -> int:
         """As asked, or what an earlier seed came down to for want of memory."""
-        sizes = [r["micro_batch_size"] for r in self._configuration.results() if r.get("micro_batch_size")]
+        sizes = [r["micro_batch_size"] for r in self._configuration.results() if r["status"] == "finished"]
         asked_for = int(self._configuration.configuration()["training"]["micro_batch_size"])
         return min(sizes, default=asked_for)
 

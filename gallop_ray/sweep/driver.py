@@ -29,7 +29,7 @@ from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import SweepFolder
 
 _LOG = logging.getLogger(__name__)
-_MAY_CHANGE = ("budget", "resources", "tracking", "output")
+_MAY_CHANGE = ("budget", "resources", "retention", "tracking", "output")
 
 
 class UserError(ValueError):
@@ -71,7 +71,7 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
         raise
     except Exception as error:
         if is_disk_full(error):
-            raise no_space(folder.path, error) from error
+            raise no_space(folder, sweep.retention, 0, error) from error
         raise
     return folder
 
@@ -88,7 +88,7 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
         if not studies.exhausted:
             with _slots(sweep, folder, verbose, display.note) as pool:
                 _measure_base(pool, sweep, folder, display.note)
-                _search(sweep, folder, studies, pool)
+                _search(sweep, folder, studies, pool, display.note)
             folder.rebuild_results()
         _report_masks(folder, sweep)
 
@@ -185,12 +185,12 @@ def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
         _LOG.warning("no report on the masks of %s (%s: %s)", folder.path, type(error).__name__, error)
 
 
-def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any) -> None:
+def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any, note: Callable[[str], None]) -> None:
     deadline = time.time() + 3600 * sweep.budget.hours if sweep.budget.hours else None
     context = TrialContext(sweep.model_dump_json(), folder.path, pool)
     # Trials only wait: they take no CPU from the workers, and live and die with the driver.
     trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), beside_driver())
-    watch = Watch()
+    watch = Watch(note)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

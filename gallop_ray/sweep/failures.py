@@ -1,6 +1,5 @@
 """How a run can fail, and what follows from it: the classes, their policies, and which class an exception is of."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,17 +137,6 @@ def out_of_memory_kills() -> int:
             if name == key:
                 return int(count)
     return 0
-
-
-def free_bytes(folder: Path) -> int:
-    """What this process may still write there."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
-
-
-def described(bytes_: float) -> str:
-    """As people read it."""
-    return f"{bytes_ / 1e9:.2f} GB" if bytes_ >= 1e8 else f"{bytes_ / 1e6:.1f} MB"
 
 
 def failure_record(outcome: Outcome, micro_batch_size: int) -> dict[str, Any]:

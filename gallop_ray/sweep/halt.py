@@ -1,14 +1,16 @@
 """Stopping a sweep before its end: from the trial that finds the reason to the driver, by way of Tune."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
-from gallop_ray.sweep.failures import described, free_bytes
+from gallop_ray.spec.schema import RetentionSpec
+from gallop_ray.sweep.space import described, free_bytes
+from gallop_ray.tracking.records import SweepFolder
 
-HALTED, MISTAKE = "halted", "mistake"
-"""In a trial's result: why the sweep has to stop, and whether the user has to mend what was asked."""
+HALTED, MISTAKE, WARNING = "halted", "mistake", "warning"
+"""In a trial's result: why the sweep has to stop, whether the user has to mend what was asked, what to show."""
 
 
 class Halted(Exception):
@@ -24,15 +26,19 @@ class _OutOfTune(BaseException):
 
 
 class Watch(tune.Callback):
-    """Ends Tune's loop as soon as a trial says that the sweep has to stop."""
+    """Ends Tune's loop as soon as a trial says that the sweep has to stop. The first warning is shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[str], None]) -> None:
         self.halted: Halted | None = None
+        self._note, self._warned = note, False
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A seed has ended."""
         if reason := result.get(HALTED):
             self.halted = Halted(reason, result[MISTAKE])
+        if (warning := result.get(WARNING)) and not self._warned:
+            self._warned = True
+            self._note(warning)
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
         """Outside of what Tune takes for a failure of a trial."""
@@ -48,6 +54,9 @@ class Watch(tune.Callback):
             raise self.halted from None
 
 
-def no_space(folder: Path, error: object) -> Halted:
-    """A full disk, and how full."""
-    return Halted(f"no space left for {folder}: {described(free_bytes(folder))} are free ({error}); make space")
+def no_space(folder: SweepFolder, retention: RetentionSpec, needed: float, error: object = None) -> Halted:
+    """A full disk: how much there is, and how much a run needs as far as that is known."""
+    wants = f", a run needs about {described(needed)}" if needed else ""
+    why = f" ({error})" if error else ""
+    free = described(max(0, free_bytes(folder, retention)))
+    return Halted(f"no space left in {folder.path}: {free} are free{wants}{why}; make space")

@@ -11,9 +11,10 @@ from ray.exceptions import RayActorError
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.failures import POLICIES, Attempts, failure_record, hopeless
-from gallop_ray.sweep.halt import HALTED, MISTAKE, Halted, no_space
+from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, no_space
 from gallop_ray.sweep.jobs import Outcome, RunJob
 from gallop_ray.sweep.pruning import reason_to_prune
+from gallop_ray.sweep.space import free_bytes, keep_best, shortage
 from gallop_ray.sweep.study import objective
 from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.records import ConfigurationFolder, RunFolder, SweepFolder
@@ -37,6 +38,8 @@ class ConfigurationTrial(tune.Trainable):
         self._sweep = Sweep.model_validate_json(context.sweep)
         self._folder, self._pool = SweepFolder(context.folder), context.pool
         self._lease: tuple[str, Any] | None = None
+        self._needed = 0
+        self._warning: str | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -53,7 +56,7 @@ class ConfigurationTrial(tune.Trainable):
             over = self._conclude()
         except (Halted, OSError) as error:
             self._return_slot()
-            halt = no_space(self._folder.path, error) if is_disk_full(error) else error
+            halt = self._no_space(error) if is_disk_full(error) else error
             if not isinstance(halt, Halted):
                 raise
             return {"done": True, HALTED: str(halt), MISTAKE: halt.mistake}
@@ -62,7 +65,9 @@ class ConfigurationTrial(tune.Trainable):
             raise
         if over:
             self._return_slot()
-        return {"done": over}
+            if self._sweep.retention.adapters == "best":
+                keep_best(self._folder, self._sweep.objective)
+        return {"done": over, WARNING: self._warning}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the run folders are the memory."""
@@ -79,6 +84,7 @@ class ConfigurationTrial(tune.Trainable):
 
     def _run(self, seed: int) -> None:
         record = self._configuration.run(seed)
+        self._look_for_space()
         attempts = Attempts(record, self._micro_batch_size())
         while True:
             name, outcome = self._execute(RunJob(self._configuration.key, seed, attempts.micro_batch_size))
@@ -86,9 +92,22 @@ class ConfigurationTrial(tune.Trainable):
                 break
         self._record(record, name, outcome, attempts)
         self._folder.append_result(record)
+        if record.adapter.exists():
+            self._needed = max(self._needed, record.adapter.stat().st_size)
         if outcome.status != "finished" and (reason := hopeless(self._folder)):
             self._conclude()
             raise Halted(reason, mistake=outcome.status == "refused")
+
+    def _look_for_space(self) -> None:
+        """Stop before a run for which there is no space. Known is what the runs of this actor have needed."""
+        if self._needed:
+            free = free_bytes(self._folder, self._sweep.retention)
+            if free < self._needed:
+                raise self._no_space()
+            self._warning = shortage(free, self._needed)
+
+    def _no_space(self, error: object = None) -> Halted:
+        return no_space(self._folder, self._sweep.retention, self._needed, error)
 
     def _micro_batch_size(self) -> int:
         """As asked, or what an earlier seed came down to for want of memory."""
@@ -104,7 +123,7 @@ class ConfigurationTrial(tune.Trainable):
             record.finish({**identity, **end, **outcome.result})
             return
         if POLICIES[outcome.status].stops_sweep:
-            raise no_space(self._folder.path, outcome.reason)
+            raise self._no_space(outcome.reason)
         configuration = Configuration.model_validate(self._configuration.configuration())
         if not record.metrics.exists():
             record.start({"configuration": configuration.model_dump(mode="json")}, slot)

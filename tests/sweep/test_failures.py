@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from gallop_ray.spec.schema import ObjectiveSpec, RetentionSpec
 from gallop_ray.sweep.failures import Attempts, classify, failure_record, hopeless, smaller_micro_batch
 from gallop_ray.sweep.halt import no_space
 from gallop_ray.sweep.jobs import Outcome
+from gallop_ray.sweep.space import free_bytes, keep_best, shortage
 from gallop_ray.tracking.files import append_line
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.tracking.sent import failure_tags
@@ -40,7 +42,7 @@ def test_an_adapter_that_does_not_fit_on_the_disk(small_disk: Path) -> None:
     with pytest.raises(Exception, match="No space left") as error:
         save_file({"a": torch.zeros(1 << 20)}, small_disk / "adapter.safetensors")
     assert classify(error.value) == "disk_full"
-    assert re.search(r"[01]\.\d MB are free", str(no_space(small_disk, error.value)))
+    assert re.search(r"[01]\.\d MB are free", str(no_space(SweepFolder(small_disk), RetentionSpec(), 0, error.value)))
 
 
 @pytest.mark.parametrize(
@@ -150,3 +152,34 @@ def test_results_and_mlflow_name_the_failure(tmp_path: Path) -> None:
         assert word in line
     assert failure_tags(folder.results()[0]).keys() == {"failure", "attempts", "reason"}
     assert failure_tags({"status": "finished", "reason": None, "attempts": 2}) == {}
+
+
+def test_only_the_best_configuration_of_each_method_keeps_its_adapters(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    for key, value, status in (
+        ("gallop-1", 0.5, "finished"),
+        ("gallop-2", 0.7, "finished"),
+        ("gallop-3", 0.1, "running"),
+        ("lora-1", 0.2, "finished"),
+    ):
+        configuration = folder.configuration(key)
+        configuration.create({})
+        for seed in (0, 1):
+            run = configuration.run(seed)
+            run.start({}, "slot-0")
+            run.adapter.write_bytes(b"adapter")
+            identity = {"configuration": key, "seed": seed, "method": key.split("-")[0], "status": "finished"}
+            run.finish({**identity, "val_mean_accuracy": value})
+            folder.append_result(run)
+        configuration.write_status(status, [0, 1], value)
+    keep_best(folder, ObjectiveSpec())
+    kept = {run.configuration for run in folder.runs() if run.adapter.exists()}
+    assert kept == {"gallop-2", "gallop-3", "lora-1"}, "the best of each method, and what still runs"
+
+
+def test_a_budget_counts_what_the_sweep_has_written(tmp_path: Path) -> None:
+    (tmp_path / "adapter").write_bytes(bytes(3_000_000))
+    free = free_bytes(SweepFolder(tmp_path), RetentionSpec(disk_gb=0.01))
+    assert free == 7_000_000
+    assert shortage(free, 1_000_000) is None
+    assert "7.0 MB are free, a run needs 2.0 MB" in str(shortage(free, 2_000_000))

@@ -35,8 +35,8 @@ def run_out_of_memory(stage: int, folder: Path) -> tuple[list[str], list[dict[st
     for turn, method in enumerate(("gallop", "gallop", "lora", "full")):
         options = METHODS[method]
         if turn:
+            large = configuration(resident, method, options, micro_batch_size=4)
             with pytest.raises(RuntimeError) as error:
-                large = configuration(resident, method, options, micro_batch_size=4)
                 execute(resident, large, 0, base, Silent(folder / "none.safetensors"))
             failures.append(classify(error.value))
             del error

@@ -1,6 +1,7 @@
 """The slot pool: owns the slots and leases them to trials, so that no trial's fate ever starts or ends one."""
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.cluster import is_dead, possible_slots, remove_orphaned_groups
 from gallop_ray.sweep.slot import Slot, Work
 
+_LOG = logging.getLogger(__name__)
 _PLAN_SECONDS = 5.0
 _ROOM_SECONDS = 1.0
 _PENDING = 4  # slots that wait for nodes to come, at most: each costs two processes in the meantime
@@ -58,10 +60,9 @@ class SlotPool:
         """
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._free or self._refused)
+                await self._changed.wait_for(lambda: self._free or (self._refused and not self._slots))
                 if not self._free:
-                    assert self._refused is not None
-                    return self._refused
+                    return str(self._refused)
                 name = self._free.pop(0)
                 self._leased[name] = lessee
             slot = self._slots[name]
@@ -94,14 +95,20 @@ class SlotPool:
         self._left = 0
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(_end(slot) for slot in self._slots.values()))
-        remove_orphaned_groups()
+        slots = list(self._slots.values())
+        await asyncio.gather(*(slot.stop.remote() for slot in slots), return_exceptions=True)
+        for slot in slots:
+            ray.kill(slot)
+        remove_orphaned_groups()  # of what is not dead yet Ray takes care at the end of the job
 
     # -- its own
 
     async def _follow(self) -> None:
         while True:
-            self._replan()
+            try:
+                self._replan()
+            except Exception:
+                _LOG.exception("the number of slots stays as it is")  # Ray may be busy with a node's end
             await asyncio.sleep(_PLAN_SECONDS)
 
     def _replan(self) -> None:
@@ -129,7 +136,9 @@ class SlotPool:
 
     async def _settle(self, name: str) -> None:
         """Free a slot as soon as all of its workers are there; replace one that has none any more."""
-        slot = self._slots[name]
+        slot = self._slots.get(name)
+        if slot is None:
+            return
         try:
             refused = await slot.ready.remote()
         except RayActorError as error:
@@ -139,7 +148,8 @@ class SlotPool:
         async with self._changed:
             if refused is None:
                 self._failures, self._begun = 0, True
-                self._free.append(name)
+                if name not in self._free and name not in self._leased:
+                    self._free.append(name)
             else:
                 self._drop(name)
                 self._fail(refused)
@@ -151,6 +161,9 @@ class SlotPool:
         self._failures += 1
         if self._failures >= _FAILURES or not self._begun:
             self._refused = reason
+        if not self._begun:  # the others would come to the same
+            for name in list(self._slots):
+                self._drop(name)
 
     def _drop(self, name: str) -> None:
         if name in self._free:

@@ -154,6 +154,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _go(sweep: Sweep, verbose: bool) -> int:
     from gallop_ray.sweep.driver import run_sweep
     from gallop_ray.sweep.ending import StoppedNow, Terminated
+    from gallop_ray.sweep.halt import Halted
     from gallop_ray.sweep.summary import print_summary
 
     try:
@@ -167,6 +168,9 @@ def _go(sweep: Sweep, verbose: bool) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; what was finished is kept. {_AGAIN}", file=sys.stderr)
         return _INTERRUPTED
+    except Halted as halt:
+        print(f"stopped: {halt}. What was finished is kept. {_AGAIN}", file=sys.stderr)
+        return _FAILED
     return 0 if print_summary(folder, sweep) else _FAILED
 
 

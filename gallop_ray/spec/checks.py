@@ -173,6 +173,13 @@ def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
             yield ((*at, "zero_optimization", key),), message
 
 
+def _whole_gpus(sweep: Sweep) -> Iterator[Finding]:
+    gpus = sweep.resources.gpus_per_worker
+    if gpus > 1 and not gpus.is_integer():
+        message = f"{gpus:g} is not allowed; a worker has a part of one GPU, or whole ones"
+        yield (("resources", "gpus_per_worker"),), message
+
+
 # The fields that must be right by themselves before a check can say anything, and the check.
 _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] = (
     (("deepspeed.zero_stage", "deepspeed.offload_parameters", "deepspeed.offload_optimizer"), _offload_stages),
@@ -187,6 +194,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("data.prompt",), _prompt_shows_task),
     (("data.root",), _root_exists),
     (("deepspeed.extra",), _deepspeed_extra),
+    (("resources",), _whole_gpus),
     ((), fixed_paths),
     ((), training_paths),
     (("methods",), method_paths),

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.schema import Sweep
 
-# Where it lies, what it may spend, where and how it is shown: no result depends on it. Nor on pruning, which decides
-# only how many seeds a configuration is given from now on.
-_FREE = ("name", "output", "budget", "resources", "tracking", "pruning")
+# Where it lies, what it may spend and keep, where and how it is shown: no result depends on it. Nor on pruning and
+# confirmation, which decide only how many seeds a configuration is given from now on.
+_FREE = ("name", "output", "budget", "resources", "tracking", "pruning", "retention", "confirmation")
 _OWN_RULES = ("methods", "seeds", "search")
 _ABSENT = "nothing"
 

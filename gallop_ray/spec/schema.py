@@ -161,6 +161,14 @@ class ResourcesSpec(Frozen):
     slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
 
 
+class RetentionSpec(Frozen):
+    """What stays on the disk. `best` removes all adapters but those of each method's best configuration so far."""
+
+    # The overlap of masks between seeds is reported of adapters that are there: by default none is missing.
+    adapters: Literal["all", "best"] = "all"
+    disk_gb: float | None = Field(default=None, gt=0, description="stop when the sweep's folder would exceed this")
+
+
 class DeepspeedSpec(Frozen):
     """DeepSpeed ZeRO. `extra` is merged into the DeepSpeed configuration as it is."""
 
@@ -228,6 +236,7 @@ class Sweep(Frozen):
     pruning: PruningSpec = PruningSpec()
     confirmation: ConfirmationSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
+    retention: RetentionSpec = RetentionSpec()
     deepspeed: DeepspeedSpec = DeepspeedSpec()
     tracking: TrackingSpec = TrackingSpec()
 

@@ -4,9 +4,14 @@ import logging
 import math
 import os
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray._private.state import state as ray_state
+from ray._raylet import PlacementGroupID
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from gallop_ray.spec.schema import ResourcesSpec
 
@@ -18,9 +23,12 @@ _RAY = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A cloud's node can take half an hour to come, and to some clusters none comes until another leaves.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "7200",
     # By default as many as CPUs, and four times that is worth a warning to Ray; but ours mostly wait.
     "RAY_worker_maximum_startup_concurrency": "16",
 }
+_ROUNDING = 1e-9
 _PASSED_ON = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
 
 
@@ -46,20 +54,72 @@ def connect(verbose: bool) -> None:
     signal.signal(signal.SIGTERM, handler)
 
 
-def count_slots(resources: ResourcesSpec) -> int:
-    """The number of slots to start: as asked, or as many as the cluster holds.
+def beside_driver() -> dict[str, float]:
+    """The resources of an actor that does nothing, on the driver's node: a grain of what only that node has."""
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
+    address = next(name for name in node["Resources"] if name.startswith("node:") and "internal" not in name)
+    return {"CPU": 0, address: 0.0001}
 
-    Raises ValueError where not even one fits.
+
+def possible_slots(resources: ResourcesSpec) -> tuple[int, int]:
+    """How many slots the cluster holds now, and with all that its autoscaler may add; at most as many as asked for."""
+    asked = math.inf if resources.slots == "auto" else resources.slots
+    now = _fitting(resources)
+    # None without an autoscaler.
+    most: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()
+    later = 0 if most is None else _workers_on(most, resources) // resources.workers_per_slot
+    return int(min(asked, now)), int(min(asked, max(now, later)))
+
+
+def count_slots(resources: ResourcesSpec) -> int:
+    """The number of slots to begin with, at least one.
+
+    Raises ValueError where not even one fits, nor will.
     """
-    have: dict[str, float] = ray.cluster_resources()
-    fits = math.floor(have.get("CPU", 0) / (resources.workers_per_slot * resources.cpus_per_worker) + 1e-9)
-    if resources.gpus_per_worker:
-        need = resources.workers_per_slot * resources.gpus_per_worker
-        fits = min(fits, math.floor(have.get("GPU", 0) / need + 1e-9))
-    if fits < 1:
+    now, later = possible_slots(resources)
+    if later < 1:
+        have: dict[str, float] = ray.cluster_resources()
         raise ValueError(
             f"a slot needs {resources.workers_per_slot} workers of {resources.cpus_per_worker:g} CPUs and "
             f"{resources.gpus_per_worker:g} GPUs, the cluster has {have.get('CPU', 0):g} CPUs and "
             f"{have.get('GPU', 0):g} GPUs; lower resources.workers_per_slot, cpus_per_worker or gpus_per_worker"
         )
-    return fits if resources.slots == "auto" else min(fits, resources.slots)
+    return max(1, now)
+
+
+def remove_orphaned_groups() -> None:
+    """Remove the placement groups of this job whose makers are dead.
+
+    Ray frees them only when the job ends, and until then nobody gets their resources. Its own cleaner does not
+    work while the dashboard is off.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for data in ray_state._connect_and_get_accessor().get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(data)
+        removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
+        if not removed and group.creator_job_id.hex() == job and is_dead(group.creator_actor_id.hex()):
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+
+
+def is_dead(actor: str) -> bool:
+    """Of an actor's id; the nil id stands for the driver, which lives."""
+    actor_id = ray.ActorID.from_hex(actor)
+    data = None if actor_id.is_nil() else ray_state.get_actor_info(actor_id)
+    return data is not None and gcs_pb2.ActorTableData.FromString(data).state == gcs_pb2.ActorTableData.DEAD
+
+
+def _fitting(resources: ResourcesSpec) -> int:
+    """The slots that the nodes hold: a worker has to find its CPUs and GPUs on one node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(_workers_on(node, resources) for node in nodes) // resources.workers_per_slot
+
+
+def _workers_on(node: Mapping[str, float], resources: ResourcesSpec) -> int:
+    by_cpu = math.floor(node.get("CPU", 0) / resources.cpus_per_worker + _ROUNDING)
+    each = resources.gpus_per_worker
+    if not each:
+        return by_cpu
+    # A part of a GPU is a part of one GPU.
+    per_gpu = math.floor(1 / each + _ROUNDING) if each < 1 else 1 / each
+    return min(by_cpu, math.floor(node.get("GPU", 0) * per_gpu + _ROUNDING))

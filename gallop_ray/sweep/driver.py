@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.search import Searcher
 
 from gallop_ray.reporting.masks import write_mask_report
 from gallop_ray.reporting.progress import SweepDisplay
@@ -19,19 +18,21 @@ from gallop_ray.reporting.summary import best_of_each_method, of_the_search, sum
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.cluster import connect, count_slots
+from gallop_ray.sweep.cluster import beside_driver, connect, count_slots
 from gallop_ray.sweep.commands import reopen
 from gallop_ray.sweep.ending import ending_when_told
-from gallop_ray.sweep.jobs import BaseJob
-from gallop_ray.sweep.pool import SlotPool
-from gallop_ray.sweep.searcher import Finalists, StudySearcher
+from gallop_ray.sweep.halt import Halted, Watch, no_space
+from gallop_ray.sweep.jobs import BaseJob, CheckJob, Job
+from gallop_ray.sweep.pool import Room, start_pool
+from gallop_ray.sweep.searcher import SlotSearcher
 from gallop_ray.sweep.study import Studies
-from gallop_ray.sweep.trial import CPUS, ConfigurationTrial, TrialContext
+from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
 from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.tracking import control
+from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.records import CONFIRMATION, SEARCH, SweepFolder
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,8 +63,25 @@ def _absolute_folder(name: str) -> str:
 
 
 def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
-    """Run what is not yet done of a located sweep. Raises UserError for what the user has to mend."""
+    """Run what is not yet done of a located sweep.
+
+    Raises UserError for what the user has to mend, Halted where it had to stop before its end for another reason.
+    """
     folder = SweepFolder(Path(sweep.output) / sweep.name)
+    try:
+        _run_sweep(sweep, folder, verbose)
+    except Halted as halt:
+        if halt.mistake:
+            raise UserError(str(halt)) from None
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise no_space(folder, sweep.retention, 0, error) from error
+        raise
+    return folder
+
+
+def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
     with ExitStack() as stack:
         stack.enter_context(control.alone(folder))
         _remember(folder, sweep)
@@ -82,7 +100,6 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
                 _search(sweep, folder, studies, pool, display.note)
             folder.rebuild_results()
         _report_masks(folder, sweep)
-    return folder
 
 
 def _remember(folder: SweepFolder, sweep: Sweep) -> None:
@@ -130,16 +147,17 @@ def _told_first(mirror: MlflowMirror) -> Iterator[None]:
 
 @contextmanager
 def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str], None]) -> Iterator[Any]:
+    most = plan_sweep(sweep, None).configurations
     connect(verbose)
     try:
         try:
-            slots = count_slots(sweep.resources)
+            slots = min(count_slots(sweep.resources), most)
         except ValueError as error:
             raise UserError(str(error)) from None
         control.note_slots(folder, slots)
         workers = sweep.resources.workers_per_slot
         note(f"starting {slots} slot{'s' * (slots > 1)} of {workers} worker{'s' * (workers > 1)}")
-        pool = SlotPool.remote(slots, sweep.model_dump_json(), str(folder.path))
+        pool = start_pool(most, sweep.model_dump_json(), str(folder.path))
         try:
             yield pool
         except KeyboardInterrupt:
@@ -160,18 +178,26 @@ def _stop(pool: Any) -> None:
 def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> None:
     """Check the sweep against the model, and measure the base model unless an earlier start has."""
     note(f"loading {sweep.model.name}: the first time it is downloaded or made, which can take some minutes")
-    lease, refused = pool.lease.remote(), pool.refused.remote()
-    done, _ = ray.wait([lease, refused], num_returns=1)
-    if refused in done:
-        raise UserError(ray.get(refused))
-    name, slot = ray.get(lease)
+    lease = ray.get(pool.lease.remote())
+    if isinstance(lease, str):
+        raise UserError(lease)
+    name, slot = lease
+    _execute(slot, CheckJob())
     if folder.base() is None:
         note("measuring the base model")
-        outcome = ray.get(slot.execute.remote(BaseJob()))
-        if outcome.status != "finished":
-            raise UserError(str(outcome.reason))
-        folder.write_base(accuracies(outcome.result), outcome.result)
-    ray.get(pool.give_back.remote(name, True))
+        correct = _execute(slot, BaseJob())
+        folder.write_base(accuracies(correct), correct)
+    ray.get(pool.give_back.remote(name))
+
+
+def _execute(slot: Any, job: Job) -> dict[str, Any]:
+    outcome = ray.get(slot.execute.remote(job))
+    if outcome.status == "out_of_memory":
+        raise UserError(f"the base model alone needs more memory than there is: {outcome.reason}")
+    if outcome.status != "finished":
+        raise UserError(str(outcome.reason))
+    found: dict[str, Any] = outcome.result
+    return found
 
 
 def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
@@ -184,10 +210,15 @@ def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
 
 def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any, note: Callable[[str], None]) -> None:
     deadline = time.time() + 3600 * sweep.budget.hours if sweep.budget.hours else None
-    _tune(sweep, folder, pool, StudySearcher(studies, deadline), deadline)
+    again, room = sweep.confirmation, Room(pool)
+    spare = again.best * len(sweep.methods) if again else 0
+    searcher = SlotSearcher(SEARCH, studies.next, studies.tell, room, deadline, spare)
+    _tune(sweep, folder, pool, searcher, deadline, note)
     if studies.exhausted and (keys := unconfirmed(sweep, folder)):
         note(f"running {', '.join(keys)} again on fresh seeds")
-        _tune(sweep, folder, pool, Finalists(keys), deadline)
+        left = iter(keys)
+        searcher = SlotSearcher(CONFIRMATION, lambda: next(left, None), lambda key: True, room, deadline)
+        _tune(sweep, folder, pool, searcher, deadline, note)
 
 
 def unconfirmed(sweep: Sweep, folder: SweepFolder) -> list[str]:
@@ -200,17 +231,30 @@ def unconfirmed(sweep: Sweep, folder: SweepFolder) -> list[str]:
     return [key for key in keys if not all(folder.run(key, seed).result() for seed in sweep.confirmation.seeds)]
 
 
-def _tune(sweep: Sweep, folder: SweepFolder, pool: Any, searcher: Searcher, deadline: float | None) -> None:
+def _tune(
+    sweep: Sweep,
+    folder: SweepFolder,
+    pool: Any,
+    searcher: SlotSearcher,
+    deadline: float | None,
+    note: Callable[[str], None],
+) -> None:
     context = TrialContext(sweep.model_dump_json(), folder.path, pool, deadline)
-    trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), {"CPU": CPUS})
+    # Trials only wait: they take no CPU from the workers, and live and die with the driver.
+    trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), beside_driver())
+    watch = Watch(note)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            max_concurrent_trials=count_slots(sweep.resources),
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name=f"tune-{int(time.time())}", storage_path=str(folder.path / "ray"), verbose=0),
+        run_config=tune.RunConfig(
+            name=f"tune-{int(time.time())}",
+            storage_path=str(folder.path / "ray"),
+            verbose=0,
+            callbacks=[watch],
+        ),
     )
-    tuner.fit()
+    watch.fit(tuner)

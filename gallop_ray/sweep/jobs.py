@@ -3,27 +3,36 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "disk_full"]
+"""`lost`, `preempted`: the worker group died and starts again, nothing is known of the run."""
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """Check what the sweep asks of the model."""
+
 
 @dataclass(frozen=True)
 class BaseJob:
-    """Check what the sweep asks of the model, and measure the base model."""
+    """Measure the base model."""
 
 
 @dataclass(frozen=True)
 class RunJob:
-    """Run a configuration, by its key, with one seed."""
+    """Run a configuration, by its key, with one seed and micro-batches of this size."""
 
     configuration: str
     seed: int
+    micro_batch_size: int
 
 
-Job = BaseJob | RunJob
+Job = CheckJob | BaseJob | RunJob
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. `lost`: the worker group died and starts again, nothing is known of the run."""
+    """How a job ended."""
 
-    status: Literal["finished", "failed", "diverged", "refused", "lost"]
+    status: Literal["finished"] | Failure
     reason: str | None = None
     result: dict[str, Any] = field(default_factory=dict)

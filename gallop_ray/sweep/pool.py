@@ -1,85 +1,207 @@
 """The slot pool: owns the slots and leases them to trials, so that no trial's fate ever starts or ends one."""
 
 import asyncio
+import logging
+import time
+from contextlib import suppress
 from typing import Any
 
 import ray
-from ray._raylet import PlacementGroupID
 from ray.exceptions import RayActorError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gallop_ray.sweep.slot import Slot
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.cluster import is_dead, possible_slots, remove_orphaned_groups
+from gallop_ray.sweep.slot import Slot, Work
+
+_LOG = logging.getLogger(__name__)
+_PLAN_SECONDS = 5.0
+_ROOM_SECONDS = 1.0
+_PENDING = 4  # slots that wait for nodes to come, at most: each costs two processes in the meantime
+_END_SECONDS = 5.0
+_FAILURES = 3  # slots in a row that could not start, until there is no hope
 
 
 @ray.remote(num_cpus=0)
 class SlotPool:
-    """Leases slots, first come first served. A slot that died is replaced, its placement group removed."""
+    """Leases slots, first come first served, and follows the cluster: more slots when nodes come, fewer when they go.
 
-    def __init__(self, slots: int, sweep: str, folder: str) -> None:
-        self._sweep, self._folder = sweep, folder
-        self._free: asyncio.Queue[str] = asyncio.Queue()
+    A slot that died is replaced, and its placement group removed, which Ray leaves when its dashboard is off.
+
+    most: how many slots there is work for.
+    """
+
+    def __init__(self, most: int, sweep: str, folder: str, work: Work | None = None) -> None:
+        self._arguments = (sweep, folder, work)
+        self._resources = Sweep.model_validate_json(sweep).resources
+        self._left = most
+        self._changed = asyncio.Condition()
         self._slots: dict[str, Any] = {}
-        self._groups: dict[str, str | None] = {}
-        self._started = 0
-        self._refused: asyncio.Future[str] = asyncio.get_event_loop().create_future()
-        for _ in range(slots):
+        self._free: list[str] = []
+        self._leased: dict[str, str | None] = {}
+        self._started = self._failures = 0
+        self._begun = False
+        """Whether some slot has ever been ready."""
+        self._refused: str | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._spawn(self._follow())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_event_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- what the trials ask
+
+    async def lease(self, lessee: str | None = None) -> tuple[str, Any] | str:
+        """A free slot's name and handle, waiting for one; or why there is none and will be none.
+
+        lessee: id of the actor with whose death the lease ends, too.
+        """
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._free or (self._refused and not self._slots))
+                if not self._free:
+                    return str(self._refused)
+                name = self._free.pop(0)
+                self._leased[name] = lessee
+            slot = self._slots[name]
+            try:
+                settled = await slot.settled.remote()
+            except RayActorError:
+                settled = False
+            if settled:
+                return name, slot
+            await self.give_back(name)
+
+    async def give_back(self, name: str) -> None:
+        """End a lease. Whether there still is such a slot, the pool finds out."""
+        self._leased.pop(name, None)
+        self._spawn(self._settle(name))
+
+    # -- what the driver asks
+
+    async def size(self) -> int:
+        """How many slots there are, those that are still starting included."""
+        return len(self._slots)
+
+    async def shrink(self, left: int) -> None:
+        """No more trials come, and only so many are under way."""
+        self._left = left
+        self._replan()
+
+    async def stop(self) -> None:
+        """End all slots and free their resources."""
+        self._left = 0
+        for task in self._tasks:
+            task.cancel()
+        slots = list(self._slots.values())
+        await asyncio.gather(*(slot.stop.remote() for slot in slots), return_exceptions=True)
+        for slot in slots:
+            ray.kill(slot)
+        remove_orphaned_groups()  # of what is not dead yet Ray takes care at the end of the job
+
+    # -- its own
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                self._replan()
+            except Exception:
+                _LOG.exception("the number of slots stays as it is")  # Ray may be busy with a node's end
+            await asyncio.sleep(_PLAN_SECONDS)
+
+    def _replan(self) -> None:
+        remove_orphaned_groups()
+        for name in [name for name, lessee in self._leased.items() if lessee and is_dead(lessee)]:
+            self._leased.pop(name)
+            self._spawn(self._settle(name))
+        now, later = possible_slots(self._resources)
+        wanted = min(self._left, max(now, min(later, len(self._slots) + _PENDING)))
+        pending = len(self._slots) - len(self._free) - len(self._leased)
+        while len(self._slots) < wanted and (len(self._slots) < now or pending < _PENDING) and not self._refused:
             self._start()
+            pending += 1
+        # An autoscaler takes back the nodes of slots that are not needed any more; those not there yet go first.
+        spare = sorted(self._slots.keys() - self._leased.keys(), key=lambda name: name in self._free)
+        for name in spare[: max(0, len(self._slots) - self._left)]:
+            self._retire(name)
 
     def _start(self) -> None:
         name = f"slot-{self._started}"
         self._started += 1
-        self._slots[name] = Slot.remote(name, self._sweep, self._folder)
-        self._task = asyncio.get_event_loop().create_task(self._bring_up(name))
+        self._slots[name] = Slot.remote(name, *self._arguments)
+        self._slots[name].start.remote()
+        self._spawn(self._settle(name))
 
-    async def _bring_up(self, name: str) -> None:
-        slot = self._slots[name]
+    async def _settle(self, name: str) -> None:
+        """Free a slot as soon as all of its workers are there; replace one that has none any more."""
+        slot = self._slots.get(name)
+        if slot is None:
+            return
         try:
-            await slot.start.remote()
             refused = await slot.ready.remote()
         except RayActorError as error:
             refused = str(error)
-        if refused is None:
-            self._free.put_nowait(name)
-        elif not self._refused.done():
-            self._refused.set_result(refused)
-
-    async def refused(self) -> str:
-        """Waits for ever, or until a slot could not start: then the reason."""
-        return await asyncio.shield(self._refused)
-
-    async def lease(self) -> tuple[str, Any]:
-        """A free slot's name and handle; waits for one."""
-        while True:
-            name = await self._free.get()
-            try:
-                # The group is remembered, because a slot that is killed while Ray's dashboard is off leaks it.
-                alive, self._groups[name] = await self._slots[name].state.remote()
-            except RayActorError:
-                alive = False
-            if alive:
-                return name, self._slots[name]
-            await self.give_back(name, alive=False)
-
-    async def give_back(self, name: str, alive: bool) -> None:
-        """End a lease. A slot that is not alive is replaced."""
-        if alive:
-            self._free.put_nowait(name)
+        if name not in self._slots:
             return
-        slot = self._slots.pop(name)
-        ray.kill(slot)
-        _remove(self._groups.pop(name, None))
-        self._start()
+        async with self._changed:
+            if refused is None:
+                self._failures, self._begun = 0, True
+                if name not in self._free and name not in self._leased:
+                    self._free.append(name)
+            else:
+                self._drop(name)
+                self._fail(refused)
+            self._changed.notify_all()
+        if refused is not None:
+            self._replan()
 
-    async def stop(self) -> None:
-        """End all slots and free their resources."""
-        slots = list(self._slots.values())
-        await asyncio.gather(*(slot.stop.remote() for slot in slots), return_exceptions=True)
-        states = await asyncio.gather(*(slot.state.remote() for slot in slots), return_exceptions=True)
-        for slot, state in zip(slots, states, strict=True):
-            ray.kill(slot)
-            _remove(None if isinstance(state, BaseException) else state[1])
+    def _fail(self, reason: str) -> None:
+        self._failures += 1
+        if self._failures >= _FAILURES or not self._begun:
+            self._refused = reason
+        if not self._begun:  # the others would come to the same
+            for name in list(self._slots):
+                self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        if name in self._free:
+            self._free.remove(name)
+        ray.kill(self._slots.pop(name))
+
+    def _retire(self, name: str) -> None:
+        """End a slot that is not leased; its workers end by themselves if they can."""
+        if name in self._free:
+            self._free.remove(name)
+        self._spawn(_end(self._slots.pop(name)))
 
 
-def _remove(group: str | None) -> None:
-    if group:
-        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+async def _end(slot: Any) -> None:
+    with suppress(RayActorError, TimeoutError):
+        await slot.stop.remote()
+        await asyncio.wait_for(slot.ended.remote(), _END_SECONDS)
+    ray.kill(slot)
+
+
+class Room:
+    """How many trials the pool has room for, as the driver sees it."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool, self._slots, self._asked = pool, 1, 0.0
+
+    def slots(self) -> int:
+        """At least one; asked for again after a second."""
+        if time.monotonic() - self._asked > _ROOM_SECONDS:
+            self._slots, self._asked = max(1, ray.get(self._pool.size.remote())), time.monotonic()
+        return self._slots
+
+    def shrink(self, left: int) -> None:
+        """No more trials come, and only so many are under way."""
+        self._pool.shrink.remote(left)
+
+
+def start_pool(most: int, sweep: str, folder: str, work: Work | None = None) -> Any:
+    """A pool on the driver's own node, so that it lives as long as the driver."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return SlotPool.options(scheduling_strategy=here).remote(most, sweep, folder, work)

@@ -43,15 +43,14 @@ class Studies:
                 return key
         return None
 
-    def is_over(self, key: str) -> bool:
-        """Whether nothing is left to do for a configuration."""
-        return self._folder.configuration(key).status()["status"] in FINAL
-
-    def tell(self, key: str) -> None:
-        """Tell a configuration's study what its run folders say, if the configuration is over."""
-        if self.is_over(key):
+    def tell(self, key: str) -> bool:
+        """Tell a configuration's study what its run folders say, if the configuration is over; whether it is."""
+        configuration = self._folder.configuration(key)
+        over = configuration.status()["status"] in FINAL
+        if over:
             method, _, _ = key.rpartition("-")
-            self._studies[method].tell(self._folder.configuration(key))
+            self._studies[method].tell(configuration)
+        return over
 
 
 def _storage(path: Path) -> optuna.storages.JournalStorage:

@@ -10,15 +10,15 @@ from ray.exceptions import RayActorError
 
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.sweep.failures import POLICIES, Attempts, failure_record, hopeless
 from gallop_ray.sweep.gate import Gate
+from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, no_space
 from gallop_ray.sweep.jobs import Outcome, RunJob
 from gallop_ray.sweep.pruning import Contestant, reason_to_prune
+from gallop_ray.sweep.space import free_bytes, keep_best, shortage
+from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, RunFolder, SweepFolder
 from gallop_ray.tracking.summary import objective_value
-
-_ATTEMPTS = 3  # how often a run is begun that loses its workers
-CPUS = 0.001
-"""Of a trial: it only waits."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class ConfigurationTrial(tune.Trainable):
         self._folder, self._pool = SweepFolder(context.folder), context.pool
         self._gate = Gate(self._folder, self._sweep.objective, context.deadline)
         self._lease: tuple[str, Any] | None = None
+        self._needed = 0
+        self._warning: str | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -57,12 +59,20 @@ class ConfigurationTrial(tune.Trainable):
             if may_start and self._seeds:
                 self._run(self._seeds.pop(0))
             over = self._conclude() if may_start else True
+        except (Halted, OSError) as error:
+            self._return_slot()
+            halt = self._no_space(error) if is_disk_full(error) else error
+            if not isinstance(halt, Halted):
+                raise
+            return {"done": True, HALTED: str(halt), MISTAKE: halt.mistake}
         except BaseException:
-            self._return_slot(alive=True)
+            self._return_slot()
             raise
         if over:
-            self._return_slot(alive=True)
-        return {"done": over}
+            self._return_slot()
+            if self._sweep.retention.adapters == "best":
+                keep_best(self._folder, self._sweep)
+        return {"done": over, WARNING: self._warning}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the run folders are the memory."""
@@ -72,7 +82,7 @@ class ConfigurationTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         """Called when the actor ends."""
-        self._return_slot(alive=True)
+        self._return_slot()
 
     def _all_seeds(self) -> tuple[int, ...]:
         if self._stage != CONFIRMATION:
@@ -85,39 +95,72 @@ class ConfigurationTrial(tune.Trainable):
 
     def _run(self, seed: int) -> None:
         record = self._configuration.run(seed)
-        for _ in range(_ATTEMPTS):
-            name, outcome = self._execute(RunJob(self._configuration.key, seed))
-            if outcome.status != "lost":
+        self._look_for_space()
+        attempts = Attempts(record, self._micro_batch_size())
+        while True:
+            name, outcome = self._execute(RunJob(self._configuration.key, seed, attempts.micro_batch_size))
+            if not attempts.again(outcome):
                 break
-            self._return_slot(alive=True)  # the pool finds out whether it still is
-        identity = {"configuration": self._configuration.key, "stage": self._stage, "slot": name}
-        if outcome.status == "finished":
-            record.finish({**identity, "status": "finished", "reason": None, **outcome.result})
-        else:
-            self._record_failure(record, seed, identity, outcome)
+        self._record(record, name, outcome, attempts)
         self._folder.append_result(record)
+        if record.adapter.exists():
+            self._needed = max(self._needed, record.adapter.stat().st_size)
+        if outcome.status != "finished" and (reason := hopeless(self._folder)):
+            self._conclude()
+            raise Halted(reason, mistake=outcome.status == "refused")
 
-    def _record_failure(self, record: RunFolder, seed: int, identity: dict[str, Any], outcome: Outcome) -> None:
+    def _look_for_space(self) -> None:
+        """Stop before a run for which there is no space. Known is what the runs of this actor have needed."""
+        if self._needed:
+            free = free_bytes(self._folder, self._sweep.retention)
+            if free < self._needed:
+                raise self._no_space()
+            self._warning = shortage(free, self._needed)
+
+    def _no_space(self, error: object = None) -> Halted:
+        return no_space(self._folder, self._sweep.retention, self._needed, error)
+
+    def _micro_batch_size(self) -> int:
+        """As asked, or what an earlier seed came down to for want of memory."""
+        sizes = [r["micro_batch_size"] for r in self._configuration.results() if r["status"] == "finished"]
+        asked_for = int(self._configuration.configuration()["training"]["micro_batch_size"])
+        return min(sizes, default=asked_for)
+
+    def _record(self, record: RunFolder, slot: str, outcome: Outcome, attempts: Attempts) -> None:
+        """Write how a run ended; a full disk is no end of it."""
+        identity = {"configuration": self._configuration.key, "stage": self._stage, "slot": slot}
+        if outcome.status == "finished":
+            end = {"status": "finished", "reason": None, "failure": None, "attempts": record.attempt()}
+            record.finish({**identity, **end, **outcome.result})
+            return
+        if POLICIES[outcome.status].stops_sweep:
+            raise self._no_space(outcome.reason)
         configuration = Configuration.model_validate(self._configuration.configuration())
-        status = "diverged" if outcome.status == "diverged" else "failed"
         if not record.metrics.exists():
-            record.start({"configuration": configuration.model_dump(mode="json")}, identity["slot"])
-        record.finish({**identity, "status": status, "reason": outcome.reason, **asked(configuration, seed)})
+            record.start({"configuration": configuration.model_dump(mode="json")}, slot)
+        end = {**failure_record(outcome, attempts.micro_batch_size), "attempts": record.attempt()}
+        size = {"micro_batch_size": attempts.micro_batch_size}
+        record.finish({**identity, **end, **asked(configuration, record.seed), **size})
 
     def _execute(self, job: RunJob) -> tuple[str, Outcome]:
         if self._lease is None:
-            self._lease = ray.get(self._pool.lease.remote())
+            lease = ray.get(self._pool.lease.remote(ray.get_runtime_context().get_actor_id()))
+            if isinstance(lease, str):
+                raise Halted(f"no slot can be started any more: {lease}")
+            self._lease = lease
         name, slot = self._lease
         try:
-            return name, ray.get(slot.execute.remote(job))
+            outcome: Outcome = ray.get(slot.execute.remote(job))
         except RayActorError as error:
-            self._return_slot(alive=False)
-            return name, Outcome("lost", f"the slot died: {error}")
+            outcome = Outcome("preempted" if error.preempted else "lost", f"the slot died: {error}")
+        if outcome.status != "finished":
+            self._return_slot()  # its workers may have to start again, and another may be free
+        return name, outcome
 
-    def _return_slot(self, alive: bool) -> None:
+    def _return_slot(self) -> None:
         if self._lease is not None:
             name, self._lease = self._lease[0], None
-            ray.get(self._pool.give_back.remote(name, alive))
+            ray.get(self._pool.give_back.remote(name))
 
     def _conclude(self) -> bool:
         """Write how the configuration stands in the search; whether the trial is over."""

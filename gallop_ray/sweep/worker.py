@@ -21,13 +21,13 @@ from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.spec.configuration import asked, densities
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.sweep.failures import classify, out_of_memory_kills
 from gallop_ray.sweep.jobs import BaseJob, Job, Outcome, RunJob
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.records import RunFolder, SweepFolder
-from gallop_ray.training.errors import Diverged
 from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.report import Silent
-from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.resident import Resident, free_memory, load_resident
 from gallop_ray.training.run import execute, measure_base
 
 
@@ -44,16 +44,13 @@ def serve(config: Mapping[str, Any]) -> None:
         ray.get(slot.refuse.remote(str(error) if isinstance(error, ValueError | OSError) else traceback.format_exc()))
         return
 
-    group = ray.util.get_current_placement_group()
-    last = ray.get(slot.join.remote(rank, _agreed_name(), group.id.hex() if group else None))
-    while (numbered := ray.get(slot.next_job.remote(last))) is not None:
+    node = ray.get_runtime_context().get_node_id()
+    last = ray.get(slot.join.remote(rank, _agreed_name(), node, out_of_memory_kills()))
+    while (numbered := ray.get(slot.next_job.remote(last, node, out_of_memory_kills()))) is not None:
         last, job = numbered
         outcome = _answer(resident, folder, job, config["name"], rank)
-        if outcome.status == "failed":
-            ray.get(slot.answer.remote(last, outcome))
+        if not ray.get(slot.answer.remote(last, rank, outcome)):
             raise RuntimeError(outcome.reason)
-        if rank == 0:
-            ray.get(slot.answer.remote(last, outcome))
 
 
 def _agreed_name() -> str:
@@ -65,27 +62,33 @@ def _agreed_name() -> str:
 
 def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: int) -> Outcome:
     try:
+        if isinstance(job, RunJob):
+            return _run(resident, folder, job, slot, rank)
         if isinstance(job, BaseJob):
-            _check_methods(resident)
             return Outcome("finished", result=dict(measure_base(resident)))
-        return _run(resident, folder, job, slot, rank)
-    except ValueError as error:
-        return Outcome("refused", str(error))
-    except Diverged as error:
-        return Outcome("diverged", str(error))
+        _check_methods(resident)
+        return Outcome("finished")
     except Exception as error:
-        traceback.print_exc()
-        return Outcome("failed", f"{type(error).__name__}: {error}")
+        failure = classify(error)
+        if failure == "failed":
+            traceback.print_exc()
+        reason = str(error) if failure in ("refused", "diverged") else f"{type(error).__name__}: {error}"
+    # Only now, when the exception is gone and with it what its frames held.
+    if failure == "out_of_memory":
+        free_memory()
+    return Outcome(failure, reason)
 
 
 def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: int) -> Outcome:
     configuration_folder = folder.configuration(job.configuration)
-    configuration = Configuration.model_validate(configuration_folder.configuration())
+    asked_for = Configuration.model_validate(configuration_folder.configuration())
+    training = asked_for.training.model_copy(update={"micro_batch_size": job.micro_batch_size})
+    configuration = asked_for.model_copy(update={"training": training})
     record, base = configuration_folder.run(job.seed), folder.base()
     assert base is not None, "the base model is measured before the first run"
     if rank > 0:
         return Outcome("finished", result=execute(resident, configuration, job.seed, base, Silent(record.adapter)))
-    _begin(record, configuration, job, slot)
+    _begin(record, asked_for, job, slot)
     result = execute(resident, configuration, job.seed, base, record)
     for document in ("mask", "correct"):
         record.write(document, result.pop(document))

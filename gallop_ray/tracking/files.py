@@ -1,5 +1,6 @@
 """Files that survive a kill at any moment: JSON replaced as a whole, JSON lines appended one by one."""
 
+import errno
 import json
 import math
 import os
@@ -9,6 +10,16 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space; safetensors, being no Python, says so in words only."""
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return True
+    return any(os.strerror(number) in str(error) for number in _DISK_FULL)
 
 
 def _finite(value: Any) -> Any:

@@ -66,6 +66,12 @@ def result_points(result: Record, time: float) -> list[Point]:
     return [Point(name, value, time) for name, value in measurements(result).items()]
 
 
+def failure_tags(result: Record) -> dict[str, str]:
+    """Why a run failed, as tags: the class of the failure, its reason, and how often the run was begun."""
+    names = ("failure", "reason", "attempts") if result.get("reason") else ()
+    return {name: str(result[name]) for name in names if result.get(name) is not None}
+
+
 def _density(method: Mapping[str, Any]) -> object:
     density = method.get("density")
     return f"LoRA rank {density['lora_rank']}" if isinstance(density, Mapping) else density

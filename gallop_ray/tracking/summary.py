@@ -7,7 +7,7 @@ from typing import Any
 
 from gallop_ray.spec.schema import Metric, ObjectiveSpec, larger_is_better
 
-_NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended")
+_NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended", "attempts", "micro_batch_size")
 
 
 def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from gallop_ray.tracking.sent import (
     FINAL_STATUS,
     Sent,
     configuration_params,
+    failure_tags,
     result_points,
     step_points,
     sweep_params,
@@ -140,8 +141,7 @@ class SweepSync:
 
     def _send_result(self, run: RunFolder, sent: Sent, result: Record) -> None:
         ended = float(result.get("ended") or time.time())
-        reason = {"reason": result["reason"]} if result.get("reason") else {}
-        self._store.log(sent.run_id, result_points(result, ended), tags=reason)
+        self._store.log(sent.run_id, result_points(result, ended), tags=failure_tags(result))
         self._upload(run.path, _ARTIFACTS, sent.run_id)
         self._set_status(run.path, sent, FINAL_STATUS[result["status"]], result["status"], ended)
 

@@ -97,7 +97,11 @@ class Engine:
         self.module = module
         self._before = [(m, dict(vars(m)), {h: dict(getattr(m, h)) for h in _HOOKS}) for m in module.modules()]
         self._parameters = [(p, set(vars(p))) for p in module.parameters()]
-        self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(config))
+        try:
+            self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(config))
+        except BaseException:
+            self._restore()
+            raise
         if optimizer is not None:
             self.state([p for p in module.parameters() if p.requires_grad]).clear_padding()
 

@@ -137,3 +137,10 @@ def load_tasks(sweep: Sweep) -> dict[str, TaskData]:
     data = sweep.data
     ood = {name: load_task(name, data, ("validation", "test")) for name in data.ood}
     return {data.train: load_task(data.train, data), **ood}
+
+
+def free_memory() -> None:
+    """Give back what a run that ran out of memory has left in cycles and in the allocator's cache."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -75,6 +75,7 @@ def execute(
         "scores": what.scores,
         "mask": what.record(),
         "steps": state.steps,
+        "micro_batch_size": context.training.micro_batch_size,
         "train_loss": state.loss if state.steps else None,
         **summarize(measured, base, resident.sweep.data.train, resident.sweep.data.ood),
         "tasks": measured,

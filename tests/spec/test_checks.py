@@ -28,6 +28,10 @@ from gallop_ray.spec.configuration import first_points
             "deepspeed.offload_optimizer: true is not allowed at zero_stage 0; "
             "the optimizer is offloaded at stages 1, 2 and 3",
         ),
+        (
+            "resources: {gpus_per_worker: 1.5}\n",
+            "resources.gpus_per_worker: 1.5 is not allowed; a worker has a part of one GPU, or whole ones",
+        ),
         ("seeds: [1, 2, 1]\n", "seeds.2: 1 is there twice; every seed must differ"),
         (
             "pruning: {type: median}\n",

@@ -1,0 +1,48 @@
+"""What Ray Train knows of the ends of a slot's worker groups, told to the slot."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+from gallop_ray.sweep.jobs import Failure, Outcome
+
+_MEMORY_MONITOR = ("NODE_OUT_OF_MEMORY", "running low on memory")  # what Ray's says of those it kills
+# A group in which nothing has failed is ended because its node is to go.
+_TAKEN_AWAY = Outcome("preempted", "a node was taken away")
+
+
+class Deaths(WorkerGroupCallback):
+    """Lives in Ray Train's controller."""
+
+    def __init__(self, slot: Any) -> None:
+        self._slot = slot
+        self._outcome = _TAKEN_AWAY
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        """Called about twice a second."""
+        if worker_group_status.errors:
+            self._outcome = _outcome(worker_group_status.errors)
+
+    def before_worker_group_shutdown(self, worker_group: Any) -> None:
+        """Called before the group starts again, or the slot ends."""
+        self._slot.down.remote(self._outcome)
+        self._outcome = _TAKEN_AWAY
+
+
+def _outcome(errors: dict[int, Exception]) -> Outcome:
+    # A death comes wrapped in a failed health check.
+    causes = [getattr(error, "health_check_failure", error) for _, error in sorted(errors.items())]
+    return Outcome(_class(causes), "; ".join(dict.fromkeys(_last_line(str(cause)) for cause in causes)))
+
+
+def _class(causes: Sequence[Exception]) -> Failure:
+    if any(getattr(cause, "preempted", False) for cause in causes):
+        return "preempted"
+    killed = any(words in str(cause) for cause in causes for words in _MEMORY_MONITOR)
+    return "out_of_memory" if killed else "lost"
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no reason given"

@@ -1,0 +1,62 @@
+"""Stopping a sweep before its end: from the trial that finds the reason to the driver, by way of Tune."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+
+from gallop_ray.spec.schema import RetentionSpec
+from gallop_ray.sweep.space import described, free_bytes
+from gallop_ray.tracking.records import SweepFolder
+
+HALTED, MISTAKE, WARNING = "halted", "mistake", "warning"
+"""In a trial's result: why the sweep has to stop, whether the user has to mend what was asked, what to show."""
+
+
+class Halted(Exception):
+    """The sweep has to stop; what has finished is kept, and the same command goes on from there."""
+
+    def __init__(self, reason: str, mistake: bool = False) -> None:
+        super().__init__(reason)
+        self.mistake = mistake
+
+
+class _OutOfTune(BaseException):
+    """No Exception, which Tune would wait for its trials before it let through."""
+
+
+class Watch(tune.Callback):
+    """Ends Tune's loop as soon as a trial says that the sweep has to stop. The first warning is shown."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.halted: Halted | None = None
+        self._note, self._warned = note, False
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """A seed has ended."""
+        if reason := result.get(HALTED):
+            self.halted = Halted(reason, result[MISTAKE])
+        if (warning := result.get(WARNING)) and not self._warned:
+            self._warned = True
+            self._note(warning)
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Outside of what Tune takes for a failure of a trial."""
+        if self.halted:
+            raise _OutOfTune
+
+    def fit(self, tuner: tune.Tuner) -> None:
+        """Run the tuner to its end, or raise Halted."""
+        try:
+            tuner.fit()
+        except _OutOfTune:
+            assert self.halted is not None
+            raise self.halted from None
+
+
+def no_space(folder: SweepFolder, retention: RetentionSpec, needed: float, error: object = None) -> Halted:
+    """A full disk: how much there is, and how much a run needs as far as that is known."""
+    wants = f", a run needs about {described(needed)}" if needed else ""
+    why = f" ({error})" if error else ""
+    free = described(max(0, free_bytes(folder, retention)))
+    return Halted(f"no space left in {folder.path}: {free} are free{wants}{why}; make space")

@@ -1,0 +1,50 @@
+"""Disk space: what a sweep keeps, and stopping before there is none left."""
+
+import os
+from pathlib import Path
+
+from gallop_ray.reporting.summary import best_of_each_method, of_the_search, summaries
+from gallop_ray.spec.schema import RetentionSpec, Sweep
+from gallop_ray.tracking.files import read_lines
+from gallop_ray.tracking.records import FINAL, SweepFolder
+
+_RUNS_AHEAD = 5  # space for so many more runs in every slot is worth no warning
+
+
+def free_bytes(folder: SweepFolder, retention: RetentionSpec) -> float:
+    """What the sweep may still write: as the disk has it, or as the user allows it."""
+    found = os.statvfs(folder.path)
+    free = float(found.f_bavail * found.f_frsize)
+    if retention.disk_gb is None:
+        return free
+    return min(free, retention.disk_gb * 1e9 - _used(folder.path))
+
+
+def _used(folder: Path) -> int:
+    return sum((Path(path) / name).lstat().st_size for path, _, names in os.walk(folder) for name in names)
+
+
+def shortage(free: float, needed: float) -> str | None:
+    """A warning where the next runs may fill the disk. needed: bytes of one run."""
+    if free > _RUNS_AHEAD * needed:
+        return None
+    return f"the disk is almost full: {described(free)} are free, a run needs {described(needed)}"
+
+
+def described(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def keep_best(folder: SweepFolder, sweep: Sweep) -> None:
+    """Remove the adapters of configurations that are over, but for the best of each method so far, as many as needed."""
+    found = summaries(of_the_search(read_lines(folder.path / "results.jsonl")), sweep.objective)
+    count = sweep.confirmation.best if sweep.confirmation else 1
+    best = {summary.configuration for summary in best_of_each_method(found, count)}
+    for summary in found:
+        configuration = folder.configuration(summary.configuration)
+        adapters = [run.adapter for run in configuration.runs()]
+        left = [adapter for adapter in adapters if summary.configuration not in best and adapter.exists()]
+        if left and configuration.status()["status"] in FINAL:
+            for adapter in left:
+                adapter.unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+"""Whole sweeps in which something fails, through the command."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gallop_ray.tracking.records import SweepFolder
+from tests.sweep import command
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 14 MB where the sweep's records go."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(small_disk: Path, tmp_path: Path) -> None:
+    space = {"space": {"training.learning_rate": {"choice": [1e-4, 2e-4, 3e-4]}}}
+    sweep = command.write_sweep(tmp_path, methods=[{"type": "full"}], search=space, budget={"configurations": 3})
+    full = command.run("run", sweep)
+    assert full.returncode == 1, full.stdout
+    assert "no space left" in full.stdout
+    assert "the same command goes on" in full.stdout
+    assert "Traceback" not in full.stdout
+    finished = {(r["configuration"], r["seed"]) for r in SweepFolder(small_disk / "tiny").results()}
+    assert 0 < len(finished) < 6, "an adapter takes 4 MB"
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    done = command.run("run", sweep)
+    assert done.returncode == 0, done.stdout
+    assert {r["status"] for r in results(small_disk / "tiny")} == {"finished"}
+    assert len(results(small_disk / "tiny")) == 6
+
+
+def test_one_bad_configuration_fails_alone(tmp_path: Path) -> None:
+    space = {"space": {"gallop.eps": {"choice": [1e-8, 1e3]}}}
+    sweep = command.write_sweep(tmp_path, methods=[{"type": "gallop"}], search=space, seeds=1)
+    done = command.run("run", sweep)
+    assert done.returncode == 1, done.stdout
+    bad, good = sorted(results(tmp_path / "runs" / "tiny"), key=lambda r: r["status"] == "finished")
+    assert (good["status"], good["failure"], good["attempts"]) == ("finished", None, 1)
+    assert (bad["status"], bad["failure"], bad["attempts"]) == ("failed", "refused", 1)
+    assert "eligible" in bad["reason"]
+
+
+def test_a_mistake_in_every_configuration_stops_the_sweep(tmp_path: Path) -> None:
+    space = {"space": {"training.learning_rate": {"log": [1e-4, 1e-2]}}}
+    methods = [{"type": "gallop", "eps": 1e3}]
+    sweep = command.write_sweep(tmp_path, methods=methods, search=space, seeds=1, budget={"configurations": 9})
+    done = command.run("run", sweep)
+    assert done.returncode == 2, done.stdout
+    assert "all of the first 3 configurations failed, and alike" in done.stdout
+    assert len(results(tmp_path / "runs" / "tiny")) == 3

@@ -1,0 +1,185 @@
+"""What a failure is, and what follows from it."""
+
+import errno
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gallop_ray.spec.schema import ObjectiveSpec, RetentionSpec
+from gallop_ray.sweep.failures import Attempts, classify, failure_record, hopeless, smaller_micro_batch
+from gallop_ray.sweep.halt import no_space
+from gallop_ray.sweep.jobs import Outcome
+from gallop_ray.sweep.space import free_bytes, keep_best, shortage
+from gallop_ray.tracking.files import append_line
+from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.sent import failure_tags
+from gallop_ray.training.errors import Diverged
+
+FULL = Path("/dev/full")
+"""Every write to it fails as on a full disk."""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_an_adapter_that_does_not_fit_on_the_disk(small_disk: Path) -> None:
+    with pytest.raises(Exception, match="No space left") as error:
+        save_file({"a": torch.zeros(1 << 20)}, small_disk / "adapter.safetensors")
+    assert classify(error.value) == "disk_full"
+    assert re.search(r"[01]\.\d MB are free", str(no_space(SweepFolder(small_disk), RetentionSpec(), 0, error.value)))
+
+
+@pytest.mark.parametrize(
+    ("fails", "expected"),
+    [
+        (lambda: torch.empty(1 << 60, dtype=torch.uint8), "out_of_memory"),
+        (lambda: bytearray(1 << 60), "out_of_memory"),
+        (lambda: append_line(FULL, {"event": "step"}), "disk_full"),
+        (lambda: torch.zeros(2).view(3), "failed"),
+        (lambda: int("many"), "refused"),
+    ],
+)
+def test_real_exceptions_are_told_apart(fails: Any, expected: str) -> None:
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        fails()
+    assert classify(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
+        (OSError(errno.EIO, "Input/output error"), "failed"),
+        (Diverged("the training loss was nan"), "diverged"),
+    ],
+)
+def test_exceptions_that_need_a_gpu_or_a_quota(error: Exception, expected: str) -> None:
+    assert classify(error) == expected
+
+
+def test_micro_batches_shrink_to_parts_that_still_divide_the_batch() -> None:
+    assert [smaller_micro_batch(size) for size in (8, 6, 9, 5, 1)] == [4, 3, 3, 1, None]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    run = SweepFolder(tmp_path).run("random-1", 0)
+    run.start({}, "slot-0")
+    return run
+
+
+def test_out_of_memory_halves_until_one_and_begins_anew(run: RunFolder) -> None:
+    attempts, sizes = Attempts(run, 8), []
+    run.checkpoint.write_text("of larger micro-batches")
+    while attempts.again(Outcome("out_of_memory", "no memory")):
+        sizes.append(attempts.micro_batch_size)
+    assert sizes == [4, 2, 1]
+    assert not run.checkpoint.exists()
+
+
+def test_a_lost_run_is_given_up_only_where_it_gets_no_further(run: RunFolder) -> None:
+    attempts = Attempts(run, 8)
+    for step in range(10):
+        run.checkpoint.write_text(str(step))
+        assert attempts.again(Outcome("lost", "killed")), "it gets further each time"
+    assert [attempts.again(Outcome("lost", "killed")) for _ in range(3)] == [True, False, False]
+    assert run.checkpoint.exists()
+
+
+def test_other_failures_have_their_own_numbers_of_attempts(run: RunFolder) -> None:
+    def begun(status: Any) -> int:
+        attempts = Attempts(run, 8)
+        return 1 + sum(1 for _ in iter(lambda: attempts.again(Outcome(status, "why")), False))
+
+    assert {s: begun(s) for s in ("finished", "failed", "refused", "diverged", "disk_full")} == {
+        "finished": 1,
+        "failed": 2,
+        "refused": 1,
+        "diverged": 1,
+        "disk_full": 1,
+    }
+
+
+def fail(folder: SweepFolder, key: str, outcome: Outcome) -> None:
+    run = folder.configuration(key)
+    run.create({})
+    record = run.run(0)
+    record.start({}, "slot-0")
+    record.finish({"configuration": key, "seed": 0, **failure_record(outcome, 1), "attempts": record.attempt()})
+
+
+def test_a_sweep_whose_first_configurations_fail_alike_is_hopeless(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    for key in ("a", "b"):
+        fail(folder, key, Outcome("failed", "RuntimeError: no such device"))
+        assert hopeless(folder) is None
+    fail(folder, "c", Outcome("diverged", "the loss was nan"))
+    assert hopeless(folder) is None, "not alike"
+    fail(folder, "c", Outcome("failed", "RuntimeError: no such device"))
+    assert "no such device" in str(hopeless(folder))
+    finished = folder.configuration("d")
+    finished.create({})
+    finished.run(0).start({}, "slot-0")
+    finished.run(0).finish({"configuration": "d", "seed": 0, "status": "finished"})
+    assert hopeless(folder) is None, "one has finished"
+
+
+def test_results_and_mlflow_name_the_failure(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    fail(folder, "a", Outcome("out_of_memory", "RuntimeError: can't allocate memory"))
+    (line,) = map(json.dumps, folder.rebuild_results())
+    for word in ('"failure": "out_of_memory"', '"attempts": 1', "micro-batches of 1 too", "can't allocate"):
+        assert word in line
+    assert failure_tags(folder.results()[0]).keys() == {"failure", "attempts", "reason"}
+    assert failure_tags({"status": "finished", "reason": None, "attempts": 2}) == {}
+
+
+def test_only_the_best_configuration_of_each_method_keeps_its_adapters(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    for key, value, status in (
+        ("gallop-1", 0.5, "finished"),
+        ("gallop-2", 0.7, "finished"),
+        ("gallop-3", 0.1, "running"),
+        ("lora-1", 0.2, "finished"),
+    ):
+        configuration = folder.configuration(key)
+        configuration.create({})
+        for seed in (0, 1):
+            run = configuration.run(seed)
+            run.start({}, "slot-0")
+            run.adapter.write_bytes(b"adapter")
+            identity = {"configuration": key, "seed": seed, "method": key.split("-")[0], "status": "finished"}
+            run.finish({**identity, "val_mean_accuracy": value})
+            folder.append_result(run)
+        configuration.write_status(status, [0, 1], value)
+    keep_best(folder, ObjectiveSpec())
+    kept = {run.configuration for run in folder.runs() if run.adapter.exists()}
+    assert kept == {"gallop-2", "gallop-3", "lora-1"}, "the best of each method, and what still runs"
+
+
+def test_a_budget_counts_what_the_sweep_has_written(tmp_path: Path) -> None:
+    (tmp_path / "adapter").write_bytes(bytes(3_000_000))
+    free = free_bytes(SweepFolder(tmp_path), RetentionSpec(disk_gb=0.01))
+    assert free == 7_000_000
+    assert shortage(free, 1_000_000) is None
+    assert "7.0 MB are free, a run needs 2.0 MB" in str(shortage(free, 2_000_000))

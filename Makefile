@@ -37,7 +37,7 @@ lint: .venv/dev  ## ruff, mypy and the direction of imports
 test: lint  ## linters, then the tests
 	$(BIN)/pytest
 
-bench: .venv/installed  ## time and memory beside PEFT, full fine-tuning and torch.topk; docs/performance.md
+bench: .venv/installed  ## time and memory beside PEFT, torch.topk, plain Tune, ...; docs/performance.md
 	$(BIN)/python -m benchmarks all
 
 clean:  ## remove the virtual environment and caches

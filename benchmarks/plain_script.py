@@ -44,6 +44,7 @@ def _run(sweep: Sweep, configuration: Configuration, record: RunFolder) -> None:
         assert isinstance(configuration.method, LoraSpec)
         config = _lora(configuration.method)
     adapted: Any = peft.get_peft_model(model, config)
+    model.zero_grad()
     trainer = Trainer(
         adapted,
         _arguments(training, record),

@@ -20,6 +20,7 @@ from gallop_ray.training.save import save_model
 STEPS, EVALUATED, PER_METHOD = 8, 64, 6
 QUICK_STEPS, QUICK_EVALUATED, QUICK_PER_METHOD = 2, 8, 1
 SPENT_WELL = ("scoring", "training", "evaluating")
+PHASES = (*SPENT_WELL, "selecting", "attaching", "saving")
 RIVALS = {
     "HF Trainer and PEFT, one by one": "benchmarks.plain_script",
     "Tune, a TorchTrainer per trial": "benchmarks.tune_trials",
@@ -95,6 +96,9 @@ def _random_weights(shared: Setting, folder: Path) -> str:
 
 
 def _measured(ran: Ran) -> Measured:
-    (times,) = slot_times(ran.folder).values()
-    share = sum(times.phases[name] for name in SPENT_WELL) / times.wall
-    return Measured(ran.seconds, ran.bytes, {"share": share, "runs": times.wall, **times.phases, "other": times.other})
+    """The whole time; of the runs' time, from the first one's start, what was spent on each phase."""
+    (slot,) = slot_times(ran.folder).values()
+    results = ran.folder.results()
+    spent = {name: sum(result["seconds"].get(name, 0.0) for result in results) for name in PHASES}
+    share = sum(spent[name] for name in SPENT_WELL) / slot.wall
+    return Measured(ran.seconds, ran.bytes, {"share": share, "runs_seconds": slot.wall, **spent})

@@ -36,11 +36,11 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     label = {**shared.label, "configurations": 2 * per_method, "steps": steps, "evaluated": evaluated}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        _write_data(
+        write_data(
             folder / "data", {"train": steps * shared.sequences, "validation": evaluated // 2, "test": evaluated // 2}
         )
-        model = model_source(shared.model) if shared.pretrained else _random_weights(shared, folder / "model")
-        ours = run_ours(folder, _sweep(shared, model, str(folder / "data"), steps, per_method))
+        model = model_source(shared.model) if shared.pretrained else random_weights(shared, folder / "model")
+        ours = run_ours(folder, document(shared, model, str(folder / "data"), steps, per_method))
         found = {name: run_rival(folder, module, ours) for name, module in RIVALS.items()}
         rows = [row(_measured(ours), name, _measured(ran), **label) for name, ran in found.items()]
     for made in rows:
@@ -48,7 +48,8 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _sweep(shared: Setting, model: str, data: str, steps: int, per_method: int) -> dict[str, Any]:
+def document(shared: Setting, model: str, data: str, steps: int, per_method: int) -> dict[str, Any]:
+    """The sweep file, without what belongs to the machine."""
     size = {"batch_size": shared.sequences, "micro_batch_size": shared.sequences, "max_length": shared.length}
     return {
         "name": "sweep",
@@ -71,7 +72,7 @@ def _sweep(shared: Setting, model: str, data: str, steps: int, per_method: int) 
     }
 
 
-def _write_data(folder: Path, sizes: dict[str, int]) -> None:
+def write_data(folder: Path, sizes: dict[str, int]) -> None:
     """Examples so long that every one is cut to the same number of tokens, with answers of one token."""
     folder.mkdir()
     draw = random.Random(0)
@@ -86,7 +87,8 @@ def _example(draw: random.Random) -> dict[str, str]:
     return {"instruction": f"{words}\nAnswer format: a/b", "input": "", "output": answer, "answer": answer}
 
 
-def _random_weights(shared: Setting, folder: Path) -> str:
+def random_weights(shared: Setting, folder: Path) -> str:
+    """Save a model of the shape asked for, with the pocket tokenizer; the folder."""
     folder.mkdir()
     model = base_model(shared).cpu()
     model.config.eos_token_id, model.config.pad_token_id, model.config.bos_token_id = 0, 1, None

@@ -11,16 +11,17 @@ import ray
 from ray import tune
 
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.slot import CPU_SHARE
 from gallop_ray.tracking.records import SweepFolder
+
+_WAITING = 0.01
+"""CPUs of a trial, which only waits; were it given a whole one, the worker could not have all of them."""
 
 
 def main(folder: SweepFolder) -> None:
     """Run every configuration of the folder, one after another."""
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     tuner = tune.Tuner(
-        # A trial only waits; were it given a CPU, the workers could not have all of them.
-        tune.with_resources(_trial, {"CPU": 1 - CPU_SHARE}),
+        tune.with_resources(_trial, {"CPU": _WAITING}),
         param_space={
             "folder": str(folder.path),
             "key": tune.grid_search([configuration.key for configuration in folder.configurations()]),
@@ -48,7 +49,7 @@ def _trial(config: dict[str, Any]) -> None:
         scaling_config=ScalingConfig(
             num_workers=resources.workers_per_slot,
             use_gpu=bool(gpus),
-            resources_per_worker={"CPU": resources.cpus_per_worker * CPU_SHARE, **gpus},
+            resources_per_worker={"CPU": resources.cpus_per_worker - _WAITING, **gpus},
         ),
         run_config=RunConfig(
             name=f"train-{tune.get_context().get_trial_id()}",

@@ -40,7 +40,7 @@ test: lint  ## linters, then the tests
 test-faults: .venv/dev  ## kill a sweep's processes more than twenty times and check its books
 	$(BIN)/pytest -m faults -s tests/faults
 
-bench: .venv/installed  ## time and memory beside PEFT, full fine-tuning and torch.topk; docs/performance.md
+bench: .venv/installed  ## time and memory beside PEFT, torch.topk, plain Tune, ...; docs/performance.md
 	$(BIN)/python -m benchmarks all
 
 clean:  ## remove the virtual environment and caches

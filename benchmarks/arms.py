@@ -35,7 +35,7 @@ class Measured:
 
     seconds: float
     bytes: int
-    counts: dict[str, int]
+    counts: Mapping[str, float]
 
 
 class Arm:

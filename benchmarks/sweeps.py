@@ -1,0 +1,70 @@
+"""A sweep run by the command line, and the same configurations run by a rival, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from gallop_ray.tracking.records import SweepFolder
+
+_ROOT = Path(__file__).parents[1]
+_ELSEWHERE = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")  # all arms stay on this machine
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The seconds from the start of the process to its end, and the records of its runs."""
+
+    seconds: float
+    folder: SweepFolder
+
+    @property
+    def bytes(self) -> int:
+        """The largest memory that a process held during a run."""
+        return max(int(result["peak_memory_bytes"]) for result in self.folder.results())
+
+
+def run_ours(place: Path, sweep: dict[str, Any]) -> Ran:
+    """`gallop-ray run`, with one worker."""
+    resources = {"workers_per_slot": 1, "gpus_per_worker": int(torch.cuda.is_available()), "slots": 1}
+    document = {
+        **sweep,
+        "output": str(place),
+        "resources": {**resources, **sweep["resources"]},
+        "tracking": {"uri": f"sqlite:///{place}/mlflow.db"},
+    }
+    path = place / "sweep.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return Ran(_run(place / "ours.log", "gallop_ray", "run", str(path)), SweepFolder(place / sweep["name"]))
+
+
+def run_rival(place: Path, module: str, ours: Ran, configurations: int | None = None) -> Ran:
+    """`python -m MODULE FOLDER`, the folder holding what ours was asked, but no runs.
+
+    It measures no base model: it is given ours.
+    """
+    folder = SweepFolder(place / module)
+    folder.create(ours.folder.spec())
+    folder.write_base(ours.folder.base() or {})
+    for asked in ours.folder.configurations()[:configurations]:
+        folder.configuration(asked.key).create(asked.configuration())
+    return Ran(_run(place / f"{module}.log", module, str(folder.path)), folder)
+
+
+def _run(log: Path, module: str, *arguments: str) -> float:
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    command = [sys.executable, "-m", module, *arguments]
+    begun = time.perf_counter()
+    with log.open("w") as output:
+        ended = subprocess.run(
+            command, cwd=_ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
+        )
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}:\n{log.read_text()[-6000:]}")
+    return time.perf_counter() - begun

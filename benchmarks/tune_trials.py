@@ -1,0 +1,87 @@
+"""`python -m benchmarks.tune_trials FOLDER`: plain Tune, one TorchTrainer.fit() per trial, as Ray documents it.
+
+What a trial trains and measures, and how, is ours; only what starts it and waits for it differs.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.records import SweepFolder
+
+_WAITING = 0.01
+"""CPUs of a trial, which only waits; were it given a whole one, the worker could not have all of them."""
+
+
+def main(folder: SweepFolder) -> None:
+    """Run every configuration of the folder, one after another."""
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    tuner = tune.Tuner(
+        tune.with_resources(_trial, {"CPU": _WAITING}),
+        param_space={
+            "folder": str(folder.path),
+            "key": tune.grid_search([configuration.key for configuration in folder.configurations()]),
+        },
+        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder.path / "ray")),
+    )
+    errors = tuner.fit().errors
+    ray.shutdown()
+    if errors:
+        raise errors[0]
+
+
+def _trial(config: dict[str, Any]) -> None:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    folder, to_tune = SweepFolder(Path(config["folder"])), TuneReportCallback()
+    resources = Sweep.model_validate(folder.spec()).resources
+    gpus = {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
+    TorchTrainer(
+        _train,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers_per_slot,
+            use_gpu=bool(gpus),
+            resources_per_worker={"CPU": resources.cpus_per_worker - _WAITING, **gpus},
+        ),
+        run_config=RunConfig(
+            name=f"train-{tune.get_context().get_trial_id()}",
+            storage_path=str(folder.path / "ray"),
+            callbacks=[to_tune],  # type: ignore[list-item]  # annotated for the Ray Train before this one
+        ),
+    ).fit()
+
+
+def _train(config: dict[str, Any]) -> None:
+    # Imported here, so that only workers wait for them.
+    import ray.train
+    import torch
+
+    from gallop_ray.spec.schema import Configuration
+    from gallop_ray.training.resident import load_resident
+    from gallop_ray.training.run import execute
+
+    folder = SweepFolder(Path(config["folder"]))
+    sweep, base = Sweep.model_validate(folder.spec()), folder.base()
+    assert base is not None
+    torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
+    resident = load_resident(sweep)
+    asked = folder.configuration(config["key"])
+    for seed in sweep.seeds:
+        record = asked.run(seed)
+        record.start({}, "trial")
+        result = execute(resident, Configuration.model_validate(asked.configuration()), seed, base, record)
+        record.write("mask", result.pop("mask"))
+        record.finish(result)
+        ray.train.report({key: result[key] for key in ("val_id_accuracy", "train_loss")})
+
+
+if __name__ == "__main__":
+    main(SweepFolder(Path(sys.argv[1])))

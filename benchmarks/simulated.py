@@ -68,7 +68,8 @@ class SimulatedPool:
     """One simulated slot, leased as a real pool leases its own."""
 
     def __init__(self, slots: int, sweep: str, folder: str) -> None:
-        self._slot = SimulatedSlot.remote(folder)
+        slot: Any = SimulatedSlot
+        self._slot = slot.remote(folder)
 
     async def refused(self) -> str:
         """Waits for ever."""

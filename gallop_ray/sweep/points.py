@@ -48,7 +48,7 @@ def grid_size(space: Space) -> int | None:
 def grid_point(space: Space, number: int) -> Values:
     """The points of a finite space by number, from 0; the last path changes fastest."""
     values: Values = {}
-    for path, allowed in reversed(space.items()):
+    for path, allowed in reversed(list(space.items())):
         every = points(allowed)
         assert every is not None, f"{path} has no points to count"
         number, place = divmod(number, len(every))

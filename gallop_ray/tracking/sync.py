@@ -94,6 +94,13 @@ class SweepSync:
         self._send_configuration(configuration, list(versions), sent, status if over else "running")
         if status in FINAL_STATUS and over:
             self._open.close(configuration)
+            self._forget(configuration.path, *(run.path for run in versions))
+
+    def _forget(self, *folders: Path) -> None:
+        """Of what has ended, the folders remember what was sent: thousands of configurations would fill the memory."""
+        for folder in folders:
+            self._sent.pop(folder, None)
+            self._means.pop(folder, None)
 
     def _sync_run(self, run: RunFolder, version: Version, parent: Sent) -> None:
         """Send a run's news. `version` was taken before anything is read here, and the result before the events."""

@@ -1,6 +1,5 @@
 """A slot that trains nothing: it writes to the run folders what rank 0 of a real slot's workers writes."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +7,22 @@ import ray
 
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration
-from gallop_ray.sweep.jobs import BaseJob, Job, Outcome
-from gallop_ray.tasks.metrics import summarize
+from gallop_ray.sweep.jobs import Job, Outcome, RunJob
+from gallop_ray.tasks.metrics import accuracies, summarize
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.records import SweepFolder
 
-STEPS, LAYERS = 10, 4
+STEPS, LAYERS, EXAMPLES = 10, 4, 200
 TASK, OTHER = "range", "max"
 _PHASES = ("scoring", "selecting", "attaching", "training", "evaluating", "saving")
 _MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def _accuracies(value: float) -> dict[str, Any]:
-    kinds = {"likelihood": value, "generated": value}
-    return {task: {"validation": kinds, "test": kinds} for task in (TASK, OTHER)}
+def _correct(share: float) -> dict[str, Any]:
+    """What a model answers right that is right on this share."""
+    right = round(share * EXAMPLES)
+    ways = dict.fromkeys(("likelihood", "generated"), "1" * right + "0" * (EXAMPLES - right))
+    return {task: {"validation": ways, "test": ways} for task in (TASK, OTHER)}
 
 
 @ray.remote(num_cpus=0)
@@ -33,8 +34,8 @@ class SimulatedSlot:
 
     def execute(self, job: Job) -> Outcome:
         """What a worker does, without a model."""
-        if isinstance(job, BaseJob):
-            return Outcome("finished", result=_accuracies(0.5))
+        if not isinstance(job, RunJob):
+            return Outcome("finished", result=_correct(0.5))
         folder = self._folder.configuration(job.configuration)
         configuration, record = Configuration.model_validate(folder.configuration()), folder.run(job.seed)
         spec = asked(configuration, job.seed)
@@ -46,7 +47,9 @@ class SimulatedSlot:
                 record.event("step", step=step, steps=STEPS, loss=1 / step, learning_rate=1e-3, grad_norm=1.0)
         names = [f"model.layers.{layer}.{module}" for layer in range(LAYERS) for module in _MODULES]
         record.write("mask", {"chosen": 10 * len(names), "matrices": {name: [10, 1000] for name in names}})
-        measured = _accuracies(0.5 + 100 * configuration.training.learning_rate)
+        correct = _correct(0.5 + 100 * configuration.training.learning_rate)
+        record.write("correct", correct)
+        measured = accuracies(correct)
         return Outcome(
             "finished",
             result={
@@ -56,7 +59,7 @@ class SimulatedSlot:
                 "trainable_percent": 1.0,
                 "steps": STEPS,
                 "train_loss": 0.1,
-                **summarize(measured, _accuracies(0.5), TASK, (OTHER,)),
+                **summarize(measured, accuracies(_correct(0.5)), TASK, (OTHER,)),
                 "tasks": measured,
                 "seconds": dict.fromkeys(("total", *_PHASES), 0.0),
             },
@@ -67,20 +70,29 @@ class SimulatedSlot:
 class SimulatedPool:
     """One simulated slot, leased as a real pool leases its own."""
 
-    def __init__(self, slots: int, sweep: str, folder: str) -> None:
-        self._slot: Any = SimulatedSlot.remote(folder)  # type: ignore[attr-defined]
+    def __init__(self, folder: str) -> None:
+        slot: Any = SimulatedSlot
+        self._slot = slot.remote(folder)
 
-    async def refused(self) -> str:
-        """Waits for ever."""
-        await asyncio.Event().wait()
-        return ""
-
-    async def lease(self) -> tuple[str, Any]:
+    async def lease(self, lessee: str | None = None) -> tuple[str, Any]:
         """The slot."""
         return "slot-0", self._slot
 
-    async def give_back(self, name: str, alive: bool) -> None:
+    async def give_back(self, name: str) -> None:
         """Nothing: there is one trial at a time."""
+
+    async def size(self) -> int:
+        """One slot."""
+        return 1
+
+    async def shrink(self, left: int) -> None:
+        """Nothing: the slot stays."""
 
     async def stop(self) -> None:
         """Nothing: the slot ends with Ray."""
+
+
+def start_simulated_pool(most: int, sweep: str, folder: str) -> Any:
+    """In the place of gallop_ray.sweep.pool.start_pool."""
+    pool: Any = SimulatedPool
+    return pool.remote(folder)

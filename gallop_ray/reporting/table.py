@@ -33,7 +33,7 @@ _MISSING = "-"
 def final_table(
     results: Iterable[Record], base: Mapping[str, Any] | None = None, objective: ObjectiveSpec | None = None
 ) -> Table:
-    """Each method's best configuration by the objective, or the Pareto front of several; on test sets.
+    """Each method's best configuration by the objective, or the front of several, and what it does on the test sets.
 
     The best are sought among the configurations that finished the most seeds of their method.
 

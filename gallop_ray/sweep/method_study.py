@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -22,6 +21,7 @@ from gallop_ray.sweep.points import (
 from gallop_ray.tracking.records import FINAL, ConfigurationFolder, SweepFolder
 from gallop_ray.tracking.summary import objective_value
 
+_MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
 _KEY = "configuration"
 _DUPLICATES = 50  # points in a row that were tried before; then a finite space is walked through instead
 _SMALLEST_POPULATION, _LARGEST_POPULATION, _GENERATIONS = 4, 50, 5
@@ -38,9 +38,7 @@ class MethodStudy:
         self, sweep: Sweep, name: str, wanted: int, folder: SweepFolder, storage: optuna.storages.BaseStorage
     ) -> None:
         self._sweep, self._name, self._folder, self._storage = sweep, name, folder, storage
-        directions: list[Literal["minimize", "maximize"]] = [
-            "maximize" if larger_is_better(m) else "minimize" for m in sweep.objective.all_metrics
-        ]
+        directions = [_MAXIMIZE if larger_is_better(m) else _MINIMIZE for m in sweep.objective.all_metrics]
         self._study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
         self._space = method_space(sweep, name)
         self._distributions = distributions(self._space)
@@ -151,10 +149,7 @@ class MethodStudy:
         """Make the folder of a configuration whose trial is in the journal, with its key: the trial comes first."""
         configuration = resolve(self._sweep, self._name, values)
         key = configuration_key(configuration)
-        folder = self._folder.configuration(key)
-        folder.create(configuration.model_dump(mode="json"))
-        if not (folder.path / "status.json").exists():
-            folder.write_status("running", [])
+        self._folder.configuration(key).create(configuration.model_dump(mode="json"))
         self._trials[key] = trial
         return key
 

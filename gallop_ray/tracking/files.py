@@ -33,17 +33,20 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_whole(path: Path, text: str, durable: bool = True) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with draft.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(draft, path)
-    finally:
+    except BaseException:
         draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        raise
+    if durable:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:
@@ -54,9 +57,12 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace the file as a whole: a reader, or the next start after a kill, sees the old content or the new."""
-    _write_whole(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, value: Mapping[str, Any], durable: bool = True) -> None:
+    """Replace the file as a whole: a reader, or the next start after a kill, sees the old content or the new.
+
+    durable: so, too, after a power cut. That takes milliseconds; what decides nothing goes without.
+    """
+    _write_whole(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n", durable)
 
 
 def read_json(path: Path) -> Record | None:
@@ -76,9 +82,9 @@ def _line(value: Mapping[str, Any]) -> str:
     return json.dumps(_finite(value), allow_nan=False) + "\n"
 
 
-def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    """Replace the file as a whole by one JSON object a line."""
-    _write_whole(path, "".join(_line(value) for value in values))
+def write_lines(path: Path, values: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
+    """Replace the file as a whole by one JSON object a line; durable as in `write_json`."""
+    _write_whole(path, "".join(_line(value) for value in values), durable)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:

@@ -85,9 +85,9 @@ class RunFolder:
         attempt = self.attempt() + 1
         for name in _LEFT_BY_AN_ATTEMPT:
             (self.path / name).unlink(missing_ok=True)
-        write_json(self.path / "spec.json", spec)
+        write_json(self.path / "spec.json", spec, durable=False)
         event = {"time": time.time(), "event": "run_started", "slot": slot, "attempt": attempt}
-        write_lines(self.metrics, [event])
+        write_lines(self.metrics, [event], durable=False)
         return attempt
 
     def attempt(self) -> int:
@@ -100,7 +100,7 @@ class RunFolder:
 
     def write(self, document: Document, value: Mapping[str, Any]) -> None:
         """Write spec.json, environment.json, mask.json or correct.json."""
-        write_json(self.path / f"{document}.json", value)
+        write_json(self.path / f"{document}.json", value, durable=False)
 
     def read(self, document: Document) -> Record | None:
         """Read one of them; None when it is not there."""

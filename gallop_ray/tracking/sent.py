@@ -41,12 +41,15 @@ class Sent:
 
     def save(self, folder: Path) -> None:
         """Write the folder's mlflow.json."""
-        write_json(folder / "mlflow.json", asdict(self))
+        write_json(folder / "mlflow.json", asdict(self), durable=False)
 
     @classmethod
     def load(cls, folder: Path, sweep_run: str) -> "Sent | None":
         """The folder's mlflow.json; None when there is none, or it is about another MLflow run of the sweep."""
-        value = read_json(folder / "mlflow.json")
+        try:
+            value = read_json(folder / "mlflow.json")
+        except ValueError:  # cut short by a power cut: MLflow is asked for the run
+            return None
         return cls(**value) if value and value["sweep_run"] == sweep_run else None
 
 

@@ -4,7 +4,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,11 @@ class SweepSync:
         self._statuses: dict[Path, str] = {}
         self._counts: Counter[str] = Counter()
         self._uploads = True
+        self._params: dict[Path, dict[str, object]] = {}
+        # An earlier start, or a request that failed, may have made their MLflow runs without noting it.
+        self._unsure = {
+            path for each in folder.configurations() for path in (each.path, *(r.path for r in each.runs()))
+        }
         self._id = self._begin_sweep()
 
     def _begin_sweep(self) -> str:
@@ -86,11 +91,17 @@ class SweepSync:
         for run, version in versions.items():
             if self._ended.get(run.path) != version:
                 self._unless_refused(run.path, partial(self._sync_run, run, version, sent))
-        self._send_means(configuration, list(versions), sent)
         over = all(run.path in self._ended or run.path in self._refused for run in versions)
+        self._send_configuration(configuration, list(versions), sent, status if over else "running")
         if status in FINAL_STATUS and over:
-            self._set_status(configuration.path, sent, FINAL_STATUS[status], status)
             self._open.close(configuration)
+            self._forget(configuration.path, *(run.path for run in versions))
+
+    def _forget(self, *folders: Path) -> None:
+        """Of what has ended, the folders remember what was sent: thousands of configurations would fill the memory."""
+        for folder in folders:
+            self._sent.pop(folder, None)
+            self._means.pop(folder, None)
 
     def _sync_run(self, run: RunFolder, version: Version, parent: Sent) -> None:
         """Send a run's news. `version` was taken before anything is read here, and the result before the events."""
@@ -100,14 +111,22 @@ class SweepSync:
         if tail.events:
             self._revive(run.path, sent)
             self._revive(run.path.parent, parent)
-            self._send_steps(sent, tail.events)
-            sent.attempt, sent.offset = tail.attempt, tail.offset
+        ends = result is not None and not sent.ended
+        points, tags = step_points(tail.events, sent.last_step), dict[str, object]()
+        last_step = points[-1].step if points else sent.last_step
+        if result is not None and ends:
+            points += result_points(result, _ended(result))
+            tags = {"status": result["status"], **failure_tags(result)}
+        self._log(run.path, sent, points, tags)
+        if tail.events or ends:
+            sent.attempt, sent.offset, sent.last_step = tail.attempt, tail.offset, last_step
+            if result is not None and ends:
+                self._upload(run.path, _ARTIFACTS, sent.run_id)
+                self._put_status(sent, FINAL_STATUS[result["status"]], _ended(result))
             sent.save(run.path)
         if result is None:
             self._ended.pop(run.path, None)
             return
-        if not sent.ended:
-            self._send_result(run, sent, result)
         self._statuses[run.path] = f"runs_{result['status']}"
         self._ended[run.path] = version
 
@@ -122,28 +141,24 @@ class SweepSync:
         tags = {"gallop_ray.level": "configuration" if seed is None else "seed"}
         tags |= {name: str(value) for name, value in params.items() if name in _TAGS}
         identity = f"{self._id}/{folder.relative_to(self._folder.path).as_posix()}"
-        run_id = self._store.find_or_create(identity, name, parent, _begun(folder), tags)
-        self._store.log(run_id, params=params)
-        sent = Sent(self._id, run_id)
-        sent.save(folder)
-        return sent
+        make = self._store.find_or_create if folder in self._unsure else self._store.create
+        self._unsure.add(folder)
+        run_id = make(identity, name, parent, _begun(folder), tags)
+        self._params[folder] = params
+        return Sent(self._id, run_id)
+
+    def _log(self, folder: Path, sent: Sent, points: Sequence[Point], tags: Mapping[str, object]) -> None:
+        """Send points and tags, with the parameters of a run that was just made, in one request."""
+        params = self._params.get(folder)
+        if points or tags or params:
+            self._store.log(sent.run_id, points, params, tags)
+        if self._params.pop(folder, None):
+            sent.save(folder)
 
     def _revive(self, folder: Path, sent: Sent) -> None:
         """A run that goes on after an interruption, or after a failure, is running again."""
         if sent.status != "RUNNING":
             self._set_status(folder, sent, "RUNNING", "running")
-
-    def _send_steps(self, sent: Sent, events: list[Record]) -> None:
-        points = step_points(events, sent.last_step)
-        if points:
-            self._store.log(sent.run_id, points)
-            sent.last_step = points[-1].step
-
-    def _send_result(self, run: RunFolder, sent: Sent, result: Record) -> None:
-        ended = float(result.get("ended") or time.time())
-        self._store.log(sent.run_id, result_points(result, ended), tags=failure_tags(result))
-        self._upload(run.path, _ARTIFACTS, sent.run_id)
-        self._set_status(run.path, sent, FINAL_STATUS[result["status"]], result["status"], ended)
 
     def _upload(self, folder: Path, names: Sequence[str], run_id: str) -> None:
         """Artifacts are a convenience: a server that has no place for them still takes everything else.
@@ -159,22 +174,31 @@ class SweepSync:
                 _LOG.warning("MLflow does not store artifacts; they stay in %s (%s)", self._folder.path, error)
             self._uploads = False
 
-    def _send_means(self, configuration: ConfigurationFolder, runs: list[RunFolder], sent: Sent) -> None:
-        """Send means over seeds when a seed has ended; those of a configuration that has ended were sent before."""
+    def _send_configuration(
+        self, configuration: ConfigurationFolder, runs: list[RunFolder], sent: Sent, status: str
+    ) -> None:
+        """Send means over seeds when a seed has ended, and the end; of what has ended all was sent before."""
         ended = {run.path: self._ended[run.path] for run in runs if run.path in self._ended}
-        if not ended or sent.ended or self._means.get(configuration.path) == ended:
-            return
-        means = over_seeds(configuration.results())
-        now, seeds = time.time(), int(means["n_seeds"])
-        self._store.log(sent.run_id, [Point(name, value, now, seeds) for name, value in means.items()])
+        points: list[Point] = []
+        if ended and not sent.ended and self._means.get(configuration.path) != ended:
+            means, now = over_seeds(configuration.results()), time.time()
+            points = [Point(name, value, now, int(means["n_seeds"])) for name, value in means.items()]
+        ends = status in FINAL_STATUS and sent.status != FINAL_STATUS[status]
+        self._log(configuration.path, sent, points, {"status": status} if ends else {})
         self._means[configuration.path] = ended
+        if ends:
+            self._put_status(sent, FINAL_STATUS[status])
+            sent.save(configuration.path)
 
-    def _set_status(self, folder: Path, sent: Sent, status: Status, word: str, end: float | None = None) -> None:
+    def _set_status(self, folder: Path, sent: Sent, status: Status, word: str) -> None:
         if sent.status != status:
-            self._store.log(sent.run_id, tags={"status": word})
-            self._store.set_status(sent.run_id, status, end)
-            sent.status = status
+            self._log(folder, sent, (), {"status": word})
+            self._put_status(sent, status)
             sent.save(folder)
+
+    def _put_status(self, sent: Sent, status: Status, end: float | None = None) -> None:
+        self._store.set_status(sent.run_id, status, end)
+        sent.status = status
 
     def _send_counts(self) -> None:
         counts = Counter(self._statuses.values())
@@ -205,6 +229,10 @@ class SweepSync:
             return
         status, word = (FINAL_STATUS[word], word) if word in FINAL_STATUS else ("KILLED", "interrupted")
         self._unless_refused(folder, partial(self._set_status, folder, sent, status, word))
+
+
+def _ended(result: Record) -> float:
+    return float(result.get("ended") or time.time())
 
 
 def _begun(folder: Path) -> float:

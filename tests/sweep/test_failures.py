@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gallop_ray.spec.schema import ObjectiveSpec, RetentionSpec
+from gallop_ray.spec.schema import RetentionSpec
 from gallop_ray.sweep.failures import Attempts, classify, failure_record, hopeless, smaller_micro_batch
 from gallop_ray.sweep.halt import no_space
 from gallop_ray.sweep.jobs import Outcome
@@ -172,7 +172,7 @@ def test_only_the_best_configuration_of_each_method_keeps_its_adapters(tmp_path:
             run.finish({**identity, "val_mean_accuracy": value})
             folder.append_result(run)
         configuration.write_status(status, [0, 1], value)
-    keep_best(folder, ObjectiveSpec())
+    keep_best(folder, tiny.sweep())
     kept = {run.configuration for run in folder.runs() if run.adapter.exists()}
     assert kept == {"gallop-2", "gallop-3", "lora-1"}, "the best of each method, and what still runs"
 

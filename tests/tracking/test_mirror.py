@@ -157,6 +157,19 @@ def test_a_restart_doubles_nothing_and_sends_what_came_meanwhile(sweep):
     assert runs["demo/gallop-1"].data.metrics["n_seeds"] == 2
 
 
+def test_a_note_that_a_power_cut_emptied_doubles_nothing(sweep):
+    folder = begin(sweep)
+    run_seed(folder.run("gallop-1", 0), 0.5)
+    folder.configuration("gallop-1").write_status("finished", [0], 0.5)
+    assert mirror(folder, sweep)
+    for path in (folder.configuration("gallop-1").path, folder.run("gallop-1", 0).path):
+        (path / "mlflow.json").write_bytes(b"")
+    assert mirror(folder, sweep)
+    runs = mlflow_runs(sweep)
+    assert len(runs) == 3
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
 def test_an_interrupted_run_is_killed_then_goes_on_in_the_same_mlflow_run(sweep):
     folder = begin(sweep)
     run = folder.run("gallop-1", 0)

@@ -37,7 +37,7 @@ def described(size: float) -> str:
 
 
 def keep_best(folder: SweepFolder, sweep: Sweep) -> None:
-    """Remove the adapters of configurations that are over, but for the best of each method so far, as many as needed."""
+    """Remove the adapters of configurations that are over, except for the best of each method so far."""
     found = summaries(of_the_search(read_lines(folder.path / "results.jsonl")), sweep.objective)
     count = sweep.confirmation.best if sweep.confirmation else 1
     best = {summary.configuration for summary in best_of_each_method(found, count)}

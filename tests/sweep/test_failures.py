@@ -21,6 +21,7 @@ from gallop_ray.tracking.files import append_line
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.tracking.sent import failure_tags
 from gallop_ray.training.errors import Diverged
+from tests.training import tiny
 
 FULL = Path("/dev/full")
 """Every write to it fails as on a full disk."""

@@ -14,7 +14,10 @@ _CHECKSUMS, _CHECKSUM = "checksums", "checksum"
 
 
 def save_checked(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file that load_checked() can trust, replacing what was there as a whole."""
+    """Write a safetensors file that load_checked() can trust, replacing what was there as a whole.
+
+    Raises OSError where that cannot be.
+    """
     whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     checksums = json.dumps({name: _checksum(t) for name, t in whole.items()})
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -23,6 +26,8 @@ def save_checked(path: Path, tensors: Mapping[str, Tensor]) -> None:
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
     finally:
         draft.unlink(missing_ok=True)
 

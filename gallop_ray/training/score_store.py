@@ -39,7 +39,6 @@ class ScoreStore:
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
         """While this is open no other run, in whatever process, is in here with that key."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / f"{key}.lock")
         while not everywhere(rank() > 0 or _taken(lock)):
             pass
@@ -80,7 +79,6 @@ class ScoreStore:
 
     def keep_sums(self, key: str, owned: OwnedGradients) -> None:
         """Put in the gradient sums; each owner writes its own, so that any number of ranks can read them."""
-        self._sums(key).mkdir(exist_ok=True)
         for m in owned.owned:
             _save(self._sums(key) / f"{m}.safetensors", {"sum": owned.copy(m)})
 
@@ -97,10 +95,14 @@ class ScoreStore:
 
 
 def _taken(lock: FileLock) -> bool:
+    """Where the folder does not take a lock, nobody is waited for: the worst is that two compute the same."""
     try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=_PATIENCE)
     except Timeout:
         return False
+    except OSError as error:
+        _LOG.warning("no lock on scores: %s", error)
     return True
 
 
@@ -117,6 +119,7 @@ def _ranking_of(tensors: Mapping[str, Tensor], owned: OwnedGradients) -> Ranking
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A run that has its scores does not fail for want of room to keep them."""
     try:
+        path.parent.mkdir(exist_ok=True)
         save_checked(path, tensors)
     except OSError as error:
         _LOG.warning("scores are not kept in %s: %s", path.parent, error)

@@ -102,6 +102,8 @@ def try_all(stage: int, folder: Path) -> dict[str, dict[str, Any]]:
             if turn == "resumed" and name != "vanilla":
                 shutil.copy(watches[0].checkpoint, path.parent)
             result = execute(resident, a_configuration(resident, name), 1, base, watch)
+            source = "checkpoint" if turn == "resumed" else "computed"
+            assert result["scores"] == (source if getattr(METHODS[name], "needs_gradients", False) else None)
             assert tiny.same(tiny.whole_weights(resident.model), weights), f"{name} restores the base"
             assert test_run.traces(resident.model) == before, f"{name} leaves nothing behind"
             results.append({key: value for key, value in result.items() if key not in {*test_run.TIMES, "scores"}})

@@ -1,6 +1,8 @@
 """Every mask up to a ranking's size comes out of it as out of the whole scores; damaged files count as missing."""
 
 import itertools
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +69,20 @@ def test_what_is_saved_is_loaded(tmp_path: Path, tensors: dict[str, Tensor]) -> 
     assert found is not None
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[n], t) and found[n].dtype == t.dtype for n, t in tensors.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_cannot_be_saved_leaves_the_old_file(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    save_checked(tmp_path / "file", tensors)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            save_checked(tmp_path / "file", {"a": torch.zeros(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checked(tmp_path / "file", tensors) is not None
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from gallop_ray.spec.configuration import configuration_key, method_named, method_space, resolve
+from gallop_ray.spec.configuration import (
+    configuration_key,
+    densities,
+    fixed_scores,
+    method_named,
+    method_space,
+    resolve,
+    selection_ratios,
+)
 from gallop_ray.spec.dump import resolved_yaml, spec_json
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.methods import GallopSpec, LoraRank
@@ -47,6 +55,26 @@ def test_resolve_fills_in_what_is_not_searched(load):
     assert configuration.method == GallopSpec(density=LoraRank(lora_rank=8))
     assert configuration.training == TrainingSpec(learning_rate=3e-4)
     assert resolve(sweep, "gallop", {}).method == sweep.methods[0]
+
+
+RATIOS = """\
+search:
+  space:
+    method.density: {choice: [0.1, {lora_rank: 8}]}
+    gallop.selection_ratio: {choice: [0.5, 1]}
+    saft.selection_ratio: {log: [0.1, 1.0]}
+    snip.density: {log: [0.01, 0.2]}
+    sift.scope: {choice: [per_matrix]}
+"""
+
+
+def test_what_is_known_beforehand_of_a_methods_scores(load):
+    sweep = load(RATIOS, "methods=[{type: gallop}, {type: saft}, {type: snip}, {type: sift}]")
+    gallop, saft, snip, sift = sweep.methods
+    assert densities(sweep, gallop) == [0.1, LoraRank(lora_rank=8)]
+    assert densities(sweep, snip) == [0.01, 0.2]
+    assert [selection_ratios(sweep, each) for each in sweep.methods] == [[0.5, 1.0], [], [0.1], [None]]
+    assert [fixed_scores(sweep, each) for each in (gallop, saft, snip, sift)] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("values", [{"data.train": "x"}, {"method.rank": 3}, {"training.learning_rate": -1}])

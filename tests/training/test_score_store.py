@@ -154,6 +154,13 @@ def test_a_ranking_too_small_is_replaced_by_one_that_serves_both(ranks: Callable
     assert alone(of_density, tmp_path, 0.01)[0] == (small, "store", 0)
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_folder_that_takes_nothing_costs_time_only(ranks: Callable, tmp_path: Path, world: int) -> None:
+    (tmp_path / "file").touch()
+    good = ranks(world)(of_density, tmp_path / "folder", 0.05)
+    assert ranks(world)(of_density, tmp_path / "file", 0.05) == good
+
+
 def meet_and_choose(folder: Path, name: str, other: str) -> tuple[Chosen, str, int]:
     (folder / name).touch()
     while not (folder / other).exists():

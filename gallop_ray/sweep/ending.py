@@ -36,7 +36,7 @@ def ending_when_told(folder: SweepFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        if told:  # Ray puts a KeyboardInterrupt of its own in place of ours
+        if told and error is not told[0]:  # Ray puts a KeyboardInterrupt of its own in place of ours
             raise told[0] from error
         raise
     finally:

@@ -141,7 +141,7 @@ def _told_first(mirror: MlflowMirror) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        mirror.stop(timeout=2, finished=False)
+        mirror.stop(timeout=2, finished=False, now=True)
         raise
 
 

@@ -23,15 +23,22 @@ class StoppedNow(KeyboardInterrupt):
 def ending_when_told(folder: SweepFolder) -> Iterator[None]:
     """While this is open Terminated or StoppedNow is raised in the main thread when the time has come."""
 
+    told: list[KeyboardInterrupt] = []
+
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what has to be done now is done once
-        raise StoppedNow if control.asked(folder) == "stop now" else Terminated
+        told.append(StoppedNow() if control.asked(folder) == "stop now" else Terminated())
+        raise told[0]
 
     before = signal.signal(signal.SIGTERM, end)
     over = threading.Event()
     threading.Thread(target=_watch, args=(folder, over), name="stop-watch", daemon=True).start()
     try:
         yield
+    except KeyboardInterrupt as error:
+        if told and error is not told[0]:  # Ray puts a KeyboardInterrupt of its own in place of ours
+            raise told[0] from error
+        raise
     finally:
         over.set()
         signal.signal(signal.SIGTERM, before)

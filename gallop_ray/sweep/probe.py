@@ -24,7 +24,7 @@ _LENGTH = ("training.steps", "training.epochs")
 _NOTE = """\
 By {steps} steps and some examples of one run of each method on this machine. Scoring grows with the training examples,
 evaluating with the test examples; a searched length counts as its longest. Scores that are shared, pruning and failures
-change it. Wall time: with {slots} slots, their start included."""
+change it. Wall time: with {slots}, their start included."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ def print_probe(sweep: Sweep) -> None:
         forecasts = {name: forecast(run, plans[name], whole, part) for name, run in runs.items()}
         start = min(run.events()[0]["time"] for run in runs.values()) - _driver(folder)["started"]
         slots = _driver(folder)["slots"]
-    Console().print(_table(sweep, plans, forecasts, start, slots), _NOTE.format(steps=_STEPS, slots=slots))
+    console = Console()
+    console.print(_table(sweep, plans, forecasts, start, slots))
+    console.print(_NOTE.format(steps=_STEPS, slots=f"{slots} slot{'s' * (slots > 1)}"), soft_wrap=True)
 
 
 def _short(sweep: Sweep, output: str) -> Sweep:

@@ -31,7 +31,7 @@ class MlflowMirror:
     def __init__(self, folder: SweepFolder, sweep: Sweep, uri: str) -> None:
         self._folder, self._sweep, self._uri = folder, sweep, uri
         self._sync: SweepSync | None = None
-        self._finished = False
+        self._finished, self._now = False, False
         self._complete = False
         self._away = False
         self._stop = threading.Event()
@@ -42,17 +42,18 @@ class MlflowMirror:
         """Begin to mirror; returns at once."""
         self._thread.start()
 
-    def stop(self, timeout: float = 60.0, finished: bool = True) -> bool:
+    def stop(self, timeout: float = 60.0, finished: bool = True, now: bool = False) -> bool:
         """Send what is left and end the thread.
 
         Args:
             timeout: seconds to wait for it.
             finished: whether the sweep is complete, and not interrupted.
+            now: only leave nothing shown as running; what is left is sent by the next start.
 
         Returns:
             Whether MLflow holds everything.
         """
-        self._finished = finished
+        self._finished, self._now = finished, now
         self._stop.set()
         self._thread.join(timeout)
         complete = self._complete and not self._thread.is_alive()
@@ -71,7 +72,8 @@ class MlflowMirror:
         """One pass over the folders; whether MLflow took it."""
         try:
             sync = self._connected()
-            sync.sync()
+            if not (last and self._now):
+                sync.sync()
             if last:
                 sync.close(self._finished)
         except Exception as error:

@@ -220,7 +220,8 @@ class SweepSync:
                 self._end(run.path, "running")
             self._end(configuration.path, status)
             finished = finished and status in FINAL_STATUS
-        self._upload(self._folder.path, MASK_REPORT, self._id)
+        if finished:
+            self._upload(self._folder.path, MASK_REPORT, self._id)
         self._store.set_status(self._id, "FINISHED" if finished else "KILLED")
 
     def _end(self, folder: Path, word: str) -> None:

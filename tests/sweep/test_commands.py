@@ -156,6 +156,18 @@ def test_stop_now_and_sigterm_end_the_driver(now: bool, error: type[BaseExceptio
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_an_interrupt_that_ray_makes_of_sigterm_is_still_sigterm(written: Written) -> None:
+    with pytest.raises(Terminated), ending_when_told(written.folder):  # noqa: PT012
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+    with pytest.raises(KeyboardInterrupt) as caught, ending_when_told(written.folder):
+        raise KeyboardInterrupt
+    assert not isinstance(caught.value, Terminated | StoppedNow)
+
+
 def test_no_run_starts_that_cannot_finish_or_after_a_stop(written: Written) -> None:
     slow, fast = written.begin("gallop", 0.1, 0), written.begin("random", 0.1, 0)
     written.end(slow, seconds=1000)

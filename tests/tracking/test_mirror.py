@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,27 @@ def test_an_interrupted_run_is_killed_then_goes_on_in_the_same_mlflow_run(sweep)
     assert {path: run.info.run_id for path, run in after.items()} == {
         path: run.info.run_id for path, run in before.items()
     }
+    assert {run.info.status for run in after.values()} == {"FINISHED"}
+    assert [step for step, _ in losses(sweep, after["demo/gallop-1/seed 0"])] == [1, 2, 3]
+
+
+def test_an_end_in_a_hurry_leaves_nothing_running_and_the_next_start_sends_the_rest(sweep):
+    folder = begin(sweep)
+    run = folder.run("gallop-1", 0)
+    run.start({}, slot="slot-0")
+    train(run, range(1, 2))
+    thread = MlflowMirror(folder, sweep, tracking_uri(sweep))
+    thread.start()
+    deadline = time.monotonic() + 50
+    while not (run.path / "mlflow.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run_seed(run, 0.5)
+    assert thread.stop(timeout=50, finished=False, now=True)
+    assert "RUNNING" not in {run.info.status for run in mlflow_runs(sweep).values()}
+    folder.configuration("gallop-1").write_status("finished", [0], 0.5)
+    assert mirror(folder, sweep)
+    after = mlflow_runs(sweep)
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     assert [step for step, _ in losses(sweep, after["demo/gallop-1/seed 0"])] == [1, 2, 3]
 

@@ -32,6 +32,10 @@ class Watch(tune.Callback):
         self.halted: Halted | None = None
         self._note, self._warned = note, False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune stores its callbacks for a restoration that never happens, and a display cannot be stored."""
+        return {}
+
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A seed has ended."""
         if reason := result.get(HALTED):

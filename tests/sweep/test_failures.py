@@ -4,17 +4,19 @@ import errno
 import json
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 from safetensors.torch import save_file
 
 from gallop_ray.spec.schema import RetentionSpec
 from gallop_ray.sweep.failures import Attempts, classify, failure_record, hopeless, smaller_micro_batch
-from gallop_ray.sweep.halt import no_space
+from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, Watch, no_space
 from gallop_ray.sweep.jobs import Outcome
 from gallop_ray.sweep.space import free_bytes, keep_best, shortage
 from gallop_ray.tracking.files import append_line
@@ -184,3 +186,33 @@ def test_a_budget_counts_what_the_sweep_has_written(tmp_path: Path) -> None:
     assert free == 7_000_000
     assert shortage(free, 1_000_000) is None
     assert "7.0 MB are free, a run needs 2.0 MB" in str(shortage(free, 2_000_000))
+
+
+class Tuner:
+    """As Tune runs: the callback's step before each look at results."""
+
+    def __init__(self, watch: Watch, *results: dict[str, Any]) -> None:
+        self._watch, self._results = watch, results
+
+    def fit(self) -> None:
+        cloudpickle.dumps(self._watch)  # Tune does so, whatever the callback holds
+        for step, result in enumerate(self._results):
+            self._watch.on_step_begin(step, [])
+            self._watch.on_trial_result(step, [], None, result)
+        self._watch.on_step_begin(len(self._results), [])
+
+
+@pytest.mark.parametrize("mistake", [False, True])
+def test_a_trial_that_finds_a_reason_stops_the_sweep(mistake: bool) -> None:
+    lock, said = threading.RLock(), []
+
+    def note(text: str) -> None:
+        with lock:
+            said.append(text)
+
+    watch = Watch(note)
+    watch.fit(Tuner(watch, {"done": False, WARNING: "almost full"}, {"done": True, WARNING: "almost full"}))
+    assert said == ["almost full"]
+    with pytest.raises(Halted, match="no space") as halt:
+        watch.fit(Tuner(watch, {"done": True, HALTED: "no space", MISTAKE: mistake}))
+    assert halt.value.mistake is mistake

@@ -78,7 +78,8 @@ def _train(config: dict[str, Any]) -> None:
         record = asked.run(seed)
         record.start({}, "trial")
         result = execute(resident, Configuration.model_validate(asked.configuration()), seed, base, record)
-        record.write("mask", result.pop("mask"))
+        for document in ("mask", "correct"):
+            record.write(document, result.pop(document))
         record.finish(result)
         ray.train.report({key: result[key] for key in ("val_id_accuracy", "train_loss")})
 

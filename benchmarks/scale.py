@@ -39,8 +39,13 @@ def _printed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_a_process(work: Callable[[int, Path], dict[str, Any]], size: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
-        return {"what": work.__name__, "configurations": size, **pool.apply(work, (size, Path(folder)))}
+    with tempfile.TemporaryDirectory() as folder:
+        pool = multiprocessing.get_context("spawn").Pool(1)
+        try:
+            return {"what": work.__name__, "configurations": size, **pool.apply(work, (size, Path(folder)))}
+        finally:
+            pool.close()  # and not terminate(): the sweep takes its signal for an interruption
+            pool.join()
 
 
 def sweep(size: int, output: Path) -> dict[str, Any]:

@@ -63,8 +63,6 @@ class MlflowStore:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         _silence()
-        if uri == f"sqlite:///{artifacts.resolve().with_name(_DATABASE)}":
-            _write_without_waiting(artifacts.resolve().with_name(_DATABASE))
         from mlflow import MlflowClient
 
         self._client = MlflowClient(uri)
@@ -131,22 +129,6 @@ class MlflowStore:
         """Store a small file as the run's artifact. Refused as in `log`."""
         with _refusals():
             self._client.log_artifact(run_id, str(path))
-
-
-def _write_without_waiting(path: Path) -> None:
-    """Leave it to the system when our own SQLite file reaches the disk: MLflow commits a dozen times a run.
-
-    A kill loses nothing. After a power cut the file may be broken; without it a sweep's next start sends everything.
-    """
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-
-    @event.listens_for(Engine, "connect")
-    def relax(connection: Any, _: object) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            _, _, opened = connection.execute("PRAGMA database_list").fetchone()
-            if opened == str(path):
-                connection.execute("PRAGMA synchronous = OFF")
 
 
 @contextmanager

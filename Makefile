@@ -37,8 +37,8 @@ lint: .venv/dev  ## ruff, mypy and the direction of imports
 test: lint  ## linters, then the tests
 	$(BIN)/pytest
 
-test-faults: .venv/dev  ## kill a sweep's processes more than twenty times and check its books
-	$(BIN)/pytest -m faults -s tests/faults
+test-faults: .venv/dev  ## what can go wrong: kills, full disks, failing runs, dying slots; most of an hour
+	$(BIN)/pytest -m faults -s
 
 bench: .venv/installed  ## time and memory beside PEFT, torch.topk, plain Tune, ...; docs/performance.md
 	$(BIN)/python -m benchmarks all

@@ -18,6 +18,8 @@ from gallop_ray.reporting.status import SweepStatus, opened
 from gallop_ray.tracking.records import SweepFolder
 from tests.sweep import command
 
+pytestmark = pytest.mark.faults
+
 
 class Handled:
     """A sweep, the process that runs it, and what was seen on the way."""

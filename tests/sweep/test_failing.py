@@ -11,6 +11,8 @@ import pytest
 from gallop_ray.tracking.records import SweepFolder
 from tests.sweep import command
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:

@@ -20,6 +20,8 @@ from gallop_ray.sweep.pool import start_pool
 
 SECONDS = 90
 
+pytestmark = pytest.mark.faults
+
 
 def work(config: Mapping[str, Any]) -> None:
     """As sweep/worker.py serves a slot."""

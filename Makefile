@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A sweep starts a dozen processes that import the same packages: compiled once, and not in each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install dev smollm2 quickstart lint test test-faults bench clean
 

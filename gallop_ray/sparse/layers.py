@@ -56,9 +56,10 @@ class SparseLayer(nn.Module):
 
     def choose(self, dense: Tensor) -> Tensor:
         """The chosen entries (k,) of dW, in the weight's shape."""
+        chosen = dense.view(-1)[self.indices]
         if self.take is not None:
-            self.take(dense)
-        return dense.view(-1)[self.indices]
+            self.take(dense)  # which may add the other ranks' gradients in place: the choice comes first
+        return chosen
 
     def pulled(self, chosen: Tensor, weight: Tensor) -> Tensor:
         """The gradient (k,) of `values` from the chosen entries (k,) of dW."""

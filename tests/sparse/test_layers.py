@@ -46,6 +46,19 @@ def test_the_gradient_is_the_chosen_entries_of_the_dense_one() -> None:
         assert linear.weight.grad is None
 
 
+def test_whoever_is_handed_dw_may_change_it() -> None:
+    """Over several ranks it becomes the sum of all in place, and the values have their own gradient still."""
+    for inner in (nn.Linear(40, 30), nn.Embedding(30, 40)):
+        x = torch.randn(8, 40) if isinstance(inner, nn.Linear) else torch.arange(8)
+        (dense,) = torch.autograd.grad(inner(x).square().sum(), inner.weight)
+        sparse = sparse_layer(
+            inner.requires_grad_(False), torch.arange(50), inner.weight.detach().view(-1)[:50].clone()
+        )
+        sparse.take = lambda gradient: gradient.zero_()
+        sparse(x).square().sum().backward()
+        torch.testing.assert_close(sparse.values.grad, dense.view(-1)[:50])
+
+
 @pytest.mark.parametrize("inner", [nn.Embedding(30, 8, padding_idx=0), nn.LayerNorm(8), nn.RMSNorm(8)])
 def test_embeddings_and_norms_hand_on_the_gradient_of_their_weight(inner: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -16,6 +16,7 @@ from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, no_space
 from gallop_ray.sweep.jobs import Outcome, RunJob
 from gallop_ray.sweep.pruning import Contestant, reason_to_prune
 from gallop_ray.sweep.space import free_bytes, keep_best, shortage
+from gallop_ray.tasks.metrics import Correct
 from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, RunFolder, SweepFolder
 from gallop_ray.tracking.summary import objective_value
@@ -194,4 +195,10 @@ class ConfigurationTrial(tune.Trainable):
         finished = {r["seed"]: r for r in configuration.results() if r["status"] == "finished"}
         metric = self._sweep.objective.metric
         values = {seed: finished[seed][metric] for seed in self._sweep.seeds if seed in finished}
-        return Contestant(configuration.key, values, lambda seed: configuration.run(seed).read("correct") or {})
+        return Contestant(configuration.key, values, lambda seed: _correct(configuration.run(seed)))
+
+
+def _correct(run: RunFolder) -> Correct:
+    found = run.read("correct")
+    assert found is not None, f"{run.path} has finished without correct.json"
+    return found

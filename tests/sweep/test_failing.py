@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gallop_ray.tracking.records import SweepFolder
+from tests.small_disk import mounted
 from tests.sweep import command
 
 pytestmark = pytest.mark.faults
@@ -17,13 +18,8 @@ pytestmark = pytest.mark.faults
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 14 MB where the sweep's records go."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with mounted(tmp_path / "runs", megabytes=14) as folder:
+        yield folder
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -36,7 +32,7 @@ def test_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(small_disk: Pa
     full = command.run("run", sweep)
     assert full.returncode == 1, full.stdout
     assert "no space left" in full.stdout
-    assert "the same command goes on" in full.stdout
+    assert "The same command goes on" in full.stdout
     assert "Traceback" not in full.stdout
     finished = {(r["configuration"], r["seed"]) for r in SweepFolder(small_disk / "tiny").results()}
     assert 0 < len(finished) < 6, "an adapter takes 4 MB"

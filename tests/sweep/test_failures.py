@@ -3,7 +3,6 @@
 import errno
 import json
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from gallop_ray.tracking.files import append_line
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.tracking.sent import failure_tags
 from gallop_ray.training.errors import Diverged
+from tests.small_disk import mounted
 from tests.training import tiny
 
 FULL = Path("/dev/full")
@@ -32,13 +32,8 @@ FULL = Path("/dev/full")
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted(tmp_path / "small", megabytes=1) as folder:
+        yield folder
 
 
 def test_an_adapter_that_does_not_fit_on_the_disk(small_disk: Path) -> None:

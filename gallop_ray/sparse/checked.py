@@ -13,16 +13,14 @@ from torch import Tensor
 _CHECKSUMS, _CHECKSUM = "checksums", "checksum"
 
 
-def save_checked(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file that load_checked() can trust, replacing what was there as a whole.
+def save_whole(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that is there as a whole or not at all, in place of what was there.
 
     Raises OSError where that cannot be.
     """
-    whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    checksums = json.dumps({name: _checksum(t) for name, t in whole.items()})
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(whole, draft, metadata={_CHECKSUMS: checksums, _CHECKSUM: str(zlib.crc32(checksums.encode()))})
+        save_file({name: t.contiguous() for name, t in tensors.items()}, draft, metadata=metadata)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(path)
@@ -30,6 +28,13 @@ def save_checked(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise OSError(str(error)) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def save_checked(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """The same, in a file that load_checked() can trust."""
+    whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    checksums = json.dumps({name: _checksum(t) for name, t in whole.items()})
+    save_whole(path, whole, {_CHECKSUMS: checksums, _CHECKSUM: str(zlib.crc32(checksums.encode()))})
 
 
 def load_checked(path: Path, names: Collection[str]) -> dict[str, Tensor] | None:

@@ -132,7 +132,7 @@ def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[M
     except BaseException:
         mirror.stop(timeout=2, finished=False)
         raise
-    mirror.stop(finished=studies.exhausted)
+    mirror.stop(finished=studies.exhausted and not unconfirmed(sweep, folder))
 
 
 @contextmanager

@@ -80,6 +80,7 @@ def _short(sweep: Sweep, output: str) -> Sweep:
             "search": sweep.search.model_copy(update={"space": space}),
             "budget": BudgetSpec(configurations=1),
             "pruning": PruningSpec(),
+            "confirmation": None,
             "tracking": TrackingSpec(uri=f"sqlite:///{output}/mlflow.db"),
         }
     )

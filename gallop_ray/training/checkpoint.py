@@ -4,15 +4,15 @@ One safetensors file with the whole float32 vectors of the optimizer, so that an
 go on from it; and, for a mask method, which entries they belong to.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from gallop_ray.sparse.checked import save_whole
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.sparse.weights import rank, world_size
@@ -48,11 +48,7 @@ class Checkpoint:
             tensors |= {f"touched.{name}": indices.clone().cpu(), f"values.{name}": values.cpu()}
         tensors |= {f"random.{device}": states for device, states in self.random.items()}
         tensors |= {"step": torch.tensor(self.step), "loss": torch.tensor(self.loss, dtype=torch.float64)}
-        unfinished = path.with_suffix(".unfinished")
-        save_file({name: t.contiguous() for name, t in tensors.items()}, unfinished)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        save_whole(path, tensors)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":

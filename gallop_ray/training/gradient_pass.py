@@ -8,7 +8,6 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gallop_ray.methods import MaskMethod
-from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.weights import gather, rank, world_size
 from gallop_ray.spec.schema import TrainingSpec
@@ -55,10 +54,11 @@ def score_owned(
             if method.needs_gradients:
                 gradient = (owned.copy(i) if keep else owned.take(i)).div_(examples)
             with torch.no_grad():
-                scores[i] = method.score(weight, gradient, _generator(seed, candidate))
+                scores[i] = method.score(weight, gradient, generator_of(seed, candidate.name))
     return scores
 
 
-def _generator(seed: int, candidate: Candidate) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}/{candidate.name}".encode()).digest()
+def generator_of(*parts: object) -> torch.Generator:
+    """A generator that is the same wherever these parts meet: a run's seed, a matrix's name, a step."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

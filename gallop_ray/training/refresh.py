@@ -1,6 +1,5 @@
 """Masks that are chosen anew while they are trained: the collective side of a RefreshedMethod."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +14,7 @@ from gallop_ray.sparse.entries import contained, positions
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.weights import gather, rank, world_size
 from gallop_ray.training.engine import Engine
+from gallop_ray.training.gradient_pass import generator_of
 from gallop_ray.training.optimizer_state import MASTER, State
 
 
@@ -61,8 +61,7 @@ class Refresher:
         if rank() == owner:
             gradient = self._owned.take(m) if m in self._owned.sums else None
             change = weight.view(-1)[old].float() - base.float()
-            digest = hashlib.sha256(f"{self._seed}/{step}/{candidate.name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            generator = generator_of(self._seed, step, candidate.name)
             new = self._method.refresh(MatrixState(weight, gradient, old, change, step, steps, generator)).to(old)
             assert new.shape == old.shape, "a refresh keeps the number of entries"
         if world_size() > 1:

@@ -34,7 +34,9 @@ def test_steps_scoring_and_evaluating_grow_with_the_sweep(tmp_path: Path) -> Non
 
 def test_the_probe_is_short_and_searches_no_length(tmp_path: Path) -> None:
     space = {"training.epochs": {"linear": [1, 3]}, "gallop.density": {"choice": [0.1, 0.2]}}
-    short = _short(small_sweep(tmp_path, seeds=[4, 5], search={"space": space}), str(tmp_path))
+    sweep = small_sweep(tmp_path, seeds=[4, 5], search={"space": space}, confirmation={"seeds": 2})
+    short = _short(sweep, str(tmp_path))
+    assert plan_sweep(short, None).runs == len(sweep.methods)
     plan = plan_sweep(short, None)
     assert (plan.runs, plan.steps, short.seeds) == (2, 12, (4,))
     assert list(short.search.space) == ["gallop.density"]

@@ -101,8 +101,10 @@ class SweepState:
         if status["status"] in FINAL:
             self._over[configuration.key] = (status, sum(run.seed in self._seeds for run in runs))
             for run in runs:
-                self._active.pop(run.path, None)
-            self._open.close(configuration)
+                if run.seed in self._seeds:
+                    self._active.pop(run.path, None)
+            if not any(run.path in self._active for run in runs):  # a confirmation goes on
+                self._open.close(configuration)
 
     def _look_at(self, run: RunFolder) -> Record | None:
         """Follow a run; its result when it has just ended."""

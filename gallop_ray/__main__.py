@@ -1,7 +1,28 @@
-"""`python -m gallop_ray` is the command gallop-ray."""
+"""The process of the command gallop-ray, also as `python -m gallop_ray`."""
 
+import os
 import sys
 
-from gallop_ray.cli import main
+_SIGNALLED, _INTERRUPTED = 128, 130
 
-sys.exit(main())
+
+def command() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        from gallop_ray.cli import main  # takes a second, in which an interrupt may come, too
+
+        code = main()
+    except KeyboardInterrupt:
+        print("\ngallop-ray: interrupted", file=sys.stderr)
+        code = _INTERRUPTED
+    if code > _SIGNALLED:
+        # The thread that mirrors to MLflow may be in the middle of a request or of an import; a Python that takes
+        # itself down around it prints tracebacks, waits, or aborts.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    command()

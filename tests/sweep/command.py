@@ -1,6 +1,7 @@
 """The command as a user runs it: in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def write_sweep(folder: Path, **changes: Any) -> Path:
 
 
 def start(*arguments: str | Path, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-    """`gallop-ray ARGUMENTS` under way."""
+    """`gallop-ray ARGUMENTS` under way; it hears SIGINT also where the tests run in the background of a shell."""
     return subprocess.Popen(
         [sys.executable, "-m", "gallop_ray", *map(str, arguments)],
         cwd=ROOT,
@@ -44,6 +45,7 @@ def start(*arguments: str | Path, env: dict[str, str] | None = None) -> "subproc
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

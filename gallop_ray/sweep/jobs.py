@@ -36,3 +36,11 @@ class Outcome:
     status: Literal["finished"] | Failure
     reason: str | None = None
     result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a slot cannot serve. final: the next one, too, would come to it, and not by chance."""
+
+    reason: str
+    final: bool

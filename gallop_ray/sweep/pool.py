@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.cluster import is_dead, possible_slots, remove_orphaned_groups
+from gallop_ray.sweep.jobs import Refusal
 from gallop_ray.sweep.slot import Slot, Work
 
 _LOG = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class SlotPool:
         try:
             refused = await slot.ready.remote()
         except RayActorError as error:
-            refused = str(error)
+            refused = Refusal(str(error), final=False)
         if name not in self._slots:
             return
         async with self._changed:
@@ -157,11 +158,12 @@ class SlotPool:
         if refused is not None:
             self._replan()
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, refused: Refusal) -> None:
         self._failures += 1
-        if self._failures >= _FAILURES or not self._begun:
-            self._refused = reason
-        if not self._begun:  # the others would come to the same
+        hopeless = refused.final and not self._begun
+        if self._failures >= _FAILURES or hopeless:
+            self._refused = refused.reason
+        if hopeless:
             for name in list(self._slots):
                 self._drop(name)
 

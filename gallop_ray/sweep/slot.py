@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.jobs import Job, Outcome
+from gallop_ray.sweep.jobs import Job, Outcome, Refusal
 
 _GRACE_SECONDS = 10.0
 """What ranks may take to come to the same failure; one that has not by then waits for the others for ever."""
@@ -56,7 +56,7 @@ class Slot:
         self._group, self._joined, self._starts = "", set[int](), 0
         self._kills: dict[str, int] = {}
         self._death: Outcome | None = None
-        self._refused: str | None = None
+        self._refused: Refusal | None = None
         self._stopping = False
 
     async def start(self) -> None:
@@ -104,7 +104,7 @@ class Slot:
 
     async def _end(self, reason: str) -> None:
         async with self._changed:
-            self._refused = self._refused or reason
+            self._refused = self._refused or Refusal(reason, final=False)
             self._joined.clear()
             self._death = self._death or Outcome("lost", reason)
             self._lose()
@@ -137,7 +137,8 @@ class Slot:
             self._starts += 1
             self._death = outcome
             if self._starts >= _STARTS:
-                self._refused = f"its workers died {_STARTS} times while they loaded the model: {outcome.reason}"
+                died = f"its workers died {_STARTS} times while they loaded the model"
+                self._refused = Refusal(f"{died}: {outcome.reason}", final=True)
                 self._lose()
             self._changed.notify_all()
             turn, start = self._turn, self._starts
@@ -152,7 +153,7 @@ class Slot:
     async def refuse(self, reason: str) -> None:
         """The model or the data cannot be loaded."""
         async with self._changed:
-            self._refused = reason
+            self._refused = Refusal(reason, final=True)
             self._changed.notify_all()
 
     async def next_job(self, last: int, node: str, kills: int) -> tuple[int, Job] | None:
@@ -196,7 +197,7 @@ class Slot:
 
     # -- the driver's side
 
-    async def ready(self) -> str | None:
+    async def ready(self) -> Refusal | None:
         """Wait until all workers have loaded the model; otherwise why they could not."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._refused is not None or self._settled())
@@ -207,7 +208,7 @@ class Slot:
         async with self._changed:
             await self._changed.wait_for(lambda: self._refused is not None or self._settled())
             if self._refused:
-                return Outcome("lost", self._refused)
+                return Outcome("lost", self._refused.reason)
             self._number += 1
             self._turn = turn = _Turn(self._number, job)
             self._death = None

@@ -139,7 +139,9 @@ def test_workers_that_die_while_they_load_are_refused_after_three_starts(play: A
         ready = asyncio.create_task(ranks.slot.ready())
         for _ in range(3):
             await ranks.slot.down(KILLED)
-        assert "died 3 times" in await ready
+        refused = await ready
+        assert refused.final
+        assert "died 3 times" in refused.reason
         assert (await ranks.slot.execute(JOB)).status == "lost"
 
     play(scene)

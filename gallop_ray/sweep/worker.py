@@ -92,7 +92,6 @@ def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: 
     result = execute(resident, configuration, job.seed, base, record)
     for document in ("mask", "correct"):
         record.write(document, result.pop(document))
-    record.checkpoint.unlink(missing_ok=True)
     return Outcome("finished", result=result)
 
 

@@ -115,9 +115,14 @@ class RunFolder:
         self.event("phase", phase=phase)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """End the run: the last event, then result.json, whose presence says that the run is over."""
+        """End the run: the last event, then result.json, whose presence says that the run is over.
+
+        Only then a finished run needs its checkpoint no more: until then it may be all that a kill leaves.
+        """
         self.event("run_ended")
         write_json(self.path / "result.json", result)
+        if result["status"] == "finished":
+            self.checkpoint.unlink(missing_ok=True)
 
     def result(self) -> Record | None:
         """result.json; None while the run goes on."""

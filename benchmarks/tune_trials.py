@@ -80,7 +80,7 @@ def _train(config: dict[str, Any]) -> None:
         result = execute(resident, Configuration.model_validate(asked.configuration()), seed, base, record)
         for document in ("mask", "correct"):
             record.write(document, result.pop(document))
-        record.finish(result)
+        record.finish({"status": "finished", **result})
         ray.train.report({key: result[key] for key in ("val_id_accuracy", "train_loss")})
 
 

@@ -41,7 +41,7 @@ class SweepDisplay:
         objective: ObjectiveSpec,
         console: Console | None = None,
     ) -> None:
-        self._console = console or Console()
+        self._console = console or Console(markup=False)
         self._state = SweepState(folder, planned, objective)
         self._live: Live | None = None
         self._next_line = 0.0

@@ -199,7 +199,7 @@ def print_status(directory: str, as_json: bool, follow: bool) -> None:
             record = status.look()
             print(json.dumps(record), flush=True)
     elif not follow:
-        Console().print(render(record))
+        Console(markup=False).print(render(record))
     else:
         with Live(render(record), auto_refresh=False) as live:
             while record["driver"]:

@@ -12,6 +12,8 @@ from gallop_ray.training.errors import Diverged
 
 _SAME_FAILURE = 3  # configurations that failed alike before any run has finished: then it is hardly theirs alone
 _NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What a rank sees of another's death, by gloo and by NCCL.
+_PEER_GONE = ("/gloo/", "NCCL", "DistBackendError", "DistNetworkError", "Connection closed by peer")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def classify(error: BaseException) -> Failure:
         return "out_of_memory"
     if isinstance(error, Diverged):
         return "diverged"
+    if any(words in text for words in _PEER_GONE):
+        return "lost"
     return "refused" if isinstance(error, ValueError) else "failed"
 
 

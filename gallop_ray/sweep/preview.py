@@ -51,7 +51,7 @@ def print_plan(sweep: Sweep) -> None:
     quiet()
     rows = list(_rows(sweep))
     plan = plan_sweep(sweep, _train_examples(sweep.data))
-    console = Console()
+    console = Console(markup=False)
     console.print(Text(resolved_yaml(sweep)), soft_wrap=True)
     for table, note in (_work(plan), _sizes(rows), _memory(sweep, rows)):
         console.print(table)

@@ -56,7 +56,7 @@ def print_probe(sweep: Sweep) -> None:
         forecasts = {name: forecast(run, plans[name], whole, part) for name, run in runs.items()}
         start = min(run.events()[0]["time"] for run in runs.values()) - _driver(folder)["started"]
         slots = _driver(folder)["slots"]
-    console = Console()
+    console = Console(markup=False)
     console.print(_table(sweep, plans, forecasts, start, slots))
     console.print(_NOTE.format(steps=_STEPS, slots=f"{slots} slot{'s' * (slots > 1)}"), soft_wrap=True)
 

@@ -170,8 +170,11 @@ class Slot:
     async def answer(self, number: int, rank: int, outcome: Outcome) -> bool:
         """A rank's end of a job. Whether it can go on with the next one.
 
-        A rank that fails alone leaves others waiting for it in a collective; only a fresh worker group helps them.
+        A rank that fails alone leaves others waiting for it in a collective; only a fresh worker group helps them. One
+        that has lost another does not know why: the end of the group, to which this leads, tells.
         """
+        if outcome.status == "lost":
+            return False
         async with self._changed:
             turn = self._turn
             if turn is None or turn.number != number or turn.outcome is not None:

@@ -17,7 +17,8 @@ from gallop_ray.tracking.records import SweepFolder
 def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     """Print the tables and where everything is. Whether every run that was begun has finished."""
     results, base = folder.results(), folder.base()
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    # No markup: reasons and paths may hold brackets.
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
     if not results or base is None:
         console.print(f"nothing has run yet in {folder.path}; gallop-ray resume goes on")
         return True
@@ -32,5 +33,7 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
         console.print(f"ended early: {left} runs are to do; gallop-ray resume {folder.path}", soft_wrap=True)
     failed = [r for r in results if r["status"] != "finished"]
     for r in failed:
-        console.print(f"[red]{r['configuration']} seed {r['seed']} {r['status']}: {r['reason']}", soft_wrap=True)
+        console.print(
+            f"{r['configuration']} seed {r['seed']} {r['status']}: {r['reason']}", style="red", soft_wrap=True
+        )
     return not failed

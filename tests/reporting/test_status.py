@@ -42,7 +42,8 @@ def test_counts_of_a_sweep_that_does_not_run(written: Written) -> None:
     assert (half["seed"], half["checkpoint_step"], half["steps"]) == (0, 40, 120)
     assert record["best"]["objective"] == record["methods"]["gallop"]["best"]["objective"]
     assert record["methods"]["random"]["best"] is None
-    assert [(run["status"], run["reason"]) for run in record["failed"]] == [("diverged", "it diverged")]
+    (diverged,) = record["failed"]
+    assert (diverged["status"], diverged["reason"]) == ("diverged", "[/tcp/pair.cc:5] it diverged")
 
 
 def test_a_start_says_what_it_finds(written: Written, tmp_path: Path) -> None:

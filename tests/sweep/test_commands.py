@@ -14,6 +14,7 @@ from gallop_ray.sweep.driver import UserError, _remember
 from gallop_ray.sweep.ending import StoppedNow, Terminated, ending_when_told
 from gallop_ray.sweep.gate import Gate
 from gallop_ray.sweep.study import Studies
+from gallop_ray.sweep.summary import print_summary
 from gallop_ray.tracking import control
 from gallop_ray.tracking.files import read_lines
 from gallop_ray.tracking.records import SweepFolder
@@ -58,6 +59,15 @@ def test_what_failed_is_run_again_and_the_study_learns_of_it(written: Written) -
     assert Studies(written.sweep, written.folder).exhausted
     mean = pytest.approx(0.15)
     assert states(written.folder) == [("FAIL", None)] * 2 + [("COMPLETE", mean)] * 2
+
+
+def test_reasons_are_printed_as_they_are(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
+    complete(written, "failed")
+    written.folder.write_base({}, {})
+    assert not print_summary(written.folder, written.sweep)
+    assert "seed 1 failed: [/tcp/pair.cc:5] it failed" in capsys.readouterr().out
+    assert main(["status", str(written.folder.path)]) == 0
+    assert "[/tcp/pair.cc:5] it failed" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_retry_by_name_leaves_the_others(written: Written, capsys: pytest.CaptureFixture[str]) -> None:

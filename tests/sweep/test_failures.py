@@ -69,6 +69,8 @@ def test_real_exceptions_are_told_apart(fails: Any, expected: str) -> None:
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
         (OSError(errno.EIO, "Input/output error"), "failed"),
         (Diverged("the training loss was nan"), "diverged"),
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection closed by peer"), "lost"),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted on rank 1."), "lost"),
     ],
 )
 def test_exceptions_that_need_a_gpu_or_a_quota(error: Exception, expected: str) -> None:

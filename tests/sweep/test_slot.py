@@ -72,6 +72,20 @@ def test_a_rank_that_fails_alone_needs_a_fresh_group(play: Any) -> None:
     play(scene)
 
 
+def test_a_rank_that_has_lost_another_does_not_say_why(play: Any) -> None:
+    async def scene(ranks: Ranks) -> None:
+        job = await ranks.begin()
+        assert await ranks.answer(Outcome("lost", "connection closed by peer")) == [False]
+        assert not job.done()
+        down = asyncio.create_task(ranks.slot.down(KILLED))
+        await asyncio.sleep(0)
+        await ranks.join("second", kills=1)
+        await down
+        assert (await job).status == "out_of_memory"
+
+    play(scene)
+
+
 async def finished(ranks: Ranks, group: str) -> "asyncio.Task[Outcome]":
     job = await ranks.begin(group)
     assert await ranks.answer(FINE, FINE) == [True, True]

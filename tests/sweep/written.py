@@ -49,7 +49,7 @@ class Written:
                 **{name: spec[name] for name in ("seed", "method", "method_type", "learning_rate")},
                 "configuration": run.configuration,
                 "status": status,
-                "reason": None if status == "finished" else f"it {status}",
+                "reason": None if status == "finished" else f"[/tcp/pair.cc:5] it {status}",
                 "val_mean_accuracy": accuracy,
                 "id_accuracy": accuracy,
                 "seconds": {"total": seconds},

@@ -20,10 +20,14 @@ def finished(folder: SweepFolder) -> dict[Path, int]:
     return {run.path: (run.path / "result.json").stat().st_mtime_ns for run in _runs(folder) if run.result()}
 
 
-def kept_steps(folder: SweepFolder) -> dict[Path, int]:
-    """The step of each unfinished run's checkpoint; 0 where a run has begun and has none."""
+def kept_steps(folder: SweepFolder) -> dict[Path, tuple[int, int]]:
+    """The step of each unfinished run's checkpoint, 0 where it has none, and the number of its attempt."""
     begun = [run for run in _runs(folder) if not run.result() and run.metrics.exists()]
-    return {run.path: int(load_file(run.checkpoint)["step"]) if run.checkpoint.exists() else 0 for run in begun}
+    return {run.path: (_kept_step(run), run.attempt()) for run in begun}
+
+
+def _kept_step(run: RunFolder) -> int:
+    return int(load_file(run.checkpoint)["step"]) if run.checkpoint.exists() else 0
 
 
 def first_step(run: RunFolder) -> int | None:

@@ -50,7 +50,8 @@ class Siege:
     server: Any = None
     process: "Popen[str] | None" = None
     known: dict[Path, int] = field(default_factory=dict)
-    kept: dict[Path, int] = field(default_factory=dict)
+    kept: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Of each unfinished run the step of its checkpoint and the attempt."""
     log: list[str] = field(default_factory=list)
 
     def survive(self, point: Point) -> bool:
@@ -135,13 +136,12 @@ class Siege:
         """What was finished is as it was; what goes on does so from its last checkpoint."""
         now = books.finished(self.folder)
         assert {path: now.get(path) for path in self.known} == self.known, "a finished run was run again"
-        for path, step in self.kept.items():
-            if path in now:
-                first = books.first_step(self.folder.run(path.parent.name, int(path.name.removeprefix("seed-"))))
+        for path, (step, attempt) in self.kept.items():
+            run = self.folder.run(path.parent.name, int(path.name.removeprefix("seed-")))
+            if path in now and run.attempt() > attempt:  # a run that was not hit went on all the while
+                first = books.first_step(run)
                 assert first is None or first > step, f"{path} repeated steps that its checkpoint held"
-        self.known, self.kept = now, {p: s for p, s in self.kept.items() if p not in now}
-        for path, step in books.kept_steps(self.folder).items():
-            self.kept[path] = max(step, self.kept.get(path, 0))
+        self.known, self.kept = now, books.kept_steps(self.folder)
 
 
 def _kill_family(process: "Popen[str]") -> None:

@@ -138,7 +138,7 @@ class Siege:
         assert {path: now.get(path) for path in self.known} == self.known, "a finished run was run again"
         for path, (step, attempt) in self.kept.items():
             run = self.folder.run(path.parent.name, int(path.name.removeprefix("seed-")))
-            if path in now and run.attempt() > attempt:  # a run that was not hit went on all the while
+            if run.attempt() > attempt:  # a run that was not hit went on all the while
                 first = books.first_step(run)
                 assert first is None or first > step, f"{path} repeated steps that its checkpoint held"
         self.known, self.kept = now, books.kept_steps(self.folder)

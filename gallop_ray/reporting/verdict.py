@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy.special import stdtrit
 from scipy.stats import nct
-from scipy.stats import t as student
 
 from gallop_ray.reporting.comparison import LEVEL, Comparison, degrees_of_freedom
 from gallop_ray.reporting.verdict_text import best_text, open_text, tied_text
@@ -85,7 +85,7 @@ def _power(difference: float, by_seeds: float, by_examples: float, seeds: int, l
 
 
 def _power_of_t(difference: float, error: float, freedom: float, level: float) -> float:
-    return float(nct.sf(student.ppf(1 - level / 2, freedom), freedom, difference / error))
+    return float(nct.sf(stdtrit(freedom, 1 - level / 2), freedom, difference / error))
 
 
 def _is_different(comparison: Comparison | None) -> bool:

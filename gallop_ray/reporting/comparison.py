@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.05
+LEAST_SEEDS = 3
+"""Fewer decide nothing: two that happen to agree make any t large, and nobody can see how they are distributed."""
 TEST = "paired t-test over seeds"
 _SMALLEST_P = 0.0  # the t distribution has tails for any number of seeds; a sign-flip test of n seeds ends at 2 / 2^n
 _LEAST_SHARE = 1e-3  # of the seeds in a squared error: a t distribution with 10^6 degrees of freedom is a normal one
@@ -24,11 +26,10 @@ class Comparison:
     """The first configuration minus the second, over the seeds that both finished.
 
     `low` to `high` is the 95 % interval of the difference, for new seeds and new examples of the same tasks.
-    `effect_size` is Hedges' g of the paired differences, null without a spread or with two
-    seeds. `p` is two-sided, `smallest_p` what the
-    test could reach at best; `p_corrected` is Holm's over all pairs of the metric. `different`: p_corrected is below
-    0.05 and the interval excludes 0. `seed_error` and `example_error` are the standard error's parts, `freedom` its
-    degrees of freedom.
+    `effect_size` is Hedges' g of the paired differences, null without a spread or with two seeds. `p` is two-sided,
+    `smallest_p` what the test could reach at best; `p_corrected` is Holm's over all pairs of the metric. `different`:
+    p_corrected is below 0.05 and the interval excludes 0, with three seeds at least. `seed_error` and `example_error`
+    are the standard error's parts, `freedom` its degrees of freedom.
     """
 
     metric: str
@@ -152,7 +153,7 @@ def degrees_of_freedom(seed_error: float, example_error: float, seeds: int) -> f
 
 def _is_different(comparison: Comparison) -> bool:
     below = comparison.p_corrected is not None and comparison.p_corrected < LEVEL
-    return below and not comparison.low <= 0 <= comparison.high
+    return below and comparison.seeds >= LEAST_SEEDS and not comparison.low <= 0 <= comparison.high
 
 
 def _p(difference: float, std: float, seeds: int, has_examples: bool) -> float | None:

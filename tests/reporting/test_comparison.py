@@ -86,10 +86,10 @@ def test_differences_that_are_the_same_on_all_seeds() -> None:
     assert (nothing.p, nothing.different, nothing.effect_size, nothing.low, nothing.high) == (1, False, None, 0, 0)
     alone = pair([0.6, 0.6], [0.5, 0.5])
     assert (alone.p, alone.different) == (None, False), "nothing says what chance could do"
-    right = np.tile(np.arange(100) < 60, (2, 1)).astype(float)
-    clear = pair([0.6, 0.6], [0.1, 0.1], a=right, b=np.tile(np.arange(100) < 10, (2, 1)).astype(float))
+    right = np.tile(np.arange(100) < 60, (3, 1)).astype(float)
+    clear = pair([0.6] * 3, [0.1] * 3, a=right, b=np.tile(np.arange(100) < 10, (3, 1)).astype(float))
     assert (clear.p, clear.different) == (0, True), "the examples say that it is more than chance"
-    faint = pair([0.6, 0.6], [0.59, 0.59], a=right, b=np.tile(np.arange(100) < 59, (2, 1)).astype(float))
+    faint = pair([0.6] * 3, [0.59] * 3, a=right, b=np.tile(np.arange(100) < 59, (3, 1)).astype(float))
     assert (faint.p, faint.different) == (0, False), "one example of a hundred is chance"
 
 
@@ -178,4 +178,8 @@ def test_verdicts() -> None:
     open_ = decide("id_accuracy", ["a", "b"], [pair(*values)])
     assert open_.outcome == "not enough seeds"
     assert open_.text.startswith("Not enough seeds")
+    two = pair([0.8, 0.81], [0.5, 0.5101])
+    assert two.p is not None
+    assert two.p < 0.001
+    assert decide("id_accuracy", ["a", "b"], [two]).outcome == "not enough seeds", "two seeds decide nothing"
     assert decide("id_accuracy", ["a", "b"], []).outcome == "not enough seeds"

@@ -100,8 +100,12 @@ def test_a_running_sweep_with_a_failed_run(simulated: Simulated) -> None:
     assert found.best[0].spreads["id_accuracy"].mean == pytest.approx(0.65)
     assert (found.comparisons, found.stability, found.verdict) == ((), None, None)
     simulated.write("random", 1, right(0.1))
+    simulated.sweep = simulated.sweep.model_copy(
+        update={"methods": (*simulated.sweep.methods, simulated.sweep.methods[0].model_copy(update={"name": "late"}))}
+    )
     verdict = simulated.statistics().verdict
     assert verdict is not None
+    assert verdict.text.endswith("Nothing to go by yet: late.")
     assert (verdict.outcome, verdict.leader, verdict.others) == ("not enough seeds", "gallop", ("random",))
     assert "fewer than two seeds in common" in verdict.text
 
@@ -151,10 +155,8 @@ def test_the_mean_and_the_forget_ratio_are_judged_by_the_same_examples(tmp_path:
             task, other = (float(each.mean()) for each in answers)
             metrics = {"ood_accuracy": other, "forget_ratio": (0.8 - other) / 0.8, "val_mean_accuracy": task}
             sweep.write(method, seed, answers[0], **metrics)
-            tests = {
-                t: {"test": {"likelihood": "".join(map(str, each.astype(int)))}}
-                for t, each in zip(("range", "max"), answers, strict=True)
-            }
+            digits = ["".join(map(str, each.astype(int))) for each in answers]
+            tests = {t: {"test": {"likelihood": each}} for t, each in zip(("range", "max"), digits, strict=True)}
             (sweep.folder.run(f"{method}-0", seed).path / "correct.json").write_text(json.dumps(tests))
     found = {each.metric: each for each in sweep.statistics().comparisons}
     assert list(found) == ["mean_accuracy", "id_accuracy", "ood_accuracy", "forget_ratio"]

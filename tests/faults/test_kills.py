@@ -18,7 +18,7 @@ from tests.faults.victims import Point, Siege, points
 from tests.sweep import command
 from tests.training import tiny
 
-RATES, SEEDS, FRESH = (1e-3, 2e-3, 3e-3, 4e-3), 2, 1
+RATES, SEEDS, FRESH = tuple(n / 2000 for n in range(1, 15)), 2, 1
 METHODS = [{"type": "gallop", "density": 0.05}, {"type": "lora"}]
 CONFIGURATIONS = len(METHODS) * len(RATES)
 RUNS = CONFIGURATIONS * SEEDS + FRESH * len(METHODS)

@@ -1,0 +1,95 @@
+"""The commands that take a sweep file."""
+
+import argparse
+import sys
+from typing import Any
+
+from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.schema import Sweep
+
+FAILED = 1
+_INTERRUPTED, _TERMINATED = 130, 143
+_AGAIN = "The same command goes on from here."
+
+
+def add_sweep_file_commands(commands: Any) -> None:
+    """Add validate, plan and run to the subparsers."""
+    for name, command, text in (
+        ("validate", _validate, "check a sweep file; every mistake with its line"),
+        ("plan", _plan, "print the resolved sweep, its runs and steps, and the memory a worker needs"),
+        ("run", _run, "run a sweep, or go on where an earlier start stopped"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("sweep", help="the sweep file")
+        _add_overrides(sub)
+        sub.set_defaults(command=command)
+        if name == "plan":
+            text = "run a few steps of each method on this machine, and say how long the sweep will take"
+            sub.add_argument("--probe", action="store_true", help=text)
+        if name == "run":
+            sub.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="override a field by its dotted path, for example training.learning_rate=1e-4",
+    )
+
+
+def _load(arguments: argparse.Namespace) -> Sweep:
+    return load_sweep(arguments.sweep, arguments.overrides)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments)
+    print(f"{arguments.sweep}: fine; sweep {sweep.name}, methods {', '.join(m.name for m in sweep.methods)}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments)
+    from gallop_ray.sweep.preview import print_plan
+
+    print_plan(sweep)
+    if arguments.probe:
+        from gallop_ray.sweep.driver import located
+        from gallop_ray.sweep.probe import print_probe
+
+        print_probe(located(sweep))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments)
+    from gallop_ray.sweep.driver import located
+
+    return run(located(sweep), arguments.verbose)
+
+
+def run(sweep: Sweep, verbose: bool) -> int:
+    """Run a sweep whose paths are absolute; returns the command's exit code."""
+    from gallop_ray.sweep.driver import run_sweep
+    from gallop_ray.sweep.ending import StoppedNow, Terminated
+    from gallop_ray.sweep.halt import Halted
+    from gallop_ray.sweep.summary import print_summary
+
+    try:
+        folder = run_sweep(sweep, verbose)
+    except StoppedNow:
+        print(f"stopped; what was finished is kept. {_AGAIN}", file=sys.stderr)
+        return 0
+    except Terminated:
+        print(f"terminated; what was finished is kept. {_AGAIN}", file=sys.stderr)
+        return _TERMINATED
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; what was finished is kept. {_AGAIN}", file=sys.stderr)
+        return _INTERRUPTED
+    except Halted as halt:
+        print(f"stopped: {halt}. What was finished is kept. {_AGAIN}", file=sys.stderr)
+        return FAILED
+    return 0 if print_summary(folder, sweep) else FAILED

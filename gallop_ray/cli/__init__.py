@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done, or stopped as asked; 1: runs failed; 2: the user has to mend something; 130, 143: ended by SIGINT, SIGTERM.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = make_parser().parse_args(arguments)
     try:
         code: int = parsed.command(parsed)
     except SweepFileError as error:
@@ -31,17 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser; each subparser sets `command`, a function of the parsed arguments that returns the exit code."""
     parser = argparse.ArgumentParser(prog="gallop-ray", description="Distributed sweeps of sparse fine-tuning.")
     parser.add_argument("--version", action="version", version=f"gallop_ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_sweep_file_commands(commands)
     _add_folder_commands(commands)
     _add_export(commands)
-    ui = commands.add_parser("ui", help="open the MLflow UI on what was logged")
+    text = "open the MLflow UI on what was logged"
+    ui = commands.add_parser("ui", help=text, description=text)
     ui.add_argument("--output", default="runs", help="the folder of sweeps (default: runs)")
     ui.add_argument("--uri", help="another MLflow store")
-    ui.add_argument("--port", type=int, default=5000)
+    ui.add_argument("--port", type=int, default=5000, help="where to serve it")
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
     return parser

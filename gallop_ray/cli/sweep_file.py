@@ -13,7 +13,8 @@ _AGAIN = "The same command goes on from here."
 
 
 def add_sweep_file_commands(commands: Any) -> None:
-    """Add validate, plan and run to the subparsers."""
+    """Add schema, validate, plan and run to the subparsers."""
+    _add_schema(commands)
     for name, command, text in (
         ("validate", _validate, "check a sweep file; every mistake with its line"),
         ("plan", _plan, "print the resolved sweep, its runs and steps, and the memory a worker needs"),
@@ -30,6 +31,13 @@ def add_sweep_file_commands(commands: Any) -> None:
             sub.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
 
 
+def _add_schema(commands: Any) -> None:
+    text = "print the sweep file's JSON Schema, for completion and checks in an editor"
+    schema = commands.add_parser("schema", help=text, description=text)
+    schema.add_argument("--markdown", action="store_true", help="print the reference of all fields instead")
+    schema.set_defaults(command=_schema)
+
+
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
@@ -39,6 +47,14 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         metavar="PATH=VALUE",
         help="override a field by its dotted path, for example training.learning_rate=1e-4",
     )
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from gallop_ray.spec.json_schema import schema_text
+    from gallop_ray.spec.reference import fields_markdown
+
+    print(fields_markdown() if arguments.markdown else schema_text(), end="")
+    return 0
 
 
 def _load(arguments: argparse.Namespace) -> Sweep:

@@ -13,7 +13,8 @@ _AGAIN = "The same command goes on from here."
 
 
 def add_sweep_file_commands(commands: Any) -> None:
-    """Add schema, validate, plan and run to the subparsers."""
+    """Add init, schema, validate, plan and run to the subparsers."""
+    _add_init(commands)
     _add_schema(commands)
     for name, command, text in (
         ("validate", _validate, "check a sweep file; every mistake with its line"),
@@ -29,6 +30,24 @@ def add_sweep_file_commands(commands: Any) -> None:
             sub.add_argument("--probe", action="store_true", help=text)
         if name == "run":
             sub.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
+
+
+def _add_init(commands: Any) -> None:
+    text = "write a first sweep file, from flags and, at a terminal, a few questions"
+    init = commands.add_parser("init", help=text, description=text)
+    init.add_argument("path", nargs="?", metavar="PATH", help="the file to write (default: <name>.yaml)")
+    init.add_argument("--name", help="the sweep's name (default: the file's)")
+    init.add_argument("--data", metavar="FOLDER", help="a folder of <task>.<split>.jsonl, hub or generated")
+    init.add_argument("--train", metavar="TASK", help="the task to train on (default: the first that can be)")
+    init.add_argument("--ood", nargs="*", metavar="TASK", help="tasks it may forget (default: all others)")
+    init.add_argument("--model", help="a model folder, a hub id, pocket or smollm2-135m")
+    init.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help="methods to compare (default: gallop random lora full)"
+    )
+    init.add_argument("--seeds", metavar="N", help="how many seeds (default: 2)")
+    init.add_argument("--gpus", metavar="N", help="GPUs for one run, 0 for the CPU (default: 1 where there is one)")
+    init.add_argument("--force", action="store_true", help="overwrite the file")
+    init.set_defaults(command=_init)
 
 
 def _add_schema(commands: Any) -> None:
@@ -47,6 +66,12 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         metavar="PATH=VALUE",
         help="override a field by its dotted path, for example training.learning_rate=1e-4",
     )
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from gallop_ray.cli.init import init
+
+    return init(arguments)
 
 
 def _schema(arguments: argparse.Namespace) -> int:

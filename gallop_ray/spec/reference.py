@@ -63,11 +63,11 @@ def _methods(schema: Schema) -> Iterator[str]:
         yield f"{title}:\n"
         yield _table(fields, schema)
         shared |= fields
-    for model in method_models():
-        properties = _properties(schema, model.__name__)
+    for method in method_models():
+        properties = _properties(schema, method.__name__)
         own = {name: each for name, each in properties.items() if each != shared.get(name) and name not in _NAMING}
         yield f"### {properties['type']['const']}\n"
-        yield schema["$defs"][model.__name__]["description"] + _inherited(properties, shared) + "\n"
+        yield schema["$defs"][method.__name__]["description"] + _inherited(properties, shared) + "\n"
         if own:
             yield _table(own, schema)
 

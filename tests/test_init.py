@@ -46,6 +46,7 @@ def test_a_folder_is_looked_at_and_its_tasks_are_named(folder, capsys):
     assert "data: colours: 20 train, 20 test\ndata: animals: 20 test\n" in capsys.readouterr().out
     sweep = load_sweep("sub/a b.yaml")
     assert (sweep.name, sweep.data.train, sweep.data.ood, sweep.data.prompt) == ("a_b", "colours", ("animals",), "chat")
+    assert sweep.training.epochs == 160, "20 examples make 100 steps of 32"
     assert [method.type for method in sweep.methods] == ["saft", "dora", "full"]
     assert set(sweep.search.space) == {f"{name}.training.learning_rate" for name in ("saft", "dora", "full")}
     assert (sweep.resources.workers_per_slot, sweep.resources.gpus_per_worker, sweep.model.dtype) == (3, 1, "bfloat16")

@@ -65,7 +65,7 @@ def _answers(arguments: argparse.Namespace, path: Path) -> Answers:
     here = len(environment_record()["gpus"])
     gpus = ask("GPUs for one run (0: CPU)", arguments.gpus, str(min(here, 1)), lambda text: _whole(text, 0))
     name = arguments.name or re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)
-    return Answers(name, model, data, train, ood, methods, seeds, gpus, _has_chat(model))
+    return Answers(name, model, data, train, ood, methods, seeds, gpus, _has_chat(model), _examples(data, train))
 
 
 def _given(question: str, flag: str | Sequence[str] | None, default: str, check: Callable[[str], T]) -> T:
@@ -125,6 +125,12 @@ def _inventory(data: str) -> list[str]:
         counts = [f"{len(folder_examples(root, task, split))} {split}" for split in folder_splits(root, task)]
         lines.append(f"{data}: {task}: {', '.join(counts)}")
     return lines
+
+
+def _examples(data: str, train: str) -> int | None:
+    if data in ("hub", "generated"):
+        return None
+    return len(folder_examples(Path(data).expanduser(), train, "train"))
 
 
 def _trainable(text: str, data: str, tasks: Sequence[str]) -> str:

@@ -13,9 +13,10 @@ _AGAIN = "The same command goes on from here."
 
 
 def add_sweep_file_commands(commands: Any) -> None:
-    """Add init, schema, validate, plan and run to the subparsers."""
+    """Add init, schema, doctor, validate, plan and run to the subparsers."""
     _add_init(commands)
     _add_schema(commands)
+    _add_doctor(commands)
     for name, command, text in (
         ("validate", _validate, "check a sweep file; every mistake with its line"),
         ("plan", _plan, "print the resolved sweep, its runs and steps, and the memory a worker needs"),
@@ -57,6 +58,16 @@ def _add_schema(commands: Any) -> None:
     schema.set_defaults(command=_schema)
 
 
+def _add_doctor(commands: Any) -> None:
+    text = "check this machine, or the cluster of RAY_ADDRESS, and what a sweep file needs of it"
+    doctor = commands.add_parser("doctor", help=text, description=text)
+    doctor.add_argument(
+        "sweep", nargs="?", metavar="SWEEP", help="also check the data, the model and the memory of this"
+    )
+    _add_overrides(doctor)
+    doctor.set_defaults(command=_doctor)
+
+
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
@@ -80,6 +91,13 @@ def _schema(arguments: argparse.Namespace) -> int:
 
     print(fields_markdown() if arguments.markdown else schema_text(), end="")
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments) if arguments.sweep else None
+    from gallop_ray.sweep.doctor import examine
+
+    return 0 if examine(sweep) else FAILED
 
 
 def _load(arguments: argparse.Namespace) -> Sweep:

@@ -14,11 +14,15 @@ STARTER_METHODS = (*_MASKS, *_ADDED, "full", "wise_ft", "lines", "vanilla")
 
 _RANK = 8
 _BATCH = 32
+_STEPS = 100  # below, little is learnt
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a first sweep is about. `train` and `ood` are tasks of `data`, which is as data.root; `chat`: the prompt."""
+    """What a first sweep is about. `train` and `ood` are tasks of `data`, which is as data.root.
+
+    `chat`: whether the model has a chat template. `examples`: how many there are to train on, None where unknown.
+    """
 
     name: str
     model: str
@@ -29,6 +33,7 @@ class Answers:
     seeds: int
     gpus: int
     chat: bool = False
+    examples: int | None = None
 
     @property
     def toy(self) -> bool:
@@ -118,7 +123,13 @@ def _training(answers: Answers) -> Iterator[str]:
     workers, micro = max(1, answers.gpus), 32 if answers.toy else 4
     passes = max(1, round(_BATCH / (micro * workers)))
     yield "training:"
-    yield "  steps: 120" if answers.toy else "  epochs: 2"
+    if answers.toy:
+        yield "  steps: 120"
+    elif answers.examples is not None and answers.examples < _STEPS * _BATCH // 2:
+        epochs = -(-_STEPS * _BATCH // answers.examples)
+        yield _noted(f"  epochs: {epochs}", f"some {_STEPS} steps, as there are few examples")
+    else:
+        yield "  epochs: 2"
     batch = f"  batch_size: {micro * workers * passes}"
     yield _noted(
         batch, f"{workers} worker{'s' * (workers > 1)} x {micro} examples x {passes} pass{'es' * (passes > 1)}"

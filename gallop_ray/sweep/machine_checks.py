@@ -7,6 +7,7 @@ import socket
 import tempfile
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -57,8 +58,8 @@ def gpus() -> Iterator[Finding]:
     there = environment_record()["gpus"]
     if torch.cuda.is_available():
         found = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
-        names = ", ".join(f"{each.name} {gigabytes(each.total_memory)}" for each in found)
-        yield ok(f"{len(found)} GPU{'s' * (len(found) > 1)}: {names}; CUDA {torch.version.cuda}")
+        kinds = Counter(f"{each.name} of {gigabytes(each.total_memory)}" for each in found)
+        yield ok(f"GPUs: {', '.join(f'{n} x {kind}' for kind, n in kinds.items())}; CUDA {torch.version.cuda}")
     elif not there:
         yield ok("no GPU: sweeps run on the CPU")
     elif os.environ.get("CUDA_VISIBLE_DEVICES") == "":

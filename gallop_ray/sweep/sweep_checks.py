@@ -6,6 +6,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def _on_hub(what: str, repository: str, kind: str) -> Finding:
     except Exception as error:  # the network, a proxy, a name that is not there, a gate: the hub says it best
         reason = str(error).strip().splitlines()[0]
         fix = "Mend the network or HF_TOKEN, download it before, or give a folder on storage that every node sees"
+        fix = f"Run: make smollm2. Or: {fix[0].lower() + fix[1:]}" if what.endswith("smollm2-135m") else fix
         return problem(f"{what}: neither in the cache nor on the hub as {repository}: {reason}", fix)
     return ok(f"{what}: will be downloaded from the hub")
 
@@ -168,19 +170,17 @@ def _memory(sweep: Sweep, at_once: int) -> Iterator[Finding]:
     except ValueError as error:
         yield problem(str(error), "Change the method's options")
         return
-    name, _, most = max(rows, key=lambda row: row[2].total)
-    workers = asked.workers_per_slot * at_once
-    on_host = max(estimate.offloaded for *_, estimate in rows)
-    if asked.gpus_per_worker:
-        share = min(1.0, asked.gpus_per_worker)
-        room = share * min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
+    workers, on_gpus = asked.workers_per_slot * at_once, asked.gpus_per_worker > 0
+    if on_gpus:
+        name, _, most = max(rows, key=lambda row: row[2].total)
+        room = min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
+        room = int(room * min(1.0, asked.gpus_per_worker))
         yield _fits(f"{name} needs most: {gigabytes(most.total)} of a GPU's {gigabytes(room)}", most.total / room)
-    else:
-        on_host += most.total
-    if on_host:
-        need, available = workers * on_host, host_memory()[1]
-        text = f"{name} needs most: workers at once {workers} x {gigabytes(on_host)}, available {gigabytes(available)}"
-        yield _fits(text, need / available)
+    name, need = max(((row[0], row[2].offloaded + (0 if on_gpus else row[2].total)) for row in rows), key=itemgetter(1))
+    if need:
+        available = host_memory()[1]
+        text = f"{name} needs most: workers at once {workers} x {gigabytes(need)}, available {gigabytes(available)}"
+        yield _fits(text, workers * need / available)
 
 
 def _fits(text: str, share: float) -> Finding:

@@ -60,6 +60,7 @@ def test_without_a_sweep_it_says_which_models_fit(doctor):
         ("training.max_length=60000", "too much. Lower training.micro_batch_size"),
         ("data.train=rang", "no task rang among the generated tasks"),
         ("model.name=nobody-there/no-such-model-1a2b3c", "neither in the cache nor on the hub"),
+        ("model.name=poket", "unknown model poket"),
         ("model.name=empty", "lacks weights (*.safetensors), a tokenizer"),
         ("output=file/runs", "output file/runs: "),
     ],

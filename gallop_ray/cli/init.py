@@ -23,6 +23,7 @@ from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tracking.environment import environment_record
 
 _METHODS = ("gallop", "random", "lora", "full")
+_PRESETS = ("pocket", "smollm2-135m")
 _CHAT_PRESETS = ("smollm2-135m",)
 _HUB_OOD = ("arc_challenge", "openbookqa", "boolq", "piqa")
 T = TypeVar("T")
@@ -173,8 +174,8 @@ def _model(text: str) -> str:
     folder = Path(text).expanduser()
     if folder.is_dir() and not (folder / "config.json").exists():
         raise ValueError(f"{text} has no config.json; a model folder is what transformers' save_pretrained writes")
-    if text.startswith((".", "/", "~")) and not folder.is_dir():
-        raise ValueError(f"there is no folder {text}")
+    if not folder.is_dir() and text not in _PRESETS and ("/" not in text or text.startswith((".", "/", "~"))):
+        raise ValueError(f"there is no folder {text}, and it is neither {' nor '.join(_PRESETS)}, nor a hub id")
     return text
 
 

@@ -107,6 +107,7 @@ def _load(arguments: argparse.Namespace) -> Sweep:
 def _validate(arguments: argparse.Namespace) -> int:
     sweep = _load(arguments)
     print(f"{arguments.sweep}: fine; sweep {sweep.name}, methods {', '.join(m.name for m in sweep.methods)}")
+    print(f"its data and model: gallop-ray doctor {arguments.sweep}")
     return 0
 
 

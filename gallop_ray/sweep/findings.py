@@ -41,7 +41,8 @@ def print_findings(findings: Iterable[Finding]) -> dict[Level, int]:
     for each in findings:
         counts[each.level] += 1
         line = Text(f"{each.level:<8}", style=_COLOURS[each.level])
-        console.print(line + Text(f" {each.text}{f'. {each.fix}' if each.fix else ''}"))
+        end = " " if each.text.endswith((".", "?")) else ". "
+        console.print(line + Text(f" {each.text}{end + each.fix if each.fix else ''}"))
     return counts
 
 

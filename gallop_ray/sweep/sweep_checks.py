@@ -35,7 +35,12 @@ _FEW = 50
 def model(sweep: Sweep) -> Iterator[Finding]:
     """Whether the base model is here, can be made, or can be downloaded."""
     name = sweep.model.name
-    if (hub := hub_id(name)) is not None:
+    try:
+        hub = hub_id(name)
+    except ValueError as error:
+        yield problem(str(error), "Mend model.name")
+        return
+    if hub is not None:
         yield _on_hub(f"model {name}", hub, "model")
     elif name in PRESETS and not preset_folder(name).exists():
         yield ok(f"model {name}: is made here at its first use, about a minute")

@@ -71,7 +71,7 @@ class TrainingSpec(Frozen):
     optimizer: Text = Field(default="adamw", description="a name in torch.optim: adamw, sgd, adafactor, ...")
     optimizer_options: dict[str, Any] = Field(default={}, description="more of its arguments, such as betas")
     checkpoint_steps: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints of a run")
-    checkpoint_minutes: float | None = Field(default=10, gt=0, description="a checkpoint as well after so much time")
+    checkpoint_minutes: float | None = Field(default=10, gt=0, description="as well after so much time")
 
 
 class EvaluationSpec(Frozen):

@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A sweep starts a dozen processes that import the same packages: compiled once, and not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install dev smollm2 quickstart lint test test-faults test-ui bench clean
+.PHONY: help install dev smollm2 quickstart lint test test-faults test-ui bench pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,12 @@ test-ui: .venv/ui  ## look at the report and at MLflow's pages in a real browser
 
 bench: .venv/installed  ## time and memory beside PEFT, torch.topk, plain Tune, ...; docs/performance.md
 	$(BIN)/python -m benchmarks all
+
+pages: .venv/installed  ## write what docs/ holds that is made from the code: the schema and the references
+	mkdir -p docs/reference
+	$(BIN)/gallop-ray schema > docs/sweep.schema.json
+	$(BIN)/gallop-ray schema --markdown > docs/reference/fields.md
+	$(BIN)/python -m gallop_ray.cli.reference > docs/reference/commands.md
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -43,7 +43,7 @@ class Frozen(BaseModel):
 class LoraRank(Frozen):
     """A density given as the number of parameters that LoRA of rank r would train on the same modules."""
 
-    lora_rank: int = Field(ge=1)
+    lora_rank: int = Field(ge=1, description="r: r x (in + out) entries of every matrix")
 
 
 def _density_form(value: object) -> str:
@@ -57,8 +57,11 @@ Density = Annotated[
 Modules = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
 
+_METHOD_NAME = r"[a-z0-9_\-]+"
+
+
 def _method_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9_\-]+", value):
+    if not re.fullmatch(_METHOD_NAME, value):
         raise ValueError("must be of lower-case letters, digits, `_` and `-`")
     return value
 
@@ -70,7 +73,11 @@ class MethodSpec(Frozen):
     """Whether it has optimizer steps, and so anything to search."""
 
     type: str
-    name: Annotated[str, AfterValidator(_method_name)] = ""
+    name: Annotated[str, AfterValidator(_method_name)] = Field(
+        default="",
+        description="by which tables and search.space call it; by default its type",
+        json_schema_extra={"pattern": f"^{_METHOD_NAME}$"},
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -83,8 +90,12 @@ class MethodSpec(Frozen):
 class MaskMethodSpec(MethodSpec):
     """A method that trains a chosen set of entries of the target weight matrices."""
 
-    density: Density = 0.01
-    target_modules: Modules | None = None
+    density: Density = Field(
+        default=0.01, description="entries to train / all parameters of the base model, or `{lora_rank: r}`"
+    )
+    target_modules: Modules | None = Field(
+        default=None, description="ends of module paths, `*` allowed; null: the linear layers of all blocks"
+    )
     scope: Literal["global", "per_layer", "per_matrix"] = Field(
         default="global", description="which entries compete with each other"
     )
@@ -93,7 +104,7 @@ class MaskMethodSpec(MethodSpec):
 class GradientMethodSpec(MaskMethodSpec):
     """A method that scores the mean gradient over a share of the training set. The default share is ours."""
 
-    selection_ratio: Fraction = 0.1
+    selection_ratio: Fraction = Field(default=0.1, description="share of the examples whose mean gradient is scored")
 
 
 class GallopSpec(GradientMethodSpec):
@@ -103,10 +114,12 @@ class GallopSpec(GradientMethodSpec):
     """
 
     type: Literal["gallop"] = "gallop"
-    gradient_exponent: float = Field(default=1.0, ge=0)
-    magnitude_exponent: float = Field(default=1.0, ge=0)
-    eps: float = Field(default=1e-8, gt=0)
-    zero_guard: Literal["exclude", "none"] = "exclude"
+    gradient_exponent: float = Field(default=1.0, ge=0, description="a of |g|^a / (|w| + eps)^b")
+    magnitude_exponent: float = Field(default=1.0, ge=0, description="b of |g|^a / (|w| + eps)^b")
+    eps: float = Field(default=1e-8, gt=0, description="added to |w|, so that nothing is divided by 0")
+    zero_guard: Literal["exclude", "none"] = Field(
+        default="exclude", description="`exclude`: never train |w| <= eps; `none`: the formula as published"
+    )
 
 
 class SaftSpec(GradientMethodSpec):
@@ -120,7 +133,7 @@ class SiftSpec(MaskMethodSpec):
 
     type: Literal["sift"] = "sift"
     selection_ratio: Fraction | None = Field(default=None, description="null: the first batch, as in the paper")
-    scope: Literal["per_matrix"] = "per_matrix"
+    scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
 
 
 class SnipSpec(GradientMethodSpec):
@@ -133,7 +146,7 @@ class MagnitudeSpec(MaskMethodSpec):
     """The largest or the smallest pre-trained weights."""
 
     type: Literal["magnitude"] = "magnitude"
-    choose: Literal["highest", "lowest"] = "highest"
+    choose: Literal["highest", "lowest"] = Field(default="highest", description="which weights to train")
 
 
 class RandomSpec(MaskMethodSpec):
@@ -153,7 +166,7 @@ class SaraSpec(MaskMethodSpec):
     """SaRA (arXiv 2409.06633): the smallest weights, chosen anew once."""
 
     type: Literal["sara"] = "sara"
-    scope: Literal["global"] = "global"
+    scope: Literal["global"] = Field(default="global", description="one threshold for all, as in the paper")
     refresh_at: Fraction = Field(default=0.5, description="share of the training after which to choose anew")
 
 
@@ -161,17 +174,17 @@ class LiftSpec(MaskMethodSpec):
     """LIFT (arXiv 2506.00772): large entries of the weight's low-rank approximation. The interval is ours."""
 
     type: Literal["lift"] = "lift"
-    scope: Literal["per_matrix"] = "per_matrix"
-    rank: int = Field(default=16, ge=1, description="of the approximation")
-    refresh_every: int = Field(default=200, ge=1, description="optimizer steps")
+    scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
+    rank: int = Field(default=16, ge=1, description="rank of the approximation")
+    refresh_every: int = Field(default=200, ge=1, description="optimizer steps from one choice to the next")
 
 
 class SpielSpec(MaskMethodSpec):
     """SpIEL-AG (arXiv 2401.16405): drop what changed least, grow where the gradient is large."""
 
     type: Literal["spiel"] = "spiel"
-    scope: Literal["per_matrix"] = "per_matrix"
-    refresh_every: int = Field(default=20, ge=1, description="optimizer steps")
+    scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
+    refresh_every: int = Field(default=20, ge=1, description="optimizer steps from one choice to the next")
     accumulate: int = Field(default=5, ge=1, description="optimizer steps whose gradients decide what grows")
     initial_rate: Fraction = Field(default=0.2, description="share that is replaced, falling linearly to 0")
     delta_decay: float = Field(default=0.0, ge=0, description="strength of the L2 penalty on the delta")
@@ -187,10 +200,10 @@ class LoraSpec(MethodSpec):
     """LoRA (arXiv 2106.09685) through PEFT."""
 
     type: Literal["lora"] = "lora"
-    rank: int = Field(default=8, ge=1)
-    alpha: int = Field(default=16, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: Modules | None = None
+    rank: int = Field(default=8, ge=1, description="r, the inner size of the added matrices")
+    alpha: int = Field(default=16, ge=1, description="the added product is scaled by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the inputs of the added matrices")
+    target_modules: Modules | None = Field(default=None, description="as for masks, linear layers only")
 
 
 class DoraSpec(LoraSpec):
@@ -203,9 +216,9 @@ class PeftSpec(MethodSpec):
     """Any other tuner of PEFT, by the name that PEFT gives it (ia3, vera, oft, ...), with the options of its config."""
 
     type: Literal["peft"] = "peft"
-    tuner: Annotated[str, Field(min_length=1)]
-    options: dict[str, Any] = {}
-    target_modules: Modules | None = None
+    tuner: Annotated[str, Field(min_length=1)] = Field(description="PEFT's name of the tuner, in lower case")
+    options: dict[str, Any] = Field(default={}, description="fields of the tuner's own configuration class")
+    target_modules: Modules | None = Field(default=None, description="as for masks, unless the options name them")
 
 
 class FullSpec(MethodSpec):
@@ -218,7 +231,7 @@ class WiseFtSpec(MethodSpec):
     """WiSE-FT (arXiv 2109.01903): full fine-tuning, then alpha of the way from the base to the tuned weights."""
 
     type: Literal["wise_ft"] = "wise_ft"
-    alpha: float = Field(default=0.5, ge=0, le=1)
+    alpha: float = Field(default=0.5, ge=0, le=1, description="0: the base weights; 1: the tuned ones")
 
 
 class LinesSpec(MethodSpec):

@@ -15,47 +15,61 @@ Text = Annotated[str, Field(min_length=1)]
 class ModelSpec(Frozen):
     """The base model: a preset (`pocket`, `smollm2-135m`, ...), a hub id, or a folder."""
 
-    name: Text
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    name: Text = Field(description="a preset (`pocket`, `smollm2-135m`), a hub id, or a folder that transformers loads")
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of weights and activations; bfloat16 on GPUs, float32 on CPUs"
+    )
 
 
 class Limits(Frozen):
     """At most this many examples of a task's split; null takes all of them."""
 
-    train: int | None = Field(default=None, ge=1)
-    validation: int | None = Field(default=256, ge=1)
-    test: int | None = Field(default=None, ge=1)
+    train: int | None = Field(default=None, ge=1, description="of the task trained on")
+    validation: int | None = Field(default=256, ge=1, description="of each task: what the search sees")
+    test: int | None = Field(default=None, ge=1, description="of each task: what the results are measured on")
 
 
 class DataSpec(Frozen):
     """The task to train on, the tasks to measure forgetting on, and where their examples come from."""
 
     root: Text = Field(default="hub", description="`hub`, `generated`, or a folder of <task>.<split>.jsonl")
-    train: Text
-    ood: tuple[Text, ...] = ()
+    train: Text = Field(description="the task to train on; its test set gives ID accuracy")
+    ood: tuple[Text, ...] = Field(default=(), description="other tasks, on which forgetting is measured")
     limits: Limits = Limits()
-    validation_share: float = Field(default=0.1, gt=0, lt=1)
-    prompt: str = Field(default="{instruction}\n{input}\n", description="a template, or `chat`")
-    split_seed: int = 0
+    validation_share: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="held out of the training split (else the test split) without a validation one",
+    )
+    prompt: str = Field(
+        default="{instruction}\n{input}\n",
+        description="a template of {instruction} and {input}, or `chat`: the chat template",
+    )
+    split_seed: int = Field(default=0, description="orders the examples before limits and the held-out share are taken")
 
 
 class TrainingSpec(Frozen):
     """The optimisation of one run. batch_size counts examples per optimizer step over all workers."""
 
-    epochs: float = Field(default=1.0, gt=0)
-    steps: int | None = Field(default=None, ge=1, description="overrides epochs")
-    batch_size: int = Field(default=32, ge=1)
+    epochs: float = Field(default=1.0, gt=0, description="passes over the training examples; may be a part of one")
+    steps: int | None = Field(default=None, ge=1, description="optimizer steps; overrides epochs")
+    batch_size: int = Field(default=32, ge=1, description="examples per optimizer step, over all workers of a slot")
     micro_batch_size: int = Field(default=8, ge=1, description="examples per worker and backward pass")
-    learning_rate: float = Field(default=1e-4, gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    clip_norm: float | None = Field(default=1.0, gt=0)
+    learning_rate: float = Field(
+        default=1e-4, gt=0, description="the highest of the schedule; search it for each method"
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="after the warmup; linear and cosine fall to 0"
+    )
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps in which it rises from 0")
+    weight_decay: float = Field(default=0.0, ge=0, description="of the trained parameters only")
+    clip_norm: float | None = Field(default=1.0, gt=0, description="largest gradient norm; null does not clip")
     max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer together")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(default=False, description="compute activations twice, to save memory")
     optimizer: Text = Field(default="adamw", description="a name in torch.optim: adamw, sgd, adafactor, ...")
-    optimizer_options: dict[str, Any] = {}
+    optimizer_options: dict[str, Any] = Field(default={}, description="more of its arguments, such as betas")
     checkpoint_steps: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints of a run")
     checkpoint_minutes: float | None = Field(default=10, gt=0, description="as well after so much time")
 
@@ -63,9 +77,9 @@ class TrainingSpec(Frozen):
 class EvaluationSpec(Frozen):
     """How accuracy is measured; by likelihood always, by generation too unless switched off."""
 
-    batch_size: int = Field(default=16, ge=1)
-    generate: bool = True
-    max_new_tokens: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, description="examples per worker and forward pass")
+    generate: bool = Field(default=True, description="also generate answers to the test sets, and read them")
+    max_new_tokens: int = Field(default=16, ge=1, description="the longest answer that is generated")
 
 
 class SearchSpec(Frozen):
@@ -78,10 +92,12 @@ class SearchSpec(Frozen):
     anything else, what the point leaves open drawn at random.
     """
 
-    sampler: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
-    seed: int = 0
-    space: dict[str, Range] = {}
-    first: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = ()
+    sampler: Literal["tpe", "random", "grid", "nsga2"] = Field(default="tpe", description="Optuna's, by name")
+    seed: int = Field(default=0, description="of the sampler")
+    space: dict[str, Range] = Field(default={}, description="a range for each dotted path that varies")
+    first: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = Field(
+        default=(), description="points that are tried before anything else"
+    )
 
 
 Metric = Literal["val_mean_accuracy", "val_id_accuracy", "val_ood_accuracy", "val_forget_ratio"]
@@ -104,8 +120,10 @@ class ObjectiveSpec(Frozen):
     With several, `metric` is the first of them.
     """
 
-    metric: Metric = "val_mean_accuracy"
-    metrics: Annotated[tuple[Metric, ...], AfterValidator(_several)] | None = None
+    metric: Metric = Field(default="val_mean_accuracy", description="the one to go by")
+    metrics: Annotated[tuple[Metric, ...], AfterValidator(_several)] | None = Field(
+        default=None, description="two or more, for a Pareto front"
+    )
     standard_errors: float = Field(
         default=0.0, ge=0, description="how many standard errors over seeds count against a configuration's mean"
     )
@@ -132,7 +150,7 @@ class ObjectiveSpec(Frozen):
 class BudgetSpec(Frozen):
     """How much to spend. A method with nothing to search runs one configuration."""
 
-    configurations: int = Field(default=8, ge=1, description="per method")
+    configurations: int = Field(default=8, ge=1, description="tried for each method")
     hours: float | None = Field(
         default=None, gt=0, description="start no run that would take longer than this since the start"
     )
@@ -145,47 +163,54 @@ class PruningSpec(Frozen):
     1/reduction of them, or worse than the best one on the same examples.
     """
 
-    type: Literal["none", "median", "race"] = "none"
+    type: Literal["none", "median", "race"] = Field(default="none", description="the rule by which to stop")
     after_seeds: int = Field(default=1, ge=1, description="seeds that every configuration runs")
     after_configurations: int = Field(default=4, ge=1, description="others that must have come as far")
-    reduction: float = Field(default=3, gt=1, description="of a race")
+    reduction: float = Field(default=3, gt=1, description="of a race: one in so many goes on")
     significance: float = Field(default=0.05, gt=0, lt=1, description="of a race's paired test, one-sided")
 
 
 class ResourcesSpec(Frozen):
     """The size of a slot, and how many; `auto` takes as many as the cluster holds."""
 
-    workers_per_slot: int = Field(default=1, ge=1)
-    cpus_per_worker: float = Field(default=1, gt=0)
-    gpus_per_worker: float = Field(default=0, ge=0)
-    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    workers_per_slot: int = Field(default=1, ge=1, description="processes that train one run together")
+    cpus_per_worker: float = Field(default=1, gt=0, description="CPUs that Ray reserves for each")
+    gpus_per_worker: float = Field(default=0, ge=0, description="GPUs for each; 0.5 has two workers share one")
+    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="runs that go on at once; `auto`: as many as the cluster holds"
+    )
 
 
 class RetentionSpec(Frozen):
     """What stays on the disk. `best` removes all adapters but those of each method's best configuration so far."""
 
     # The overlap of masks between seeds is reported of adapters that are there: by default none is missing.
-    adapters: Literal["all", "best"] = "all"
+    adapters: Literal["all", "best"] = Field(default="all", description="whose adapters stay")
     disk_gb: float | None = Field(default=None, gt=0, description="stop when the sweep's folder would exceed this")
 
 
 class DeepspeedSpec(Frozen):
     """DeepSpeed ZeRO. `extra` is merged into the DeepSpeed configuration as it is."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    offload_optimizer: bool = False
-    offload_parameters: bool = False
-    extra: dict[str, Any] = {}
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=1, description="what workers split: 1 optimizer, 2 gradients, 3 weights"
+    )
+    offload_optimizer: bool = Field(
+        default=False, description="keep the optimizer's state in the host's memory; stage 1 on"
+    )
+    offload_parameters: bool = Field(default=False, description="keep the weights in the host's memory; stage 3 only")
+    extra: dict[str, Any] = Field(default={}, description="more of DeepSpeed's configuration")
 
 
 class TrackingSpec(Frozen):
     """MLflow. Without a uri: the environment's MLFLOW_TRACKING_URI, else an SQLite file beside the sweeps."""
 
-    uri: str | None = None
-    experiment: str = "gallop_ray"
+    uri: str | None = Field(default=None, description="an MLflow tracking uri, such as http://HOST:5000")
+    experiment: str = Field(default="gallop_ray", description="the experiment's name, made where it is not there")
 
 
 FIRST_FRESH_SEED = 1000
+_FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]*"
 
 
 def _count_to_seeds(value: object, start: int = 0) -> object:
@@ -197,15 +222,18 @@ def _count_to_seeds(value: object, start: int = 0) -> object:
 
 
 def _folder_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]*", value):
+    if not re.fullmatch(_FOLDER_NAME, value):
         raise ValueError("must be of letters, digits, `_`, `.` and `-`, and start with a letter or a digit")
     return value
 
 
 Seed = Annotated[int, Field(ge=0, strict=True)]
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_count_to_seeds)]
+SeedList = Annotated[tuple[Seed, ...], Field(min_length=1)]
+_Written = Annotated[int, Field(ge=1)] | SeedList
+Seeds = Annotated[SeedList, BeforeValidator(_count_to_seeds, json_schema_input_type=_Written)]
 FreshSeeds = Annotated[
-    tuple[Seed, ...], Field(min_length=1), BeforeValidator(partial(_count_to_seeds, start=FIRST_FRESH_SEED))
+    SeedList,
+    BeforeValidator(partial(_count_to_seeds, start=FIRST_FRESH_SEED), json_schema_input_type=_Written),
 ]
 
 
@@ -216,18 +244,24 @@ class ConfirmationSpec(Frozen):
     """
 
     best: int = Field(default=1, ge=1, description="configurations per method")
-    seeds: FreshSeeds
+    seeds: FreshSeeds = Field(description="how many fresh seeds (from 1000 on), or a list of them")
 
 
 class Sweep(Frozen):
     """One sweep file: a search over configurations, each tried with every seed."""
 
-    name: Annotated[str, AfterValidator(_folder_name)]
+    name: Annotated[str, AfterValidator(_folder_name)] = Field(
+        description="the sweep's folder below `output`", json_schema_extra={"pattern": f"^{_FOLDER_NAME}$"}
+    )
     output: Text = Field(default="runs", description="folder of sweeps, on storage that every node sees")
     model: ModelSpec
     data: DataSpec
-    methods: tuple[AnyMethodSpec, ...] = Field(min_length=1)
-    seeds: Seeds = (0,)
+    methods: tuple[AnyMethodSpec, ...] = Field(
+        min_length=1, description="the methods to compare, each with its options"
+    )
+    seeds: Seeds = Field(
+        default=(0,), description="how many seeds (from 0 on) every configuration runs with, or a list"
+    )
     search: SearchSpec = SearchSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
     budget: BudgetSpec = BudgetSpec()

@@ -47,25 +47,27 @@ _WholeEnds = Annotated[tuple[_Whole, _Whole], BeforeValidator(_two_ends), AfterV
 class LogRange(Frozen):
     """Real numbers between two ends, both included, evenly spread in their logarithm."""
 
-    log: Annotated[_RealEnds, AfterValidator(_positive)]
+    log: Annotated[_RealEnds, AfterValidator(_positive)] = Field(description="[low, high], both greater than 0")
 
 
 class LinearRange(Frozen):
     """Real numbers between two ends, both included, evenly spread."""
 
-    linear: _RealEnds
+    linear: _RealEnds = Field(description="[low, high]")
 
 
 class IntegerRange(Frozen):
     """Whole numbers between two ends, both included."""
 
-    integer: _WholeEnds
+    integer: _WholeEnds = Field(description="[low, high]")
 
 
 class ChoiceRange(Frozen):
     """One of the listed values, each as it would be written for the field itself."""
 
-    choice: Annotated[tuple[Any, ...], AfterValidator(_distinct)]
+    choice: Annotated[tuple[Any, ...], AfterValidator(_distinct)] = Field(
+        description="the values, all different", json_schema_extra={"minItems": 1, "uniqueItems": True}
+    )
 
 
 _KINDS = ("log", "linear", "integer", "choice")

@@ -177,7 +177,8 @@ def _stop(pool: Any) -> None:
 
 def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> None:
     """Check the sweep against the model, and measure the base model unless an earlier start has."""
-    note(f"loading {sweep.model.name}: the first time it is downloaded or made, which can take some minutes")
+    prepared = "" if Path(sweep.model.name).is_dir() else ": the first time it is downloaded or made, some minutes"
+    note(f"loading {sweep.model.name}{prepared}")
     lease = ray.get(pool.lease.remote())
     if isinstance(lease, str):
         raise UserError(lease)

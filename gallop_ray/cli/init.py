@@ -1,0 +1,209 @@
+"""`gallop-ray init`: a first sweep file from flags, and from questions where someone sits at the terminal."""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import datasets
+
+import gallop_ray
+from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.plan import plan_sweep
+from gallop_ray.spec.problems import SweepFileError, did_you_mean
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.starter import STARTER_METHODS, Answers, starter_text
+from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
+from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS
+from gallop_ray.tasks.hub import HUB_TASKS
+from gallop_ray.tracking.environment import environment_record
+
+_METHODS = ("gallop", "random", "lora", "full")
+_PRESETS = ("pocket", "smollm2-135m")
+_CHAT_PRESETS = ("smollm2-135m",)
+_HUB_OOD = ("arc_challenge", "openbookqa", "boolq", "piqa")
+T = TypeVar("T")
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Write the sweep file; ValueError for an answer that cannot be, and for a file that is there already."""
+    path = Path(arguments.path or f"{arguments.name or 'my_sweep'}.yaml")
+    if path.exists() and not arguments.force:
+        raise ValueError(f"{path} is there already; give another path, or --force to overwrite it")
+    answers = _answers(arguments, path)
+    sweep = _written(path, starter_text(answers, _schema_from(path.parent)))
+    plan = plan_sweep(sweep, None)
+    methods = f"{len(plan.methods)} method{'s' * (len(plan.methods) > 1)}"
+    print(f"wrote {path}: {methods}, {plan.configurations} configurations x {plan.seeds} seeds = {plan.runs} runs")
+    print("next:")
+    for command, text in (
+        ("doctor", "does this machine have what it needs?"),
+        ("plan", "steps, trained parameters, memory; --probe says how long it takes"),
+        ("run", "the same command goes on after a stop"),
+    ):
+        print(f"    {f'gallop-ray {command} {path}':<40} # {text}")
+    return 0
+
+
+def _answers(arguments: argparse.Namespace, path: Path) -> Answers:
+    ask = _asked if sys.stdin.isatty() else _given
+    data = ask("Data: `generated`, `hub`, or a folder of <task>.<split>.jsonl", arguments.data, "generated", _data)
+    tasks = _tasks(data)
+    for line in _inventory(data):
+        print(line)
+    first = "arc_easy" if data == "hub" else "range" if data == "generated" else next(iter(tasks))
+    train = ask("Task to train on", arguments.train, first, lambda text: _trainable(text, data, tasks))
+    others = _others(data, train, tasks)
+    ood = ask("Tasks it may forget", arguments.ood, " ".join(others), lambda text: _ood(text, train, tasks))
+    usual = "pocket" if data == "generated" else "smollm2-135m"
+    model = ask("Model: a folder, a hub id, `pocket` or `smollm2-135m`", arguments.model, usual, _model)
+    methods = ask(f"Methods, of {', '.join(STARTER_METHODS)}", arguments.methods, " ".join(_METHODS), _methods)
+    seeds = ask("Seeds", arguments.seeds, "2", lambda text: _whole(text, 1))
+    here = len(environment_record()["gpus"])
+    gpus = ask("GPUs for one run (0: CPU)", arguments.gpus, str(min(here, 1)), lambda text: _whole(text, 0))
+    name = arguments.name or re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)
+    return Answers(name, model, data, train, ood, methods, seeds, gpus, _has_chat(model), _examples(data, train))
+
+
+def _given(question: str, flag: str | Sequence[str] | None, default: str, check: Callable[[str], T]) -> T:
+    return check(_text(flag) if flag is not None else default)
+
+
+def _asked(question: str, flag: str | Sequence[str] | None, default: str, check: Callable[[str], T]) -> T:
+    """The flag, else the answer at the terminal, asked for until it can be."""
+    if flag is not None:
+        return check(_text(flag))
+    while True:
+        try:
+            return check(input(f"{question} [{default}]: ").strip() or default)
+        except ValueError as error:
+            print(f"  {error}")
+        except (EOFError, KeyboardInterrupt):
+            raise ValueError("\nended without an answer; nothing was written") from None
+
+
+def _text(flag: str | Sequence[str]) -> str:
+    return flag if isinstance(flag, str) else " ".join(flag)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(re.split(r"[\s,]+", text.strip(" ,[]")))) if text.strip(" ,[]") else ()
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{text} is not allowed; must be a whole number, at least {least}")
+    return int(text)
+
+
+def _data(text: str) -> str:
+    if text not in ("hub", "generated"):
+        root = Path(text).expanduser()
+        if not any("train" in folder_splits(root, task) for task in folder_tasks(root)):
+            raise ValueError(f"{text} holds no <task>.train.jsonl, with an example a line as docs/howto/data.md says")
+    return text
+
+
+def _tasks(data: str) -> list[str]:
+    """The tasks of a source; those of a folder that can be trained on come first."""
+    if data in ("hub", "generated"):
+        return list(HUB_TASKS if data == "hub" else {**TARGET_TASKS, **SOURCE_TASKS})
+    root = Path(data).expanduser()
+    return sorted(folder_tasks(root), key=lambda task: "train" not in folder_splits(root, task))
+
+
+def _inventory(data: str) -> list[str]:
+    """What a folder holds; reading it, the first line that cannot be used is told with its number."""
+    if data in ("hub", "generated"):
+        return []
+    datasets.disable_progress_bars()
+    root, lines = Path(data).expanduser(), []
+    for task in _tasks(data):
+        counts = [f"{len(folder_examples(root, task, split))} {split}" for split in folder_splits(root, task)]
+        lines.append(f"{data}: {task}: {', '.join(counts)}")
+    return lines
+
+
+def _examples(data: str, train: str) -> int | None:
+    if data in ("hub", "generated"):
+        return None
+    return len(folder_examples(Path(data).expanduser(), train, "train"))
+
+
+def _trainable(text: str, data: str, tasks: Sequence[str]) -> str:
+    task = _known(text, tasks, "task")
+    if data in ("hub", "generated") or "train" in folder_splits(Path(data).expanduser(), task):
+        return task
+    able = [each for each in tasks if "train" in folder_splits(Path(data).expanduser(), each)]
+    raise ValueError(f"{task} has no training examples; there are {', '.join(able)} to train on")
+
+
+def _others(data: str, train: str, tasks: Sequence[str]) -> list[str]:
+    """The tasks to measure forgetting on, unless the user says otherwise: those with a test set."""
+    if data == "hub":
+        return [task for task in _HUB_OOD if task != train]
+    if data == "generated":
+        return [task for task in SOURCE_TASKS if task != train]
+    return [task for task in tasks if task != train and "test" in folder_splits(Path(data).expanduser(), task)]
+
+
+def _ood(text: str, train: str, tasks: Sequence[str]) -> tuple[str, ...]:
+    found = tuple(_known(word, tasks, "task") for word in _words(text) if word != "none")
+    if train in found:
+        raise ValueError(f"{train} is the task to train on; name other tasks, or none")
+    return found
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    if not _words(text):
+        raise ValueError("name at least one method")
+    return tuple(_known(word, STARTER_METHODS, "method") for word in _words(text))
+
+
+def _known(word: str, known: Sequence[str], what: str) -> str:
+    if word not in known:
+        raise ValueError(f"no {what} {word}; there are {', '.join(known)}{did_you_mean(word, known)}")
+    return word
+
+
+def _model(text: str) -> str:
+    folder = Path(text).expanduser()
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise ValueError(f"{text} has no config.json; a model folder is what transformers' save_pretrained writes")
+    if not folder.is_dir() and text not in _PRESETS and ("/" not in text or text.startswith((".", "/", "~"))):
+        raise ValueError(f"there is no folder {text}, and it is neither {' nor '.join(_PRESETS)}, nor a hub id")
+    return text
+
+
+def _has_chat(model: str) -> bool:
+    folder = Path(model).expanduser()
+    configuration = folder / "tokenizer_config.json"
+    return (
+        model in _CHAT_PRESETS
+        or (folder / "chat_template.jinja").exists()
+        or (configuration.exists() and '"chat_template"' in configuration.read_text(encoding="utf-8"))
+    )
+
+
+def _schema_from(folder: Path) -> str | None:
+    """The schema of this checkout as seen from a folder; an installed package has none beside it."""
+    schema = Path(gallop_ray.__file__).parents[1] / "docs/sweep.schema.json"
+    return os.path.relpath(schema, folder.resolve()) if schema.exists() else None
+
+
+def _written(path: Path, text: str) -> Sweep:
+    """Write what loads, and nothing else."""
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / path.name
+        draft.write_text(text, encoding="utf-8")
+        try:
+            sweep = load_sweep(draft)
+        except SweepFileError as error:
+            raise ValueError("; ".join(f"{each.field}: {each.message}" for each in error.problems)) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return sweep

@@ -1,0 +1,155 @@
+"""The commands that take a sweep file."""
+
+import argparse
+import sys
+from typing import Any
+
+from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.schema import Sweep
+
+FAILED = 1
+_INTERRUPTED, _TERMINATED = 130, 143
+_AGAIN = "The same command goes on from here."
+
+
+def add_sweep_file_commands(commands: Any) -> None:
+    """Add init, schema, doctor, validate, plan and run to the subparsers."""
+    _add_init(commands)
+    _add_schema(commands)
+    _add_doctor(commands)
+    for name, command, text in (
+        ("validate", _validate, "check a sweep file; every mistake with its line"),
+        ("plan", _plan, "print the resolved sweep, its runs and steps, and the memory a worker needs"),
+        ("run", _run, "run a sweep, or go on where an earlier start stopped"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("sweep", help="the sweep file")
+        _add_overrides(sub)
+        sub.set_defaults(command=command)
+        if name == "plan":
+            text = "run a few steps of each method on this machine, and say how long the sweep will take"
+            sub.add_argument("--probe", action="store_true", help=text)
+        if name == "run":
+            sub.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
+
+
+def _add_init(commands: Any) -> None:
+    text = "write a first sweep file, from flags and, at a terminal, a few questions"
+    init = commands.add_parser("init", help=text, description=text)
+    init.add_argument("path", nargs="?", metavar="PATH", help="the file to write (default: <name>.yaml)")
+    init.add_argument("--name", help="the sweep's name (default: the file's)")
+    init.add_argument("--data", metavar="FOLDER", help="a folder of <task>.<split>.jsonl, hub or generated")
+    init.add_argument("--train", metavar="TASK", help="the task to train on (default: the first that can be)")
+    init.add_argument("--ood", nargs="*", metavar="TASK", help="tasks it may forget (default: all others)")
+    init.add_argument("--model", help="a model folder, a hub id, pocket or smollm2-135m")
+    init.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help="methods to compare (default: gallop random lora full)"
+    )
+    init.add_argument("--seeds", metavar="N", help="how many seeds (default: 2)")
+    init.add_argument("--gpus", metavar="N", help="GPUs for one run, 0 for the CPU (default: 1 where there is one)")
+    init.add_argument("--force", action="store_true", help="overwrite the file")
+    init.set_defaults(command=_init)
+
+
+def _add_schema(commands: Any) -> None:
+    text = "print the sweep file's JSON Schema, for completion and checks in an editor"
+    schema = commands.add_parser("schema", help=text, description=text)
+    schema.add_argument("--markdown", action="store_true", help="print the reference of all fields instead")
+    schema.set_defaults(command=_schema)
+
+
+def _add_doctor(commands: Any) -> None:
+    text = "check this machine, or the cluster of RAY_ADDRESS, and what a sweep file needs of it"
+    doctor = commands.add_parser("doctor", help=text, description=text)
+    doctor.add_argument(
+        "sweep", nargs="?", metavar="SWEEP", help="also check the data, the model and the memory of this"
+    )
+    _add_overrides(doctor)
+    doctor.set_defaults(command=_doctor)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="override a field by its dotted path, for example training.learning_rate=1e-4",
+    )
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from gallop_ray.cli.init import init
+
+    return init(arguments)
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from gallop_ray.spec.json_schema import schema_text
+    from gallop_ray.spec.reference import fields_markdown
+
+    print(fields_markdown() if arguments.markdown else schema_text(), end="")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments) if arguments.sweep else None
+    from gallop_ray.sweep.doctor import examine
+
+    return 0 if examine(sweep) else FAILED
+
+
+def _load(arguments: argparse.Namespace) -> Sweep:
+    return load_sweep(arguments.sweep, arguments.overrides)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments)
+    print(f"{arguments.sweep}: fine; sweep {sweep.name}, methods {', '.join(m.name for m in sweep.methods)}")
+    print(f"its data and model: gallop-ray doctor {arguments.sweep}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments)
+    from gallop_ray.sweep.preview import print_plan
+
+    print_plan(sweep)
+    if arguments.probe:
+        from gallop_ray.sweep.driver import located
+        from gallop_ray.sweep.probe import print_probe
+
+        print_probe(located(sweep))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments)
+    from gallop_ray.sweep.driver import located
+
+    return run(located(sweep), arguments.verbose)
+
+
+def run(sweep: Sweep, verbose: bool) -> int:
+    """Run a sweep whose paths are absolute; returns the command's exit code."""
+    from gallop_ray.sweep.driver import run_sweep
+    from gallop_ray.sweep.ending import StoppedNow, Terminated
+    from gallop_ray.sweep.halt import Halted
+    from gallop_ray.sweep.summary import print_summary
+
+    try:
+        folder = run_sweep(sweep, verbose)
+    except StoppedNow:
+        print(f"stopped; what was finished is kept. {_AGAIN}", file=sys.stderr)
+        return 0
+    except Terminated:
+        print(f"terminated; what was finished is kept. {_AGAIN}", file=sys.stderr)
+        return _TERMINATED
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; what was finished is kept. {_AGAIN}", file=sys.stderr)
+        return _INTERRUPTED
+    except Halted as halt:
+        print(f"stopped: {halt}. What was finished is kept. {_AGAIN}", file=sys.stderr)
+        return FAILED
+    return 0 if print_summary(folder, sweep) else FAILED

@@ -1,0 +1,158 @@
+"""A first sweep file, commented, from a few answers. Every value in it may be changed later."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from gallop_ray.spec.document import Dumper
+
+_MASKS = ("gallop", "saft", "sift", "snip", "magnitude", "random", "smt", "sara", "lift", "spiel")
+_ADDED = ("lora", "dora")
+STARTER_METHODS = (*_MASKS, *_ADDED, "full", "wise_ft", "lines", "vanilla")
+"""The methods that need no option of their own to begin with."""
+
+_RANK = 8
+_BATCH = 32
+_STEPS = 100  # below, little is learnt
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a first sweep is about. `train` and `ood` are tasks of `data`, which is as data.root.
+
+    `chat`: whether the model has a chat template. `examples`: how many there are to train on, None where unknown.
+    """
+
+    name: str
+    model: str
+    data: str
+    train: str
+    ood: Sequence[str]
+    methods: Sequence[str]
+    seeds: int
+    gpus: int
+    chat: bool = False
+    examples: int | None = None
+
+    @property
+    def toy(self) -> bool:
+        """Whether this is the pocket model on generated tasks, which wants larger steps and shorter texts."""
+        return self.model == "pocket" and self.data == "generated"
+
+
+def starter_text(answers: Answers, schema: str | None = None) -> str:
+    """The sweep file; `schema` is the path of the JSON Schema for editors, as seen from the file's folder."""
+    sections = [_head(answers, schema), _model(answers), _data(answers), _methods(answers)]
+    sections += [_search(answers), _training(answers), _machine(answers)]
+    return "\n\n".join("\n".join(lines) for each in sections if (lines := list(each))) + "\n"
+
+
+def _noted(line: str, note: str) -> str:
+    """A line with a comment that stands under those of the lines around."""
+    return f"{line:<28}  # {note}"
+
+
+def _head(answers: Answers, schema: str | None) -> Iterator[str]:
+    if schema:
+        yield f"# yaml-language-server: $schema={schema}"
+    forgets = ", and what does each make it forget" if answers.ood else ""
+    yield f"# {answers.model} learns {answers.train}: which method learns it best{forgets}?"
+    yield f"name: {_value(answers.name)}"
+
+
+def _model(answers: Answers) -> Iterator[str]:
+    yield "model:"
+    yield f"  name: {_value(answers.model)}"
+    yield "  dtype: bfloat16" if answers.gpus else _noted("  dtype: float32", "bfloat16 on GPUs")
+
+
+def _data(answers: Answers) -> Iterator[str]:
+    yield "data:"
+    yield f"  root: {_value(answers.data)}"
+    yield f"  train: {_value(answers.train)}"
+    ood = f"  ood: [{', '.join(map(_value, answers.ood))}]"
+    yield _noted(ood, "what it may forget" if answers.ood else "other tasks, to see what is forgotten")
+    if answers.toy:
+        yield "  limits: {train: 2000, validation: 128, test: 256}"
+    elif answers.data == "hub":
+        yield _noted("  limits: {train: 2000, validation: 256, test: 500}", "to begin with")
+    if answers.chat:
+        yield _noted("  prompt: chat", "the model has a chat template")
+
+
+def _methods(answers: Answers) -> Iterator[str]:
+    masks = any(method in _MASKS for method in answers.methods)
+    yield _noted("methods:", f"masks train as many entries as LoRA of rank {_RANK} has") if masks else "methods:"
+    for method in answers.methods:
+        if method in _MASKS:
+            yield f"  - {{type: {method}, density: {{lora_rank: {_RANK}}}}}"
+        elif method in _ADDED:
+            yield f"  - {{type: {method}, rank: {_RANK}}}"
+        else:
+            yield f"  - {{type: {method}}}"
+    yield ""
+    yield _noted(f"seeds: {answers.seeds}", "every configuration runs with each of them")
+
+
+def _search(answers: Answers) -> Iterator[str]:
+    trained = [method for method in answers.methods if method != "vanilla"]
+    if not trained:
+        return
+    yield _noted("search:", "a learning rate suits one method and not the next, so each has its own range")
+    yield "  space:"
+    for method in trained:
+        yield f"    {method}.training.learning_rate: {{log: {_learning_rates(method, answers.toy)}}}"
+    yield ""
+    yield _noted("budget: {configurations: 4}", "for each method")
+    yield ""
+    metric = "val_mean_accuracy" if answers.ood else "val_id_accuracy"
+    measured = "of the task and of the others, on validation data" if answers.ood else "of the task, on validation data"
+    yield _noted(f"objective: {{metric: {metric}}}", measured)
+
+
+def _learning_rates(method: str, toy: bool) -> str:
+    if toy:
+        low, high = ("1e-3", "3e-2") if method in (*_MASKS, *_ADDED) else ("1e-4", "3e-3")
+    else:
+        low, high = ("5e-5", "5e-3") if method in (*_MASKS, *_ADDED) else ("5e-6", "5e-4")
+    return f"[{low}, {high}]"
+
+
+def _training(answers: Answers) -> Iterator[str]:
+    workers, micro = max(1, answers.gpus), 32 if answers.toy else 4
+    passes = max(1, round(_BATCH / (micro * workers)))
+    yield "training:"
+    if answers.toy:
+        yield "  steps: 120"
+    elif answers.examples is not None and answers.examples < _STEPS * _BATCH // 2:
+        epochs = -(-_STEPS * _BATCH // answers.examples)
+        yield _noted(f"  epochs: {epochs}", f"some {_STEPS} steps, as there are few examples")
+    else:
+        yield "  epochs: 2"
+    batch = f"  batch_size: {micro * workers * passes}"
+    yield _noted(
+        batch, f"{workers} worker{'s' * (workers > 1)} x {micro} examples x {passes} pass{'es' * (passes > 1)}"
+    )
+    yield f"  micro_batch_size: {micro}"
+    if answers.toy:
+        yield "  max_length: 32"
+    else:
+        yield _noted("  max_length: 512", "tokens; longer prompts are cut from the left")
+    yield ""
+    batch_size, new_tokens = (64, 4) if answers.toy else (16, 16)
+    yield f"evaluation: {{batch_size: {batch_size}, max_new_tokens: {new_tokens}}}"
+
+
+def _machine(answers: Answers) -> Iterator[str]:
+    yield _noted("resources:", "of a slot; as many slots run at once as there is room for")
+    yield f"  workers_per_slot: {max(1, answers.gpus)}"
+    yield f"  cpus_per_worker: {2 if answers.gpus else 1}"
+    if answers.gpus:
+        yield "  gpus_per_worker: 1"
+
+
+def _value(text: str) -> str:
+    """Text as YAML writes it inside of a list."""
+    written: str = yaml.dump([text], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1000)
+    return written.strip()[1:-1]

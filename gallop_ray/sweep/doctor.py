@@ -1,0 +1,86 @@
+"""`gallop-ray doctor`: does this machine, or the cluster of RAY_ADDRESS, have what sweeps need?"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+
+import ray
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep import machine_checks, sweep_checks
+from gallop_ray.sweep.cluster import possible_slots
+from gallop_ray.sweep.findings import Finding, ok, print_findings, problem
+from gallop_ray.tracking.environment import environment_record
+from gallop_ray.tracking.mlflow_store import default_uri, tracking_uri
+from gallop_ray.training.engine import quiet
+
+_SECONDS = 3.0
+
+
+def examine(sweep: Sweep | None) -> bool:
+    """Print a line for everything that was looked at; whether there is no problem."""
+    quiet()
+    counts = print_findings(_findings(sweep))
+    print(f"problems: {counts['problem']}, warnings: {counts['warning']}")
+    return counts["problem"] == 0
+
+
+def _findings(sweep: Sweep | None) -> Iterator[Finding]:
+    yield from machine_checks.versions()
+    yield from machine_checks.gpus()
+    yield from machine_checks.memory()
+    yield from machine_checks.traps()
+    yield ok(f"DeepSpeed {environment_record()['deepspeed']} loads; it has nothing to compile for a sweep")
+    yield from machine_checks.disk(sweep.output if sweep else "runs")
+    yield from machine_checks.tracking(tracking_uri(sweep) if sweep else default_uri("runs"))
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address != "local":
+        yield from _cluster(address, sweep)
+    else:
+        yield ok(f"Ray {environment_record()['ray']} will be started here; RAY_ADDRESS names no cluster")
+    if sweep is None:
+        yield from sweep_checks.presets()
+        return
+    of_model = list(sweep_checks.model(sweep))
+    yield from of_model
+    yield from sweep_checks.data(sweep)
+    yield from sweep_checks.offload(sweep)
+    if address == "local" and all(each.level != "problem" for each in of_model):
+        yield from sweep_checks.slots(sweep)
+
+
+def _cluster(address: str, sweep: Sweep | None) -> Iterator[Finding]:
+    """Whether the cluster answers and holds a slot. Ray itself waits long for one that does not."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), _SECONDS).close()
+        except OSError as error:
+            fix = "Start it (ray start --head), or unset RAY_ADDRESS to run on this machine"
+            yield problem(f"no Ray cluster at {address}: {error.strerror or error}", fix)
+            return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of another version, with another token, not there: Ray says which
+        reason = str(error).strip().splitlines()[0]
+        yield problem(f"the Ray cluster at {address} cannot be joined: {reason}", "See cluster/README.md")
+        return
+    with suppress(Exception):
+        have = ray.cluster_resources()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        cpus, gpus = (have.get(name, 0) for name in ("CPU", "GPU"))
+        yield ok(f"Ray cluster at {address}: nodes {nodes}, CPUs {cpus:g}, GPUs {gpus:g}")
+        if sweep is not None:
+            yield _room(sweep)
+    ray.shutdown()
+
+
+def _room(sweep: Sweep) -> Finding:
+    now, later = possible_slots(sweep.resources)
+    asked = sweep.resources
+    size = f"{asked.workers_per_slot} x {asked.cpus_per_worker:g} CPUs, {asked.gpus_per_worker:g} GPUs"
+    if later < 1:
+        return problem(f"no slot ({size}) fits on its nodes", "Lower resources, or add nodes")
+    return ok(f"slots ({size}) that fit: {now} now, {later} with nodes that its autoscaler may add")

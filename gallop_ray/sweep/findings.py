@@ -1,0 +1,51 @@
+"""What `gallop-ray doctor` finds: a line each, with what to do where something is wrong."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+
+Level = Literal["ok", "warning", "problem"]
+_COLOURS: dict[Level, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line; `fix` says what to do, and is empty where all is well."""
+
+    level: Level
+    text: str
+    fix: str = ""
+
+
+def ok(text: str) -> Finding:
+    """All is well."""
+    return Finding("ok", text)
+
+
+def warning(text: str, fix: str) -> Finding:
+    """A sweep runs, but slower, later or with less to show."""
+    return Finding("warning", text, fix)
+
+
+def problem(text: str, fix: str) -> Finding:
+    """A sweep will not run."""
+    return Finding("problem", text, fix)
+
+
+def print_findings(findings: Iterable[Finding]) -> dict[Level, int]:
+    """Print each as it comes; returns how many there are of each level."""
+    console, counts = Console(soft_wrap=True, highlight=False), dict.fromkeys(_COLOURS, 0)
+    for each in findings:
+        counts[each.level] += 1
+        line = Text(f"{each.level:<8}", style=_COLOURS[each.level])
+        end = " " if each.text.endswith((".", "?")) else ". "
+        console.print(line + Text(f" {each.text}{end + each.fix if each.fix else ''}"))
+    return counts
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as `3.1 GB`, `24 GB` or `80 MB`."""
+    return f"{count / 1e6:.0f} MB" if count < 0.95e9 else f"{count / 1e9:.{0 if count >= 1e10 else 1}f} GB"

@@ -1,0 +1,151 @@
+"""`gallop-ray doctor`: what is wrong is told with its fix, and what is right passes."""
+
+import http.server
+import json
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from gallop_ray.cli import main
+
+QUICKSTART = str(Path(__file__).parents[1] / "sweeps/quickstart.yaml")
+
+
+@pytest.fixture
+def doctor(tmp_path, monkeypatch, capsys):
+    """`doctor(arguments)`: exit code and lines, in a folder and an environment of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        capsys.readouterr()
+        return main(["doctor", *arguments]), capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_this_machine_can_run_the_quickstart(doctor):
+    code, lines = doctor(QUICKSTART)
+    assert code == 0, lines
+    assert {line.split()[0] for line in lines[:-1]} <= {"ok", "warning"}
+    said = "\n".join(lines)
+    for expected in ("Python 3.", "output runs: ", "mlflow.db", "model pocket", "2000 examples of range to train on"):
+        assert expected in said
+
+
+def test_without_a_sweep_it_says_which_models_fit(doctor):
+    code, lines = doctor()
+    assert code == 0
+    fitting = [line for line in lines if "gallop fits" in line]
+    assert fitting
+    assert "pocket in" in fitting[0]
+    assert any("meta-llama/Meta-Llama-3-8B in" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("resources.cpus_per_worker=5000", "a slot needs 5000 CPUs and 0 GPUs, this machine has"),
+        ("resources.gpus_per_worker=64", "Lower resources.workers_per_slot, cpus_per_worker or gpus_per_worker"),
+        ("training.max_length=60000", "too much. Lower training.micro_batch_size"),
+        ("data.train=rang", "no task rang among the generated tasks"),
+        ("model.name=nobody-there/no-such-model-1a2b3c", "neither in the cache nor on the hub"),
+        ("model.name=poket", "unknown model poket"),
+        ("model.name=empty", "lacks weights (*.safetensors), a tokenizer"),
+        ("output=file/runs", "output file/runs: "),
+    ],
+)
+def test_a_problem_has_a_fix_and_is_exit_code_1(doctor, tmp_path, override, expected):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "file").touch()
+    code, lines = doctor(QUICKSTART, "--set", override)
+    assert code == 1
+    assert [line for line in lines if line.startswith("problem") and expected in line], lines
+
+
+def test_a_mistake_in_the_sweep_file_is_exit_code_2(doctor):
+    assert doctor(QUICKSTART, "--set", "seeds=0") == (2, [])
+
+
+def test_traps_of_the_environment(doctor, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + 60 * "x")
+    code, lines = doctor()
+    assert code == 1
+    assert any(line.startswith("warning") and "unset PYTHONDONTWRITEBYTECODE" in line for line in lines)
+    assert any(line.startswith("problem") and "export RAY_TMPDIR=/tmp" in line for line in lines)
+
+
+def test_mlflow_that_is_away_is_a_warning_and_keeps_its_password(doctor, monkeypatch):
+    for uri in (f"http://127.0.0.1:{free_port()}", f"postgresql://me:secret@127.0.0.1:{free_port()}/mlflow"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        code, lines = doctor(QUICKSTART)
+        (line,) = [line for line in lines if "MLflow at" in line]
+        assert code == 0
+        assert line.startswith("warning")
+        assert "cannot be reached: " in line
+        assert "secret" not in line
+
+
+def test_mlflow_that_answers(doctor, monkeypatch):
+    class Healthy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}/")
+        _, lines = doctor(QUICKSTART)
+        server.shutdown()
+    assert f"ok       MLflow at http://127.0.0.1:{server.server_port}/" in lines
+
+
+def test_texts_that_are_cut_are_told_with_their_lengths(doctor, tmp_path):
+    row = {"instruction": "Who?\nAnswer format: a/b", "input": 90 * "x", "output": "it is a", "answer": "a"}
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"who.{split}.jsonl").write_text(f"{json.dumps(row)}\n" * 10)
+    own = ("data.root=.", "data.train=who", "data.ood=[]", "objective.metric=val_id_accuracy", "training.max_length=64")
+    code, lines = doctor(QUICKSTART, *(argument for each in own for argument in ("--set", each)))
+    assert code == 0
+    warnings = "\n".join(line for line in lines if line.startswith("warning"))
+    assert "training.max_length is 64: 100 % of the prompts lose their beginning" in warnings
+    assert "answers have up to 7 tokens, evaluation.max_new_tokens is 4" in warnings
+    assert "who has 10 validation and 10 test examples: accuracies move in steps of 10 %" in warnings
+
+
+def test_a_cluster_that_does_not_answer(doctor, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    code, lines = doctor(QUICKSTART)
+    assert code == 1
+    assert any("no Ray cluster at 127.0.0.1" in line and "unset RAY_ADDRESS" in line for line in lines)
+
+
+@pytest.mark.faults  # starts a cluster, which takes a while
+def test_a_cluster_is_asked_for_its_slots(doctor, monkeypatch):
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        code, lines = doctor(QUICKSTART)
+        assert code == 0, lines
+        assert any("nodes 1, CPUs 3, GPUs 0" in line for line in lines)
+        assert any("slots (1 x 1 CPUs, 0 GPUs) that fit: 3 now" in line for line in lines)
+        code, lines = doctor(QUICKSTART, "--set", "resources.cpus_per_worker=4")
+        assert code == 1
+        assert any(line.startswith("problem") and "no slot (1 x 4 CPUs, 0 GPUs) fits" in line for line in lines)
+    finally:
+        cluster.shutdown()

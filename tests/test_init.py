@@ -1,0 +1,112 @@
+"""`gallop-ray init`: from flags and from questions to a sweep file that loads."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from gallop_ray.cli import main
+from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.starter import STARTER_METHODS
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with data of two tasks, of which one can be trained on."""
+    monkeypatch.chdir(tmp_path)
+    for split in ("colours.train", "colours.test", "animals.test"):
+        write(tmp_path / f"data/{split}.jsonl", "red")
+    return tmp_path
+
+
+def write(path, answer):
+    path.parent.mkdir(exist_ok=True)
+    row = {"instruction": "Which?\nAnswer format: red/blue", "input": "", "output": f"it is {answer}", "answer": "red"}
+    path.write_text(f"{json.dumps(row)}\n" * 20)
+
+
+def test_without_answers_it_is_a_sweep_that_runs_everywhere(folder, capsys):
+    assert main(["init"]) == 0
+    sweep = load_sweep("my_sweep.yaml")
+    assert (sweep.name, sweep.model.name, sweep.data.root, len(sweep.seeds)) == ("my_sweep", "pocket", "generated", 2)
+    out = capsys.readouterr().out
+    assert "wrote my_sweep.yaml: 4 methods, 16 configurations x 2 seeds = 32 runs" in out
+    assert "gallop-ray run my_sweep.yaml" in out
+
+
+def test_a_folder_is_looked_at_and_its_tasks_are_named(folder, capsys):
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text("{}")
+    (folder / "model/tokenizer_config.json").write_text('{"chat_template": "x"}')
+    arguments = ["sub/a b.yaml", "--data", "data", "--model", "model", "--methods", "saft,dora", "full", "--seeds", "3"]
+    assert main(["init", *arguments, "--gpus", "3"]) == 0
+    assert "data: colours: 20 train, 20 test\ndata: animals: 20 test\n" in capsys.readouterr().out
+    sweep = load_sweep("sub/a b.yaml")
+    assert (sweep.name, sweep.data.train, sweep.data.ood, sweep.data.prompt) == ("a_b", "colours", ("animals",), "chat")
+    assert sweep.training.epochs == 160, "20 examples make 100 steps of 32"
+    assert [method.type for method in sweep.methods] == ["saft", "dora", "full"]
+    assert set(sweep.search.space) == {f"{name}.training.learning_rate" for name in ("saft", "dora", "full")}
+    assert (sweep.resources.workers_per_slot, sweep.resources.gpus_per_worker, sweep.model.dtype) == (3, 1, "bfloat16")
+
+
+@pytest.mark.parametrize("gpus", ["0", "1", "7", "64"])
+def test_all_methods_on_any_number_of_gpus_load(folder, gpus):
+    assert main(["init", "--methods", *STARTER_METHODS, "--gpus", gpus, "--ood"]) == 0
+    assert load_sweep("my_sweep.yaml").objective.metric == "val_id_accuracy"
+
+
+def test_a_file_is_overwritten_only_when_asked(folder, capsys):
+    (folder / "my_sweep.yaml").write_text("mine")
+    assert main(["init"]) == 2
+    assert "my_sweep.yaml is there already" in capsys.readouterr().err
+    assert (folder / "my_sweep.yaml").read_text() == "mine"
+    assert main(["init", "--force"]) == 0
+    assert load_sweep("my_sweep.yaml").name == "my_sweep"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "dat"], "dat is not a folder"),
+        (["--data", "."], ". holds no <task>.train.jsonl"),
+        (
+            ["--data", "data", "--train", "colors"],
+            "no task colors; there are colours, animals; did you mean `col",
+        ),
+        (["--data", "data", "--train", "animals"], "animals has no training examples; there are colours"),
+        (["--train", "range", "--ood", "max", "range"], "range is the task to train on"),
+        (["--methods", "galop"], "did you mean `gallop`?"),
+        (["--model", "data"], "data has no config.json"),
+        (["--model", "./model"], "there is no folder ./model"),
+        (["--model", "poket"], "there is no folder poket, and it is neither pocket nor smollm2-135m, nor a hub id"),
+        (["--seeds", "0"], "0 is not allowed; must be a whole number, at least 1"),
+        (["--name", "a/b", "x.yaml"], "name: "),
+    ],
+)
+def test_answers_that_cannot_be_are_refused_and_nothing_is_written(folder, capsys, arguments, message):
+    assert main(["init", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert list(folder.rglob("*.yaml")) == []
+
+
+def test_a_broken_line_is_told_with_its_place(folder, capsys):
+    write(folder / "data/colours.test.jsonl", "green")
+    assert main(["init", "--data", "data"]) == 2
+    assert "data/colours.test.jsonl:1: output 'it is green' does not contain the answer" in capsys.readouterr().err
+
+
+def test_at_a_terminal_it_asks_and_asks_again(folder):
+    terminal, other_end = pty.openpty()
+    command = [sys.executable, "-m", "gallop_ray", "init", "asked.yaml", "--methods", "lora", "--gpus", "0"]
+    with subprocess.Popen(command, stdin=other_end, stdout=subprocess.PIPE, text=True) as process:
+        os.write(terminal, b"nowhere\ndata\n\n\npocket\n3\n")
+        assert process.stdout is not None
+        said = process.stdout.read()
+        assert process.wait(60) == 0
+    assert "nowhere is not a folder" in said
+    assert "Task to train on [colours]:" in said
+    sweep = load_sweep("asked.yaml")
+    assert (sweep.data.root, sweep.data.ood, sweep.model.name, len(sweep.seeds)) == ("data", ("animals",), "pocket", 3)

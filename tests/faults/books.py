@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 
-VARYING = {"seconds", "peak_memory_bytes", "started", "ended", "slot", "attempts"}
+VARYING = {"seconds", "peak_memory_bytes", "started", "ended", "slot", "attempts", "scores"}
 """What a result says of how it came about, and not of what came out."""
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,9 @@ from tests.faults.victims import Point, Siege, points
 from tests.sweep import command
 from tests.training import tiny
 
-RATES, SEEDS, FRESH = tuple(n / 2000 for n in range(1, 15)), 2, 1
+EACH, SEEDS, FRESH = 14, 2, 1
 METHODS = [{"type": "gallop", "density": 0.05}, {"type": "lora"}]
-CONFIGURATIONS = len(METHODS) * len(RATES)
+CONFIGURATIONS = len(METHODS) * EACH
 RUNS = CONFIGURATIONS * SEEDS + FRESH * len(METHODS)
 
 
@@ -66,15 +65,22 @@ class Server:
                 time.sleep(0.5)
 
 
-def write_sweep(folder: Path, tracking: str, rates: Sequence[float] = RATES, seeds: int = SEEDS) -> Path:
-    """Every point of a small space, so that any order of trying them gives the same configurations."""
+def write_sweep(folder: Path, tracking: str, each: int = EACH, seeds: int = SEEDS) -> Path:
+    """Every point of a small space, so that any order of trying them gives the same configurations.
+
+    With a selection ratio of its own each configuration of gallop has something to score.
+    """
+    space = {
+        "gallop.selection_ratio": {"choice": [n / 16 for n in range(1, each + 1)]},
+        "lora.training.learning_rate": {"choice": [n / 2000 for n in range(1, each + 1)]},
+    }
     folder.mkdir(parents=True, exist_ok=True)
     return command.write_sweep(
         folder,
         methods=METHODS,
         seeds=seeds,
-        search={"space": {"training.learning_rate": {"choice": list(rates)}}},
-        budget={"configurations": len(rates)},
+        search={"space": space},
+        budget={"configurations": each},
         confirmation={"seeds": FRESH},
         training={**command.TINY["training"], "steps": 24, "checkpoint_steps": 8},
         evaluation={"generate": False},
@@ -84,7 +90,7 @@ def write_sweep(folder: Path, tracking: str, rates: Sequence[float] = RATES, see
 
 def test_a_few_kills(tmp_path: Path) -> None:
     tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    siege = Siege(write_sweep(tmp_path, tracking, RATES[:1], seeds=2), SweepFolder(tmp_path / "runs/tiny"))
+    siege = Siege(write_sweep(tmp_path, tracking, each=1, seeds=2), SweepFolder(tmp_path / "runs/tiny"))
     try:
         for victim, moment in (("worker", "training"), ("slot", "evaluating"), ("driver", "saving")):
             assert siege.survive(Point(victim, moment, 0.01))

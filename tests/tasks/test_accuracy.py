@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct, likelihood_correct, parse_answer
+from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct, likelihood_correct
+from gallop_ray.tasks.answers import parse_answer
 from gallop_ray.tasks.encode import encode_options
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.generated import generated_examples
@@ -85,20 +86,6 @@ def test_the_training_mode_is_put_back():
     model.train()
     likelihood_correct(model, tokenizer, mixed_examples()[:1], SETTINGS)
     assert model.training
-
-
-@pytest.mark.parametrize(
-    ("text", "index"),
-    [
-        ("the correct answer is answer2", 1),
-        ("answer2, not answer1", 1),
-        ("answer12", 2),
-        ("answer123 answers answer", None),
-        ("", None),
-    ],
-)
-def test_the_first_key_as_a_whole_word_is_the_answer(text, index):
-    assert parse_answer(text, ("answer1", "answer2", "answer12")) == index
 
 
 def evaluate_on_rank(examples):

@@ -6,6 +6,10 @@ from typing import TypeVar
 
 COLLAPSED_BELOW = 0.01
 VACUOUS_BELOW = 0.05
+VACUOUS = (
+    f"Forget ratios by generation are vacuous: the base model answers less than {VACUOUS_BELOW:.0%} of the OOD tests "
+    "right that way, so there is nothing to forget."
+)
 
 Accuracies = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By task, split ("validation", "test") and way of measuring ("likelihood", "generated"), each in [0, 1]."""

@@ -51,7 +51,7 @@ def run_rival(place: Path, module: str, ours: Ran, configurations: int | None = 
     """
     folder = SweepFolder(place / module)
     folder.create(ours.folder.spec())
-    folder.write_base(ours.folder.base() or {}, {})
+    folder.write_base(ours.folder.base() or {}, {}, {}, ours.folder.base_text_loss())
     for asked in ours.folder.configurations()[:configurations]:
         folder.configuration(asked.key).create(asked.configuration())
     return Ran(_run(place / f"{module}.log", module, str(folder.path)), folder)

@@ -77,8 +77,10 @@ def _train(config: dict[str, Any]) -> None:
     for seed in sweep.seeds:
         record = asked.run(seed)
         record.start({}, "trial")
-        result = execute(resident, Configuration.model_validate(asked.configuration()), seed, base, record)
-        for document in ("mask", "correct"):
+        result = execute(
+            resident, Configuration.model_validate(asked.configuration()), seed, base, record, folder.base_text_loss()
+        )
+        for document in ("mask", "correct", "outputs"):
             record.write(document, result.pop(document))
         record.finish({"status": "finished", **result})
         ray.train.report({key: result[key] for key in ("val_id_accuracy", "train_loss")})

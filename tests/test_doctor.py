@@ -10,6 +10,8 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from gallop_ray.cli import main
+from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.training.models import load_model
 
 QUICKSTART = str(Path(__file__).parents[1] / "sweeps/quickstart.yaml")
 
@@ -116,6 +118,7 @@ def test_mlflow_that_answers(doctor, monkeypatch):
 
 
 def test_texts_that_are_cut_are_told_with_their_lengths(doctor, tmp_path):
+    load_model(ModelSpec(name="pocket"))  # a tokenizer to count with
     row = {"instruction": "Who?\nAnswer format: a/b", "input": 90 * "x", "output": "it is a", "answer": "a"}
     for split in ("train", "validation", "test"):
         (tmp_path / f"who.{split}.jsonl").write_text(f"{json.dumps(row)}\n" * 10)

@@ -102,8 +102,14 @@ def _caption(results: Sequence[Record], objective: ObjectiveSpec) -> str:
     front = f" {_ON_FRONT}: on the Pareto front." if objective.metrics else ""
     return (
         f"In percent, mean±standard deviation over seeds. Seeds: finished/ended.{front} Val is the objective{errors};\n"
-        f"the rest is on test sets by likelihood. Collapse: share of {of_them} below 1 %."
+        f"the rest is on test sets by {_ways(results)}. Collapse: share of {of_them} below 1 %."
     )
+
+
+def _ways(results: Sequence[Record]) -> str:
+    tests = [task.get("test", {}) for result in results for task in (result.get("tasks") or {}).values()]
+    without = any("generated" in test and "likelihood" not in test for test in tests)
+    return "likelihood (without options by generation)" if without else "likelihood"
 
 
 def _best_rows(results: Iterable[Record], base: Mapping[str, Any] | None, objective: ObjectiveSpec) -> list[list[str]]:

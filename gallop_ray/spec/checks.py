@@ -153,6 +153,12 @@ def _root_exists(sweep: Sweep) -> Iterator[Finding]:
         yield (("data", "root"),), message + did_you_mean(root, ("hub", "generated"))
 
 
+def _text_exists(sweep: Sweep) -> Iterator[Finding]:
+    text = sweep.evaluation.text
+    if text and text.endswith(".jsonl") and not FilePath(text).expanduser().is_file():
+        yield (("evaluation", "text"),), f"{shown(text)} is not allowed; there is no such file"
+
+
 def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
     extra = sweep.deepspeed.extra
     zero: Any = extra.get("zero_optimization", {})
@@ -193,6 +199,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("seeds", "confirmation", "objective"), _fresh_seeds),
     (("data.prompt",), _prompt_shows_task),
     (("data.root",), _root_exists),
+    (("evaluation.text",), _text_exists),
     (("deepspeed.extra",), _deepspeed_extra),
     (("resources",), _whole_gpus),
     ((), fixed_paths),

@@ -74,12 +74,34 @@ class TrainingSpec(Frozen):
     checkpoint_minutes: float | None = Field(default=10, gt=0, description="as well after so much time")
 
 
+GENERATED_TEXT = "generated"
+
+
 class EvaluationSpec(Frozen):
-    """How accuracy is measured; by likelihood always, by generation too unless switched off."""
+    """How accuracy is measured; by likelihood always, by generation too unless switched off.
+
+    What general text the model still predicts is measured where there is one.
+    """
 
     batch_size: int = Field(default=16, ge=1, description="examples per worker and forward pass")
     generate: bool = Field(default=True, description="also generate answers to the test sets, and read them")
-    max_new_tokens: int = Field(default=16, ge=1, description="the longest answer that is generated")
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="null: 16, and 256 for tasks without answer options, which reason first"
+    )
+    text: Text | None = Field(
+        default="auto",
+        description="general text: a .jsonl file with a field `text`, a hub id (or id:configuration), or `generated`; "
+        "null: none; auto: generated for the pocket model, else none",
+    )
+    text_examples: int = Field(default=64, ge=1, description="texts to take, each cut to training.max_length")
+
+    def new_tokens(self, reasoning: bool = False) -> int:
+        """How many tokens to generate at most."""
+        return self.max_new_tokens or (256 if reasoning else 16)
+
+    def text_of(self, model: str) -> str | None:
+        """Where general text for the model comes from; null for none."""
+        return (GENERATED_TEXT if model == "pocket" else None) if self.text == "auto" else self.text
 
 
 class SearchSpec(Frozen):

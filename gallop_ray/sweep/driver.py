@@ -53,13 +53,18 @@ def located(sweep: Sweep) -> Sweep:
     output = str((start / Path(sweep.output).expanduser()).resolve())
     model = sweep.model.model_copy(update={"name": _absolute_folder(sweep.model.name)})
     data = sweep.data.model_copy(update={"root": _absolute_folder(sweep.data.root)})
-    return sweep.model_copy(update={"output": output, "model": model, "data": data})
+    evaluation = sweep.evaluation.model_copy(update={"text": _absolute_file(sweep.evaluation.text)})
+    return sweep.model_copy(update={"output": output, "model": model, "data": data, "evaluation": evaluation})
 
 
 def _absolute_folder(name: str) -> str:
     """Absolute where it is a folder; hub ids, presets and keywords as they are."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
+
+
+def _absolute_file(name: str | None) -> str | None:
+    return str(Path(name).expanduser().resolve()) if name and name.endswith(".jsonl") else name
 
 
 def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
@@ -186,8 +191,8 @@ def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[
     _execute(slot, CheckJob())
     if folder.base() is None:
         note("measuring the base model")
-        correct = _execute(slot, BaseJob())
-        folder.write_base(accuracies(correct), correct)
+        measured = _execute(slot, BaseJob())
+        folder.write_base(accuracies(measured["correct"]), **measured)
     ray.get(pool.give_back.remote(name))
 
 

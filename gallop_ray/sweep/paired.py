@@ -7,7 +7,7 @@ from statistics import fmean, variance
 from scipy.stats import t as student
 
 from gallop_ray.spec.schema import Metric
-from gallop_ray.tasks.metrics import Correct
+from gallop_ray.tasks.metrics import Correct, plain
 
 
 def p_worse(mine: Mapping[int, Correct], other: Mapping[int, Correct], metric: Metric, train_task: str) -> float | None:
@@ -41,7 +41,7 @@ def _weights(correct: Correct, metric: Metric, train_task: str) -> dict[str, flo
 
 
 def _differences(mine: Correct, other: Correct, task: str) -> list[int]:
-    ours, theirs = (each[task]["validation"]["likelihood"] for each in (mine, other))
+    ours, theirs = (plain(each[task]["validation"]) or "" for each in (mine, other))
     return [int(a) - int(b) for a, b in zip(ours, theirs, strict=True)]
 
 

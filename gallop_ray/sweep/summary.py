@@ -9,7 +9,7 @@ from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import configurations_table, final_table
 from gallop_ray.reporting.timing import timing_table
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.metrics import summarize
+from gallop_ray.tasks.metrics import VACUOUS, is_vacuous, summarize
 from gallop_ray.tracking import control
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import SweepFolder
@@ -29,6 +29,8 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     console.print(final_table(results, metrics, sweep.objective))
     if verdict := sweep_statistics(folder, sweep).verdict:
         console.print(verdict.text, end="\n\n", highlight=False, markup=False)
+    if is_vacuous(base, sweep.data.ood):
+        console.print(VACUOUS, soft_wrap=True)
     console.print(timing_table(folder))
     console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")
     left = SweepStatus(folder, sweep).look()["runs"]["to_do"]

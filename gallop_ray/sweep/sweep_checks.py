@@ -114,10 +114,9 @@ def _lengths(sweep: Sweep, examples: list[Example]) -> Iterator[Finding]:
     if sweep.data.prompt == CHAT and tokenizer.chat_template is None:
         yield problem("data.prompt is chat, but the model has no chat template", "Write a prompt template")
         return
-    longest, room = sweep.training.max_length, sweep.evaluation.max_new_tokens
+    longest = sweep.training.max_length
     with warnings.catch_warnings(action="ignore"):
         encoded = [encode_options(one, tokenizer, sweep.data.prompt, _NO_LIMIT) for one in examples]
-    answers = max(len(option) for each in encoded for option in each.options)
     lengths = [len(each.prompt) + max(map(len, each.options)) + 1 for each in encoded]
     cut = sum(length > longest for length in lengths)
     text = f"prompts and answers have up to {max(lengths)} tokens, training.max_length is {longest}"
@@ -125,9 +124,13 @@ def _lengths(sweep: Sweep, examples: list[Example]) -> Iterator[Finding]:
         yield warning(f"{text}: {100 * cut / len(lengths):.0f} % of the prompts lose their beginning", "Raise it")
     else:
         yield ok(text)
-    if sweep.evaluation.generate and answers > room:
-        text = f"answers have up to {answers} tokens, evaluation.max_new_tokens is {room}: generated ones are cut"
-        yield warning(text, f"Give {answers} or more")
+    for reasoning in (False, True) if sweep.evaluation.generate else ():
+        room = sweep.evaluation.new_tokens(reasoning)
+        texts = [o for one, e in zip(examples, encoded, strict=True) if (not one.keys) == reasoning for o in e.options]
+        answers = max(map(len, texts), default=0)
+        if answers > room:
+            text = f"answers have up to {answers} tokens, evaluation.max_new_tokens is {room}: generated ones are cut"
+            yield warning(text, f"Give {answers} or more")
 
 
 def _tokenizer(sweep: Sweep) -> Any | None:

@@ -7,7 +7,7 @@ group down, and Ray Train starts it again.
 import traceback
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: 
         if isinstance(job, RunJob):
             return _run(resident, folder, job, slot, rank)
         if isinstance(job, BaseJob):
-            return Outcome("finished", result=dict(measure_base(resident)))
+            return Outcome("finished", result=asdict(measure_base(resident)))
         _check_methods(resident)
         return Outcome("finished")
     except Exception as error:
@@ -86,11 +86,13 @@ def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: 
     configuration = asked_for.model_copy(update={"training": training})
     record, base = configuration_folder.run(job.seed), folder.base()
     assert base is not None, "the base model is measured before the first run"
+    text_loss = folder.base_text_loss()
     if rank > 0:
-        return Outcome("finished", result=execute(resident, configuration, job.seed, base, Silent(record.adapter)))
+        silent = Silent(record.adapter)
+        return Outcome("finished", result=execute(resident, configuration, job.seed, base, silent, text_loss))
     _begin(record, asked_for, job, slot)
-    result = execute(resident, configuration, job.seed, base, record)
-    for document in ("mask", "correct"):
+    result = execute(resident, configuration, job.seed, base, record, text_loss)
+    for document in ("mask", "correct", "outputs"):
         record.write(document, result.pop(document))
     return Outcome("finished", result=result)
 

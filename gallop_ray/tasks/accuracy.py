@@ -4,7 +4,6 @@ Results do not depend on the number of ranks: batches are formed over all exampl
 rank makes the same number of forward calls, because under ZeRO-3 a forward call is collective.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from gallop_ray.tasks.encode import encode_options
+from gallop_ray.tasks.answers import is_right, read_answer
+from gallop_ray.tasks.encode import encode_options, encode_prompt
 from gallop_ray.tasks.examples import Example
 
 Item = TypeVar("Item")
@@ -22,21 +22,26 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How to evaluate. `synced` keeps generating until every rank has finished: ZeRO-3 on several ranks needs it."""
+    """How to evaluate. `synced` keeps generating until every rank has finished: ZeRO-3 on several ranks needs it.
+
+    At most max_new_tokens are generated for an example with options, max_reasoning_tokens for one without.
+    """
 
     prompt: str
     max_length: int
     batch_size: int
     max_new_tokens: int = 16
+    max_reasoning_tokens: int = 256
     synced: bool = False
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model generated for each example, and whether the right option was read from it."""
+    """What a model generated for each example, what was read from it, and whether that is right."""
 
     correct: list[bool]
     outputs: list[str]
+    read: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,13 @@ def likelihood_correct(
 ) -> list[bool]:
     """For each example, whether the right option has strictly the highest log-probability (summed over its tokens).
 
-    `model` is a transformers causal language model or a wrapper around one. Equal on every rank.
+    Every example has options. `model` is a transformers causal language model or a wrapper around one. Equal on every
+    rank.
     """
     rows = [row for i, example in enumerate(examples) for row in _rows(i, example, tokenizer, settings)]
     rows.sort(key=lambda row: len(row.ids))
-    with _evaluating(model):
-        found = _over_ranks(rows, settings.batch_size, lambda batch: _score(model, batch, tokenizer.pad_token_id))
+    with evaluating(model):
+        found = over_ranks(rows, settings.batch_size, lambda batch: _score(model, batch, tokenizer.pad_token_id))
     scores = [[0.0] * len(example.options) for example in examples]
     for row, values in zip(rows, found, strict=True):
         for option, value in values.items():
@@ -69,26 +75,23 @@ def likelihood_correct(
 def generation_correct(
     model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings
 ) -> Generated:
-    """For each example, the greedily generated text, and whether the first option key in it is the right one.
+    """For each example, the greedily generated text, and whether the answer that is read from it is the right one.
 
-    Text without a key counts as wrong. Equal on every rank.
+    The answer is the first option key, or the last number; text without one counts as wrong. Equal on every rank.
     """
-    prompts = [encode_options(one, tokenizer, settings.prompt, settings.max_length).prompt for one in examples]
+    prompts = [encode_prompt(one, tokenizer, settings.prompt, settings.max_length) for one in examples]
+    with_options = all(one.number is None for one in examples)
+    tokens = settings.max_new_tokens if with_options else settings.max_reasoning_tokens
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
-    with _evaluating(model):
-        texts = _over_ranks(
-            [prompts[i] for i in order], settings.batch_size, lambda batch: _generate(model, tokenizer, batch, settings)
+    with evaluating(model):
+        texts = over_ranks(
+            [prompts[i] for i in order],
+            settings.batch_size,
+            lambda b: _generate(model, tokenizer, b, tokens, settings.synced),
         )
     outputs = [text for _, text in sorted(zip(order, texts, strict=True))]
-    correct = [parse_answer(text, one.keys) == one.label for text, one in zip(outputs, examples, strict=True)]
-    return Generated(correct, outputs)
-
-
-def parse_answer(text: str, keys: Sequence[str]) -> int | None:
-    """The index of the key that appears first in `text` as a whole word; None where there is none."""
-    longest_first = sorted(keys, key=len, reverse=True)
-    found = re.search(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", text)
-    return keys.index(found[0]) if found else None
+    read = [read_answer(text, one) for text, one in zip(outputs, examples, strict=True)]
+    return Generated([is_right(value, one) for value, one in zip(read, examples, strict=True)], outputs, read)
 
 
 def _rows(index: int, example: Example, tokenizer: Any, settings: EvaluationSettings) -> list[_Row]:
@@ -133,20 +136,20 @@ def _strictly_best(values: Sequence[float], label: int) -> bool:
     return all(values[label] > value for i, value in enumerate(values) if i != label)
 
 
-def _generate(model: Any, tokenizer: Any, batch: list[list[int]], settings: EvaluationSettings) -> list[str]:
+def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int, synced: bool) -> list[str]:
     input_ids, mask = _left_padded(batch, tokenizer.pad_token_id, model.device)
     # A model's own generation settings may sample or penalise repetition: greedy means none of it.
     generated = model.generate(
         input_ids=input_ids,
         attention_mask=mask,
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=tokens,
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         eos_token_id=_end_ids(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
-        synced_gpus=settings.synced,
+        synced_gpus=synced,
     )
     texts: list[str] = tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
     return texts
@@ -166,7 +169,7 @@ def _left_padded(rows: list[list[int]], pad_id: int, device: torch.device) -> tu
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def _over_ranks(items: list[Item], size: int, work: Callable[[list[Item]], list[Result]]) -> list[Result]:
+def over_ranks(items: list[Item], size: int, work: Callable[[list[Item]], list[Result]]) -> list[Result]:
     """`work` over batches of `size` items, shared out over the ranks; one result per item, in order, on every rank."""
     batches = [items[i : i + size] for i in range(0, len(items), size)]
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
@@ -183,7 +186,7 @@ def _over_ranks(items: list[Item], size: int, work: Callable[[list[Item]], list[
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """No gradients and no dropout. Not inference mode, whose tensors ZeRO-3 cannot gather."""
     training = model.training
     model.eval()

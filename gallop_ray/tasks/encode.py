@@ -44,10 +44,18 @@ def encode_options(example: Example, tokenizer: Any, prompt: str, max_length: in
     room = max_length - max(map(len, options)) - 1
     if room < 1:
         raise ValueError(f"the answer {example.answer[:80]!r} leaves no room in {max_length} tokens; raise max_length")
-    prompt_ids = _prompt_ids(example, tokenizer, prompt)
-    if not prompt_ids:
-        raise ValueError(f"the prompt template {prompt!r} gives an empty prompt; it needs {{instruction}} or some text")
-    return EncodedOptions(_cut_left(prompt_ids, room, tokenizer), options)
+    return EncodedOptions(_cut_left(_checked_prompt(example, tokenizer, prompt), room, tokenizer), options)
+
+
+def encode_prompt(example: Example, tokenizer: Any, prompt: str, max_length: int) -> list[int]:
+    """The token ids of a prompt to generate from.
+
+    It leaves room for the options, as in training; without options it may have all of `max_length`, so that nothing
+    about the right answer, not even its length, has a say in it.
+    """
+    if example.number is None:
+        return encode_options(example, tokenizer, prompt, max_length).prompt
+    return _cut_left(_checked_prompt(example, tokenizer, prompt), max_length, tokenizer)
 
 
 def encode(example: Example, tokenizer: Any, prompt: str, max_length: int) -> Encoded:
@@ -89,6 +97,13 @@ def answer_loss(logits: Tensor, labels: Tensor, positions: Tensor | None = None)
     losses = token_losses(kept, targets[chosen])
     per_token = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device).masked_scatter(chosen, losses)
     return per_token.sum(1) / chosen.sum(1).clamp(min=1)
+
+
+def _checked_prompt(example: Example, tokenizer: Any, prompt: str) -> list[int]:
+    found = _prompt_ids(example, tokenizer, prompt)
+    if not found:
+        raise ValueError(f"the prompt template {prompt!r} gives an empty prompt; it needs {{instruction}} or some text")
+    return found
 
 
 def _prompt_ids(example: Example, tokenizer: Any, prompt: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a task is made of: examples with answer options, in three splits."""
+"""What a task is made of: examples with answer options, or with a number for an answer, in three splits."""
 
 import random
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Example:
-    """One question with its answer options.
+    """One question with its answer options, or with the number that answers it.
 
     `options` are full answer texts, as the model is trained to say them; `keys` are their short forms, looked for in
-    generated text ("answer3" in "the correct answer is answer3"); `label` is the index of the right one.
+    generated text ("answer3" in "the correct answer is answer3"); `label` is the index of the right one. An example
+    without options has no keys, a `number` that is right, and one text that leads up to it (see `reasoned`).
     """
 
     instruction: str
@@ -24,11 +25,17 @@ class Example:
     options: tuple[str, ...]
     keys: tuple[str, ...]
     label: int
+    number: float | None = None
 
     @property
     def answer(self) -> str:
         """The text the model is trained to say."""
         return self.options[self.label]
+
+
+def reasoned(instruction: str, text: str, answer: str, number: float) -> Example:
+    """An example without options: `answer` says how one comes to the number."""
+    return Example(instruction, text, (answer,), (), 0, number)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Tasks in a folder: `<root>/<task>.<split>.jsonl`, an object a line with instruction, input, output and answer."""
+"""Tasks in a folder: `<root>/<task>.<split>.jsonl`, an object a line with instruction, input, output and answer.
+
+A line has answer options, or a number as its answer; the lines of a file are of one kind.
+"""
 
 import json
 import re
@@ -7,7 +10,8 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from gallop_ray.tasks.examples import SPLITS, Example, Split
+from gallop_ray.tasks.answers import as_number
+from gallop_ray.tasks.examples import SPLITS, Example, Split, reasoned
 
 _KEYS = ("instruction", "input", "output", "answer")
 _OPTIONS = re.compile(r"Answer format: *(\S.*?)\s*$")
@@ -35,7 +39,13 @@ def folder_examples(root: Path, task: str, split: Split) -> list[Example]:
     # Read as text, so that a broken line is reported with its number.
     lines = load_dataset("text", data_files=str(path), split="train")
     assert isinstance(lines, Dataset)
-    return [_example(line, f"{path}:{number}") for number, line in enumerate(lines["text"], 1) if line.strip()]
+    found = {number: _example(line, f"{path}:{number}") for number, line in enumerate(lines["text"], 1) if line.strip()}
+    kinds = {number: example.number is None for number, example in found.items()}
+    for number, kind in kinds.items():
+        if kind != next(iter(kinds.values())):
+            has, had = ("options", "a number") if kind else ("a number", "options")
+            raise ValueError(f"{path}:{number}: this line has {has}, the first one {had}; make two tasks of them")
+    return list(found.values())
 
 
 def _path(root: Path, task: str, split: Split) -> Path:
@@ -44,8 +54,11 @@ def _path(root: Path, task: str, split: Split) -> Path:
 
 def _example(line: str, place: str) -> Example:
     row = _row(line, place)
-    options = _options(row["instruction"], place)
     answer, output = row["answer"], row["output"]
+    listed, number = _OPTIONS.search(row["instruction"].rstrip().rpartition("\n")[2]), as_number(answer)
+    if listed is None and number is not None:
+        return reasoned(row["instruction"], row["input"], output, number)
+    options = _options(listed, place)
     if answer not in options:
         raise ValueError(f"{place}: answer {answer!r} is not among the options {'/'.join(options)}")
     if not _word(answer).search(output):
@@ -66,12 +79,12 @@ def _row(line: str, place: str) -> dict[str, str]:
     return {key: row[key] for key in _KEYS}
 
 
-def _options(instruction: str, place: str) -> tuple[str, ...]:
-    found = _OPTIONS.search(instruction.rstrip().rpartition("\n")[2])
-    options = tuple(option.strip() for option in found[1].split("/")) if found else ()
+def _options(listed: re.Match[str] | None, place: str) -> tuple[str, ...]:
+    options = tuple(option.strip() for option in listed[1].split("/")) if listed else ()
     if len(set(options)) < 2 or len(set(options)) < len(options) or not all(options):
         raise ValueError(
-            f"{place}: no answer options; end the instruction with a line `Answer format: answer1/answer2`"
+            f"{place}: no answer options; end the instruction with a line `Answer format: answer1/answer2`, or give a "
+            "number as the answer"
         )
     return options
 

@@ -4,13 +4,15 @@ HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as everywhere; the datasets cache lock
 node downloads and the others wait.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from gallop_ray.tasks.examples import Example, Split
+from gallop_ray.tasks.answers import as_number
+from gallop_ray.tasks.examples import Example, Split, reasoned
 
 Row = dict[str, Any]
 
@@ -83,6 +85,15 @@ def siqa(row: Row) -> Example:
     return _multiple_choice(f"{row['context']} {row['question']}", answers, int(row["label"]) - 1)
 
 
+def gsm8k(row: Row) -> Example:
+    """gsm8k: question and answer, which is steps with calculations in << >>, and the number after ####."""
+    steps, _, answer = row["answer"].partition("####")
+    number = as_number(answer)
+    assert number is not None, row["answer"]
+    text = re.sub(r"<<.*?>>", "", steps).strip()
+    return reasoned(row["question"], "", f"{text}\nThe answer is {answer.strip()}.", number)
+
+
 def _multiple_choice(question: str, answers: Sequence[str], label: int) -> Example:
     keys = tuple(f"answer{number}" for number in range(1, len(answers) + 1))
     listed = "\n".join(f"{key}: {answer}" for key, answer in zip(keys, answers, strict=True))
@@ -99,6 +110,7 @@ HUB_TASKS = {
     "arc_easy": HubTask("allenai/ai2_arc", "ARC-Easy", arc, _ALL),
     "arc_challenge": HubTask("allenai/ai2_arc", "ARC-Challenge", arc, _ALL),
     "boolq": HubTask("google/boolq", None, boolq),
+    "gsm8k": HubTask("openai/gsm8k", "main", gsm8k, {"train": "train", "test": "test"}),
     "hellaswag": HubTask("Rowan/hellaswag", None, hellaswag),
     "openbookqa": HubTask("allenai/openbookqa", "main", openbookqa, _ALL),
     "piqa": HubTask("baber/piqa", None, piqa),

@@ -2,10 +2,10 @@
 
 Times are seconds (points in time: since 1970), sizes bytes. Below <output>/<sweep name>/ there are
 
-- spec.json, base.json, base_correct.json, results.jsonl, masks.json, masks.png,
+- spec.json, base.json, base_correct.json, base_outputs.json, base_text.json, results.jsonl, masks.json, masks.png,
 - <configuration>/configuration.json and status.json,
-- <configuration>/seed-<n>/spec.json, environment.json, mask.json, correct.json, metrics.jsonl, result.json,
-  adapter.safetensors.
+- <configuration>/seed-<n>/spec.json, environment.json, mask.json, correct.json, outputs.json, metrics.jsonl,
+  result.json, adapter.safetensors.
 """
 
 import re
@@ -26,7 +26,7 @@ from gallop_ray.tracking.files import (
 )
 from gallop_ray.tracking.summary import flatten
 
-Document = Literal["spec", "environment", "mask", "correct"]
+Document = Literal["spec", "environment", "mask", "correct", "outputs"]
 Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
 
 SEARCH, CONFIRMATION = "search", "confirmation"
@@ -35,7 +35,14 @@ FINAL = ("finished", "pruned", "failed", "diverged")
 MASK_REPORT = ("masks.json", "masks.png")
 """What a finished sweep says of its masks."""
 _SEED_FOLDER = re.compile(r"seed-(\d+)")
-_LEFT_BY_AN_ATTEMPT = ("result.json", "mask.json", "correct.json", "environment.json", "adapter.safetensors")
+_LEFT_BY_AN_ATTEMPT = (
+    "result.json",
+    "mask.json",
+    "correct.json",
+    "outputs.json",
+    "environment.json",
+    "adapter.safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class RunFolder:
             return 0
 
     def write(self, document: Document, value: Mapping[str, Any]) -> None:
-        """Write spec.json, environment.json, mask.json or correct.json."""
+        """Write spec.json, environment.json, mask.json, correct.json or outputs.json."""
         write_json(self.path / f"{document}.json", value, durable=document == "correct")  # by which a race decides
 
     def read(self, document: Document) -> Record | None:
@@ -244,9 +251,21 @@ class SweepFolder:
         """Accuracy of the base model; None until it was measured."""
         return read_json(self.path / "base.json")
 
-    def write_base(self, accuracy: Mapping[str, Any], correct: Mapping[str, Any]) -> None:
-        """Write base_correct.json, what the base model answers right, and base.json, its accuracies."""
+    def base_text_loss(self) -> float | None:
+        """The base model's loss of general text; None where none was measured."""
+        return (read_json(self.path / "base_text.json") or {}).get("text_loss")
+
+    def write_base(
+        self,
+        accuracy: Mapping[str, Any],
+        correct: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+        text_loss: float | None,
+    ) -> None:
+        """Write what was measured of the base model: base.json, the accuracies, last, for it says that all is there."""
         write_json(self.path / "base_correct.json", correct)
+        write_json(self.path / "base_outputs.json", outputs)
+        write_json(self.path / "base_text.json", {"text_loss": text_loss})
         write_json(self.path / "base.json", accuracy)
 
     def configuration(self, key: str) -> ConfigurationFolder:

@@ -86,7 +86,7 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         config = deepspeed_config(sweep.deepspeed, training, model.dtype, workers, k)
         split = _Split(config["zero_optimization"], workers, model.dtype.itemsize)
         weights, (values, on_host) = split.stored(base), split.values(base, trained, bool(candidates))
-        answer = min(sweep.evaluation.max_new_tokens + 1, training.max_length - 1)
+        answer = min(sweep.evaluation.new_tokens() + 1, training.max_length - 1)
         formed = [c.weight for c in candidates] or trained
         activations = _activations(attachment.module, model, training, answer, formed)
     return Estimate(

@@ -20,6 +20,7 @@ from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode
 from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.load import load_task
+from gallop_ray.tasks.text import load_text
 from gallop_ray.training.engine import Engine, deepspeed_config, init_distributed, quiet, split_over_ranks, zero_stage
 from gallop_ray.training.models import load_model
 
@@ -36,6 +37,8 @@ class Resident:
     """N, all parameters of the base model."""
     tasks: dict[str, TaskData]
     train: list[Encoded]
+    text: list[Encoded] = field(default_factory=list)
+    """General text to measure the loss of."""
     magnitudes: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     """How large the weights of the candidates with these names are, as exponent_counts; filled when first needed."""
     scores: Path | None = None
@@ -74,7 +77,8 @@ class Resident:
             prompt=self.sweep.data.prompt,
             max_length=self.sweep.training.max_length,
             batch_size=self.sweep.evaluation.batch_size,
-            max_new_tokens=self.sweep.evaluation.max_new_tokens,
+            max_new_tokens=self.sweep.evaluation.new_tokens(),
+            max_reasoning_tokens=self.sweep.evaluation.new_tokens(reasoning=True),
             synced=self.stage == 3 and world_size() > 1,
         )
 
@@ -120,6 +124,7 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
         parameters=sum(full_shape(p).numel() for p in model.parameters()),
         tasks=tasks,
         train=[encode(example, tokenizer, data.prompt, length) for example in tasks[data.train].train],
+        text=load_text(sweep, tokenizer),
     )
     if resident.stage == 3:
         split_over_ranks(model, resident.config(sweep.training))
@@ -133,10 +138,20 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
 
 
 def load_tasks(sweep: Sweep) -> dict[str, TaskData]:
-    """The data of every task of a sweep: all splits of the one trained on, validation and test of the others."""
+    """The data of every task of a sweep: all splits of the one trained on, validation and test of the others.
+
+    Raises ValueError where a task cannot be measured as the sweep asks.
+    """
     data = sweep.data
     ood = {name: load_task(name, data, ("validation", "test")) for name in data.ood}
-    return {data.train: load_task(data.train, data), **ood}
+    found = {data.train: load_task(data.train, data), **ood}
+    for name, task in found.items():
+        if not sweep.evaluation.generate and any(one.number is not None for one in task.test + task.validation):
+            raise ValueError(
+                f"task {name} has no answer options, so its accuracy needs generated answers; set evaluation.generate "
+                "to true, or leave the task out"
+            )
+    return found
 
 
 def free_memory() -> None:

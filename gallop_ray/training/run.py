@@ -7,53 +7,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from gallop_ray.methods import Attachment
 from gallop_ray.sparse.weights import everywhere, full_shape
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
-from gallop_ray.tasks.accuracy import generation_correct, likelihood_correct
-from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
+from gallop_ray.tasks.metrics import Accuracies, forgetting, is_vacuous, summarize
+from gallop_ray.tasks.outputs import summarize_outputs
 from gallop_ray.training.attach import Attached, attached
 from gallop_ray.training.checkpoint import Checkpoint, restore, take_checkpoint
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import TrainState, train
+from gallop_ray.training.measure import Measured, measure
 from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Reporter
 from gallop_ray.training.resident import Resident
 
 
-def measure_base(resident: Resident) -> Correct:
-    """What the base model answers right, to which every run of the sweep is compared."""
+def measure_base(resident: Resident) -> Measured:
+    """What the base model can do, to which every run of the sweep is compared."""
     with resident.usable(resident.model, resident.sweep.training):
         return measure(resident, resident.model)
 
 
-def measure(resident: Resident, module: nn.Module) -> Correct:
-    """What a model answers right, by likelihood and, on the test splits, by generation."""
-    settings, tokenizer = resident.evaluation(), resident.tokenizer
-    found: dict[str, dict[str, dict[str, str]]] = {}
-    for name, task in resident.tasks.items():
-        found[name] = {
-            split: {"likelihood": _digits(likelihood_correct(module, tokenizer, examples, settings))}
-            for split, examples in (("validation", task.validation), ("test", task.test))
-        }
-        if resident.sweep.evaluation.generate:
-            generated = generation_correct(module, tokenizer, task.test, settings)
-            found[name]["test"]["generated"] = _digits(generated.correct)
-    return found
-
-
-def _digits(correct: list[bool]) -> str:
-    return "".join(str(int(each)) for each in correct)
-
-
 def execute(
-    resident: Resident, configuration: Configuration, seed: int, base: Accuracies, reporter: Reporter
+    resident: Resident,
+    configuration: Configuration,
+    seed: int,
+    base: Accuracies,
+    reporter: Reporter,
+    base_text_loss: float | None = None,
 ) -> dict[str, Any]:
     """Score, choose, attach, train, measure, save, detach. Returns what result.json says of the run.
 
@@ -65,10 +51,9 @@ def execute(
     checkpoint = Checkpoint.load(reporter.checkpoint) if everywhere(reporter.checkpoint.exists()) else None
     with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
         trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
-        correct, state = _train_and_measure(context, what, trained, checkpoint)
+        measured, state = _train_and_measure(context, what, trained, checkpoint)
         with context.phases.phase("saving"):
             what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
-    measured = accuracies(correct)
     return {
         **asked(configuration, seed),
         **_size(resident, trained),
@@ -77,16 +62,30 @@ def execute(
         "steps": state.steps,
         "micro_batch_size": context.training.micro_batch_size,
         "train_loss": state.loss if state.steps else None,
-        **summarize(measured, base, resident.sweep.data.train, resident.sweep.data.ood),
-        "tasks": measured,
-        "correct": correct,
+        **_metrics(resident, measured, base, base_text_loss),
+        "tasks": measured.accuracies,
+        "correct": measured.correct,
+        "outputs": measured.outputs,
         **context.phases.record(),
+    }
+
+
+def _metrics(resident: Resident, measured: Measured, base: Accuracies, base_text_loss: float | None) -> dict[str, Any]:
+    data, tuned, loss = resident.sweep.data, measured.accuracies, measured.text_loss
+    return {
+        **summarize(tuned, base, data.train, data.ood),
+        "ood_tasks": len(data.ood),
+        "forgetting": forgetting(tuned, base, data.ood),
+        "forgetting_is_vacuous": is_vacuous(base, data.ood),
+        **summarize_outputs(measured.outputs),
+        "text_loss": loss,
+        "text_loss_increase": None if loss is None or base_text_loss is None else loss - base_text_loss,
     }
 
 
 def _train_and_measure(
     context: RunContext, what: Attached, trained: int, checkpoint: Checkpoint | None
-) -> tuple[Correct, TrainState]:
+) -> tuple[Measured, TrainState]:
     resident, phases, attachment = context.resident, context.phases, what.attachment
     if not trained:
         with phases.phase("evaluating"), resident.usable(attachment.module, context.training):

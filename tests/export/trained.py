@@ -12,7 +12,6 @@ from transformers import LlamaForCausalLM
 
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
@@ -81,7 +80,7 @@ def train(base: Path, output: Path, dtype: str) -> None:
     resident = load_resident(sweep(base, dtype))
     folder = SweepFolder(output / dtype)
     folder.create(resident.sweep.model_dump(mode="json"))
-    base_accuracies = accuracies(measure_base(resident))
+    base_accuracies = measure_base(resident).accuracies
     for method, options in METHODS.items():
         asked_for = {"method": {"type": method, **options}, "training": resident.sweep.training.model_dump()}
         _run(resident, Configuration.model_validate(asked_for), folder, base_accuracies)
@@ -93,7 +92,7 @@ def _run(resident: Resident, configuration: Configuration, folder: SweepFolder, 
     run = place.run(0)
     run.start({"configuration": configuration.model_dump(mode="json"), **asked(configuration, 0)}, "slot-0")
     result = execute(resident, configuration, 0, base, Witness(run.adapter, resident.model))
-    for document in ("mask", "correct"):
+    for document in ("mask", "correct", "outputs"):
         run.write(document, result.pop(document))
     run.finish({"configuration": place.key, "status": "finished", "reason": None, **result})
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gallop_ray.methods import METHODS
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
@@ -90,7 +89,7 @@ def digest(weights: Mapping[str, Tensor]) -> float:
 def try_all(stage: int, folder: Path) -> dict[str, dict[str, Any]]:
     """On each rank: every method three times, whole, again, and from its last checkpoint; what is to be seen of it."""
     resident = load_resident(the_sweep(stage), test_run.load)
-    base, weights = accuracies(measure_base(resident)), tiny.whole_weights(resident.model)
+    base, weights = measure_base(resident).accuracies, tiny.whole_weights(resident.model)
     before = test_run.traces(resident.model)
     seen: dict[str, dict[str, Any]] = {}
     for name in ALL:
@@ -166,7 +165,7 @@ def _check_reach(folder: Path, name: str, what: Mapping[str, Any]) -> None:
 def resume_alone(stage: int, folder: Path) -> dict[str, tuple[list[float], list[float]]]:
     """On one rank: go on from what two ranks have left; the losses after it, and those that two ranks had."""
     resident = load_resident(the_sweep(stage), test_run.load)
-    base, losses = accuracies(measure_base(resident)), {}
+    base, losses = measure_base(resident).accuracies, {}
     for name in ALL.keys() - {"vanilla", "lora"}:  # LoRA's dropout differs with the number of ranks
         there, alone = folder / f"{name}-first", folder / f"{name}-alone" / "adapter.safetensors"
         alone.parent.mkdir()

@@ -102,6 +102,14 @@ def test_the_caption_says_of_how_many_sets_the_collapse_rate_is_a_share():
     assert "share of the 2 OOD test sets below 1 %" in " ".join(show(final_table([result("a-1", 0, 0.5, tasks=tasks)])))
 
 
+def test_the_caption_says_where_a_task_without_options_counts_by_generation():
+    tasks = {"arc": {"test": {"likelihood": 0.5, "generated": 0.1}}, "sums": {"test": {"generated": 0.5}}}
+    said = "on test sets by likelihood (without options by generation)"
+    assert said in " ".join(show(final_table([result("a-1", 0, 0.5, tasks=tasks)])))
+    del tasks["sums"]
+    assert said not in " ".join(show(final_table([result("a-1", 0, 0.5, tasks=tasks)])))
+
+
 def test_markdown_has_the_same_rows():
     lines = markdown_table(RESULTS, BASE).splitlines()
     assert lines[0].startswith("| Method | Seeds | Density | LR |")

@@ -32,6 +32,10 @@ from gallop_ray.spec.configuration import first_points
             "resources: {gpus_per_worker: 1.5}\n",
             "resources.gpus_per_worker: 1.5 is not allowed; a worker has a part of one GPU, or whole ones",
         ),
+        (
+            "evaluation: {text: nowhere.jsonl}\n",
+            'evaluation.text: "nowhere.jsonl" is not allowed; there is no such file',
+        ),
         ("seeds: [1, 2, 1]\n", "seeds.2: 1 is there twice; every seed must differ"),
         (
             "pruning: {type: median}\n",

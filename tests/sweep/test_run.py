@@ -81,6 +81,21 @@ def test_every_run_once_and_what_was_finished_not_again(finished: dict[str, Any]
             assert all(0 <= line[key] <= 1 for line in lines)
 
 
+def test_every_run_says_what_it_generated_and_what_it_forgot_of_each_task(finished: dict[str, Any]) -> None:
+    folder = finished["folder"]
+    for run in folder.runs():
+        result, outputs = run.result(), run.read("outputs")
+        assert result["ood_tasks"] == 2
+        assert {task: set(ways) for task, ways in result["forgetting"].items()} == {
+            "max": {"likelihood", "generated"},
+            "first": {"likelihood", "generated"},
+        }
+        assert set(outputs) == {"range", "max", "first"}
+        assert result["parseable_share"] == pytest.approx(sum(one["parseable"] for one in outputs.values()) / 3)
+        assert result["memorization"] is None  # every task is answered with a digit
+        assert result["text_loss"] - folder.base_text_loss() == pytest.approx(result["text_loss_increase"])
+
+
 def test_study_is_complete(finished: dict[str, Any]) -> None:
     backend = optuna.storages.journal.JournalFileBackend(str(finished["folder"].path / "study.journal"))
     storage = optuna.storages.JournalStorage(backend)

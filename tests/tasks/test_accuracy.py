@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct, likelihood_correct, parse_answer
+from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct, likelihood_correct
+from gallop_ray.tasks.answers import parse_answer
 from gallop_ray.tasks.encode import encode_options
-from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.examples import Example, reasoned
 from gallop_ray.tasks.generated import generated_examples
 from gallop_ray.training.pocket import pocket_config, pocket_tokenizer
 
@@ -80,25 +83,34 @@ def test_generation_equals_greedy_decoding_one_by_one():
         assert correct == (parse_answer(output, example.keys) == example.label)
 
 
+def test_generation_ends_when_all_rows_have_ended():
+    model, tokenizer = untrained()
+    calls = []
+
+    def say_the_end(module, args, output):
+        calls.append(1)
+        output.logits[..., tokenizer.eos_token_id] = 1e9
+
+    model.register_forward_hook(say_the_end)
+    found = generation_correct(model, tokenizer, generated_examples("range", "test", 0)[:8], SETTINGS)
+    assert (found.outputs, found.read, found.correct, len(calls)) == ([""] * 8, [None] * 8, [False] * 8, 2)
+
+
+def test_what_an_example_without_options_is_asked_does_not_depend_on_its_answer():
+    model, tokenizer = untrained()
+    model.lm_head.weight.data[tokenizer.eos_token_id] = 0  # it goes on to the last token
+    short, long = (reasoned("max 3 7 and some more " * 3, "", "7" * count, 7.0) for count in (1, 60))
+    settings = replace(SETTINGS, max_reasoning_tokens=9)
+    found = generation_correct(model, tokenizer, [short, long], settings)
+    assert found.outputs[0] == found.outputs[1]
+    assert len(tokenizer(found.outputs[0])["input_ids"]) > SETTINGS.max_new_tokens
+
+
 def test_the_training_mode_is_put_back():
     model, tokenizer = untrained()
     model.train()
     likelihood_correct(model, tokenizer, mixed_examples()[:1], SETTINGS)
     assert model.training
-
-
-@pytest.mark.parametrize(
-    ("text", "index"),
-    [
-        ("the correct answer is answer2", 1),
-        ("answer2, not answer1", 1),
-        ("answer12", 2),
-        ("answer123 answers answer", None),
-        ("", None),
-    ],
-)
-def test_the_first_key_as_a_whole_word_is_the_answer(text, index):
-    assert parse_answer(text, ("answer1", "answer2", "answer12")) == index
 
 
 def evaluate_on_rank(examples):

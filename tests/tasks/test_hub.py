@@ -1,5 +1,6 @@
 import pytest
 
+from gallop_ray.tasks.answers import last_number
 from gallop_ray.tasks.hub import HUB_TASKS
 
 CHOICES = {"text": ["Paris", "Rome", "Bonn"], "label": ["A", "B", "C"]}
@@ -37,5 +38,13 @@ def test_a_hub_row_becomes_an_example(task, row, options, key):
     assert all(text in shown for text in texts)
 
 
+def test_gsm8k_is_answered_with_the_number_at_the_end_of_its_steps():
+    row = {"question": "How much?", "answer": "He has 3*400=$<<3*400=1200>>1200.\n#### 1,200"}
+    example = HUB_TASKS["gsm8k"].example(row)
+    assert (example.instruction, example.number, example.keys) == ("How much?", 1200, ())
+    assert example.answer == "He has 3*400=$1200.\nThe answer is 1,200."
+    assert last_number(example.answer) == 1200
+
+
 def test_every_hub_task_has_a_row_here():
-    assert {task for task, *_ in ROWS} == set(HUB_TASKS)
+    assert {task for task, *_ in ROWS} | {"gsm8k"} == set(HUB_TASKS)

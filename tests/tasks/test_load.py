@@ -36,6 +36,15 @@ def test_a_row_becomes_an_example_with_every_option_spelled_out(tmp_path):
     assert load_task("quiz", data(tmp_path), ["train"]).train == [expected]
 
 
+def test_a_row_with_a_number_and_no_options_is_answered_with_the_number(tmp_path):
+    sums = {"instruction": "How many tiles?", "input": "", "output": "\nA: 24 * 24 = 576.", "answer": "576.0"}
+    write(tmp_path, "sums.train.jsonl", [sums])
+    write(tmp_path, "sums.validation.jsonl", [sums | {"answer": "-1,200"}])
+    task = load_task("sums", data(tmp_path), ["train", "validation"])
+    assert task.train == [Example("How many tiles?", "", ("\nA: 24 * 24 = 576.",), (), 0, 576.0)]
+    assert task.validation[0].number == -1200
+
+
 def test_validation_is_held_out_of_train(tmp_path):
     write(tmp_path, "quiz.train.jsonl", [row(i) for i in range(50)])
     write(tmp_path, "quiz.test.jsonl", [row(i) for i in range(50, 60)])
@@ -79,6 +88,10 @@ def test_limits_take_the_first_of_the_shuffled_examples():
         (row(2, "answer7"), r"quiz.train.jsonl:2: answer 'answer7' is not among the options answer1/answer2"),
         (row(2) | {"output": "yes"}, r"quiz.train.jsonl:2: output 'yes' does not contain"),
         (row(2) | {"instruction": "What is it?"}, r"quiz.train.jsonl:2: no answer options; end the instruction"),
+        (
+            row(2) | {"instruction": "How many?", "answer": "7"},
+            r"quiz.train.jsonl:2: this line has a number, the first",
+        ),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, message):

@@ -1,6 +1,6 @@
 import pytest
 
-from gallop_ray.tasks.metrics import collapse_rate, forget_ratio, summarize
+from gallop_ray.tasks.metrics import collapse_rate, forget_ratio, forgetting, is_vacuous, summarize, vacuous
 
 
 def measured(validation, test, generated):
@@ -51,3 +51,33 @@ def test_what_was_not_generated_has_no_generated_metrics():
     assert [key for key, value in result.items() if value is None] == [
         key for key in result if key.endswith("_generated")
     ]
+
+
+def test_a_task_without_options_counts_by_generation_everywhere():
+    def both(value):
+        return {"validation": {"generated": value}, "test": {"generated": value}}
+
+    result = summarize({"a": both(0.9), "b": both(0.2)}, {"a": both(0.1), "b": both(0.4)}, "a", ["b"])
+    for name in ("id_accuracy", "id_accuracy_generated", "val_id_accuracy"):
+        assert result[name] == 0.9
+    for name in ("forget_ratio", "forget_ratio_generated", "val_forget_ratio"):
+        assert result[name] == 0.5
+
+
+def test_forgetting_of_each_ood_task_by_each_way():
+    base = {"a": measured(0, 0.9, 0.9), "b": measured(0, 0.8, 0.0), "c": measured(0, 0.4, 0.4)}
+    tuned = {"a": measured(0, 0.1, 0.1), "b": measured(0, 0.6, 0.0), "c": measured(0, 0.5, 0.1)}
+    assert forgetting(tuned, base, ["b", "c"]) == {
+        "b": {"likelihood": pytest.approx(0.25), "generated": None},
+        "c": {"likelihood": 0.0, "generated": pytest.approx(0.75)},
+    }
+    # What c gained makes up for what b lost in the ratio of the means alone.
+    assert summarize(tuned, base, "a", ["b", "c"])["forget_ratio"] == pytest.approx((0.6 - 0.55) / 0.6)
+
+
+def test_a_base_model_below_five_percent_makes_forgetting_vacuous():
+    assert [vacuous(each) for each in (0.0, 0.049, 0.05, None)] == [True, True, False, False]
+    base = {"b": measured(0.9, 0.9, 0.0), "c": measured(0.9, 0.9, 0.08)}
+    assert is_vacuous(base, ["b", "c"]) is True
+    assert is_vacuous(base, ["c"]) is False
+    assert is_vacuous(base, []) is None

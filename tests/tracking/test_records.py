@@ -174,3 +174,11 @@ def test_records_need_no_heavy_package():
     program += "print([name for name in ('torch', 'ray', 'optuna', 'mlflow', 'numpy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_the_base_model_can_do_is_there_as_a_whole_or_not_at_all(tmp_path):
+    folder = SweepFolder(tmp_path)
+    assert (folder.base(), folder.base_text_loss()) == (None, None)
+    folder.write_base({"arc": {"test": {"likelihood": 0.5}}}, {}, {}, 1.5)
+    assert folder.base() == {"arc": {"test": {"likelihood": 0.5}}}
+    assert folder.base_text_loss() == 1.5

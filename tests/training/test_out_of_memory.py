@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from gallop_ray.sweep.failures import classify
-from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import free_memory, load_resident
 from gallop_ray.training.run import execute, measure_base
@@ -31,7 +30,7 @@ def run_out_of_memory(stage: int, folder: Path) -> tuple[list[str], list[dict[st
     """On each rank: what the runs with large micro-batches end with, and the results of small ones before and after."""
     resident = load_resident(sweep(stage), load)
     hold_two_examples(resident.model)
-    base, weights = accuracies(measure_base(resident)), tiny.whole_weights(resident.model)
+    base, weights = measure_base(resident).accuracies, tiny.whole_weights(resident.model)
     before = traces(resident.model)
     failures, results = [], []
     for turn, method in enumerate(("gallop", "gallop", "lora", "full")):

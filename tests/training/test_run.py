@@ -14,7 +14,6 @@ from transformers import LlamaForCausalLM
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.base_hash import base_hash
 from gallop_ray.spec.schema import Configuration, ModelSpec, Sweep
-from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.training.errors import Diverged
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
@@ -87,7 +86,7 @@ def traces(model: nn.Module) -> list[Any]:
 def run_turns(stage: int, dtype: str, folder: Path) -> list[dict[str, Any]]:
     """On each rank: all methods in turn, each twice; results without times, and whether the base was restored."""
     resident = load_resident(sweep(stage, dtype), load)
-    base, weights = accuracies(measure_base(resident)), tiny.whole_weights(resident.model)
+    base, weights = measure_base(resident).accuracies, tiny.whole_weights(resident.model)
     before = traces(resident.model)
     results = []
     for turn, (method, seed) in enumerate(TURNS):
@@ -97,7 +96,7 @@ def run_turns(stage: int, dtype: str, folder: Path) -> list[dict[str, Any]]:
         assert tiny.same(tiny.whole_weights(resident.model), weights), f"{method} restores the base"
         assert traces(resident.model) == before, f"{method} leaves nothing behind"
         results.append({key: value for key, value in result.items() if key not in TIMES})
-    assert accuracies(measure_base(resident)) == base
+    assert measure_base(resident).accuracies == base
     return results
 
 
@@ -164,7 +163,7 @@ FAILING: dict[str, tuple[str, dict[str, Any], dict[str, Any], type[Exception], s
 def run_failures(stage: int, folder: Path) -> tuple[dict[str, str], list[Any]]:
     """On each rank: what each failing run says, and the results of a good run before and after all of them."""
     resident = load_resident(sweep(stage), load)
-    base, weights = accuracies(measure_base(resident)), tiny.whole_weights(resident.model)
+    base, weights = measure_base(resident).accuracies, tiny.whole_weights(resident.model)
     before = traces(resident.model)
     reporter = Silent(folder / "adapter.safetensors")
     good = configuration(resident, "gallop", METHODS["gallop"], gradient_checkpointing=True)

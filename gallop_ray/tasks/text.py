@@ -1,0 +1,110 @@
+"""Knowledge retention: the loss of general text, which no task is about."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+from gallop_ray.spec.schema import GENERATED_TEXT, DataSpec, Sweep
+from gallop_ray.tasks.accuracy import evaluating, over_ranks
+from gallop_ray.tasks.encode import IGNORED, Encoded, collate, encode
+from gallop_ray.tasks.examples import shuffled
+from gallop_ray.tasks.generated import SOURCE_TASKS, generated_examples
+from gallop_ray.tasks.token_loss import token_losses
+
+_PROMPT: str = DataSpec.model_fields["prompt"].default
+_TOKENS = 2048  # in a batch: there are logits of all of them
+
+
+def load_text(sweep: Sweep, tokenizer: Any) -> list[Encoded]:
+    """The text that a sweep measures the loss of, as tokens; none where it asks for none.
+
+    Which texts are taken depends on the source alone. Of each all tokens but the first count, of generated text the
+    answers. Raises ValueError naming the file's line, or the dataset, that cannot be used.
+    """
+    source, length = sweep.evaluation.text_of(sweep.model.name), sweep.training.max_length
+    if source is None:
+        return []
+    count = sweep.evaluation.text_examples
+    if source == GENERATED_TEXT:
+        return _generated(tokenizer, length, count)
+    texts = list(_file(Path(source)) if source.endswith(".jsonl") else _hub(source))
+    found = (_encoded(text, tokenizer, length) for text in shuffled(texts, "text"))
+    kept = [one for one in found if len(one.input_ids) > 1][:count]
+    if not kept:
+        raise ValueError(f"evaluation.text {source} has no text of two tokens or more; give another, or null")
+    return kept
+
+
+def text_loss(model: Any, items: Sequence[Encoded], pad_id: int) -> float | None:
+    """Mean cross-entropy in nats of the labelled tokens of all items together; None without items.
+
+    Collective; equal on every rank, and whatever their number.
+    """
+    if not items:
+        return None
+    order = sorted(items, key=lambda item: len(item.input_ids))
+    size = max(1, _TOKENS // len(order[-1].input_ids))
+    with evaluating(model):
+        sums = over_ranks(order, size, lambda batch: _sums(model, batch, pad_id))
+    return sum(total for total, _ in sums) / sum(count for _, count in sums)
+
+
+def _sums(model: Any, batch: list[Encoded], pad_id: int) -> list[tuple[float, int]]:
+    """The summed loss of each item's labelled tokens, and their number."""
+    inputs = {name: tensor.to(model.device) for name, tensor in collate(batch, pad_id).items()}
+    targets = inputs.pop("labels")[:, 1:]
+    logits = model(**inputs, use_cache=False).logits
+    found = []
+    for one, target in zip(logits, targets, strict=True):
+        chosen = target != IGNORED
+        found.append((float(token_losses(one[:-1][chosen], target[chosen]).double().sum()), int(chosen.sum())))
+    return found
+
+
+def _encoded(text: str, tokenizer: Any, length: int) -> Encoded:
+    ids: list[int] = tokenizer(text, truncation=True, max_length=length)["input_ids"]
+    return Encoded(ids, ids)
+
+
+def _generated(tokenizer: Any, length: int, count: int) -> list[Encoded]:
+    """Solved test examples of the pocket model's source tasks: their answers are all that it was taught."""
+    each = -(-count // len(SOURCE_TASKS))
+    solved = [generated_examples(task, "test", 0)[:each] for task in SOURCE_TASKS]
+    return [encode(one, tokenizer, _PROMPT, length) for turn in zip(*solved, strict=True) for one in turn][:count]
+
+
+def _file(path: Path) -> Iterator[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"evaluation.text {path} cannot be read: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _text(line, f"{path}:{number}")
+
+
+def _text(line: str, place: str) -> str:
+    try:
+        row: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: not a JSON object ({error}); write one object on each line") from error
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise ValueError(f"{place}: text missing or not text; every line of evaluation.text needs it")
+    return str(row["text"])
+
+
+def _hub(source: str) -> list[str]:
+    """The field `text` of a dataset's test split; `<hub id>` or `<hub id>:<configuration>`."""
+    path, _, config = source.partition(":")
+    try:
+        rows = load_dataset(path, config or None, split="test")
+        assert isinstance(rows, Dataset)
+        return [str(text) for text in rows["text"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"evaluation.text {source} is no .jsonl file and cannot be loaded from the hub (split test, field text): "
+            f"{str(error).splitlines()[0]}"
+        ) from error

@@ -12,6 +12,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search_checks import (
     Finding,
     batch_divides,
+    best_can_be_kept,
     first_points_fit,
     fixed_paths,
     grid_is_finite,
@@ -201,5 +202,6 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), range_values),
     (("search.sampler", "search.space"), grid_is_finite),
     (("methods", "search"), first_points_fit),
+    (("training.keep", "training.validate_steps", "methods", "objective", "search"), best_can_be_kept),
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )

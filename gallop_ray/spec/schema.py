@@ -58,6 +58,13 @@ class TrainingSpec(Frozen):
     optimizer_options: dict[str, Any] = {}
     checkpoint_steps: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints of a run")
     checkpoint_minutes: float | None = Field(default=10, gt=0, description="as well after so much time")
+    validate_steps: int | None = Field(
+        default=None, ge=1, description="optimizer steps between validations while a run trains; null: none"
+    )
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="which step's values a run ends with; best: the first with the best validation by the objective",
+    )
 
 
 class EvaluationSpec(Frozen):

@@ -20,11 +20,11 @@ from gallop_ray.tracking.records import RunFolder, SweepFolder
 
 _STEPS = 6
 _TRAIN_EXAMPLES = 256
-_LENGTH = ("training.steps", "training.epochs")
+_LEFT_OUT = ("training.steps", "training.epochs", "training.validate_steps", "training.keep")
 _NOTE = """\
 By {steps} steps and some examples of one run of each method on this machine. Scoring grows with the training examples,
 evaluating with the test examples; a searched length counts as its longest. Scores that are shared, pruning and failures
-change it. Wall time: with {slots}, their start included."""
+change it; validating while a run trains comes on top. Wall time: with {slots}, their start included."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def print_probe(sweep: Sweep) -> None:
 def _short(sweep: Sweep, output: str) -> Sweep:
     """The same sweep with one short run a method, on few examples."""
     few = max(16, sweep.evaluation.batch_size)
-    space = {path: values for path, values in sweep.search.space.items() if not path.endswith(_LENGTH)}
+    space = {path: values for path, values in sweep.search.space.items() if not path.endswith(_LEFT_OUT)}
+    short = {"steps": _STEPS, "validate_steps": None, "keep": "last"}
     limits = Limits(
         train=min(sweep.data.limits.train or _TRAIN_EXAMPLES, _TRAIN_EXAMPLES),
         validation=min(sweep.data.limits.validation or few, few),
@@ -76,7 +77,7 @@ def _short(sweep: Sweep, output: str) -> Sweep:
             "output": output,
             "seeds": sweep.seeds[:1],
             "data": sweep.data.model_copy(update={"limits": limits}),
-            "training": sweep.training.model_copy(update={"steps": _STEPS}),
+            "training": sweep.training.model_copy(update=short),
             "search": sweep.search.model_copy(update={"space": space}),
             "budget": BudgetSpec(configurations=1),
             "pruning": PruningSpec(),

@@ -238,6 +238,35 @@ def test_searched_batches_must_divide_too(problems):
     ]
 
 
+@pytest.mark.parametrize(
+    ("more", "override", "expected"),
+    [
+        ("training: {keep: best}", "seeds=2", "5: training.keep: best is not allowed without training.validate_steps"),
+        (
+            "objective: {metrics: [val_id_accuracy, val_forget_ratio]}\ntraining: {validate_steps: 5, keep: best}",
+            "seeds=2",
+            "6: training.keep: best is not allowed with several metrics; the best step is that of one, so choose",
+        ),
+        (
+            "training: {validate_steps: 5}\nsearch: {space: {gallop.training.keep: {choice: [last, best]}}}",
+            "training.validate_steps=null",
+            "6: search.space.gallop.training.keep: best is not allowed without training.validate_steps",
+        ),
+    ],
+)
+def test_the_best_step_needs_something_to_go_by(problems, more, override, expected):
+    (line,) = problems(more + "\n", override)
+    assert line.startswith(f"sweep.yaml:{expected}")
+
+
+def test_a_mask_that_changes_is_not_brought_back(problems, load):
+    more = "training: {validate_steps: 5, keep: best}\n"
+    (line,) = problems(more, "methods.1.type=lift")
+    assert line.startswith('--set methods.1.type=lift: methods.1.type: "lift" is not allowed with training.keep: best')
+    training = load(more).training
+    assert (training.validate_steps, training.keep) == (5, "best")
+
+
 def test_checks_run_beside_field_errors_but_say_nothing_about_wrong_fields(problems):
     lines = problems("training: {learning_rate: 0, batch_size: 30}\nresources: {gpus_per_worker: -1}\n")
     assert [line.split(": ")[1] for line in lines] == [

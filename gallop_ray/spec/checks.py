@@ -82,17 +82,20 @@ def _seeds_differ(sweep: Sweep) -> Iterator[Finding]:
 
 def _ood_tasks(sweep: Sweep) -> Iterator[Finding]:
     data = sweep.data
+    for place, task in enumerate(data.train_tasks):
+        if task in data.train_tasks[:place]:
+            yield (("data", "train", place),), f"{shown(task)} is there twice; every task must differ"
     for place, task in enumerate(data.ood):
         path = ("data", "ood", place)
         if task in data.ood[:place]:
             yield (path,), f"{shown(task)} is there twice; every task must differ"
-        if task == data.train:
+        if task in data.train_tasks:
             yield (path,), f"{shown(task)} is not allowed; it is the task trained on, and must not be among the others"
 
 
 def _objective_has_tasks(sweep: Sweep) -> Iterator[Finding]:
     for place, metric in enumerate(sweep.objective.all_metrics):
-        if metric != "val_id_accuracy" and not sweep.data.ood:
+        if metric != "val_id_accuracy" and not sweep.data.rounds[0].ood:
             message = f"{metric} is not allowed without data.ood; list other tasks there, or choose val_id_accuracy"
             yield (("objective", "metrics", place), ("objective", "metric"), ("data", "ood")), message
 
@@ -187,7 +190,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), _method_names),
     (("seeds",), _seeds_differ),
     (("data.train", "data.ood"), _ood_tasks),
-    (("data.ood", "objective"), _objective_has_tasks),
+    (("data.train", "data.ood", "objective"), _objective_has_tasks),
     (("objective",), _objectives_differ),
     (("objective", "seeds"), _errors_have_seeds),
     (("seeds", "pruning", "objective"), _pruning_fits),

@@ -4,7 +4,7 @@ import re
 from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from gallop_ray.spec.methods import AnyMethodSpec, Frozen
 from gallop_ray.spec.space import Range
@@ -28,16 +28,55 @@ class Limits(Frozen):
     test: int | None = Field(default=None, ge=1)
 
 
+def _two_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    if len(tasks) < 2:
+        raise ValueError("must be two tasks or more; for one write its name alone")
+    return tasks
+
+
+def _tasks_form(value: object) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+Tasks = Annotated[
+    Annotated[Text, Tag("one")] | Annotated[tuple[Text, ...], AfterValidator(_two_tasks), Tag("several")],
+    Discriminator(_tasks_form),
+]
+
+
 class DataSpec(Frozen):
-    """The task to train on, the tasks to measure forgetting on, and where their examples come from."""
+    """The task to train on, the tasks to measure forgetting on, and where their examples come from.
+
+    With several tasks to train on, every run trains on each of them in turn, from the base model; the others are OOD
+    tasks then, beside those of `ood`, and what is measured is averaged (GaLLoP, arXiv 2510.19778).
+    """
 
     root: Text = Field(default="hub", description="`hub`, `generated`, or a folder of <task>.<split>.jsonl")
-    train: Text
+    train: Tasks = Field(description="a task, or a list of tasks: every run then has a round for each")
     ood: tuple[Text, ...] = ()
     limits: Limits = Limits()
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     prompt: str = Field(default="{instruction}\n{input}\n", description="a template, or `chat`")
     split_seed: int = 0
+
+    @property
+    def train_tasks(self) -> tuple[str, ...]:
+        """The tasks to train on: one, or one a round."""
+        return (self.train,) if isinstance(self.train, str) else self.train
+
+    @property
+    def train_task(self) -> str:
+        """The only task to train on, of a sweep without rounds or of one round."""
+        (task,) = self.train_tasks
+        return task
+
+    @property
+    def rounds(self) -> tuple["DataSpec", ...]:
+        """The data of each round; of a sweep without rounds this alone."""
+        if isinstance(self.train, str):
+            return (self,)
+        others = {task: (*(each for each in self.train if each != task), *self.ood) for task in self.train}
+        return tuple(self.model_copy(update={"train": task, "ood": ood}) for task, ood in others.items())
 
 
 class TrainingSpec(Frozen):

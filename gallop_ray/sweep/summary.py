@@ -8,7 +8,7 @@ from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import configurations_table, final_table
 from gallop_ray.reporting.timing import timing_table
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.metrics import summarize
+from gallop_ray.tasks.rounds import base_metrics
 from gallop_ray.tracking import control
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import SweepFolder
@@ -21,7 +21,7 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     if not results or base is None:
         console.print(f"nothing has run yet in {folder.path}; gallop-ray resume goes on")
         return True
-    metrics = summarize(base, base, sweep.data.train, sweep.data.ood)
+    metrics = base_metrics(base, sweep.data)
     if len(folder.configurations()) > len(sweep.methods):
         console.print(configurations_table(results, sweep.objective))
     console.print(final_table(results, metrics, sweep.objective))

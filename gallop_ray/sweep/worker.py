@@ -23,6 +23,7 @@ from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.failures import classify, out_of_memory_kills
 from gallop_ray.sweep.jobs import BaseJob, Job, Outcome, RunJob
+from gallop_ray.sweep.rounds import execute_rounds
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.training.optimizers import make_optimizer
@@ -86,10 +87,15 @@ def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: 
     configuration = asked_for.model_copy(update={"training": training})
     record, base = configuration_folder.run(job.seed), folder.base()
     assert base is not None, "the base model is measured before the first run"
+    if rank == 0:
+        _begin(record, asked_for, job, slot)
+    if len(resident.rounds) > 1:
+        result = execute_rounds(resident, configuration, job.seed, base, record)
+    else:
+        reporter = record if rank == 0 else Silent(record.adapter)
+        result = execute(resident, configuration, job.seed, base, reporter)
     if rank > 0:
-        return Outcome("finished", result=execute(resident, configuration, job.seed, base, Silent(record.adapter)))
-    _begin(record, asked_for, job, slot)
-    result = execute(resident, configuration, job.seed, base, record)
+        return Outcome("finished", result=result)
     for document in ("mask", "correct"):
         record.write(document, result.pop(document))
     record.checkpoint.unlink(missing_ok=True)

@@ -117,7 +117,7 @@ def configuration_params(configuration: Record, sweep: Sweep) -> dict[str, objec
         "selection_ratio": method.get("selection_ratio"),
         "learning_rate": configuration["training"]["learning_rate"],
         "model": sweep.model.name,
-        "train": sweep.data.train,
+        "train": ", ".join(sweep.data.train_tasks),
     }
     return {name: value for name, value in params.items() if value is not None}
 
@@ -126,7 +126,7 @@ def sweep_params(sweep: Sweep) -> dict[str, object]:
     """The sweep's fixed parts that tell it from others."""
     return {
         "model": sweep.model.name,
-        "train": sweep.data.train,
+        "train": ", ".join(sweep.data.train_tasks),
         "ood": ", ".join(sweep.data.ood),
         "methods": ", ".join(method.name for method in sweep.methods),
         "seeds": ", ".join(map(str, sweep.seeds)),

@@ -79,7 +79,7 @@ def execute(
         "best_step": state.best_step,
         "micro_batch_size": context.training.micro_batch_size,
         "train_loss": state.loss if state.steps else None,
-        **summarize(measured, base, resident.sweep.data.train, resident.sweep.data.ood),
+        **summarize(measured, base, resident.sweep.data.train_task, resident.sweep.data.ood),
         "tasks": measured,
         "correct": correct,
         **context.phases.record(),

@@ -63,10 +63,10 @@ class Validation:
         alone = set(sweep.objective.all_metrics) == {"val_id_accuracy"}
         correct = {}
         for name, task in resident.tasks.items():
-            if name == sweep.data.train or not alone:
+            if name == sweep.data.train_task or not alone:
                 right = likelihood_correct(engine.module, resident.tokenizer, task.validation, settings)
                 correct[name] = {"validation": {"likelihood": "".join(str(int(each)) for each in right)}}
-        found = summarize(accuracies(correct), self._base, sweep.data.train, sweep.data.ood)
+        found = summarize(accuracies(correct), self._base, sweep.data.train_task, sweep.data.ood)
         return {name: value for name, value in found.items() if name.startswith("val_") and value is not None}
 
     def _is_best(self, value: float) -> bool:

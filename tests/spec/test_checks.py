@@ -74,6 +74,9 @@ def test_fields_that_do_not_fit_together(problems, more, expected):
     [
         ("data.ood=[max, max]", 'data.ood.1: "max" is there twice; every task must differ'),
         ("data.ood=[sum]", 'data.ood.0: "sum" is not allowed; it is the task trained on, and must not be among'),
+        ("data.train=[sum, sum]", 'data.train.1: "sum" is there twice; every task must differ'),
+        ("data.train=[sum]", 'data.train: ["sum"] is not allowed; must be two tasks or more; for one write its name'),
+        ("data.train=3", "data.train: 3 is not allowed; must be text; put it in quotes"),
         ("data.ood=[]", "data.ood: val_mean_accuracy is not allowed without data.ood; list other tasks there, or"),
         ("data.prompt='{input}'", 'data.prompt: "{input}" is not allowed; must contain {instruction}, or be `chat`'),
         ("data.root=generatd", 'data.root: "generatd" is not allowed; must be `hub`, `generated` or a folder'),
@@ -86,8 +89,18 @@ def test_overrides_that_do_not_fit(problems, override, expected):
     assert [line for line in problems("", override) if line.startswith(f"--set {override}: {expected}")]
 
 
+def test_a_task_of_several_is_no_ood_task(problems):
+    (line,) = problems("", "data.train=[sum, max]")
+    assert line.startswith('sweep.yaml:3: data.ood.0: "max" is not allowed; it is the task trained on')
+
+
 def test_what_fits_is_accepted(load, tmp_path):
     load("", "data.ood=[]", "objective.metric=val_id_accuracy")
+    assert [each.ood for each in load("", "data.train=[sum, first]").data.rounds] == [
+        ("first", "max", "min"),
+        ("sum", "max", "min"),
+    ]
+    load("", "data.train=[sum, first]", "data.ood=[]")
     load("", "data.prompt=chat")
     load("", f"data.root={tmp_path}")
     load("", "deepspeed.zero_stage=3", "deepspeed.offload_parameters=true")

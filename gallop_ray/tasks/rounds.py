@@ -8,8 +8,9 @@ from gallop_ray.tasks.metrics import Accuracies, summarize
 
 
 def over_rounds(metrics: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """The mean of each metric over rounds that have the same ones; None where a round has none."""
-    return {name: _mean([each[name] for each in metrics]) for name in metrics[0]}
+    """The mean of each metric that all rounds have; None where it is None in one of them."""
+    names = [name for name in metrics[0] if all(name in each for each in metrics)]
+    return {name: _mean([each[name] for each in metrics]) for name in names}
 
 
 def base_metrics(base: Accuracies, data: DataSpec) -> dict[str, float | None]:

@@ -35,7 +35,7 @@ def _run(sweep: Sweep, configuration: Configuration, record: RunFolder) -> None:
     phases, training = Phases(record), configuration.training
     model, tokenizer = load_model(sweep.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    data = load_task(sweep.data.train, sweep.data)
+    data = load_task(sweep.data.train_task, sweep.data)
     train = [encode(example, tokenizer, sweep.data.prompt, training.max_length) for example in data.train]
     collator = partial(collate, pad_id=tokenizer.pad_token_id)
     if isinstance(configuration.method, GallopSpec):

@@ -9,11 +9,12 @@ from safetensors import safe_open
 
 from gallop_ray.spec.formats import DELTA, FULL, PEFT
 from gallop_ray.spec.schema import ModelSpec
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import RoundFolder, RunFolder, SweepFolder
 
 Target = Literal["delta", "peft", "merged"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
+_RUN = r"seed-\d+"
 _POSSIBLE: dict[str, tuple[Target, ...]] = {
     DELTA: ("delta", "peft", "merged"),
     PEFT: ("peft", "merged"),
@@ -39,28 +40,34 @@ class Request:
     @property
     def model(self) -> ModelSpec:
         """The base model of the sweep that the run belongs to."""
-        return ModelSpec.model_validate(SweepFolder(self.run.path.parent.parent).spec()["model"])
+        return ModelSpec.model_validate(SweepFolder(self.run.whole.path.parent.parent).spec()["model"])
 
 
 def checked(run: str, to: Target, output: str | None) -> Request:
     """The request, where it can be done; ValueError says what is in the way.
 
-    `output` is a folder; None for <configuration>-seed-<n>-<to> in the working directory.
+    `output` is a folder; None for <configuration>-seed-<n>-<to> in the working directory, with the task of a round.
     """
-    folder = RunFolder(Path(run).expanduser().resolve())
+    folder = _folder(Path(run).expanduser().resolve())
     _refuse_unfinished(folder)
     metadata = _metadata(folder)
     _refuse_impossible(folder, metadata["format"], to)
-    target = Path(output or f"{folder.configuration}-seed-{folder.seed}-{to}").expanduser().resolve()
+    task = [folder.task] if isinstance(folder, RoundFolder) else []
+    parts = [folder.configuration, f"seed-{folder.seed}", *task, to]
+    target = Path(output or "-".join(parts)).expanduser().resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{target} exists and is no empty folder; name another with --output, or remove it")
     return Request(folder, to, target, metadata)
 
 
+def _folder(path: Path) -> RunFolder:
+    return RoundFolder(path) if re.fullmatch(_RUN, path.parent.name) else RunFolder(path)
+
+
 def _refuse_unfinished(run: RunFolder) -> None:
     if not run.path.is_dir():
         raise ValueError(f"{run.path} does not exist; give a run folder, <output>/<sweep>/<configuration>/seed-<n>")
-    if not re.fullmatch(r"seed-\d+", run.path.name) or run.read("spec") is None:
+    if not re.fullmatch(_RUN, run.whole.path.name) or run.read("spec") is None:
         raise ValueError(f"{run.path} is no run folder; give <output>/<sweep>/<configuration>/seed-<n>")
     result = run.result()
     if result is None:
@@ -71,6 +78,9 @@ def _refuse_unfinished(run: RunFolder) -> None:
 
 
 def _metadata(run: RunFolder) -> dict[str, str]:
+    if (parts := run.parts()) != [run]:
+        rounds = ", ".join(str(part.path) for part in parts)
+        raise ValueError(f"{run.path} has an adapter for each task that it was trained on; give one of {rounds}")
     if not run.adapter.exists():
         raise ValueError(f"{run.adapter} is not there any more; restore it, or run the seed again")
     with safe_open(run.adapter, framework="numpy") as file:

@@ -6,6 +6,7 @@ Any other method attaches its trainable parameters itself.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -33,6 +34,10 @@ class Attachment(Protocol):
 
     def write(self) -> None:
         """Called after every optimizer step, to bring the weights up to date."""
+        ...
+
+    def settled(self) -> AbstractContextManager[None]:
+        """While this is open, between two steps, the weights are as settle() would leave them, but for rounding."""
         ...
 
     def settle(self) -> None:

@@ -1,6 +1,7 @@
 """Full fine-tuning, what is made of its weights afterwards (WiSE-FT, LiNeS), and no training at all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -33,6 +34,17 @@ class _FullAttachment:
 
     def write(self) -> None:
         """The optimizer trains the weights themselves."""
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """With scales a copy of the trained weights is kept meanwhile."""
+        trained = [] if self._scales is None else [local(p).clone() for p in self.parameters]
+        self.settle()
+        try:
+            yield
+        finally:
+            for parameter, values in zip(self.parameters, trained, strict=False):
+                local(parameter).copy_(values)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -106,6 +118,10 @@ class _NothingAttached:
 
     def write(self) -> None:
         """There is nothing to write."""
+
+    def settled(self) -> AbstractContextManager[None]:
+        """There is nothing to settle."""
+        return nullcontext()
 
     def settle(self) -> None:
         """There is nothing to settle."""

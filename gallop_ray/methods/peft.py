@@ -1,6 +1,7 @@
 """LoRA, DoRA and every other tuner that PEFT has."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ class _PeftAttachment:
 
     def write(self) -> None:
         """Forward reads the adapter's parameters."""
+
+    def settled(self) -> AbstractContextManager[None]:
+        """The trained parameters are the saved ones at any time."""
+        return nullcontext()
 
     def settle(self) -> None:
         """The saved parameters are the trained ones."""

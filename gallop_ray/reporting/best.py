@@ -55,6 +55,7 @@ def _adapter(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> li
     sign = 1 if objective.maximize else -1
     runs = sorted(best.finished, key=lambda run: -sign * run[objective.metric])
     for run in (folder.run(best.configuration, result["seed"]) for result in runs):
-        if run.adapter.exists():
-            return [f"adapter: {run.adapter}", f"gallop-ray export {run.path} --to merged"]
+        if there := [part for part in run.parts() if part.adapter.exists()]:
+            lines = [(f"adapter: {each.adapter}", f"gallop-ray export {each.path} --to merged") for each in there]
+            return [line for pair in lines for line in pair]
     return ["adapter: none is there any more"]

@@ -50,10 +50,11 @@ def masks_figure(runs: Sequence[Record]) -> Figure:
 def _density_panel(axes: Axes, seeds: Sequence[Record]) -> None:
     axes.set_axis_on()
     first = seeds[0]
+    count, rounds = len({run["seed"] for run in seeds}), ", mean of rounds" if "round" in first else ""
     percent = 100 * np.mean([np.array(run["density"], dtype=float) for run in seeds], axis=0)
     image = axes.imshow(percent, aspect="auto", cmap=_COLOURS, vmin=0, interpolation="nearest")
     axes.figure.colorbar(image, ax=axes, label="density (%)")
-    axes.set_title(f"{first['method']}\n{first['configuration']}, {len(seeds)} seed{'s' * (len(seeds) > 1)}", size=9)
+    axes.set_title(f"{first['method']}\n{first['configuration']}, {count} seed{'s' * (count > 1)}{rounds}", size=9)
     axes.set_xticks(range(len(first["modules"])), first["modules"], rotation=45, ha="right", rotation_mode="anchor")
     axes.set_ylabel("layer")
     labelled = range(0, len(first["layers"]), math.ceil(len(first["layers"]) / _LAYER_LABELS))

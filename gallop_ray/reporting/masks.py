@@ -12,7 +12,7 @@ from safetensors import safe_open
 from gallop_ray.reporting.summary import best_of_each_method, summaries
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record, read_json, write_json
-from gallop_ray.tracking.records import MASK_REPORT, RunFolder, SweepFolder
+from gallop_ray.tracking.records import MASK_REPORT, RoundFolder, RunFolder, SweepFolder
 
 OUTSIDE = "other"
 """The row of matrices that belong to no layer."""
@@ -30,7 +30,7 @@ def write_mask_report(folder: SweepFolder, objective: ObjectiveSpec) -> None:
     report, picture = (folder.path / name for name in MASK_REPORT)
     masks = list(_masks(folder))
     runs = [run for run, _ in masks]
-    if not runs or (picture.exists() and _told_of(report) == [[run.configuration, run.seed] for run in runs]):
+    if not runs or (picture.exists() and _told_of(report) == [_identity(run) for run in runs]):
         return
     from gallop_ray.reporting.mask_plot import draw_masks
 
@@ -44,24 +44,35 @@ def write_mask_report(folder: SweepFolder, objective: ObjectiveSpec) -> None:
     draw_masks([run for run in described if run["configuration"] in best], picture)
 
 
+def _identity(run: RunFolder) -> list[Any]:
+    return [run.configuration, run.seed, _round(run).get("round")]
+
+
 def _told_of(report: Path) -> list[list[Any]]:
-    """Configuration and seed of the runs in masks.json."""
-    return [[run["configuration"], run["seed"]] for run in (read_json(report) or {"runs": []})["runs"]]
+    """Configuration and seed of the runs in masks.json, and the round of those that have rounds."""
+    told = (read_json(report) or {"runs": []})["runs"]
+    return [[run["configuration"], run["seed"], run.get("round")] for run in told]
 
 
 def _masks(folder: SweepFolder) -> Iterator[tuple[RunFolder, Record]]:
-    """The finished runs that chose a mask, with what they recorded of it."""
+    """The finished runs that chose a mask, or each of their rounds, with what they recorded of it."""
     for run in folder.runs():
-        mask = run.read("mask") if (run.result() or {}).get("status") == "finished" else None
-        if mask and mask.get("matrices"):
-            yield run, mask
+        for part in run.parts() if (run.result() or {}).get("status") == "finished" else ():
+            mask = part.read("mask")
+            if mask and mask.get("matrices"):
+                yield part, mask
+
+
+def _round(run: RunFolder) -> Record:
+    """The task of a round; nothing of a run without rounds."""
+    return {"round": run.task} if isinstance(run, RoundFolder) else {}
 
 
 def _described(run: RunFolder, mask: Mapping[str, Any]) -> Record:
     result = run.result()
     assert result is not None
     recorded = {"magnitudes": mask["magnitudes"]} if mask.get("magnitudes") else {}
-    identity = {"configuration": run.configuration, "seed": run.seed, "method": result["method"]}
+    identity = {"configuration": run.configuration, "seed": run.seed, **_round(run), "method": result["method"]}
     return {**identity, "chosen": mask["chosen"], **density_by_place(mask["matrices"]), **recorded}
 
 
@@ -104,19 +115,19 @@ def jaccard(first: Path, second: Path) -> float:
 
 def _between_seeds(runs: Sequence[RunFolder]) -> Iterator[Record]:
     for one, other in combinations(_with_adapter(runs), 2):
-        if one.configuration == other.configuration:
-            shared = jaccard(one.adapter, other.adapter)
-            yield {"configuration": one.configuration, "seeds": [one.seed, other.seed], "jaccard": shared}
+        if one.configuration == other.configuration and _round(one) == _round(other):
+            shared, seeds = jaccard(one.adapter, other.adapter), [one.seed, other.seed]
+            yield {"configuration": one.configuration, **_round(one), "seeds": seeds, "jaccard": shared}
 
 
 def _between_methods(runs: Sequence[RunFolder], best: Mapping[str, str]) -> Iterator[Record]:
     """Only the best configuration of each method is compared: all with all would be the square of the sweep."""
     compared = [run for run in _with_adapter(runs) if run.configuration in best]
     for one, other in combinations(compared, 2):
-        if one.seed == other.seed:
+        if one.seed == other.seed and _round(one) == _round(other):
             keys = [one.configuration, other.configuration]
-            shared = jaccard(one.adapter, other.adapter)
-            yield {"methods": [best[k] for k in keys], "configurations": keys, "seed": one.seed, "jaccard": shared}
+            pair = {"methods": [best[k] for k in keys], "configurations": keys}
+            yield {**pair, "seed": one.seed, **_round(one), "jaccard": jaccard(one.adapter, other.adapter)}
 
 
 def _with_adapter(runs: Sequence[RunFolder]) -> list[RunFolder]:

@@ -159,9 +159,18 @@ def _half_done(run: ActiveRun, folder: SweepFolder) -> Record:
 
 
 def checkpoint_step(run: RunFolder) -> int | None:
-    """The step of a run's last checkpoint; None where there is none."""
+    """The step of a run's last checkpoint, finished rounds counting as such; None where there is none."""
+    steps = [_kept_step(part) for part in run.parts()]
+    known = [step for step in steps if step is not None]
+    return sum(known) if known else None
+
+
+def _kept_step(part: RunFolder) -> int | None:
+    result = part.result()
+    if result is not None:
+        return int(result["steps"])
     try:
-        with safe_open(run.checkpoint, framework="numpy") as file:
+        with safe_open(part.checkpoint, framework="numpy") as file:
             return int(file.get_tensor("step"))
     except FileNotFoundError:
         return None

@@ -1,6 +1,7 @@
 """The sparse delta on a model: attach it, let an optimizer train it, write it into the weights, take it off again."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -94,6 +95,10 @@ class SparseDelta:
             return
         self._remember([touched[c.name][0] for c in self.places])
         self._write(self.touched, [touched[c.name][1] for c in self.places])
+
+    def settled(self) -> AbstractContextManager[None]:
+        """Settling is rounding only."""
+        return nullcontext()
 
     def settle(self) -> None:
         """Make the weights equal to base + delta, computed in float32.

@@ -65,14 +65,15 @@ def _local_range(parameter: Tensor) -> tuple[int, int]:
     return start, start + stored
 
 
-def gather_all(parameters: Sequence[Tensor]) -> list[Tensor]:
+def gather_all(parameters: Sequence[Tensor], stored: Sequence[Tensor] | None = None) -> list[Tensor]:
     """The whole of each parameter, flat, on every rank, in one collective. The parameters share one dtype.
 
+    stored: copies of what `local` gave at another time, to be put together instead of the present values.
     An unsplit parameter comes back as a view of itself, so do not write into the result.
     """
     if not parameters or not is_split(parameters[0]):
-        return [local(p) for p in parameters]
-    shards = [local(p) for p in parameters]
+        return list(stored or map(local, parameters))
+    shards = list(stored or map(local, parameters))
     mine = torch.cat(shards).to(collective_device())
     everyone = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(everyone, mine)

@@ -12,6 +12,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search_checks import (
     Finding,
     batch_divides,
+    best_can_be_kept,
     first_points_fit,
     fixed_paths,
     grid_is_finite,
@@ -81,17 +82,20 @@ def _seeds_differ(sweep: Sweep) -> Iterator[Finding]:
 
 def _ood_tasks(sweep: Sweep) -> Iterator[Finding]:
     data = sweep.data
+    for place, task in enumerate(data.train_tasks):
+        if task in data.train_tasks[:place]:
+            yield (("data", "train", place),), f"{shown(task)} is there twice; every task must differ"
     for place, task in enumerate(data.ood):
         path = ("data", "ood", place)
         if task in data.ood[:place]:
             yield (path,), f"{shown(task)} is there twice; every task must differ"
-        if task == data.train:
+        if task in data.train_tasks:
             yield (path,), f"{shown(task)} is not allowed; it is the task trained on, and must not be among the others"
 
 
 def _objective_has_tasks(sweep: Sweep) -> Iterator[Finding]:
     for place, metric in enumerate(sweep.objective.all_metrics):
-        if metric != "val_id_accuracy" and not sweep.data.ood:
+        if metric != "val_id_accuracy" and not sweep.data.rounds[0].ood:
             message = f"{metric} is not allowed without data.ood; list other tasks there, or choose val_id_accuracy"
             yield (("objective", "metrics", place), ("objective", "metric"), ("data", "ood")), message
 
@@ -192,7 +196,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), _method_names),
     (("seeds",), _seeds_differ),
     (("data.train", "data.ood"), _ood_tasks),
-    (("data.ood", "objective"), _objective_has_tasks),
+    (("data.train", "data.ood", "objective"), _objective_has_tasks),
     (("objective",), _objectives_differ),
     (("objective", "seeds"), _errors_have_seeds),
     (("seeds", "pruning", "objective"), _pruning_fits),
@@ -208,5 +212,6 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), range_values),
     (("search.sampler", "search.space"), grid_is_finite),
     (("methods", "search"), first_points_fit),
+    (("training.keep", "training.validate_steps", "methods", "objective", "search"), best_can_be_kept),
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )

@@ -71,6 +71,8 @@ class MethodSpec(Frozen):
 
     trains: ClassVar[bool] = True
     """Whether it has optimizer steps, and so anything to search."""
+    refreshes: ClassVar[bool] = False
+    """Whether its mask changes while it trains."""
 
     type: str
     name: Annotated[str, AfterValidator(_method_name)] = Field(
@@ -165,6 +167,8 @@ class SmtSpec(GradientMethodSpec):
 class SaraSpec(MaskMethodSpec):
     """SaRA (arXiv 2409.06633): the smallest weights, chosen anew once."""
 
+    refreshes: ClassVar[bool] = True
+
     type: Literal["sara"] = "sara"
     scope: Literal["global"] = Field(default="global", description="one threshold for all, as in the paper")
     refresh_at: Fraction = Field(default=0.5, description="share of the training after which to choose anew")
@@ -172,6 +176,8 @@ class SaraSpec(MaskMethodSpec):
 
 class LiftSpec(MaskMethodSpec):
     """LIFT (arXiv 2506.00772): large entries of the weight's low-rank approximation. The interval is ours."""
+
+    refreshes: ClassVar[bool] = True
 
     type: Literal["lift"] = "lift"
     scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
@@ -181,6 +187,8 @@ class LiftSpec(MaskMethodSpec):
 
 class SpielSpec(MaskMethodSpec):
     """SpIEL-AG (arXiv 2401.16405): drop what changed least, grow where the gradient is large."""
+
+    refreshes: ClassVar[bool] = True
 
     type: Literal["spiel"] = "spiel"
     scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gallop_ray.spec.configuration import method_named, method_space, resolve
@@ -60,8 +61,8 @@ class SweepPlan:
         return None if None in steps else sum(each for each in steps if each is not None)
 
 
-def plan_sweep(sweep: Sweep, train_examples: int | None) -> SweepPlan:
-    """Counts configurations, runs and steps. `train_examples` is what one run trains on in an epoch."""
+def plan_sweep(sweep: Sweep, train_examples: int | Sequence[int] | None) -> SweepPlan:
+    """Counts configurations, runs and steps. `train_examples`: of an epoch, and of each round where they differ."""
     methods = tuple(_plan_method(sweep, method, train_examples) for method in sweep.methods)
     return SweepPlan(methods, len(sweep.seeds))
 
@@ -73,7 +74,7 @@ def optimizer_steps(training: TrainingSpec, train_examples: int) -> int:
     return max(1, math.floor(training.epochs * train_examples / training.batch_size))
 
 
-def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | None) -> MethodPlan:
+def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | Sequence[int] | None) -> MethodPlan:
     space = method_space(sweep, method.name)
     counts = [None if (values := points(each)) is None else len(values) for each in space.values()]
     distinct = None if None in counts else math.prod(count for count in counts if count is not None)
@@ -84,8 +85,8 @@ def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | None) -
     return MethodPlan(method.name, configurations, configurations * len(sweep.seeds), confirmed, longest)
 
 
-def _longest_run(sweep: Sweep, method_name: str, train_examples: int | None) -> int | None:
-    """The steps of the longest run in a method's space, found at the ends of what decides them."""
+def _longest_run(sweep: Sweep, method_name: str, train_examples: int | Sequence[int] | None) -> int | None:
+    """The steps of the longest run in a method's space, of all its rounds, found at the ends of what decides them."""
     if not method_named(sweep, method_name).trains:
         return 0
     deciding = ("training.steps", "training.epochs", "training.batch_size")
@@ -94,4 +95,6 @@ def _longest_run(sweep: Sweep, method_name: str, train_examples: int | None) -> 
     trainings = [resolve(sweep, method_name, dict(zip(searched, corner, strict=True))).training for corner in corners]
     if train_examples is None and any(training.steps is None for training in trainings):
         return None
-    return max(optimizer_steps(training, train_examples or 0) for training in trainings)
+    known = train_examples or 0
+    rounds = [known] * len(sweep.data.rounds) if isinstance(known, int) else known
+    return max(sum(optimizer_steps(training, examples) for examples in rounds) for training in trainings)

@@ -4,7 +4,7 @@ import re
 from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from gallop_ray.spec.methods import AnyMethodSpec, Frozen
 from gallop_ray.spec.space import Range
@@ -30,11 +30,33 @@ class Limits(Frozen):
     test: int | None = Field(default=None, ge=1, description="of each task: what the results are measured on")
 
 
+def _two_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    if len(tasks) < 2:
+        raise ValueError("must be two tasks or more; for one write its name alone")
+    return tasks
+
+
+def _tasks_form(value: object) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+Tasks = Annotated[
+    Annotated[Text, Tag("one")] | Annotated[tuple[Text, ...], AfterValidator(_two_tasks), Tag("several")],
+    Discriminator(_tasks_form),
+]
+
+
 class DataSpec(Frozen):
-    """The task to train on, the tasks to measure forgetting on, and where their examples come from."""
+    """The task to train on, the tasks to measure forgetting on, and where their examples come from.
+
+    With several tasks to train on, every run trains on each of them in turn, from the base model; the others are OOD
+    tasks then, beside those of `ood`, and what is measured is averaged (GaLLoP, arXiv 2510.19778).
+    """
 
     root: Text = Field(default="hub", description="`hub`, `generated`, or a folder of <task>.<split>.jsonl")
-    train: Text = Field(description="the task to train on; its test set gives ID accuracy")
+    train: Tasks = Field(
+        description="the task to train on; its test set gives ID accuracy. A list: every run has a round for each"
+    )
     ood: tuple[Text, ...] = Field(default=(), description="other tasks, on which forgetting is measured")
     limits: Limits = Limits()
     validation_share: float = Field(
@@ -48,6 +70,25 @@ class DataSpec(Frozen):
         description="a template of {instruction} and {input}, or `chat`: the chat template",
     )
     split_seed: int = Field(default=0, description="orders the examples before limits and the held-out share are taken")
+
+    @property
+    def train_tasks(self) -> tuple[str, ...]:
+        """The tasks to train on: one, or one a round."""
+        return (self.train,) if isinstance(self.train, str) else self.train
+
+    @property
+    def train_task(self) -> str:
+        """The only task to train on, of a sweep without rounds or of one round."""
+        (task,) = self.train_tasks
+        return task
+
+    @property
+    def rounds(self) -> tuple["DataSpec", ...]:
+        """The data of each round; of a sweep without rounds this alone."""
+        if isinstance(self.train, str):
+            return (self,)
+        others = {task: (*(each for each in self.train if each != task), *self.ood) for task in self.train}
+        return tuple(self.model_copy(update={"train": task, "ood": ood}) for task, ood in others.items())
 
 
 class TrainingSpec(Frozen):
@@ -72,6 +113,13 @@ class TrainingSpec(Frozen):
     optimizer_options: dict[str, Any] = Field(default={}, description="more of its arguments, such as betas")
     checkpoint_steps: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints of a run")
     checkpoint_minutes: float | None = Field(default=10, gt=0, description="as well after so much time")
+    validate_steps: int | None = Field(
+        default=None, ge=1, description="optimizer steps between validations while a run trains; null: none"
+    )
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="which step's values a run ends with; best: the first with the best validation by the objective",
+    )
 
 
 GENERATED_TEXT = "generated"

@@ -77,6 +77,24 @@ def first_points_fit(sweep: Sweep) -> Iterator[Finding]:
             yield (path,), "no method searches all of these keys; write one point per method"
 
 
+def best_can_be_kept(sweep: Sweep) -> Iterator[Finding]:
+    """Coming back to the best step where nothing says which that is, or where more than values would have to change."""
+    several = "best is not allowed with several metrics; the best step is that of one, so choose objective.metric"
+    unknown = "best is not allowed without training.validate_steps; give it the optimizer steps between validations"
+    for place, method in enumerate(sweep.methods):
+        keys = space_keys(sweep, method)
+        if not method.trains or "best" not in _choices(sweep, keys, "keep"):
+            continue
+        at = _at(keys["training.keep"]) if "training.keep" in keys else (("training", "keep"),)
+        if None in _choices(sweep, keys, "validate_steps"):
+            yield at, unknown
+        if sweep.objective.metrics:
+            yield at, several
+        if method.refreshes:
+            message = f"{shown(method.type)} is not allowed with training.keep: best, which brings back trained values"
+            yield (("methods", place, "type"),), f"{message} and no earlier mask; leave out one of the two"
+
+
 def batch_divides(sweep: Sweep) -> Iterator[Finding]:
     """Batches that the workers of a slot cannot share evenly, for any method and any searched value."""
     findings = (found for method in sweep.methods for found in _uneven_batch(sweep, method))
@@ -128,6 +146,12 @@ def _uneven_batch(sweep: Sweep, method: MethodSpec) -> Iterator[tuple[tuple[Path
         product = f"micro_batch_size x workers_per_slot = {micro} x {workers} = {micro * workers}"
         yield tuple(paths), f"batch_size {batch} is not allowed; must be a multiple of {product}"
         return
+
+
+def _choices(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[object]:
+    """The values of a field of the training that the search may take, a range by its ends, or its only one."""
+    key = keys.get(f"training.{field}")
+    return (getattr(sweep.training, field),) if key is None else witnesses(sweep.search.space[key])
 
 
 def _values(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[int]:

@@ -81,7 +81,8 @@ def _named(folder: SweepFolder, name: str) -> list[RunFolder]:
 
 def _forget(run: RunFolder) -> None:
     """Its events stay, by which attempts are counted; a checkpoint would lead to where it failed."""
-    run.checkpoint.unlink(missing_ok=True)
+    for part in run.parts():
+        part.checkpoint.unlink(missing_ok=True)
     (run.path / "result.json").unlink()
 
 

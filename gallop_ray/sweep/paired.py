@@ -10,7 +10,9 @@ from gallop_ray.spec.schema import Metric
 from gallop_ray.tasks.metrics import Correct, plain
 
 
-def p_worse(mine: Mapping[int, Correct], other: Mapping[int, Correct], metric: Metric, train_task: str) -> float | None:
+def p_worse(
+    mine: Mapping[int, Correct], other: Mapping[int, Correct], metric: Metric, train_tasks: Sequence[str]
+) -> float | None:
     """The one-sided p of "mine is not worse than the other" on a validation metric; None without a common seed.
 
     A paired t-test of the differences over examples, each the mean over the common seeds, stratified by task (Welch's
@@ -20,7 +22,7 @@ def p_worse(mine: Mapping[int, Correct], other: Mapping[int, Correct], metric: M
     seeds = sorted(mine.keys() & other.keys())
     if not seeds:
         return None
-    weights = _weights(mine[seeds[0]], metric, train_task)
+    weights = _weights(mine[seeds[0]], metric, train_tasks)
     by_seed = [{task: _differences(mine[s], other[s], task) for task in weights} for s in seeds]
     found = _p_over_examples(weights, by_seed)
     if len(seeds) > 1:
@@ -29,9 +31,17 @@ def p_worse(mine: Mapping[int, Correct], other: Mapping[int, Correct], metric: M
     return found
 
 
-def _weights(correct: Correct, metric: Metric, train_task: str) -> dict[str, float]:
-    """What each task counts for in the metric."""
-    others = [task for task in correct if task != train_task]
+def _weights(correct: Correct, metric: Metric, train_tasks: Sequence[str]) -> dict[str, float]:
+    """What each task counts for in the metric, or each `<task trained on>/<task>` of a run with several rounds."""
+    if len(train_tasks) == 1:
+        return _of_a_round(list(correct), metric, train_tasks[0])
+    rounds = {task: [each for each in correct if each.startswith(f"{task}/")] for task in train_tasks}
+    of_each = [_of_a_round(tasks, metric, f"{task}/{task}") for task, tasks in rounds.items()]
+    return {task: weight / len(rounds) for each in of_each for task, weight in each.items()}
+
+
+def _of_a_round(tasks: Sequence[str], metric: Metric, train_task: str) -> dict[str, float]:
+    others = [task for task in tasks if task != train_task]
     if metric == "val_id_accuracy":
         return {train_task: 1.0}
     share = {task: 1 / len(others) for task in others}

@@ -58,15 +58,21 @@ def print_plan(sweep: Sweep) -> None:
         console.print(Text(note + "\n"), soft_wrap=True)
 
 
-def _train_examples(data: DataSpec) -> int | None:
-    """How many examples an epoch has, at most; None where they would have to be downloaded to be counted."""
+def _train_examples(data: DataSpec) -> list[int] | None:
+    """How many examples an epoch of each round has, at most; None where they would have to be downloaded to count."""
+    found = [_examples_of(task, data) for task in data.train_tasks]
+    known = [count for count in found if count is not None]
+    return known if len(known) == len(found) else None
+
+
+def _examples_of(task: str, data: DataSpec) -> int | None:
     if data.root != "hub":
-        return len(load_task(data.train, data, ("train",)).train)
+        return len(load_task(task, data, ("train",)).train)
     with offline():
         try:
-            return len(load_task(data.train, data, ("train",)).train)
+            return len(load_task(task, data, ("train",)).train)
         except ValueError:
-            if data.train not in HUB_TASKS:
+            if task not in HUB_TASKS:
                 raise
             return data.limits.train
 

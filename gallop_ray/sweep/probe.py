@@ -4,7 +4,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 from rich import box
 from rich.console import Console
@@ -20,16 +22,16 @@ from gallop_ray.tracking.records import RunFolder, SweepFolder
 
 _STEPS = 6
 _TRAIN_EXAMPLES = 256
-_LENGTH = ("training.steps", "training.epochs")
+_LEFT_OUT = ("training.steps", "training.epochs", "training.validate_steps", "training.keep")
 _NOTE = """\
 By {steps} steps and some examples of one run of each method on this machine. Scoring grows with the training examples,
 evaluating with the test examples; a searched length counts as its longest. Scores that are shared, pruning and failures
-change it. Wall time: with {slots}, their start included."""
+change it; validating while a run trains comes on top. Wall time: with {slots}, their start included."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many examples a sweep trains on, and how many of the test sets of its tasks it evaluates."""
+    """How many examples a run trains on, and how many of the test sets of its tasks it evaluates, in all rounds."""
 
     train: int
     test: int
@@ -51,7 +53,7 @@ def print_probe(sweep: Sweep) -> None:
         short = _short(sweep, output)
         folder = run_sweep(short)
         whole, part = _sizes(sweep), _sizes(short)
-        plans = {plan.method: plan for plan in plan_sweep(sweep, whole.train).methods}
+        plans = {plan.method: plan for plan in plan_sweep(sweep, _train_sizes(sweep)).methods}
         runs = {_finished(run)["method"]: run for run in folder.runs()}
         forecasts = {name: forecast(run, plans[name], whole, part) for name, run in runs.items()}
         start = min(run.events()[0]["time"] for run in runs.values()) - _driver(folder)["started"]
@@ -64,7 +66,8 @@ def print_probe(sweep: Sweep) -> None:
 def _short(sweep: Sweep, output: str) -> Sweep:
     """The same sweep with one short run a method, on few examples."""
     few = max(16, sweep.evaluation.batch_size)
-    space = {path: values for path, values in sweep.search.space.items() if not path.endswith(_LENGTH)}
+    space = {path: values for path, values in sweep.search.space.items() if not path.endswith(_LEFT_OUT)}
+    short = {"steps": _STEPS, "validate_steps": None, "keep": "last"}
     limits = Limits(
         train=min(sweep.data.limits.train or _TRAIN_EXAMPLES, _TRAIN_EXAMPLES),
         validation=min(sweep.data.limits.validation or few, few),
@@ -76,7 +79,7 @@ def _short(sweep: Sweep, output: str) -> Sweep:
             "output": output,
             "seeds": sweep.seeds[:1],
             "data": sweep.data.model_copy(update={"limits": limits}),
-            "training": sweep.training.model_copy(update={"steps": _STEPS}),
+            "training": sweep.training.model_copy(update=short),
             "search": sweep.search.model_copy(update={"space": space}),
             "budget": BudgetSpec(configurations=1),
             "pruning": PruningSpec(),
@@ -87,11 +90,13 @@ def _short(sweep: Sweep, output: str) -> Sweep:
 
 
 def _sizes(sweep: Sweep) -> Sizes:
-    tasks = (sweep.data.train, *sweep.data.ood)
-    return Sizes(
-        len(load_task(sweep.data.train, sweep.data, ("train",)).train),
-        sum(len(load_task(task, sweep.data, ("test",)).test) for task in tasks),
-    )
+    tasks, rounds = (*sweep.data.train_tasks, *sweep.data.ood), len(sweep.data.rounds)
+    tested = sum(len(load_task(task, sweep.data, ("test",)).test) for task in tasks)
+    return Sizes(sum(_train_sizes(sweep)), rounds * tested)
+
+
+def _train_sizes(sweep: Sweep) -> list[int]:
+    return [len(load_task(task, sweep.data, ("train",)).train) for task in sweep.data.train_tasks]
 
 
 def _finished(run: RunFolder) -> Record:
@@ -112,8 +117,9 @@ def forecast(run: RunFolder, plan: MethodPlan, whole: Sizes, part: Sizes) -> Run
     """What a run of the whole length takes, from the events of a short one on part of the examples."""
     times, events = run_times(run), [event for event in run.events() if event["event"] == "step"]
     assert times is not None
-    # The first step warms up.
-    seconds = (events[-1]["time"] - events[0]["time"]) / (len(events) - 1) if len(events) > 1 else 0.0
+    # The first step warms up. Between two rounds there is more than a step.
+    pairs = [(one, other) for one, other in pairwise(events) if one.get("round") == other.get("round")]
+    seconds = fmean(other["time"] - one["time"] for one, other in pairs) if pairs else 0.0
     phases = dict(times.phases)
     scaled = phases.pop("scoring", 0.0) * whole.train / part.train
     scaled += phases.pop("evaluating", 0.0) * whole.test / part.test

@@ -76,7 +76,7 @@ def _worse_than_the_best(sweep: Sweep, mine: Contestant, others: Sequence[Contes
         {seed: mine.correct(seed) for seed in common},
         {seed: best.correct(seed) for seed in common},
         sweep.objective.metric,
-        sweep.data.train,
+        sweep.data.train_tasks,
     )
     if p is None or p >= sweep.pruning.significance:
         return None

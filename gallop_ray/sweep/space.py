@@ -43,7 +43,7 @@ def keep_best(folder: SweepFolder, sweep: Sweep) -> None:
     best = {summary.configuration for summary in best_of_each_method(found, count)}
     for summary in found:
         configuration = folder.configuration(summary.configuration)
-        adapters = [run.adapter for run in configuration.runs()]
+        adapters = [part.adapter for run in configuration.runs() for part in run.parts()]
         left = [adapter for adapter in adapters if summary.configuration not in best and adapter.exists()]
         if left and configuration.status()["status"] in FINAL:
             for adapter in left:

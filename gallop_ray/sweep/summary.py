@@ -9,7 +9,8 @@ from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import configurations_table, final_table
 from gallop_ray.reporting.timing import timing_table
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.metrics import VACUOUS, is_vacuous, summarize
+from gallop_ray.tasks.metrics import VACUOUS, is_vacuous
+from gallop_ray.tasks.rounds import base_metrics
 from gallop_ray.tracking import control
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import SweepFolder
@@ -23,13 +24,13 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     if not results or base is None:
         console.print(f"nothing has run yet in {folder.path}; gallop-ray resume goes on")
         return True
-    metrics = summarize(base, base, sweep.data.train, sweep.data.ood)
+    metrics = base_metrics(base, sweep.data)
     if len(folder.configurations()) > len(sweep.methods):
         console.print(configurations_table(results, sweep.objective))
     console.print(final_table(results, metrics, sweep.objective))
     if verdict := sweep_statistics(folder, sweep).verdict:
         console.print(verdict.text, end="\n\n", highlight=False, markup=False)
-    if is_vacuous(base, sweep.data.ood):
+    if any(is_vacuous(base, each.ood) for each in sweep.data.rounds):
         console.print(VACUOUS, soft_wrap=True)
     console.print(timing_table(folder))
     console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")

@@ -89,21 +89,21 @@ def data(sweep: Sweep) -> Iterator[Finding]:
         if sweep.data.root != "hub" or not _all_known(sweep):
             yield problem(str(error), "Mend the data, or data.train and data.ood")
             return
-        for name in dict.fromkeys(HUB_TASKS[task].path for task in (sweep.data.train, *sweep.data.ood)):
+        for name in dict.fromkeys(HUB_TASKS[task].path for task in (*sweep.data.train_tasks, *sweep.data.ood)):
             yield _on_hub(f"data of {name}", name, "dataset")
         return
-    train = tasks[sweep.data.train]
     tested = ", ".join(f"{name} {len(task.validation)} + {len(task.test)}" for name, task in tasks.items())
-    yield ok(f"data: {len(train.train)} examples of {train.name} to train on; validation + test: {tested}")
-    if len(train.validation) < _FEW or len(train.test) < _FEW:
-        text = f"{train.name} has {len(train.validation)} validation and {len(train.test)} test examples"
-        step = f"accuracies move in steps of {100 / max(1, min(len(train.validation), len(train.test))):.0f} %"
-        yield warning(f"{text}: {step}", "More examples, or more seeds, tell methods apart")
+    for train in (tasks[name] for name in sweep.data.train_tasks):
+        yield ok(f"data: {len(train.train)} examples of {train.name} to train on; validation + test: {tested}")
+        if len(train.validation) < _FEW or len(train.test) < _FEW:
+            text = f"{train.name} has {len(train.validation)} validation and {len(train.test)} test examples"
+            step = f"accuracies move in steps of {100 / max(1, min(len(train.validation), len(train.test))):.0f} %"
+            yield warning(f"{text}: {step}", "More examples, or more seeds, tell methods apart")
     yield from _lengths(sweep, [one for task in tasks.values() for one in (task.train + task.test)[:_LOOKED_AT]])
 
 
 def _all_known(sweep: Sweep) -> bool:
-    return all(task in HUB_TASKS for task in (sweep.data.train, *sweep.data.ood))
+    return all(task in HUB_TASKS for task in (*sweep.data.train_tasks, *sweep.data.ood))
 
 
 def _lengths(sweep: Sweep, examples: list[Example]) -> Iterator[Finding]:

@@ -104,8 +104,8 @@ class ConfigurationTrial(tune.Trainable):
                 break
         self._record(record, name, outcome, attempts)
         self._folder.append_result(record)
-        if record.adapter.exists():
-            self._needed = max(self._needed, record.adapter.stat().st_size)
+        adapters = [part.adapter for part in record.parts()]
+        self._needed = max(self._needed, sum(each.stat().st_size for each in adapters if each.exists()))
         if outcome.status != "finished" and (reason := hopeless(self._folder)):
             self._conclude()
             raise Halted(reason, mistake=outcome.status == "refused")

@@ -23,6 +23,7 @@ from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.failures import classify, out_of_memory_kills
 from gallop_ray.sweep.jobs import BaseJob, Job, Outcome, RunJob
+from gallop_ray.sweep.rounds import execute_rounds
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.training.optimizers import make_optimizer
@@ -87,11 +88,15 @@ def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: 
     record, base = configuration_folder.run(job.seed), folder.base()
     assert base is not None, "the base model is measured before the first run"
     text_loss = folder.base_text_loss()
+    if rank == 0:
+        _begin(record, asked_for, job, slot)
+    if len(resident.rounds) > 1:
+        result = execute_rounds(resident, configuration, job.seed, base, record, text_loss)
+    else:
+        reporter = record if rank == 0 else Silent(record.adapter)
+        result = execute(resident, configuration, job.seed, base, reporter, text_loss)
     if rank > 0:
-        silent = Silent(record.adapter)
-        return Outcome("finished", result=execute(resident, configuration, job.seed, base, silent, text_loss))
-    _begin(record, asked_for, job, slot)
-    result = execute(resident, configuration, job.seed, base, record, text_loss)
+        return Outcome("finished", result=result)
     for document in ("mask", "correct", "outputs"):
         record.write(document, result.pop(document))
     return Outcome("finished", result=result)

@@ -71,6 +71,19 @@ class RunFolder:
         return int(self.path.name.removeprefix("seed-"))
 
     @property
+    def whole(self) -> "RunFolder":
+        """The run itself; of a round, the run that it belongs to."""
+        return self
+
+    def round(self, task: str) -> "RoundFolder":
+        """The round that trains on this task, whether or not it has begun."""
+        return RoundFolder(self.path / task)
+
+    def parts(self) -> list["RunFolder"]:
+        """What has an adapter, a mask and a checkpoint: the rounds that have begun; of a run without rounds itself."""
+        return [RoundFolder(spec.parent) for spec in sorted(self.path.glob("*/spec.json"))] or [self]
+
+    @property
     def adapter(self) -> Path:
         """Where the trained adapter belongs."""
         return self.path / "adapter.safetensors"
@@ -160,6 +173,46 @@ class RunFolder:
             metrics.st_size if metrics else 0,
             result.st_mtime_ns if result else 0,
         )
+
+
+@dataclass(frozen=True)
+class RoundFolder(RunFolder):
+    """One round of a run that trains on several tasks in turn: a folder in the run's, named by the task.
+
+    Its events are among the run's.
+    """
+
+    @property
+    def whole(self) -> RunFolder:
+        return RunFolder(self.path.parent)
+
+    @property
+    def task(self) -> str:
+        """The task that this round trains on."""
+        return self.path.name
+
+    @property
+    def configuration(self) -> str:
+        return self.whole.configuration
+
+    @property
+    def seed(self) -> int:
+        return self.whole.seed
+
+    @property
+    def metrics(self) -> Path:
+        return self.whole.metrics
+
+    def begin(self, spec: Mapping[str, Any]) -> None:
+        """Make the folder; what an unfinished attempt left is removed, but for its checkpoint."""
+        self.path.mkdir(exist_ok=True)
+        for name in _LEFT_BY_AN_ATTEMPT:
+            (self.path / name).unlink(missing_ok=True)
+        write_json(self.path / "spec.json", spec, durable=False)
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, whose presence says that the round is not run again."""
+        write_json(self.path / "result.json", result)
 
 
 def _attempt(first_line: bytes) -> int:

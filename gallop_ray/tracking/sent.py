@@ -33,6 +33,7 @@ class Sent:
     attempt: int = 0
     offset: int = 0
     last_step: int = -1
+    last_validation: int = -1
 
     @property
     def ended(self) -> bool:
@@ -62,6 +63,22 @@ def step_points(events: list[Record], after_step: int) -> list[Point]:
         for name in _STEP_METRICS
         if event.get(name) is not None
     ]
+
+
+def validation_points(events: list[Record], after_step: int) -> list[Point]:
+    """What was validated during training after step `after_step`: curves beside the final values of those names."""
+    return [
+        Point(f"{name}_by_step", float(value), event["time"], event["step"])
+        for event in events
+        if event["event"] == "validation" and event["step"] > after_step
+        for name, value in event.items()
+        if name.startswith("val_") and value is not None
+    ]
+
+
+def last_of(points: list[Point], before: int) -> int:
+    """The last step of these points; where there are none, the one `before`."""
+    return points[-1].step if points else before
 
 
 def result_points(result: Record, time: float) -> list[Point]:
@@ -100,7 +117,7 @@ def configuration_params(configuration: Record, sweep: Sweep) -> dict[str, objec
         "selection_ratio": method.get("selection_ratio"),
         "learning_rate": configuration["training"]["learning_rate"],
         "model": sweep.model.name,
-        "train": sweep.data.train,
+        "train": ", ".join(sweep.data.train_tasks),
     }
     return {name: value for name, value in params.items() if value is not None}
 
@@ -109,7 +126,7 @@ def sweep_params(sweep: Sweep) -> dict[str, object]:
     """The sweep's fixed parts that tell it from others."""
     return {
         "model": sweep.model.name,
-        "train": sweep.data.train,
+        "train": ", ".join(sweep.data.train_tasks),
         "ood": ", ".join(sweep.data.ood),
         "methods": ", ".join(method.name for method in sweep.methods),
         "seeds": ", ".join(map(str, sweep.seeds)),

@@ -17,9 +17,11 @@ from gallop_ray.tracking.sent import (
     Sent,
     configuration_params,
     failure_tags,
+    last_of,
     result_points,
     step_points,
     sweep_params,
+    validation_points,
 )
 from gallop_ray.tracking.summary import over_seeds
 from gallop_ray.tracking.watch import OpenConfigurations
@@ -112,14 +114,17 @@ class SweepSync:
             self._revive(run.path, sent)
             self._revive(run.path.parent, parent)
         ends = result is not None and not sent.ended
-        points, tags = step_points(tail.events, sent.last_step), dict[str, object]()
-        last_step = points[-1].step if points else sent.last_step
+        steps, tags = step_points(tail.events, sent.last_step), dict[str, object]()
+        validations = validation_points(tail.events, sent.last_validation)
+        points = steps + validations
         if result is not None and ends:
             points += result_points(result, _ended(result))
             tags = {"status": result["status"], **failure_tags(result)}
         self._log(run.path, sent, points, tags)
         if tail.events or ends:
-            sent.attempt, sent.offset, sent.last_step = tail.attempt, tail.offset, last_step
+            sent.attempt, sent.offset = tail.attempt, tail.offset
+            sent.last_step = last_of(steps, sent.last_step)
+            sent.last_validation = last_of(validations, sent.last_validation)
             if result is not None and ends:
                 self._upload(run.path, _ARTIFACTS, sent.run_id)
                 self._put_status(sent, FINAL_STATUS[result["status"]], _ended(result))

@@ -20,12 +20,21 @@ from gallop_ray.training.optimizer_state import OptimizerState, State
 
 
 @dataclass(frozen=True)
+class Best:
+    """The best step of a run so far: its value of the objective, and each trained parameter then, whole and flat."""
+
+    step: int
+    value: float
+    values: list[Tensor]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A run after `step` optimizer steps.
 
     state, shared: of OptimizerState. random: by device, the random states of all ranks (ranks, n) uint8. mask: the
     entries trained at that moment, none for other methods; touched: where the mask was refreshed, all entries ever
-    trained and their values, by matrix.
+    trained and their values, by matrix. best: where the best step is kept, and one was measured.
     """
 
     step: int
@@ -35,6 +44,7 @@ class Checkpoint:
     random: dict[str, Tensor]
     mask: Mask
     touched: dict[str, tuple[Tensor, Tensor]]
+    best: Best | None = None
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all; rank 0 writes."""
@@ -48,6 +58,10 @@ class Checkpoint:
             tensors |= {f"touched.{name}": indices.clone().cpu(), f"values.{name}": values.cpu()}
         tensors |= {f"random.{device}": states for device, states in self.random.items()}
         tensors |= {"step": torch.tensor(self.step), "loss": torch.tensor(self.loss, dtype=torch.float64)}
+        if self.best is not None:
+            tensors["best.values"] = torch.cat(self.best.values).cpu()
+            tensors |= {"best.step": torch.tensor(self.best.step)}
+            tensors |= {"best.value": torch.tensor(self.best.value, dtype=torch.float64)}
         save_whole(path, tensors)
 
     @classmethod
@@ -57,6 +71,7 @@ class Checkpoint:
         sizes = tensors["sizes"].tolist()
         touched = _named(tensors, "touched.")
         values = _named(tensors, "values.")
+        best = _named(tensors, "best.")
         return cls(
             step=int(tensors["step"]),
             loss=float(tensors["loss"]),
@@ -65,6 +80,7 @@ class Checkpoint:
             random=_named(tensors, "random."),
             mask=Mask(_named(tensors, "mask.")),
             touched={name: (indices, values[name]) for name, indices in touched.items()},
+            best=Best(int(best["step"]), float(best["value"]), list(best["values"].split(sizes))) if best else None,
         )
 
 
@@ -72,7 +88,9 @@ def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def take_checkpoint(step: int, loss: float, optimizer: OptimizerState, delta: SparseDelta | None) -> Checkpoint:
+def take_checkpoint(
+    step: int, loss: float, optimizer: OptimizerState, delta: SparseDelta | None, best: Best | None = None
+) -> Checkpoint:
     """The present state of a run. Collective."""
     state, shared = optimizer.read()
     mask, touched = Mask({}), {}
@@ -81,7 +99,7 @@ def take_checkpoint(step: int, loss: float, optimizer: OptimizerState, delta: Sp
         mask = Mask(dict(zip(names, delta.indices, strict=True)))
         if delta.refreshed:
             touched = dict(zip(names, zip(delta.touched, delta.touched_values(), strict=True), strict=True))
-    return Checkpoint(step, loss, state, shared, _random_states(), mask, touched)
+    return Checkpoint(step, loss, state, shared, _random_states(), mask, touched, best)
 
 
 def restore(checkpoint: Checkpoint, optimizer: OptimizerState) -> None:

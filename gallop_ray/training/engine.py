@@ -131,10 +131,14 @@ class Engine:
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
-    def close(self) -> None:
-        """Take DeepSpeed off the module and free the optimizer."""
+    def drop_gathered(self) -> None:
+        """Under ZeRO-3 drop whole weights that were fetched and may be kept for a backward pass."""
         if self._engine.zero_optimization_partition_weights():
             self._engine.empty_partition_cache()
+
+    def close(self) -> None:
+        """Take DeepSpeed off the module and free the optimizer."""
+        self.drop_gathered()
         self._engine.destroy()
         self._restore()
         parameter_offload.FWD_MODULE_STACK.clear()

@@ -22,6 +22,7 @@ from gallop_ray.training.engine import Engine
 from gallop_ray.training.errors import Diverged
 from gallop_ray.training.refresh import Refresher
 from gallop_ray.training.report import Reporter
+from gallop_ray.training.validation import Validation
 
 _T = TypeVar("_T")
 _LOGGED_STEPS = 50  # a run logs about this many of its steps
@@ -36,6 +37,8 @@ class TrainState:
     kept: int = 0
     """The step of the last checkpoint."""
     kept_at: float = field(default_factory=time.perf_counter)
+    best_step: int | None = None
+    """The step that a run which keeps the best has come back to."""
     loss: float = math.nan
     unlogged: list[Tensor] = field(default_factory=list)
     since: float = field(default_factory=time.perf_counter)
@@ -75,6 +78,7 @@ def train(
     refresher: Refresher | None = None,
     begun: TrainState | None = None,
     keep: Callable[[TrainState], None] = lambda state: None,
+    validation: Validation | None = None,
 ) -> TrainState:
     """Train the attachment to the end, or go on from where it has `begun`; `keep` is called when a checkpoint is due.
 
@@ -94,6 +98,8 @@ def train(
         due = _checkpoint_due(state, training, refresher)
         if due or state.step % max(1, state.steps // _LOGGED_STEPS) == 0 or state.step == state.steps:
             _log(state, engine, training, context.reporter)
+        if validation is not None and validation.due(state.step, state.steps):
+            state.since += validation.measure(state.step, state.steps, engine)
         if due:
             keep(state)
             state.kept, state.kept_at = state.step, time.perf_counter()

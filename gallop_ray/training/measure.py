@@ -41,7 +41,7 @@ def measure(resident: Resident, module: nn.Module) -> Measured:
             ways = {**ways, "generated": _digits(generated[name].correct)}
         correct[name]["test"] = ways
     tests = {name: task.test for name, task in resident.tasks.items()}
-    outputs = describe(tests, generated, resident.sweep.data.train) if generated else {}
+    outputs = describe(tests, generated, resident.sweep.data.train_tasks[0]) if generated else {}
     return Measured(correct, outputs, text_loss(module, resident.text, tokenizer.pad_token_id))
 
 

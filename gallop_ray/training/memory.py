@@ -50,7 +50,7 @@ class Estimate:
     """The float32 scores (of gallop, at first the gradient sums) of the worker's own matrices."""
     values: int
     """What is trained, beside the weights: values, gradients, float32 masters, AdamW's moments; and the mask, and the
-    copy of what the run changes, to come back to."""
+    copies of what the run changes, to come back to."""
     activations: int
     """What autograd saves for the backward pass of a micro-batch of full length, and what it then passes on."""
     offloaded: int
@@ -86,6 +86,7 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         config = deepspeed_config(sweep.deepspeed, training, model.dtype, workers, k)
         split = _Split(config["zero_optimization"], workers, model.dtype.itemsize)
         weights, (values, on_host) = split.stored(base), split.values(base, trained, bool(candidates))
+        best = split.stored(trained) if training.keep == "best" else 0
         answer = min(sweep.evaluation.new_tokens() + 1, training.max_length - 1)
         formed = [c.weight for c in candidates] or trained
         activations = _activations(attachment.module, model, training, answer, formed)
@@ -95,9 +96,9 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         weights=0 if split.offload_parameters else weights,
         gathered=split.gathered(total),
         scores=_FLOAT32 * _largest_share([c.numel for c in candidates], workers),
-        values=values,
+        values=values + (0 if split.offload_parameters else best),
         activations=activations,
-        offloaded=on_host + weights * split.offload_parameters,
+        offloaded=on_host + (weights + best) * split.offload_parameters,
     )
 
 

@@ -23,6 +23,8 @@ class Phases:
         self.started = time.time()
         self.seconds: dict[str, float] = {}
         self._forwarded = False
+        self._present: Phase | None = None
+        self._since = self._begun
         _reset_peak_memory()
 
     def first_forward(self) -> None:
@@ -33,13 +35,22 @@ class Phases:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Count the time inside to a phase; the same phase may come more than once."""
-        self._reporter.event("phase", phase=name)
-        begun = time.perf_counter()
+        """Count the time inside to a phase, and to no phase around it; the same phase may come more than once."""
+        around = self._turn_to(name)
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+            self._turn_to(around)
+
+    def _turn_to(self, name: Phase | None) -> Phase | None:
+        """End the present phase and begin this one; which it was."""
+        now, before = time.perf_counter(), self._present
+        if before is not None:
+            self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
+        self._present, self._since = name, now
+        if name is not None:
+            self._reporter.event("phase", phase=name)
+        return before
 
     def record(self) -> dict[str, object]:
         """The times and the peak memory, as a result states them."""

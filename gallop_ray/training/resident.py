@@ -3,9 +3,9 @@
 import gc
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ class Resident:
     """N, all parameters of the base model."""
     tasks: dict[str, TaskData]
     train: list[Encoded]
+    """Of the task trained on; empty where a run has rounds, see there."""
+    trains: Mapping[str, list[Encoded]] = field(default_factory=dict)
+    """Of each task to train on."""
     text: list[Encoded] = field(default_factory=list)
     """General text to measure the loss of."""
     magnitudes: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
@@ -56,6 +59,15 @@ class Resident:
         for example in self.train:
             digest.update(array("q", [len(example.input_ids), *example.input_ids, *example.labels]).tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def rounds(self) -> dict[str, "Resident"]:
+        """By task to train on, the same with a sweep that trains on it alone; all that is large is shared."""
+        if isinstance(self.sweep.data.train, str):
+            return {self.sweep.data.train: self}
+        sweeps = [self.sweep.model_copy(update={"data": data}) for data in self.sweep.data.rounds]
+        tasks = self.sweep.data.train
+        return {t: replace(self, sweep=s, train=self.trains[t]) for t, s in zip(tasks, sweeps, strict=True)}
 
     @property
     def device(self) -> torch.device:
@@ -116,6 +128,10 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
     identity = base_hash(model)
     tasks = load_tasks(sweep)
     data, length = sweep.data, sweep.training.max_length
+    trains = {
+        task: [encode(example, tokenizer, data.prompt, length) for example in tasks[task].train]
+        for task in data.train_tasks
+    }
     resident = Resident(
         sweep=sweep,
         model=model,
@@ -123,7 +139,8 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
         base_hash=identity,
         parameters=sum(full_shape(p).numel() for p in model.parameters()),
         tasks=tasks,
-        train=[encode(example, tokenizer, data.prompt, length) for example in tasks[data.train].train],
+        train=trains[data.train] if isinstance(data.train, str) else [],
+        trains=trains,
         text=load_text(sweep, tokenizer),
     )
     if resident.stage == 3:
@@ -138,13 +155,13 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
 
 
 def load_tasks(sweep: Sweep) -> dict[str, TaskData]:
-    """The data of every task of a sweep: all splits of the one trained on, validation and test of the others.
+    """The data of every task of a sweep: all splits of those trained on, validation and test of the others.
 
     Raises ValueError where a task cannot be measured as the sweep asks.
     """
     data = sweep.data
-    ood = {name: load_task(name, data, ("validation", "test")) for name in data.ood}
-    found = {data.train: load_task(data.train, data), **ood}
+    trained_on = {name: load_task(name, data) for name in data.train_tasks}
+    found = trained_on | {name: load_task(name, data, ("validation", "test")) for name in data.ood}
     for name, task in found.items():
         if not sweep.evaluation.generate and any(one.number is not None for one in task.test + task.validation):
             raise ValueError(

@@ -25,6 +25,7 @@ from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Reporter
 from gallop_ray.training.resident import Resident
+from gallop_ray.training.validation import Validation
 
 
 def measure_base(resident: Resident) -> Measured:
@@ -51,7 +52,7 @@ def execute(
     checkpoint = Checkpoint.load(reporter.checkpoint) if everywhere(reporter.checkpoint.exists()) else None
     with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
         trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
-        measured, state = _train_and_measure(context, what, trained, checkpoint)
+        measured, state = _train_and_measure(context, what, trained, checkpoint, base)
         with context.phases.phase("saving"):
             what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
     return {
@@ -60,6 +61,7 @@ def execute(
         "scores": what.scores,
         "mask": what.record(),
         "steps": state.steps,
+        "best_step": state.best_step,
         "micro_batch_size": context.training.micro_batch_size,
         "train_loss": state.loss if state.steps else None,
         **_metrics(resident, measured, base, base_text_loss),
@@ -73,7 +75,7 @@ def execute(
 def _metrics(resident: Resident, measured: Measured, base: Accuracies, base_text_loss: float | None) -> dict[str, Any]:
     data, tuned, loss = resident.sweep.data, measured.accuracies, measured.text_loss
     return {
-        **summarize(tuned, base, data.train, data.ood),
+        **summarize(tuned, base, data.train_task, data.ood),
         "ood_tasks": len(data.ood),
         "forgetting": forgetting(tuned, base, data.ood),
         "forgetting_is_vacuous": is_vacuous(base, data.ood),
@@ -84,7 +86,7 @@ def _metrics(resident: Resident, measured: Measured, base: Accuracies, base_text
 
 
 def _train_and_measure(
-    context: RunContext, what: Attached, trained: int, checkpoint: Checkpoint | None
+    context: RunContext, what: Attached, trained: int, checkpoint: Checkpoint | None, base: Accuracies
 ) -> tuple[Measured, TrainState]:
     resident, phases, attachment = context.resident, context.phases, what.attachment
     if not trained:
@@ -96,9 +98,11 @@ def _train_and_measure(
         engine = Engine(attachment.module, resident.config(context.training, trained), optimizer)
     try:
         with phases.phase("training"):
-            begun = None if checkpoint is None else _go_on(context, attachment, engine, checkpoint)
-            keep = partial(_keep, what=what, engine=engine, path=context.reporter.checkpoint)
-            state = train(context, attachment, engine, what.refresher, begun, keep)
+            validation = Validation(context, attachment, base)
+            begun = None if checkpoint is None else _go_on(context, attachment, engine, checkpoint, validation)
+            keep = partial(_keep, what=what, engine=engine, validation=validation, path=context.reporter.checkpoint)
+            state = train(context, attachment, engine, what.refresher, begun, keep, validation)
+            state.best_step = validation.go_back()
             attachment.settle()
         with phases.phase("evaluating"):
             return measure(resident, engine.module), state
@@ -106,13 +110,16 @@ def _train_and_measure(
         engine.close()
 
 
-def _keep(state: TrainState, what: Attached, engine: Engine, path: Path) -> None:
+def _keep(state: TrainState, what: Attached, engine: Engine, validation: Validation, path: Path) -> None:
     """Write a checkpoint."""
     optimizer = engine.state(what.attachment.parameters)
-    take_checkpoint(state.step, state.loss, optimizer, what.delta).save(path)
+    take_checkpoint(state.step, state.loss, optimizer, what.delta, validation.best()).save(path)
 
 
-def _go_on(context: RunContext, attachment: Attachment, engine: Engine, checkpoint: Checkpoint) -> TrainState:
+def _go_on(
+    context: RunContext, attachment: Attachment, engine: Engine, checkpoint: Checkpoint, validation: Validation
+) -> TrainState:
+    validation.recall(checkpoint.best)
     restore(checkpoint, engine.state(attachment.parameters))
     attachment.write()
     steps = optimizer_steps(context.training, len(context.resident.train))

@@ -54,6 +54,20 @@ def test_a_start_says_what_it_finds(written: Written, tmp_path: Path) -> None:
     assert found_line(SweepStatus(fresh.folder, fresh.sweep).look()) == ""
 
 
+def test_finished_rounds_count_as_kept(written: Written) -> None:
+    run = written.begin("gallop", 0.2, 1)
+    run.event("step", step=130, steps=240, round="max", loss=1.0)
+    for task in ("range", "max"):
+        run.round(task).begin({"round": task})
+    run.round("range").end({"steps": 120})
+    status = SweepStatus(written.folder, written.sweep)
+    assert [half["checkpoint_step"] for half in status.look()["half_done"]] == [40, 120]
+    save_file({"step": np.array(8)}, run.round("max").checkpoint)
+    assert [half["checkpoint_step"] for half in status.look()["half_done"]] == [40, 128]
+    run.round("max").end({"steps": 120})
+    assert [part.configuration for part in run.parts()] == [run.configuration] * 2
+
+
 def test_while_a_driver_lives_its_runs_go_on_and_others_do_not(written: Written) -> None:
     with control.alone(written.folder):
         control.begin(written.folder)

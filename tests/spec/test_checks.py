@@ -78,6 +78,9 @@ def test_fields_that_do_not_fit_together(problems, more, expected):
     [
         ("data.ood=[max, max]", 'data.ood.1: "max" is there twice; every task must differ'),
         ("data.ood=[sum]", 'data.ood.0: "sum" is not allowed; it is the task trained on, and must not be among'),
+        ("data.train=[sum, sum]", 'data.train.1: "sum" is there twice; every task must differ'),
+        ("data.train=[sum]", 'data.train: ["sum"] is not allowed; must be two tasks or more; for one write its name'),
+        ("data.train=3", "data.train: 3 is not allowed; must be text; put it in quotes"),
         ("data.ood=[]", "data.ood: val_mean_accuracy is not allowed without data.ood; list other tasks there, or"),
         ("data.prompt='{input}'", 'data.prompt: "{input}" is not allowed; must contain {instruction}, or be `chat`'),
         ("data.root=generatd", 'data.root: "generatd" is not allowed; must be `hub`, `generated` or a folder'),
@@ -90,8 +93,18 @@ def test_overrides_that_do_not_fit(problems, override, expected):
     assert [line for line in problems("", override) if line.startswith(f"--set {override}: {expected}")]
 
 
+def test_a_task_of_several_is_no_ood_task(problems):
+    (line,) = problems("", "data.train=[sum, max]")
+    assert line.startswith('sweep.yaml:3: data.ood.0: "max" is not allowed; it is the task trained on')
+
+
 def test_what_fits_is_accepted(load, tmp_path):
     load("", "data.ood=[]", "objective.metric=val_id_accuracy")
+    assert [each.ood for each in load("", "data.train=[sum, first]").data.rounds] == [
+        ("first", "max", "min"),
+        ("sum", "max", "min"),
+    ]
+    load("", "data.train=[sum, first]", "data.ood=[]")
     load("", "data.prompt=chat")
     load("", f"data.root={tmp_path}")
     load("", "deepspeed.zero_stage=3", "deepspeed.offload_parameters=true")
@@ -240,6 +253,35 @@ def test_searched_batches_must_divide_too(problems):
         "sweep.yaml:7: search.space.lora.training.batch_size: batch_size 20 is not allowed; "
         "must be a multiple of micro_batch_size x workers_per_slot = 8 x 1 = 8"
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "override", "expected"),
+    [
+        ("training: {keep: best}", "seeds=2", "5: training.keep: best is not allowed without training.validate_steps"),
+        (
+            "objective: {metrics: [val_id_accuracy, val_forget_ratio]}\ntraining: {validate_steps: 5, keep: best}",
+            "seeds=2",
+            "6: training.keep: best is not allowed with several metrics; the best step is that of one, so choose",
+        ),
+        (
+            "training: {validate_steps: 5}\nsearch: {space: {gallop.training.keep: {choice: [last, best]}}}",
+            "training.validate_steps=null",
+            "6: search.space.gallop.training.keep: best is not allowed without training.validate_steps",
+        ),
+    ],
+)
+def test_the_best_step_needs_something_to_go_by(problems, more, override, expected):
+    (line,) = problems(more + "\n", override)
+    assert line.startswith(f"sweep.yaml:{expected}")
+
+
+def test_a_mask_that_changes_is_not_brought_back(problems, load):
+    more = "training: {validate_steps: 5, keep: best}\n"
+    (line,) = problems(more, "methods.1.type=lift")
+    assert line.startswith('--set methods.1.type=lift: methods.1.type: "lift" is not allowed with training.keep: best')
+    training = load(more).training
+    assert (training.validate_steps, training.keep) == (5, "best")
 
 
 def test_checks_run_beside_field_errors_but_say_nothing_about_wrong_fields(problems):

@@ -123,6 +123,12 @@ def test_plan_counts_configurations_runs_and_steps(load):
     assert (plan.configurations, plan.runs, plan.seeds, plan.steps) == (10, 20, 2, 180)
 
 
+def test_a_run_has_the_steps_of_all_its_rounds(load):
+    sweep = load("training: {epochs: 2, batch_size: 8}\n", "data.train=[sum, first]")
+    assert {plan.steps_per_run for plan in plan_sweep(sweep, [80, 41]).methods} == {20 + 10}
+    assert {plan.steps_per_run for plan in plan_sweep(sweep, None).methods} == {None}
+
+
 def test_a_method_with_nothing_to_search_runs_once(load):
     plan = plan_sweep(load(), None)
     assert plan.configurations == 2

@@ -63,7 +63,7 @@ def test_what_failed_is_run_again_and_the_study_learns_of_it(written: Written) -
 
 def test_reasons_are_printed_as_they_are(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
     complete(written, "failed")
-    written.folder.write_base({}, {})
+    written.folder.write_base({}, {}, {}, None)
     assert not print_summary(written.folder, written.sweep)
     assert "seed 1 failed: [/tcp/pair.cc:5] it failed" in capsys.readouterr().out
     assert main(["status", str(written.folder.path)]) == 0

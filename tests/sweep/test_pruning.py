@@ -46,7 +46,7 @@ def contestant(key: str, values: Sequence[float], correct: Sequence[Mapping[str,
 
 def test_one_task_and_seed_is_scipys_paired_test() -> None:
     mine, other = answers(0.4, 0.5, seed=1), answers(0.6, 0.5, seed=2)
-    p = p_worse({0: mine}, {0: other}, "val_id_accuracy", "t0")
+    p = p_worse({0: mine}, {0: other}, "val_id_accuracy", ["t0"])
     expected = stats.ttest_rel(numbers(mine, "t0"), numbers(other, "t0"), alternative="less").pvalue
     assert p == pytest.approx(expected)
 
@@ -56,7 +56,7 @@ def test_seeds_that_disagree_count_as_chance() -> None:
     good, bad = answers(1.0, 1.0), answers(0.0, 0.0)
     mine = {0: bad, 1: good, 2: bad}
     other = {0: good, 1: bad, 2: good}
-    p = p_worse(mine, other, "val_mean_accuracy", "t0")
+    p = p_worse(mine, other, "val_mean_accuracy", ["t0"])
     expected = stats.ttest_1samp([-1.0, 1.0, -1.0], 0, alternative="less").pvalue
     assert p == pytest.approx(expected)
     assert p > 0.05
@@ -64,19 +64,19 @@ def test_seeds_that_disagree_count_as_chance() -> None:
 
 def test_tasks_are_strata_with_welchs_degrees_of_freedom() -> None:
     mine, other = answers(0.3, 0.9, seed=3), answers(0.8, 0.1, seed=4)
-    p = p_worse({5: mine}, {5: other}, "val_mean_accuracy", "t0")
+    p = p_worse({5: mine}, {5: other}, "val_mean_accuracy", ["t0"])
     # The half-weighted sum of two paired differences is Welch's test of the one against minus the other.
     one, two = (numbers(mine, t) - numbers(other, t) for t in ("t0", "t1"))
     assert p == pytest.approx(stats.ttest_ind(one, -two, equal_var=False, alternative="less").pvalue)
-    assert p_worse({5: mine}, {5: other}, "val_ood_accuracy", "t0") > 0.99
-    assert p_worse({5: mine}, {5: other}, "val_id_accuracy", "t0") < 0.01
+    assert p_worse({5: mine}, {5: other}, "val_ood_accuracy", ["t0"]) > 0.99
+    assert p_worse({5: mine}, {5: other}, "val_id_accuracy", ["t0"]) < 0.01
 
 
 def test_without_a_difference_or_a_common_seed_nothing_is_worse() -> None:
     same = answers(0.5, 0.5)
-    assert p_worse({0: same}, {0: same}, "val_mean_accuracy", "t0") == 1.0
-    assert p_worse({0: same}, {1: same}, "val_mean_accuracy", "t0") is None
-    assert p_worse({0: answers(0.0, 0.0)}, {0: answers(1.0, 1.0)}, "val_mean_accuracy", "t0") == 0.0
+    assert p_worse({0: same}, {0: same}, "val_mean_accuracy", ["t0"]) == 1.0
+    assert p_worse({0: same}, {1: same}, "val_mean_accuracy", ["t0"]) is None
+    assert p_worse({0: answers(0.0, 0.0)}, {0: answers(1.0, 1.0)}, "val_mean_accuracy", ["t0"]) == 0.0
 
 
 def test_equal_configurations_are_called_worse_as_often_as_said() -> None:
@@ -84,7 +84,7 @@ def test_equal_configurations_are_called_worse_as_often_as_said() -> None:
     low = 0
     for trial in range(400):
         each = [answers(0.6, 0.4, seed=2 * trial + i) for i in (0, 1)]
-        low += p_worse({0: each[0]}, {0: each[1]}, "val_mean_accuracy", "t0") < 0.05
+        low += p_worse({0: each[0]}, {0: each[1]}, "val_mean_accuracy", ["t0"]) < 0.05
     assert low <= stats.binom.ppf(0.999, 400, 0.05)
 
 

@@ -98,10 +98,10 @@ def mlflow_runs(sweep: Sweep) -> dict:
     return named
 
 
-def losses(sweep: Sweep, run) -> list[tuple[int, float]]:
+def losses(sweep: Sweep, run, name: str = "loss") -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
-    history = MlflowClient(tracking_uri(sweep)).get_metric_history(run.info.run_id, "loss")
+    history = MlflowClient(tracking_uri(sweep)).get_metric_history(run.info.run_id, name)
     return [(point.step, point.value) for point in history]
 
 
@@ -177,6 +177,9 @@ def test_an_interrupted_run_is_killed_then_goes_on_in_the_same_mlflow_run(sweep)
     run.start({}, slot="slot-0")
     train(run, range(1, 3))
     assert mirror(folder, sweep, finished=False)
+    # A validation is sent although the step that it came after was sent before it, and once.
+    run.event("validation", step=2, steps=3, val_id_accuracy=0.25)
+    assert mirror(folder, sweep, finished=False)
     before = mlflow_runs(sweep)
     assert {run.info.status for run in before.values()} == {"KILLED"}
 
@@ -189,6 +192,7 @@ def test_an_interrupted_run_is_killed_then_goes_on_in_the_same_mlflow_run(sweep)
     }
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     assert [step for step, _ in losses(sweep, after["demo/gallop-1/seed 0"])] == [1, 2, 3]
+    assert losses(sweep, after["demo/gallop-1/seed 0"], "val_id_accuracy_by_step") == [(2, 0.25)]
 
 
 def test_an_end_in_a_hurry_leaves_nothing_running_and_the_next_start_sends_the_rest(sweep):

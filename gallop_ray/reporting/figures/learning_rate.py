@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, values
 from gallop_ray.reporting.figures.style import Look, NothingToDrawError, looks, panels, percent_label, styled
@@ -31,11 +31,12 @@ def plot_learning_rate(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, 
     if not shown:
         raise NothingToDrawError("no method was tried at two learning rates")
     look = looks(frame["method"])
-    figure, axes = panels(len(shown), _COLUMNS, 1.65, sharex=True, sharey=True)
+    figure, axes = panels(len(shown), _COLUMNS, 1.65 if len(shown) > _COLUMNS else 2.1, sharex=True, sharey=True)
     for each, (method, of_it) in zip(axes, shown.items(), strict=True):
         _draw(each, of_it, name, look[method])
         each.set_title(method)
         each.set_xscale("log")
+        each.xaxis.set_major_locator(LogLocator(numticks=5))
         each.xaxis.set_minor_locator(NullLocator())
     figure.supxlabel("learning rate", size=9)
     figure.supylabel(percent_label(name), size=9)

@@ -43,7 +43,7 @@ def plot_loss(losses: pd.DataFrame, methods: Iterable[str] = ()) -> Figure:
         raise NothingToDrawError("no run has logged a step")
     look = looks([*methods, *losses["method"]])
     shown = [name for name in look if name in set(losses["method"])]
-    figure, axes = panels(len(shown), _COLUMNS, 1.65, sharex=True, sharey=True)
+    figure, axes = panels(len(shown), _COLUMNS, 1.65 if len(shown) > _COLUMNS else 2.1, sharex=True, sharey=True)
     for each, method in zip(axes, shown, strict=True):
         of_it = losses[losses["method"] == method]
         for place, (_, run) in enumerate(of_it.groupby(["configuration", "seed"])):

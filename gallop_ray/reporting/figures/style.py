@@ -108,6 +108,7 @@ NAMES: Mapping[str, str] = {
     "ood_accuracy": "OOD accuracy",
     "forget_ratio": "forget ratio",
     "collapse_rate": "collapse rate",
+    "mean_accuracy": "mean of ID and OOD accuracy",
     "val_mean_accuracy": "validation, mean of ID and OOD",
     "val_id_accuracy": "validation ID accuracy",
     "val_ood_accuracy": "validation OOD accuracy",

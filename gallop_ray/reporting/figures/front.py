@@ -1,7 +1,7 @@
 """What is learned against what is forgotten: each configuration a point, and the front that none beats in both."""
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import pandas as pd
@@ -56,8 +56,16 @@ def plot_front(
     for method, (summary, point) in named.items():
         _draw_best(axes, summary, point, (x, y), look[method])
     bars = [_bars(summary, point, (x, y)) for summary, point in named.values()]
-    label_points(axes, {name: point for name, (_, point) in named.items()}, [*points.values(), *chain(*bars)])
+    label_points(
+        axes, {name: point for name, (_, point) in named.items()}, [*points.values(), *chain(*bars), *_along(front)]
+    )
     return figure
+
+
+def _along(front: Sequence[Point]) -> list[Point]:
+    """Points along the line, which names should not cover."""
+    shares = [step / 16 for step in range(1, 16)]
+    return [(a + s * (c - a), b + s * (d - b)) for (a, b), (c, d) in pairwise(front) for s in shares]
 
 
 def _draw_best(axes: Axes, summary: Summary, point: Point, metrics: tuple[str, str], look: Look) -> None:

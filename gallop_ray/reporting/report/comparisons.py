@@ -46,7 +46,7 @@ def _row(each: Comparison) -> list[Cell]:
     return [
         text_cell(each.first_method),
         text_cell(each.second_method),
-        text_cell(spoken(each.metric)),
+        Cell(spoken(each.metric), each.metric),
         *(_points(value) for value in (each.difference, each.low, each.high)),
         number_cell(each.effect_size, 2),
         Cell(str(each.seeds), each.seeds),

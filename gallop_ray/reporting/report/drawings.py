@@ -59,7 +59,7 @@ def drawings(material: Material) -> dict[str, Drawing]:
             "The leader and the others",
             f"The leader's {spoken(material.statistics.metric)} minus each other method's, with 95 % intervals:"
             " a blue circle is a difference that holds after correction for the number of comparisons, a grey square "
-            "one that does not.",
+            "one that does not; the intervals themselves are not corrected.",
             lambda: plot_differences(with_the_leader(material)),
         ),
         Drawing(

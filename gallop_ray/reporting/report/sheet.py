@@ -77,7 +77,7 @@ class Sheet:
         frame = self.shown().map(_plain).rename(columns=_plain)
         text: str = frame.to_latex(index=False, escape=True, column_format=columns, label=label, caption="CAPTION")
         text = text.replace("CAPTION", _escaped(self.caption))
-        return text.replace("±", r"$\pm$").replace("−", "$-$")  # noqa: RUF001
+        return text.replace("±", r"$\pm$").replace("−", "$-$").replace("< ", "$<$ ")  # noqa: RUF001
 
 
 _SPECIAL = {"\\": r"\textbackslash{}", **{each: f"\\{each}" for each in "&%$#_{}"}, "~": r"\textasciitilde{}",

@@ -44,4 +44,4 @@ def _row(each: ConfigurationStatistics, metric: str, spread: Spread) -> list[Cel
     shares = (spread.mean, spread.std, spread.standard_error, spread.low, spread.high, spread.worst)
     seed = Cell("") if spread.worst_seed is None else Cell(str(spread.worst_seed), spread.worst_seed)
     numbers = [Cell(str(spread.n), spread.n), *(percent_cell(share) for share in shares), seed]
-    return [text_cell(each.method), text_cell(spoken(metric)), *numbers]
+    return [text_cell(each.method), Cell(spoken(metric), metric), *numbers]

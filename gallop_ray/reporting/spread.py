@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from gallop_ray.tracking.summary import mean_and_std
 
@@ -63,7 +63,7 @@ def bootstrap_interval(values: list[float]) -> tuple[float | None, float | None]
         return None, None
     mean = math.fsum(values) / n
     means = _resamples(n) @ (np.asarray(values) - mean)
-    low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], method="inverted_cdf")
     return mean + widening(n) * float(low), mean + widening(n) * float(high)
 
 
@@ -71,7 +71,7 @@ def bootstrap_interval(values: list[float]) -> tuple[float | None, float | None]
 def widening(n: int) -> float:
     """By what a percentile bootstrap of n values is too narrow."""
     upper = (1 + COVERAGE) / 2
-    return math.sqrt(n / (n - 1)) * float(student.ppf(upper, n - 1)) / NormalDist().inv_cdf(upper)
+    return math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, upper)) / NormalDist().inv_cdf(upper)
 
 
 @cache

@@ -1,7 +1,7 @@
 """What a sweep's seeds allow to be said; definitions in docs/statistics.md. From the records alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 
@@ -73,7 +73,7 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
         best=tuple(statistics for statistics, _ in best),
         comparisons=tuple(each for of_metric in comparisons.values() for each in of_metric),
         stability=rank_stability([_by_seed(runs, metric) for _, runs in best]),
-        verdict=_verdict(metric, best, comparisons[metric]),
+        verdict=_verdict(metric, best, comparisons[metric], sweep),
     )
 
 
@@ -161,6 +161,11 @@ def rank_stability(methods: Sequence[Mapping[int, float]]) -> float | None:
     return fmean(known) if known else None
 
 
-def _verdict(metric: str, best: Best, comparisons: Sequence[Comparison]) -> Verdict | None:
+def _verdict(metric: str, best: Best, comparisons: Sequence[Comparison], sweep: Sweep) -> Verdict | None:
     ranking = [statistics.method for statistics, _ in best]
-    return decide(metric, ranking, comparisons) if len(ranking) > 1 else None
+    if len(ranking) < 2:
+        return None
+    verdict = decide(metric, ranking, comparisons)
+    missing = [method.name for method in sweep.methods if method.name not in ranking]
+    note = f" Nothing to go by yet: {', '.join(missing)}." if missing else ""
+    return replace(verdict, text=verdict.text + note)

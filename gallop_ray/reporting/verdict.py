@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy.special import stdtrit
 from scipy.stats import nct
-from scipy.stats import t as student
 
-from gallop_ray.reporting.comparison import LEVEL, Comparison, degrees_of_freedom
+from gallop_ray.reporting.comparison import LEAST_SEEDS, LEVEL, Comparison, degrees_of_freedom
 from gallop_ray.reporting.verdict_text import best_text, open_text, tied_text
 
 Outcome = Literal["best", "tied with", "not enough seeds"]
@@ -69,7 +69,7 @@ def seeds_needed(comparison: Comparison | None, level: float = LEVEL, power: flo
     spread, stays = comparison.seed_error**2 * comparison.seeds, comparison.example_error**2
     if spread + stays == 0:
         return None
-    low, high = 2, MOST_SEEDS + 1
+    low, high = LEAST_SEEDS, MOST_SEEDS + 1
     while low < high:
         middle = (low + high) // 2
         enough = _power(comparison.difference, spread / middle, stays, middle, level) >= power
@@ -85,7 +85,7 @@ def _power(difference: float, by_seeds: float, by_examples: float, seeds: int, l
 
 
 def _power_of_t(difference: float, error: float, freedom: float, level: float) -> float:
-    return float(nct.sf(student.ppf(1 - level / 2, freedom), freedom, difference / error))
+    return float(nct.sf(stdtrit(freedom, 1 - level / 2), freedom, difference / error))
 
 
 def _is_different(comparison: Comparison | None) -> bool:
@@ -99,7 +99,7 @@ def _between(leader: str, rival: str, comparisons: Sequence[Comparison]) -> Comp
 
 def _equivalent(comparison: Comparison | None) -> bool:
     """Two one-sided tests at level 0.05 (Schuirmann 1987): the 90 % interval lies within the margin."""
-    if comparison is None:
+    if comparison is None or comparison.seeds < LEAST_SEEDS:
         return False
     low, high = comparison.interval(1 - 2 * LEVEL)
     return low > -MARGIN and high < MARGIN

@@ -69,5 +69,5 @@ def _needed(needed: int | None, closest: Comparison) -> str:
     if needed is None and closest.difference == 0:
         return "They do not differ so far."
     if needed is None:
-        return "More seeds alone would hardly separate them: it takes more test examples."
+        return "Even a thousand seeds would hardly separate them on these test examples."
     return f"If that difference is real, about {needed} seeds would separate them."

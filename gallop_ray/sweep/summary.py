@@ -4,6 +4,7 @@ import sys
 
 from rich.console import Console
 
+from gallop_ray.reporting.statistics import sweep_statistics
 from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import configurations_table, final_table
 from gallop_ray.reporting.timing import timing_table
@@ -25,6 +26,8 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     if len(folder.configurations()) > len(sweep.methods):
         console.print(configurations_table(results, sweep.objective))
     console.print(final_table(results, metrics, sweep.objective))
+    if verdict := sweep_statistics(folder, sweep).verdict:
+        console.print(verdict.text, end="\n\n", highlight=False)
     console.print(timing_table(folder))
     console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")
     if (page := folder.path / PAGE).exists():

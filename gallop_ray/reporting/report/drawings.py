@@ -134,11 +134,19 @@ def drawn(found: dict[str, Drawing], folder: Path) -> dict[str, PageFigure]:
 
 def _drawn(found: dict[str, Drawing], folder: Path) -> Iterator[tuple[str, Drawing, Drawn]]:
     for name, drawing in found.items():
-        try:
-            figure = drawing.draw()
-        except NothingToDrawError as why:
-            _LOG.debug("no figure %s: %s", name, why)
+        if figure := _figure(drawing):
+            yield name, drawing, write_figure(figure, folder, name, drawing.title)
+        else:
             for suffix in (".svg", ".png"):
                 (folder / f"{name}{suffix}").unlink(missing_ok=True)
-        else:
-            yield name, drawing, write_figure(figure, folder, name, drawing.title)
+
+
+def _figure(drawing: Drawing) -> Figure | None:
+    """A record that cannot be drawn, damaged or of another version, costs its figure and not the page."""
+    try:
+        return drawing.draw()
+    except NothingToDrawError as why:
+        _LOG.debug("no figure %s: %s", drawing.name, why)
+    except Exception as error:
+        _LOG.warning("no figure %s (%s: %s)", drawing.name, type(error).__name__, error)
+    return None

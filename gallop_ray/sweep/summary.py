@@ -27,7 +27,7 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
         console.print(configurations_table(results, sweep.objective))
     console.print(final_table(results, metrics, sweep.objective))
     if verdict := sweep_statistics(folder, sweep).verdict:
-        console.print(verdict.text, end="\n\n", highlight=False)
+        console.print(verdict.text, end="\n\n", highlight=False, markup=False)
     console.print(timing_table(folder))
     console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")
     if (page := folder.path / PAGE).exists():

@@ -67,11 +67,11 @@ def plot_overlap(pairs: Sequence[Mapping[str, Any]]) -> Figure:
         pairs: `overlap.methods` of masks.json.
 
     Raises:
-        NothingToDrawError: where there is no pair.
+        NothingToDrawError: with fewer than three methods.
     """
-    if not pairs:
-        raise NothingToDrawError("no two methods have masks at the same seed")
     methods = list(dict.fromkeys(name for pair in pairs for name in pair["methods"]))
+    if len(methods) < 3:  # a single number is no picture
+        raise NothingToDrawError("fewer than three methods have masks at the same seed")
     shared: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for pair in pairs:
         shared[tuple(pair["methods"])].append(pair["jaccard"])

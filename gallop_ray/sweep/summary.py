@@ -13,7 +13,7 @@ from gallop_ray.tasks.metrics import VACUOUS, is_vacuous
 from gallop_ray.tasks.rounds import base_metrics
 from gallop_ray.tracking import control
 from gallop_ray.tracking.mlflow_store import tracking_uri
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.records import PAGE, SweepFolder
 
 
 def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
@@ -34,6 +34,8 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
         console.print(VACUOUS, soft_wrap=True)
     console.print(timing_table(folder))
     console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")
+    if (page := folder.path / PAGE).exists():
+        console.print(f"report:  {page}", soft_wrap=True)
     left = SweepStatus(folder, sweep).look()["runs"]["to_do"]
     if left and (sweep.budget.hours or control.asked(folder)):
         console.print(f"ended early: {left} runs are to do; gallop-ray resume {folder.path}", soft_wrap=True)

@@ -34,6 +34,8 @@ SEARCH, CONFIRMATION = "search", "confirmation"
 FINAL = ("finished", "pruned", "failed", "diverged")
 MASK_REPORT = ("masks.json", "masks.png")
 """What a finished sweep says of its masks."""
+PAGE = "report/report.html"
+"""The report, in the sweep's folder."""
 _SEED_FOLDER = re.compile(r"seed-(\d+)")
 _LEFT_BY_AN_ATTEMPT = (
     "result.json",

@@ -11,7 +11,7 @@ from pathlib import Path
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import Record, read_json, write_json
 from gallop_ray.tracking.mlflow_store import MlflowStore, Point, Refused, Status
-from gallop_ray.tracking.records import MASK_REPORT, ConfigurationFolder, RunFolder, SweepFolder
+from gallop_ray.tracking.records import MASK_REPORT, PAGE, ConfigurationFolder, RunFolder, SweepFolder
 from gallop_ray.tracking.sent import (
     FINAL_STATUS,
     Sent,
@@ -226,7 +226,7 @@ class SweepSync:
             self._end(configuration.path, status)
             finished = finished and status in FINAL_STATUS
         if finished:
-            self._upload(self._folder.path, MASK_REPORT, self._id)
+            self._upload(self._folder.path, (*MASK_REPORT, PAGE), self._id)
         self._store.set_status(self._id, "FINISHED" if finished else "KILLED")
 
     def _end(self, folder: Path, word: str) -> None:

@@ -124,10 +124,19 @@ class MlflowStore:
             else:
                 self._client.set_terminated(run_id, status, None if end is None else _ms(end))
 
-    def upload(self, run_id: str, path: Path) -> None:
-        """Store a small file as the run's artifact. Refused as in `log`."""
+    def upload(self, run_id: str, path: Path, folder: str = ".") -> None:
+        """Store a file as the run's artifact, in this folder of its artifacts. Refused as in `log`."""
         with _refusals():
-            self._client.log_artifact(run_id, str(path))
+            self._client.log_artifact(run_id, str(path), None if folder == "." else folder)
+
+    def upload_json(self, run_id: str, name: str, value: Mapping[str, object]) -> None:
+        """Store an object as the run's artifact of this name. Refused as in `log`."""
+        with _refusals():
+            self._client.log_dict(run_id, dict(value), name)
+
+    def page(self, run_id: str, artifact: str) -> str:
+        """The address of an artifact's page within MLflow's pages."""
+        return f"#/experiments/{self._experiment}/runs/{run_id}/artifacts/{artifact}"
 
 
 @contextmanager

@@ -92,6 +92,9 @@ def _add_folder_commands(commands: Any) -> None:
     retry.add_argument("runs", nargs="*", metavar="RUN", help="<configuration> or <configuration>/seed-<n>")
     best = add("best", _best, "the best configuration: its metrics, settings and adapter")
     best.add_argument("--all", action="store_true", help="the best of each method")
+    report = add("report", _report, "write the report: one HTML page, figures and tables; at any time of a sweep")
+    report.add_argument("--output", metavar="PATH", help="the page to write (default: DIR/report/report.html)")
+    report.add_argument("--open", action="store_true", help="show it in the browser")
 
 
 def _add_export(commands: Any) -> None:
@@ -208,6 +211,19 @@ def _best(arguments: argparse.Namespace) -> int:
     from gallop_ray.reporting.best import print_best
 
     print_best(arguments.sweep, arguments.all)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from gallop_ray.reporting.status import opened
+    from gallop_ray.sweep.report import report
+
+    path = report(*opened(arguments.sweep), arguments.output)
+    print(path)
+    if arguments.open:
+        import webbrowser
+
+        webbrowser.open(path.as_uri())
     return 0
 
 

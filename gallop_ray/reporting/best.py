@@ -2,6 +2,7 @@
 
 import yaml
 
+from gallop_ray.reporting.statistics import sweep_statistics
 from gallop_ray.reporting.status import opened
 from gallop_ray.reporting.summary import Summary, best_of_each_method, of_the_verdict, summaries
 from gallop_ray.spec.document import Dumper
@@ -20,6 +21,8 @@ def print_best(directory: str, of_each_method: bool) -> None:
     if not best:
         raise ValueError(f"no run of {folder.path} has finished; see `gallop-ray status {directory}`")
     print("\n\n".join(_described(folder, each, sweep.objective) for each in best[: None if of_each_method else 1]))
+    if verdict := sweep_statistics(folder, sweep).verdict:
+        print(f"\n{verdict.text}")
 
 
 def _described(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> str:

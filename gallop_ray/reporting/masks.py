@@ -38,10 +38,10 @@ def write_mask_report(folder: SweepFolder, objective: ObjectiveSpec) -> None:
     masked = {run.configuration for run in runs}
     chosen = best_of_each_method(summaries(folder.results(), objective))
     best = {each.configuration: each.method for each in chosen if each.configuration in masked}
-    described = [_described(run, mask) for run, mask in masks]
+    told = [described(run, mask) for run, mask in masks]
     overlap = {"seeds": list(_between_seeds(runs)), "methods": list(_between_methods(runs, best))}
-    write_json(report, {"runs": described, "overlap": overlap})
-    draw_masks([run for run in described if run["configuration"] in best], picture)
+    write_json(report, {"runs": told, "overlap": overlap})
+    draw_masks([run for run in told if run["configuration"] in best], picture)
 
 
 def _told_of(report: Path) -> list[list[Any]]:
@@ -57,7 +57,8 @@ def _masks(folder: SweepFolder) -> Iterator[tuple[RunFolder, Record]]:
             yield run, mask
 
 
-def _described(run: RunFolder, mask: Mapping[str, Any]) -> Record:
+def described(run: RunFolder, mask: Mapping[str, Any]) -> Record:
+    """A finished run's mask as masks.json has it among its `runs`."""
     result = run.result()
     assert result is not None
     recorded = {"magnitudes": mask["magnitudes"]} if mask.get("magnitudes") else {}

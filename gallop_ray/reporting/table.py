@@ -121,7 +121,7 @@ def _cells(summary: Summary) -> list[str]:
         _seeds(summary),
         _MISSING if density is None else f"{100 * density:.3g}",
         _MISSING if rate is None else f"{rate:.2g}",
-        _count(summary.first("trained_parameters")),
+        short_count(summary.first("trained_parameters")),
         *(_percent(value, None) for value in summary.values),
         *(_percent(mean, std) for mean, std in metrics),
     ]
@@ -138,7 +138,7 @@ def _percent(mean: float | None, std: float | None) -> str:
     return f"{100 * mean:.1f}" + ("" if std is None else f"±{100 * std:.1f}")
 
 
-def _count(number: int | None) -> str:
+def short_count(number: int | None) -> str:
     """Three digits and a unit: 1.23M."""
     if number is None:
         return _MISSING

@@ -24,6 +24,7 @@ from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.halt import Halted, Watch, no_space
 from gallop_ray.sweep.jobs import BaseJob, CheckJob, Job
 from gallop_ray.sweep.pool import Room, start_pool
+from gallop_ray.sweep.report import report
 from gallop_ray.sweep.searcher import SlotSearcher
 from gallop_ray.sweep.study import Studies
 from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
@@ -100,6 +101,7 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
                 _search(sweep, folder, studies, pool, display.note)
             folder.rebuild_results()
         _report_masks(folder, sweep)
+        _report(folder, sweep)
 
 
 def _remember(folder: SweepFolder, sweep: Sweep) -> None:
@@ -206,6 +208,14 @@ def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
         write_mask_report(folder, sweep.objective)
     except Exception as error:
         _LOG.warning("no report on the masks of %s (%s: %s)", folder.path, type(error).__name__, error)
+
+
+def _report(folder: SweepFolder, sweep: Sweep) -> None:
+    """Nor for a page."""
+    try:
+        report(folder, sweep)
+    except Exception as error:
+        _LOG.warning("no report on %s (%s: %s)", folder.path, type(error).__name__, error)
 
 
 def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any, note: Callable[[str], None]) -> None:

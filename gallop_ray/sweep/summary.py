@@ -4,6 +4,7 @@ import sys
 
 from rich.console import Console
 
+from gallop_ray.reporting.statistics import sweep_statistics
 from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import configurations_table, final_table
 from gallop_ray.reporting.timing import timing_table
@@ -11,7 +12,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import summarize
 from gallop_ray.tracking import control
 from gallop_ray.tracking.mlflow_store import tracking_uri
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.records import PAGE, SweepFolder
 
 
 def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
@@ -25,8 +26,12 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     if len(folder.configurations()) > len(sweep.methods):
         console.print(configurations_table(results, sweep.objective))
     console.print(final_table(results, metrics, sweep.objective))
+    if verdict := sweep_statistics(folder, sweep).verdict:
+        console.print(verdict.text, end="\n\n", highlight=False, markup=False)
     console.print(timing_table(folder))
     console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")
+    if (page := folder.path / PAGE).exists():
+        console.print(f"report:  {page}", soft_wrap=True)
     left = SweepStatus(folder, sweep).look()["runs"]["to_do"]
     if left and (sweep.budget.hours or control.asked(folder)):
         console.print(f"ended early: {left} runs are to do; gallop-ray resume {folder.path}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The end of a sweep, without Ray: a finished one has its masks in its folder and in MLflow."""
+"""The end of a sweep, without Ray: a finished one has its masks and its report in its folder and in MLflow."""
 
 import logging
 from pathlib import Path
@@ -62,6 +62,17 @@ def artifacts(sweep: Sweep) -> list[str]:
 def test_the_masks_are_files_of_the_sweep_and_of_its_mlflow_run(sweep: Sweep, run: RunFolder) -> None:
     folder = run_sweep(sweep)
     assert sorted(path.name for path in folder.path.glob("masks.*")) == ["masks.json", "masks.png"]
+    assert artifacts(sweep) == ["masks.json", "masks.png", "report.html"]
+    assert (folder.path / "report" / "figures" / "masks.svg").exists()
+
+
+def test_a_page_that_cannot_be_written_is_a_warning(
+    sweep: Sweep, run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run.path.parent.parent / "report").write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        run_sweep(sweep)
+    assert "no report on" in caplog.text
     assert artifacts(sweep) == ["masks.json", "masks.png"]
 
 
@@ -70,4 +81,5 @@ def test_a_report_that_fails_is_a_warning(sweep: Sweep, run: RunFolder, caplog: 
     with caplog.at_level(logging.WARNING):
         run_sweep(sweep)
     assert "no report on the masks" in caplog.text
-    assert artifacts(sweep) == []
+    assert "no figure masks" in caplog.text
+    assert artifacts(sweep) == ["report.html"]

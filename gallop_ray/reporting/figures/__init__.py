@@ -1,0 +1,30 @@
+"""Figures: functions from the runs of a sweep to matplotlib Figures that pyplot knows nothing of.
+
+Frames have one row a run and the columns of results.jsonl (`gallop_ray.reporting.frame.results_frame`).
+"""
+
+from gallop_ray.reporting.figures.cost import plot_cost
+from gallop_ray.reporting.figures.density import plot_density
+from gallop_ray.reporting.figures.differences import plot_differences
+from gallop_ray.reporting.figures.front import plot_front
+from gallop_ray.reporting.figures.importance import plot_importance
+from gallop_ray.reporting.figures.learning_rate import plot_learning_rate
+from gallop_ray.reporting.figures.loss import loss_frame, plot_loss
+from gallop_ray.reporting.figures.masks import plot_masks, plot_overlap
+from gallop_ray.reporting.figures.seeds import plot_seeds
+from gallop_ray.reporting.figures.style import NothingToDrawError
+
+__all__ = [
+    "NothingToDrawError",
+    "loss_frame",
+    "plot_cost",
+    "plot_density",
+    "plot_differences",
+    "plot_front",
+    "plot_importance",
+    "plot_learning_rate",
+    "plot_loss",
+    "plot_masks",
+    "plot_overlap",
+    "plot_seeds",
+]

@@ -1,0 +1,43 @@
+"""Which runs a figure shows."""
+
+from collections import defaultdict
+
+import pandas as pd
+
+from gallop_ray.reporting.figures.style import NothingToDrawError
+from gallop_ray.reporting.frame import rows_of
+from gallop_ray.reporting.summary import Summary, best_of_each_method, of_the_search, of_the_verdict, summaries
+from gallop_ray.spec.schema import ObjectiveSpec
+
+DEFAULT = ObjectiveSpec()
+
+
+def searched(frame: pd.DataFrame, objective: ObjectiveSpec) -> list[Summary]:
+    """Every configuration with a finished run of the search, the best by the objective first."""
+    found = summaries(of_the_search(rows_of(frame)), objective)
+    return _not_empty([each for each in found if each.finished])
+
+
+def best(frame: pd.DataFrame, objective: ObjectiveSpec) -> list[Summary]:
+    """The best configuration of each method, by its runs on fresh seeds where there are any, the best first."""
+    found = best_of_each_method(summaries(of_the_verdict(rows_of(frame)), objective))
+    return _not_empty([each for each in found if each.finished])
+
+
+def by_method(found: list[Summary], frame: pd.DataFrame) -> dict[str, list[Summary]]:
+    """The summaries of each method, methods in the frame's order."""
+    methods: dict[str, list[Summary]] = defaultdict(list)
+    for summary in found:
+        methods[summary.method].append(summary)
+    return {name: methods[name] for name in dict.fromkeys(frame["method"]) if name in methods}
+
+
+def values(summary: Summary, metric: str) -> list[float]:
+    """A metric of each finished seed, those without it left out."""
+    return [float(run[metric]) for run in summary.finished if run.get(metric) is not None]
+
+
+def _not_empty(found: list[Summary]) -> list[Summary]:
+    if not found:
+        raise NothingToDrawError("no run has finished")
+    return found

@@ -1,0 +1,80 @@
+"""Accuracy and forgetting against density: the main figure of the GaLLoP paper (arXiv 2510.19778)."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched
+from gallop_ray.reporting.figures.legend import legend_below
+from gallop_ray.reporting.figures.style import Look, NothingToDrawError, looks, panels, percent_label, styled
+from gallop_ray.reporting.summary import Summary
+from gallop_ray.spec.schema import ObjectiveSpec
+
+_MOST_POINTS = 8
+METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
+
+
+@styled
+def plot_density(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metrics: Sequence[str] = METRICS) -> Figure:
+    """Metrics against density, a line a method with a band of one standard deviation over seeds.
+
+    At each density the method's best configuration by the objective. Where a range was searched, each of at most 8
+    equal parts of its logarithm counts as one density. Methods tried at one density are points.
+
+    Raises:
+        NothingToDrawError: where no method was tried at two densities.
+    """
+    curves = {method: _curve(of_it) for method, of_it in by_method(searched(frame, objective), frame).items()}
+    curves = {method: curve for method, curve in curves.items() if curve}
+    if not any(len(curve) > 1 for curve in curves.values()):
+        raise NothingToDrawError("no method was tried at two densities")
+    look = looks(frame["method"])
+    figure, axes = panels(len(metrics), 3, 2.7, sharex=True)
+    for each, metric in zip(axes, metrics, strict=True):
+        for method, curve in curves.items():
+            _draw(each, curve, metric, look[method])
+        each.set_xscale("log")
+        each.xaxis.set_minor_locator(NullLocator())
+        each.xaxis.set_major_formatter("{x:g}")
+        each.set_title(percent_label(metric))
+        each.set_xlabel("density (%)")
+    legend_below(figure, {method: look[method] for method in curves})
+    return figure
+
+
+def _curve(found: Sequence[Summary]) -> list[Summary]:
+    """Of configurations sorted by the objective the best at each density, by density."""
+    known = [each for each in found if (each.first("density") or 0) > 0]
+    place = _part if len({_exactly(each) for each in known}) > _MOST_POINTS else _exactly
+    ends = [math.log(each.first("density")) for each in known]
+    groups: dict[float, list[Summary]] = defaultdict(list)
+    for each in known:
+        groups[place(each, *((min(ends), max(ends)) if place is _part else ()))].append(each)
+    chosen = [max(group, key=lambda one: len(one.finished)) for group in groups.values()]
+    return sorted(chosen, key=lambda one: one.first("density"))
+
+
+def _exactly(summary: Summary, *_: float) -> float:
+    return float(f"{summary.first('density'):.3g}")
+
+
+def _part(summary: Summary, low: float, high: float) -> float:
+    share = (math.log(summary.first("density")) - low) / ((high - low) or 1)
+    return min(_MOST_POINTS - 1, int(share * _MOST_POINTS))
+
+
+def _draw(axes: Axes, curve: Sequence[Summary], metric: str, look: Look) -> None:
+    known = [each for each in curve if each.over_seeds(metric)[0] is not None]
+    x = [100 * each.first("density") for each in known]
+    mean = [100 * (each.over_seeds(metric)[0] or 0.0) for each in known]
+    std = [100 * (each.over_seeds(metric)[1] or 0.0) for each in known]
+    axes.plot(x, mean, marker=look.marker, color=look.colour)
+    if len(x) == 1:
+        axes.errorbar(x, mean, std, color=look.colour, capsize=2, linewidth=1)
+    low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+    axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,101 @@
+"""What is learned against what is forgotten: each configuration a point, and the front that none beats in both."""
+
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gallop_ray.reporting.figures.choose import DEFAULT, best, searched
+from gallop_ray.reporting.figures.labels import label_points
+from gallop_ray.reporting.figures.style import (
+    MUTED,
+    WIDTH,
+    Look,
+    NothingToDrawError,
+    looks,
+    new_figure,
+    percent_label,
+    styled,
+)
+from gallop_ray.reporting.summary import Summary
+from gallop_ray.spec.schema import ObjectiveSpec
+
+_SMALLER_IS_BETTER = ("forget_ratio", "collapse_rate", "seconds_total", "peak_memory_bytes", "text_loss")
+Point = tuple[float, float]
+
+
+@styled
+def plot_front(
+    frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, x: str = "forget_ratio", y: str = "id_accuracy"
+) -> Figure:
+    """Two metrics against each other: every configuration's mean small, each method's best large and named.
+
+    The line joins the configurations of which no other is better in both. The bars of the best are one standard
+    deviation over seeds.
+
+    Raises:
+        NothingToDrawError: where fewer than two configurations have both.
+    """
+    points = {each.configuration: point for each in searched(frame, objective) if (point := _point(each, x, y))}
+    if len(points) < 2:
+        raise NothingToDrawError(f"fewer than two configurations have {x} and {y}")
+    figure = new_figure(4.4, WIDTH)
+    axes = figure.subplots()
+    look = looks(frame["method"])
+    for each in searched(frame, objective):
+        if point := points.get(each.configuration):
+            axes.plot(*point, marker=look[each.method].marker, color=look[each.method].colour, alpha=0.4, markersize=4)
+    front = _front(list(points.values()), x in _SMALLER_IS_BETTER, y in _SMALLER_IS_BETTER)
+    axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle="--", zorder=1)
+    axes.set_xlabel(percent_label(x))
+    axes.set_ylabel(percent_label(y))
+    named = {each.method: (each, point) for each in best(frame, objective) if (point := _point(each, x, y))}
+    for method, (summary, point) in named.items():
+        _draw_best(axes, summary, point, (x, y), look[method])
+    bars = [_bars(summary, point, (x, y)) for summary, point in named.values()]
+    label_points(
+        axes, {name: point for name, (_, point) in named.items()}, [*points.values(), *chain(*bars), *_along(front)]
+    )
+    return figure
+
+
+def _along(front: Sequence[Point]) -> list[Point]:
+    """Points along the line, which names should not cover."""
+    shares = [step / 16 for step in range(1, 16)]
+    return [(a + s * (c - a), b + s * (d - b)) for (a, b), (c, d) in pairwise(front) for s in shares]
+
+
+def _draw_best(axes: Axes, summary: Summary, point: Point, metrics: tuple[str, str], look: Look) -> None:
+    xerr, yerr = _deviations(summary, metrics)
+    style: Any = {"marker": look.marker, "color": look.colour, "markersize": 7, "elinewidth": 0.9}
+    axes.errorbar(*point, xerr=xerr, yerr=yerr, **style)
+
+
+def _deviations(summary: Summary, metrics: tuple[str, str]) -> Point:
+    across, up = (100 * (summary.over_seeds(metric)[1] or 0.0) for metric in metrics)
+    return across, up
+
+
+def _bars(summary: Summary, point: Point, metrics: tuple[str, str]) -> list[Point]:
+    """Points along the bars, which names should not cover."""
+    (x, y), (across, up) = point, _deviations(summary, metrics)
+    steps = (-1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0)
+    return [(x + step * across, y) for step in steps] + [(x, y + step * up) for step in steps]
+
+
+def _point(summary: Summary, x: str, y: str) -> Point | None:
+    across, up = summary.over_seeds(x)[0], summary.over_seeds(y)[0]
+    return None if across is None or up is None else (100 * across, 100 * up)
+
+
+def _front(points: Sequence[Point], small_x: bool, small_y: bool) -> list[Point]:
+    """The points that no other is at least as good as in both and better in one, by x."""
+    along, up = -1 if small_x else 1, -1 if small_y else 1
+    front: list[Point] = []
+    for point in sorted(set(points), key=lambda point: (-along * point[0], -up * point[1])):
+        if not front or up * point[1] > up * front[-1][1]:
+            front.append(point)
+    return front

@@ -1,0 +1,33 @@
+"""Which searched parameters matter."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from gallop_ray.reporting.figures.style import NothingToDrawError, looks, panels, styled
+
+
+@styled
+def plot_importance(importances: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Each searched parameter's share of what the objective varies by: a panel a method.
+
+    Args:
+        importances: shares by method and parameter, as `gallop_ray.sweep.importance` finds them.
+
+    Raises:
+        NothingToDrawError: where there are none.
+    """
+    if not importances:
+        raise NothingToDrawError("no method has importances")
+    look = looks(importances)
+    tallest = max(map(len, importances.values()))
+    figure, axes = panels(len(importances), 2, 0.7 + 0.25 * tallest, sharex=True)
+    for each, (method, shares) in zip(axes, importances.items(), strict=True):
+        names = sorted(shares, key=shares.__getitem__)
+        each.barh(range(len(names)), [100 * shares[name] for name in names], color=look[method].colour, height=0.6)
+        each.set_yticks(range(len(names)), names)
+        each.set_xlim(0, 100)
+        each.set_title(method)
+        each.grid(axis="y", visible=False)
+    figure.supxlabel("importance (%)", size=9)
+    return figure

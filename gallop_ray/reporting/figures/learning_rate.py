@@ -1,0 +1,62 @@
+"""How much depends on the learning rate, method by method."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, values
+from gallop_ray.reporting.figures.style import Look, NothingToDrawError, looks, panels, percent_label, styled
+from gallop_ray.reporting.summary import Summary
+from gallop_ray.spec.schema import ObjectiveSpec
+
+_COLUMNS = 4
+
+
+@styled
+def plot_learning_rate(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metric: str | None = None) -> Figure:
+    """A metric, by default the objective's, against the learning rate: a panel a method, a point a run.
+
+    The line joins the means over seeds of the best configuration at each learning rate.
+
+    Raises:
+        NothingToDrawError: where no method was tried at two learning rates.
+    """
+    name = metric or objective.metric
+    found = by_method(searched(frame, objective), frame)
+    shown = {method: of_it for method, of_it in found.items() if len({_rate(each) for each in of_it} - {None}) > 1}
+    if not shown:
+        raise NothingToDrawError("no method was tried at two learning rates")
+    look = looks(frame["method"])
+    figure, axes = panels(len(shown), _COLUMNS, 1.65 if len(shown) > _COLUMNS else 2.1, sharex=True, sharey=True)
+    for each, (method, of_it) in zip(axes, shown.items(), strict=True):
+        _draw(each, of_it, name, look[method])
+        each.set_title(method)
+        each.set_xscale("log")
+        each.xaxis.set_major_locator(LogLocator(numticks=5))
+        each.xaxis.set_minor_locator(NullLocator())
+    figure.supxlabel("learning rate", size=9)
+    figure.supylabel(percent_label(name), size=9)
+    return figure
+
+
+def _rate(summary: Summary) -> float | None:
+    rate: float | None = summary.first("learning_rate")
+    return rate
+
+
+def _draw(axes: Axes, found: Sequence[Summary], metric: str, look: Look) -> None:
+    best: dict[float, Summary] = {}
+    seeds: dict[float, list[float]] = defaultdict(list)
+    for each in found:  # sorted by the objective
+        if (rate := _rate(each)) is not None and (seen := values(each, metric)):
+            best.setdefault(rate, each)
+            seeds[rate] += [100 * value for value in seen]
+    rates = sorted(best)
+    points = [(rate, value) for rate in rates for value in seeds[rate]]
+    means = [100 * (best[rate].over_seeds(metric)[0] or 0.0) for rate in rates]
+    axes.plot(*zip(*points, strict=True), look.marker, color=look.colour, alpha=0.5, markersize=4, linewidth=0)
+    axes.plot(rates, means, color=look.colour)

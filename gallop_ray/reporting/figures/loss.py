@@ -1,0 +1,58 @@
+"""Training loss, step by step."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from gallop_ray.reporting.figures.style import NothingToDrawError, looks, panels, styled
+from gallop_ray.tracking.records import RunFolder
+
+_COLUMNS = 4
+_LINES = ("-", "--", ":", "-.")
+
+
+def loss_frame(runs: Iterable[tuple[str, RunFolder]]) -> pd.DataFrame:
+    """The logged steps of runs, each given with its method's name: method, configuration, seed, step, loss."""
+    rows = [
+        {"method": method, "configuration": run.configuration, "seed": run.seed, **_step(event)}
+        for method, run in runs
+        for event in run.events()
+        if event["event"] == "step" and event.get("loss") is not None
+    ]
+    return pd.DataFrame(rows, columns=["method", "configuration", "seed", "step", "loss"])
+
+
+def _step(event: dict[str, float]) -> dict[str, float]:
+    return {"step": event["step"], "loss": event["loss"]}
+
+
+@styled
+def plot_loss(losses: pd.DataFrame, methods: Iterable[str] = ()) -> Figure:
+    """Training loss against the step: a panel a method, a line a seed.
+
+    Args:
+        losses: as `loss_frame` gives them.
+        methods: all methods of the sweep in order, for their colours.
+
+    Raises:
+        NothingToDrawError: where no step was logged.
+    """
+    if losses.empty:
+        raise NothingToDrawError("no run has logged a step")
+    look = looks([*methods, *losses["method"]])
+    shown = [name for name in look if name in set(losses["method"])]
+    figure, axes = panels(len(shown), _COLUMNS, 1.65 if len(shown) > _COLUMNS else 2.1, sharex=True, sharey=True)
+    for each, method in zip(axes, shown, strict=True):
+        of_it = losses[losses["method"] == method]
+        for place, (_, run) in enumerate(of_it.groupby(["configuration", "seed"])):
+            line = _LINES[place % len(_LINES)]
+            each.plot(run["step"], run["loss"], line, color=look[method].colour, linewidth=1, alpha=0.85)
+        each.set_title(method)
+        if losses["loss"].min() > 0:
+            each.set_yscale("log")
+            each.yaxis.set_minor_locator(NullLocator())
+    figure.supxlabel("optimizer step", size=9)
+    figure.supylabel("training loss", size=9)
+    return figure

@@ -1,0 +1,38 @@
+"""Every seed of each method's best configuration: what a mean would hide."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gallop_ray.reporting.figures.choose import DEFAULT, best, values
+from gallop_ray.reporting.figures.density import METRICS
+from gallop_ray.reporting.figures.style import INK, NothingToDrawError, looks, panels, percent_label, styled
+from gallop_ray.spec.schema import ObjectiveSpec
+
+
+@styled
+def plot_seeds(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metrics: Sequence[str] = METRICS) -> Figure:
+    """A point a seed and a stroke at their mean, for each method's best configuration; a panel a metric.
+
+    Raises:
+        NothingToDrawError: where nothing of this was measured.
+    """
+    found = best(frame, objective)
+    shown = [metric for metric in metrics if any(values(each, metric) for each in found)]
+    if not shown:
+        raise NothingToDrawError(f"no finished run has {', '.join(metrics)}")
+    look = looks(frame["method"])
+    figure, axes = panels(len(shown), 3, 0.5 + 0.24 * len(found), sharey=True)
+    for each, metric in zip(axes, shown, strict=True):
+        for row, summary in enumerate(found):
+            seen = [100 * value for value in values(summary, metric)]
+            style = look[summary.method]
+            each.plot(seen, [row] * len(seen), style.marker, color=style.colour, alpha=0.75, markersize=5)
+            if seen:
+                each.plot([sum(seen) / len(seen)], [row], "|", color=INK, markersize=11, markeredgewidth=1.4)
+        each.set_title(percent_label(metric))
+        each.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(found)), [each.method for each in found])
+    axes[0].set_ylim(len(found) - 0.4, -0.6)
+    return figure

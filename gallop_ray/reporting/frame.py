@@ -1,0 +1,37 @@
+"""The runs of a sweep as a pandas DataFrame, which the figures draw from."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.summary import flatten
+
+_ALWAYS = ("configuration", "method", "seed", "stage", "status")
+
+
+def results_frame(folder: SweepFolder, sweep: Sweep) -> pd.DataFrame:
+    """One row a run that is over, with the columns of results.jsonl.
+
+    Ordered by method as the sweep file has them, then by configuration and seed: figures colour methods in this order.
+    """
+    return frame_of(folder.results(), [method.name for method in sweep.methods])
+
+
+def frame_of(results: Iterable[Mapping[str, Any]], methods: Iterable[str] = ()) -> pd.DataFrame:
+    """The same from result.json records; methods that are not named come last."""
+    place = {name: number for number, name in enumerate(methods)}
+    rows = [flatten(result) for result in results]
+    rows.sort(key=lambda row: (place.get(row["method"], len(place)), row["configuration"], row["seed"]))
+    frame = pd.DataFrame(rows)
+    return frame if len(frame) else pd.DataFrame(columns=list(_ALWAYS))
+
+
+def rows_of(frame: pd.DataFrame) -> list[Record]:
+    """The frame's rows as records, nulls as None."""
+    objects = frame.astype(object)
+    rows: list[Record] = objects.where(objects.notna(), None).to_dict("records")
+    return rows

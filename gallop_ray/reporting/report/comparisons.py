@@ -1,0 +1,98 @@
+"""Methods compared in pairs: a table, and a figure of those with the leader."""
+
+from dataclasses import asdict
+
+import pandas as pd
+
+from gallop_ray.reporting.comparison import Comparison
+from gallop_ray.reporting.figures.style import spoken
+from gallop_ray.reporting.report.cells import number_cell, text_cell
+from gallop_ray.reporting.report.material import Material
+from gallop_ray.reporting.report.sheet import MISSING, Cell, Column, Sheet
+
+_MOST_OPEN = 12
+_COLUMNS = (
+    Column("First", "first_method", numeric=False),
+    Column("Second", "second_method", numeric=False),
+    Column("Metric", "metric", numeric=False),
+    Column("Difference", "difference", note="first minus second, percentage points"),
+    Column("from", "low", note="lower end of the interval"),
+    Column("to", "high", note="upper end of the interval"),
+    Column("Effect size", "effect_size"),
+    Column("Seeds", "seeds", note="that both have"),
+    Column("Test", "test", numeric=False),
+    Column("p", "p"),
+    Column("Smallest p", "smallest_p", note="that the test can reach with so many seeds"),
+    Column("Corrected p", "p_corrected", note="for the number of comparisons"),
+    Column("", "different", numeric=False),
+)
+
+
+def comparisons_sheet(material: Material) -> Sheet | None:
+    """Every comparison, folded where there are many; None where no two methods can be compared."""
+    found = material.statistics.comparisons
+    if not found:
+        return None
+    caption = (
+        "Best configurations in pairs over the seeds that both have: the difference of the means with its 95 % "
+        "interval, in percentage points. Smallest p is what the test could reach at best with so many seeds: where it "
+        "is not below 0.05, only more seeds can tell the two apart."
+    )
+    rows = [_row(each) for each in found]
+    return Sheet("comparisons", "All pairs", caption, _COLUMNS, rows, folded=len(rows) > _MOST_OPEN)
+
+
+def _row(each: Comparison) -> list[Cell]:
+    return [
+        text_cell(each.first_method),
+        text_cell(each.second_method),
+        Cell(spoken(each.metric), each.metric),
+        *(_points(value) for value in (each.difference, each.low, each.high)),
+        number_cell(each.effect_size, 2),
+        Cell(str(each.seeds), each.seeds),
+        text_cell(each.test),
+        *(_probability(value) for value in (each.p, each.smallest_p, each.p_corrected)),
+        Cell("differ" if each.different else "not told apart", str(each.different)),
+    ]
+
+
+def _points(share: float | None) -> Cell:
+    return Cell(MISSING) if share is None else Cell(f"{100 * share:+.1f}".replace("-", "−"), share)  # noqa: RUF001
+
+
+def _probability(p: float | None) -> Cell:
+    if p is None:
+        return Cell(MISSING)
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
+
+
+def stability_text(material: Material) -> list[str]:
+    """How far the seeds agree on the ranking of methods; nothing where that cannot be said."""
+    tau = material.statistics.stability
+    if tau is None:
+        return []
+    metric = spoken(material.statistics.metric)
+    return [
+        f"Any two seeds agree on the ranking of the methods by {metric} to a Kendall tau-b of {tau:.2f} on average; "
+        "1 is the same ranking at every seed, 0 what chance would give."
+    ]
+
+
+def with_the_leader(material: Material) -> pd.DataFrame:
+    """The comparisons of the verdict's metric in which its leader takes part, the leader first in each."""
+    statistics, rows = material.statistics, []
+    leader = statistics.verdict.leader if statistics.verdict else None
+    for each in statistics.comparisons:
+        if each.metric == statistics.metric and leader in (each.first_method, each.second_method):
+            rows.append(asdict(each) if each.first_method == leader else _turned(each))
+    return pd.DataFrame(rows)
+
+
+def _turned(each: Comparison) -> dict[str, object]:
+    swapped = {"first": each.second, "second": each.first, "first_method": each.second_method}
+    ends = {"low": _negative(each.high), "high": _negative(each.low), "difference": _negative(each.difference)}
+    return {**asdict(each), **swapped, "second_method": each.first_method, **ends}
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value

@@ -1,0 +1,152 @@
+"""The figures of the report: what each shows, in one sentence, and how it is drawn."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from gallop_ray.reporting.figures import (
+    NothingToDrawError,
+    loss_frame,
+    plot_cost,
+    plot_density,
+    plot_differences,
+    plot_front,
+    plot_importance,
+    plot_learning_rate,
+    plot_loss,
+    plot_masks,
+    plot_overlap,
+    plot_seeds,
+)
+from gallop_ray.reporting.figures.style import spoken
+from gallop_ray.reporting.report.comparisons import with_the_leader
+from gallop_ray.reporting.report.material import Material
+from gallop_ray.reporting.report.svg import Drawn, write_figure
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure before it is drawn."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure in the page."""
+
+    name: str
+    title: str
+    caption: str
+    drawn: Drawn
+
+
+def drawings(material: Material) -> dict[str, Drawing]:
+    """All figures by name, whether or not the sweep has the data for them."""
+    frame, objective, methods = material.frame, material.sweep.objective, material.frame["method"]
+    by = spoken(objective.metric)
+    found = [
+        Drawing(
+            "differences",
+            "The leader and the others",
+            f"The leader's {spoken(material.statistics.metric)} minus each other method's, with 95 % intervals:"
+            " a blue circle is a difference that holds after correction for the number of comparisons, a grey square "
+            "one that does not; the intervals themselves are not corrected.",
+            lambda: plot_differences(with_the_leader(material)),
+        ),
+        Drawing(
+            "density",
+            "Accuracy and forgetting against density",
+            f"At each density the method's best configuration by {by}: lines are means over seeds, bands and bars one "
+            "standard deviation, on test sets; methods with one density are single points.",
+            lambda: plot_density(frame, objective),
+        ),
+        Drawing(
+            "front",
+            "Learning against forgetting",
+            "ID accuracy against forget ratio on test sets: small points are the means of all configurations, large "
+            "ones each method's best with bars of one standard deviation over seeds, and the dashed line joins the "
+            "configurations that no other beats in both.",
+            lambda: plot_front(frame, objective),
+        ),
+        Drawing(
+            "learning_rate",
+            "Sensitivity to the learning rate",
+            f"{by[0].upper()}{by[1:]} against the learning rate: a point a run, the line through the means over seeds "
+            "of the best configuration at each rate.",
+            lambda: plot_learning_rate(frame, objective),
+        ),
+        Drawing(
+            "importance",
+            "Importance of what was searched",
+            "Each parameter's share of the variation of the objective within its method's study, by PED-ANOVA; there "
+            "are no error bars.",
+            lambda: plot_importance(material.importances),
+        ),
+        Drawing(
+            "masks",
+            "Where each method trains",
+            "Density by layer (rows) and type of matrix (columns), the mean over the seeds of each method's best "
+            "configuration; the colour scale goes by the square root and is the same in all panels.",
+            lambda: plot_masks(material.masks()),
+        ),
+        Drawing(
+            "overlap",
+            "What masks have in common",
+            "Entries in both masks over entries in either (Jaccard index) for the best configurations of each two "
+            "methods at the same seed, in percent, the mean over seeds.",
+            lambda: plot_overlap(material.overlap()),
+        ),
+        Drawing(
+            "loss",
+            "Training loss",
+            "Training loss of each method's best configuration, a line a seed.",
+            lambda: plot_loss(loss_frame(material.best_runs()), methods),
+        ),
+        Drawing(
+            "seeds",
+            "Seed by seed",
+            "Each method's best configuration on test sets: a point a seed, the stroke at their mean.",
+            lambda: plot_seeds(frame, objective),
+        ),
+        Drawing(
+            "cost",
+            "Seconds by phase",
+            "Mean seconds of a method's finished runs, by phase; there are no error bars.",
+            lambda: plot_cost(frame),
+        ),
+    ]
+    return {drawing.name: drawing for drawing in found}
+
+
+def drawn(found: dict[str, Drawing], folder: Path) -> dict[str, PageFigure]:
+    """Draw what can be drawn, and write it into the folder; files of an earlier report that cannot any more go."""
+    return {name: PageFigure(name, each.title, each.caption, done) for name, each, done in _drawn(found, folder)}
+
+
+def _drawn(found: dict[str, Drawing], folder: Path) -> Iterator[tuple[str, Drawing, Drawn]]:
+    for name, drawing in found.items():
+        if figure := _figure(drawing):
+            yield name, drawing, write_figure(figure, folder, name, drawing.title)
+        else:
+            for suffix in (".svg", ".png"):
+                (folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+
+def _figure(drawing: Drawing) -> Figure | None:
+    """A record that cannot be drawn, damaged or of another version, costs its figure and not the page."""
+    try:
+        return drawing.draw()
+    except NothingToDrawError as why:
+        _LOG.debug("no figure %s: %s", drawing.name, why)
+    except Exception as error:
+        _LOG.warning("no figure %s (%s: %s)", drawing.name, type(error).__name__, error)
+    return None

@@ -1,0 +1,35 @@
+"""What did not finish, and why."""
+
+from gallop_ray.reporting.report.cells import text_cell
+from gallop_ray.reporting.report.material import Material
+from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
+
+_COLUMNS = (
+    Column("Configuration", "configuration", numeric=False),
+    Column("Seed", "seed"),
+    Column("Status", "status", numeric=False),
+    Column("Class", "failure", numeric=False),
+    Column("Reason", "reason", numeric=False),
+)
+
+
+def ends_sheet(material: Material) -> Sheet | None:
+    """Failed and diverged runs and pruned configurations; None where all went well."""
+    rows = [
+        [
+            text_cell(run["configuration"]),
+            Cell(str(run["seed"]), run["seed"]),
+            *(text_cell(run.get(name)) for name in ("status", "failure", "reason")),
+        ]
+        for run in material.rows
+        if run["status"] != "finished"
+    ]
+    for configuration in material.folder.configurations():
+        status = configuration.status()
+        if status["status"] == "pruned":
+            rest = [text_cell(each) for each in ("pruned", "", status["reason"])]
+            rows.append([text_cell(configuration.key), Cell("all left"), *rest])
+    if not rows:
+        return None
+    caption = "Their seeds count in no mean; a configuration is given up after its first run that failed or diverged."
+    return Sheet("ends", "What did not finish", caption, _COLUMNS, rows)

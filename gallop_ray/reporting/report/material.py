@@ -1,0 +1,108 @@
+"""What a report is made of, read once from the sweep's folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from gallop_ray.reporting.frame import frame_of, rows_of
+from gallop_ray.reporting.masks import described
+from gallop_ray.reporting.statistics import SweepStatistics, sweep_statistics
+from gallop_ray.reporting.status import SweepStatus
+from gallop_ray.reporting.summary import (
+    Summary,
+    base_summary,
+    best_of_each_method,
+    of_the_search,
+    of_the_verdict,
+    summaries,
+)
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.metrics import summarize
+from gallop_ray.tracking.files import Record, read_json
+from gallop_ray.tracking.records import CONFIRMATION, MASK_REPORT, RunFolder, SweepFolder
+from gallop_ray.tracking.summary import flatten
+
+Importances = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """One sweep at one moment.
+
+    `frame`: as `results_frame`; `rows` the same as records. `base`: the base model's metrics and flat task accuracies
+    under the names of results.jsonl; empty before it was measured. `best`: of each method, `found`: every
+    configuration; both sorted by the objective. `importances`: by method and parameter.
+    """
+
+    folder: SweepFolder
+    sweep: Sweep
+    frame: pd.DataFrame
+    status: Record
+    statistics: SweepStatistics
+    base: Record
+    importances: Importances = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[Record]:
+        """Every run that is over."""
+        return rows_of(self.frame)
+
+    @property
+    def found(self) -> list[Summary]:
+        """Every configuration by its runs of the search."""
+        return summaries(of_the_search(self.rows), self.sweep.objective)
+
+    @property
+    def best(self) -> list[Summary]:
+        """The best configuration of each method that finished a run, on fresh seeds where there are any."""
+        found = best_of_each_method(summaries(of_the_verdict(self.rows), self.sweep.objective))
+        return [each for each in found if each.finished]
+
+    @property
+    def base_row(self) -> Summary | None:
+        """The base model as a row of its own."""
+        return base_summary(self.base, self.sweep.objective) if self.base else None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the verdict is by runs on fresh seeds."""
+        return any(row.get("stage") == CONFIRMATION for row in self.rows)
+
+    def best_runs(self) -> list[tuple[str, RunFolder]]:
+        """Method and folder of each finished run of the best configurations."""
+        runs = [(each, run["seed"]) for each in self.best for run in each.finished]
+        return [(each.method, self.folder.run(each.configuration, seed)) for each, seed in runs]
+
+    def masks(self) -> list[Record]:
+        """The masks of these runs, as in masks.json; the methods in the sweep's order."""
+        masks = [(run, run.read("mask")) for _, run in sorted(self.best_runs(), key=lambda each: self._place(each[0]))]
+        return [described(run, mask) for run, mask in masks if mask and mask.get("matrices")]
+
+    def overlap(self) -> list[Record]:
+        """What masks.json says of pairs of methods; empty before it was written."""
+        report = read_json(self.folder.path / MASK_REPORT[0]) or {"overlap": {"methods": []}}
+        pairs: list[Record] = report["overlap"]["methods"]
+        return pairs
+
+    def environment(self) -> Record:
+        """Of the first run that recorded one."""
+        return next((found for run in self.folder.runs() if (found := run.read("environment"))), {})
+
+    def _place(self, method: str) -> int:
+        return [each.name for each in self.sweep.methods].index(method)
+
+
+def gather(folder: SweepFolder, sweep: Sweep, importances: Importances | None = None) -> Material:
+    """Read a sweep, whether or not it is over."""
+    frame = frame_of(folder.results(), [method.name for method in sweep.methods])
+    status, statistics = SweepStatus(folder, sweep).look(), sweep_statistics(folder, sweep)
+    return Material(folder, sweep, frame, status, statistics, _base(folder, sweep), importances or {})
+
+
+def _base(folder: SweepFolder, sweep: Sweep) -> Record:
+    measured: Mapping[str, Any] | None = folder.base()
+    if measured is None:
+        return {}
+    return {**summarize(measured, measured, sweep.data.train, sweep.data.ood), **flatten({"tasks": measured})}

@@ -1,0 +1,44 @@
+"""What a reader has to know beside the verdict."""
+
+from collections.abc import Iterator
+
+from gallop_ray.reporting.report.material import Material
+
+_FOLLOWS_NO_FORMAT = 0.05
+
+
+def notes(material: Material) -> list[str]:
+    """Sentences, the weightiest first; none where there is nothing to warn of."""
+    return [*_unfinished(material), *_bad(material), *_vacuous(material), *_few_seeds(material)]
+
+
+def _unfinished(material: Material) -> Iterator[str]:
+    runs, state = material.status["runs"], material.status["state"]
+    left = runs["to_do"] + runs["running"]
+    if left:
+        over = runs["total"] - left
+        yield f"the sweep is {state}: {over} of {runs['total']} runs are over, and what is said here may change."
+
+
+def _bad(material: Material) -> Iterator[str]:
+    failed, pruned = (material.status["runs"][name] for name in ("failed", "pruned"))
+    if failed:
+        were = "run" if failed == 1 else "runs"
+        yield f"{failed} {were} failed or diverged and {'counts' if failed == 1 else 'count'} in no mean; see the end."
+    if pruned:
+        were = "1 run was spared" if pruned == 1 else f"{pruned} runs were spared"
+        yield f"{were}, because the configuration was pruned or had failed."
+
+
+def _vacuous(material: Material) -> Iterator[str]:
+    generated = material.base.get("ood_accuracy_generated")
+    if generated is not None and generated < _FOLLOWS_NO_FORMAT:
+        yield (
+            f"by generation the base model's OOD accuracy is {100 * generated:.1f} %, below 5 %: it does not "
+            "follow the answer format, and the forget ratio by generation says nothing. The one by likelihood does."
+        )
+
+
+def _few_seeds(material: Material) -> Iterator[str]:
+    if material.best and max(len(each.finished) for each in material.best) == 1:
+        yield "every number here is of one seed: there are no error bars, and differences may be chance."

@@ -1,0 +1,51 @@
+"""Everything that is needed to run the sweep again."""
+
+import re
+
+from gallop_ray.reporting.report.material import Material
+from gallop_ray.spec.dump import resolved_yaml
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.files import Record
+
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_MACHINE = ("platform", "hostname", "cpu_count", "gpus", "git_commit")
+
+
+def facts(material: Material) -> list[tuple[str, str]]:
+    """Terms and what stands for them."""
+    sweep, environment = material.sweep, material.environment()
+    found = [
+        ("Command", f"gallop-ray run {sweep.name}.yaml, with the sweep file below"),
+        ("Model", _model(sweep)),
+        ("Data", _data(sweep)),
+        ("Seeds", ", ".join(map(str, sweep.seeds))),
+    ]
+    if sweep.confirmation:
+        found.append(("Fresh seeds", ", ".join(map(str, sweep.confirmation.seeds))))
+    found.append(("Objective", " and ".join(sweep.objective.all_metrics)))
+    return [*found, *(_environment(environment) if environment else [])]
+
+
+def _environment(environment: Record) -> list[tuple[str, str]]:
+    versions = [f"{name} {value}" for name, value in environment.items() if name not in _MACHINE and value]
+    gpus = environment.get("gpus") or ["no GPU"]
+    return [
+        ("Versions", ", ".join(versions)),
+        ("Git commit of the working folder", environment.get("git_commit") or "not a git repository"),
+        ("Hardware", f"{environment.get('cpu_count')} CPU cores, {', '.join(gpus)}, {environment.get('platform')}"),
+    ]
+
+
+def _model(sweep: Sweep) -> str:
+    revision = f", revision {sweep.model.revision}" if sweep.model.revision else ""
+    return f"{sweep.model.name}{revision}, {sweep.model.dtype}"
+
+
+def _data(sweep: Sweep) -> str:
+    others = f"; forgetting measured on {', '.join(sweep.data.ood)}" if sweep.data.ood else ""
+    return f"{sweep.data.root}, trained on {sweep.data.train}{others}"
+
+
+def sweep_yaml(sweep: Sweep) -> str:
+    """The resolved sweep file; what stands before the @ of an address is a password as often as not."""
+    return _PASSWORD.sub("***", resolved_yaml(sweep))

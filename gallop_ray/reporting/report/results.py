@@ -1,0 +1,189 @@
+"""The tables of results: each method's best configuration, all configurations, further measures, tasks."""
+
+from collections.abc import Callable, Sequence
+
+from gallop_ray.reporting.figures.style import spoken
+from gallop_ray.reporting.report.cells import (
+    count_cell,
+    gigabytes_cell,
+    measured_cell,
+    number_cell,
+    percent_cell,
+    seconds_cell,
+    spread_cell,
+    text_cell,
+)
+from gallop_ray.reporting.report.material import Material
+from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
+from gallop_ray.reporting.summary import BASE, Summary
+
+Part = tuple[Column, Callable[[Summary], Cell]]
+_OVER_SEEDS = "In percent, mean ± standard deviation over seeds (n - 1)."
+
+
+def best_sheet(material: Material) -> Sheet:
+    """The best configuration of each method, and the base model."""
+    fresh = ", run again on fresh seeds" if material.confirmed else ""
+    by = " and ".join(map(spoken, material.sweep.objective.all_metrics))
+    caption = (
+        f"Each method's best configuration by {by}{fresh}. Accuracies, forget ratio and collapse rate are on "
+        f"test sets by likelihood, in percent, mean ± standard deviation (n - 1) over n seeds.{_denominator(material)}"
+    )
+    parts = [_method(), *_parts(material), _configuration()]
+    return _sheet("best", "The best of each method", caption, parts, material.best, material.base_row)
+
+
+def configurations_sheet(material: Material) -> Sheet:
+    """Every configuration that has a run which is over."""
+    front = " *: on the Pareto front of the objective's metrics." if material.sweep.objective.metrics else ""
+    caption = f"Every configuration by the runs of the search, the best first.{front} As above."
+    parts = [_configuration(), *_parts(material)]
+    return _sheet("configurations", "All configurations", caption, parts, material.found, None, folded=True)
+
+
+def tasks_sheets(material: Material) -> list[Sheet]:
+    """Accuracy on each task's test set, by likelihood and, folded, by generation, as far as they were measured."""
+    return [_tasks_sheet(material, way) for way in ("likelihood", "generated") if _measured(material, way)]
+
+
+def _measured(material: Material, way: str) -> bool:
+    name = _task(material.sweep.data.train, way)
+    return bool(material.best) and name in material.frame and bool(material.frame[name].notna().any())
+
+
+def _tasks_sheet(material: Material, way: str) -> Sheet:
+    data, folded = material.sweep.data, way == "generated"
+    parts = [_method(), *(_share(task, _task(task, way)) for task in (data.train, *data.ood))]
+    by = "generation" if folded else "likelihood"
+    caption = f"Accuracy on each test set by {by}; {data.train} is the task trained on. {_OVER_SEEDS}"
+    name, title = ("tasks_generated", "The same by generation") if folded else ("tasks", "Task by task")
+    return _sheet(name, title, caption, parts, material.best, material.base_row, folded)
+
+
+def _task(task: str, way: str) -> str:
+    return f"tasks_{task}_test_{way}"
+
+
+_FURTHER = {
+    "ID (gen.)": "id_accuracy_generated",
+    "OOD (gen.)": "ood_accuracy_generated",
+    "Forget (gen.)": "forget_ratio_generated",
+    "Collapse (gen.)": "collapse_rate_generated",
+    "Parseable": "parseable_share",
+    "Memorization": "memorization",
+}
+_LOSSES = {"Text loss": "text_loss", "Increase": "text_loss_increase"}
+
+
+def further_sheet(material: Material) -> Sheet | None:
+    """Measures by generating and of retained knowledge; None where there are none."""
+    known = {name for name in material.frame.columns if material.frame[name].notna().any()}
+    parts = [_share(heading, field) for heading, field in _FURTHER.items() if field in known]
+    parts += [_loss(heading, field) for heading, field in _LOSSES.items() if field in known]
+    if not parts:
+        return None
+    caption = (
+        "Test sets by generating and parsing answers (gen.), and, where they were measured: the share of answers that "
+        "could be parsed, memorization (share of wrong OOD answers in the training task's format), and the mean token "
+        "cross-entropy on held-out text with its increase over the base model. Mean ± standard deviation over seeds."
+    )
+    title = "By generating, and what else was measured"
+    return _sheet("further", title, caption, [_method(), *parts], material.best, material.base_row)
+
+
+def _sheet(
+    name: str,
+    title: str,
+    caption: str,
+    parts: Sequence[Part],
+    found: Sequence[Summary],
+    base: Summary | None,
+    folded: bool = False,
+) -> Sheet:
+    """A row a summary; columns in which no row has anything are left out."""
+    rows = [[cell(each) for _, cell in parts] for each in ([base] if base else []) + list(found)]
+    kept = [place for place in range(len(parts)) if any(row[place].value not in (None, "") for row in rows)]
+    columns = [parts[place][0] for place in kept]
+    return Sheet(name, title, caption, columns, [[row[p] for p in kept] for row in rows], 1 if base else 0, folded)
+
+
+def _parts(material: Material) -> list[Part]:
+    return [
+        (Column("Seeds", "seeds", note="finished / ended"), _seeds),
+        _share("ID", "id_accuracy", "on the task trained on"),
+        _share("OOD", "ood_accuracy", "mean over the other tasks"),
+        _share("Forget", "forget_ratio", "share of the base model's OOD accuracy that was lost"),
+        _share("Collapse", "collapse_rate", "share of OOD test sets below 1 %"),
+        *_objective(material),
+        (Column("Trained", "trained_parameters", note="parameters"), _trained),
+        (Column("Density %", "density"), _density),
+        (Column("Selection", "selection_ratio", note="selection ratio"), _first("selection_ratio")),
+        (Column("LR", "learning_rate", note="learning rate"), _first("learning_rate")),
+        (Column("Time", "seconds_total", note="mean of a run"), _time),
+        (Column("Memory, GB", "peak_memory_bytes", note="largest peak of rank 0"), _memory),
+    ]
+
+
+def _objective(material: Material) -> list[Part]:
+    metrics = material.sweep.objective.all_metrics
+
+    def cell(place: int) -> Callable[[Summary], Cell]:
+        return lambda summary: percent_cell(summary.values[place])
+
+    names = {metric: "Val" if len(metrics) == 1 else spoken(metric) for metric in metrics}
+    note = "the objective: what the search went by"
+    return [(Column(names[metric], metric, note=note), cell(place)) for place, metric in enumerate(metrics)]
+
+
+def _method() -> Part:
+    return Column("Method", "method", numeric=False), lambda summary: text_cell(summary.method)
+
+
+def _configuration() -> Part:
+    def cell(summary: Summary) -> Cell:
+        key = "" if summary.method == BASE else summary.configuration
+        return Cell(key + "*" * (summary.on_front and bool(key)), key)
+
+    return Column("Configuration", "configuration", numeric=False), cell
+
+
+def _share(heading: str, metric: str, note: str = "") -> Part:
+    return Column(heading, metric, note=note), lambda summary: measured_cell(summary, metric)
+
+
+def _loss(heading: str, metric: str) -> Part:
+    return Column(heading, metric), lambda summary: spread_cell(*summary.over_seeds(metric), digits=3)
+
+
+def _seeds(summary: Summary) -> Cell:
+    finished, ended = len(summary.finished), len(summary.runs)
+    if summary.method == BASE:
+        return Cell("")
+    return Cell(str(finished) if finished == ended else f"{finished}/{ended}", finished)
+
+
+def _first(name: str) -> Callable[[Summary], Cell]:
+    return lambda summary: number_cell(summary.first(name))
+
+
+def _trained(summary: Summary) -> Cell:
+    return count_cell(summary.first("trained_parameters"))
+
+
+def _time(summary: Summary) -> Cell:
+    return seconds_cell(summary.over_seeds("seconds_total")[0])
+
+
+def _density(summary: Summary) -> Cell:
+    share = summary.first("density")
+    return number_cell(None) if share is None else Cell(f"{100 * share:.3g}", share)
+
+
+def _memory(summary: Summary) -> Cell:
+    peaks = [run["peak_memory_bytes"] for run in summary.finished if run.get("peak_memory_bytes") is not None]
+    return gigabytes_cell(max(peaks, default=None))
+
+
+def _denominator(material: Material) -> str:
+    sets = len(material.sweep.data.ood)
+    return f" Collapse is the share of the {sets} OOD test sets below 1 %." if sets else ""

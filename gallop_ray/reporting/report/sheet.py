@@ -1,0 +1,93 @@
+"""Tables of the report: the same rows as HTML, CSV and LaTeX."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+MISSING = "–"  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a reader sees, and the exact value behind it, by which HTML sorts and which CSV holds."""
+
+    text: str
+    value: float | str | None = None
+    std: float | None = None
+    note: str = ""
+    """Shown when the pointer rests on the cell."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """`field` names it in the CSV: as in results.jsonl where it is from there."""
+
+    heading: str
+    field: str
+    numeric: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table.
+
+    Args:
+        name: of its files.
+        caption: one or two sentences.
+        pinned: so many first rows stay on top however the rest is sorted.
+        folded: shown when asked for.
+    """
+
+    name: str
+    title: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    pinned: int = 0
+    folded: bool = False
+
+    def exact(self) -> pd.DataFrame:
+        """The values: shares, not percents; <field>_std beside what has a standard deviation."""
+        columns: dict[str, list[float | str | None]] = {}
+        for place, column in enumerate(self.columns):
+            cells = [row[place] for row in self.rows]
+            columns[column.field] = [cell.value for cell in cells]
+            if any(cell.std is not None for cell in cells):
+                columns[f"{column.field}_std"] = [cell.std for cell in cells]
+        return pd.DataFrame(columns)
+
+    def shown(self) -> pd.DataFrame:
+        """The texts under their headings."""
+        texts = [[cell.text for cell in row] for row in self.rows]
+        return pd.DataFrame(texts, columns=[column.heading for column in self.columns])
+
+    def write(self, folder: Path) -> None:
+        """Write <name>.csv and <name>.tex, which needs LaTeX's booktabs."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.exact().to_csv(folder / f"{self.name}.csv", index=False)
+        (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
+
+    def latex(self) -> str:
+        """A table environment, everything special to TeX escaped."""
+        columns = "".join("r" if column.numeric else "l" for column in self.columns)
+        label = f"tab:{self.name.replace('_', '-')}"
+        frame = self.shown().map(_plain).rename(columns=_plain)
+        text: str = frame.to_latex(index=False, escape=True, column_format=columns, label=label, caption="CAPTION")
+        text = text.replace("CAPTION", _escaped(self.caption))
+        return text.replace("±", r"$\pm$").replace("−", "$-$").replace("< ", "$<$ ")  # noqa: RUF001
+
+
+_SPECIAL = {"\\": r"\textbackslash{}", **{each: f"\\{each}" for each in "&%$#_{}"}, "~": r"\textasciitilde{}",
+            "^": r"\textasciicircum{}"}  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    return "".join(_SPECIAL.get(each, each) for each in _plain(text))
+
+
+def _plain(text: str) -> str:
+    """Line ends would end a row's cell; the dash of what is missing is not in every font."""
+    return " ".join(text.split()).replace(MISSING, "--") if text != MISSING else "--"

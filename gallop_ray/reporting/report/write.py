@@ -1,0 +1,73 @@
+"""Writing the report into a sweep's folder."""
+
+import time
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+
+from gallop_ray.reporting.report.drawings import drawings, drawn
+from gallop_ray.reporting.report.material import Importances, Material, gather
+from gallop_ray.reporting.report.notes import notes
+from gallop_ray.reporting.report.sections import Section, sections
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.records import PAGE, SweepFolder
+
+
+def write_report(
+    folder: SweepFolder, sweep: Sweep, importances: Importances | None = None, output: Path | None = None
+) -> Path:
+    """Write the page, and beside it figures/*.svg, figures/*.png, tables/*.csv and tables/*.tex; returns its path.
+
+    Works at any moment of a sweep. The page needs nothing else: no file beside it and no network.
+
+    Args:
+        importances: of searched parameters, by method; `gallop_ray.sweep.importance` finds them.
+        output: the page's path; by default <sweep>/report/report.html.
+    """
+    path = output or folder.path / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    material = gather(folder, sweep, importances)
+    found = sections(material, drawn(drawings(material), path.parent / "figures"))
+    for sheet in (sheet for section in found for sheet in section.sheets):
+        sheet.write(path.parent / "tables")
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(_page(material, found), encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def _page(material: Material, found: list[Section]) -> str:
+    parts = files("gallop_ray.reporting.report")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string((parts / "page.html.j2").read_text(encoding="utf-8"))
+    written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    return template.render(
+        title=material.sweep.name,
+        subtitle=_subtitle(material),
+        verdict=_verdict(material),
+        notes=notes(material),
+        sections=found,
+        css=(parts / "page.css").read_text(encoding="utf-8"),
+        js=(parts / "page.js").read_text(encoding="utf-8"),
+        footer=f"Written by gallop_ray {version('gallop_ray')} on {written} from the records of the sweep. Figures as "
+        "SVG and PNG, and tables as CSV and LaTeX, lie beside this file in figures/ and tables/.",
+    )
+
+
+def _verdict(material: Material) -> str:
+    if material.statistics.verdict:
+        return material.statistics.verdict.text
+    if not material.best:
+        return "No run has finished yet: there is nothing to say."
+    return f"{material.best[0].method} is the only method with a finished run: there is nothing to compare it with."
+
+
+def _subtitle(material: Material) -> str:
+    sweep, runs = material.sweep, material.status["runs"]
+    methods = f"{len(sweep.methods)} method{'s' * (len(sweep.methods) > 1)}"
+    seeds = f"{len(sweep.seeds)} seed{'s' * (len(sweep.seeds) > 1)}"
+    where = f"{sweep.model.name} trained on {sweep.data.train}"
+    others = f", forgetting measured on {len(sweep.data.ood)} other tasks" if sweep.data.ood else ""
+    return f"{where}{others} · {methods}, {seeds} · {runs['finished']} of {runs['total']} runs finished"

@@ -205,7 +205,7 @@ class SweepSync:
         points: list[Point] = []
         if ended and not sent.ended and self._means.get(configuration.path) != ended:
             means, now = over_seeds(configuration.results()), time.time()
-            points = [Point(name, value, now, int(means["n_seeds"])) for name, value in means.items()]
+            points = [Point(name, value, now) for name, value in means.items()]
         ends = status in FINAL_STATUS and sent.status != FINAL_STATUS[status]
         self._log(configuration.path, sent, points, {"status": status} if ends else {})
         self._means[configuration.path] = ended

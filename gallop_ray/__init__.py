@@ -1,18 +1,32 @@
 """Distributed sweeps of sparse fine-tuning of language models."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gallop_ray.api import load_sweep as load_sweep
+    from gallop_ray.api import results as results
+    from gallop_ray.api import run_sweep as run_sweep
+    from gallop_ray.reporting.figures import plot_cost as plot_cost
+    from gallop_ray.reporting.figures import plot_density as plot_density
+    from gallop_ray.reporting.figures import plot_front as plot_front
+    from gallop_ray.reporting.figures import plot_learning_rate as plot_learning_rate
+    from gallop_ray.reporting.figures import plot_seeds as plot_seeds
     from gallop_ray.sparse.adapter import apply_adapter as apply_adapter
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "apply_adapter"]
+_HOMES = {
+    "apply_adapter": "gallop_ray.sparse.adapter",
+    **dict.fromkeys(("load_sweep", "run_sweep", "results"), "gallop_ray.api"),
+    **dict.fromkeys(
+        ("plot_cost", "plot_density", "plot_front", "plot_learning_rate", "plot_seeds"), "gallop_ray.reporting.figures"
+    ),
+}
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    """`apply_adapter` when it is asked for: importing gallop_ray must not import torch."""
-    if name == "apply_adapter":
-        from gallop_ray.sparse.adapter import apply_adapter
-
-        return apply_adapter
+    """Each when it is asked for: importing gallop_ray must not import torch, Ray or matplotlib."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

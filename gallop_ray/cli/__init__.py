@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     ui = commands.add_parser("ui", help=text, description=text)
     ui.add_argument("--output", default="runs", help="the folder of sweeps (default: runs)")
     ui.add_argument("--uri", help="another MLflow store")
+    ui.add_argument("--experiment", default="gallop_ray", help="the MLflow experiment to show (default: gallop_ray)")
     ui.add_argument("--port", type=int, default=5000, help="where to serve it")
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
@@ -165,4 +166,5 @@ def _ui(arguments: argparse.Namespace) -> int:
     from gallop_ray.tracking.mlflow_store import default_uri
     from gallop_ray.tracking.ui import open_ui
 
-    return open_ui(arguments.uri or default_uri(arguments.output), arguments.port, not arguments.no_browser)
+    uri = arguments.uri or default_uri(arguments.output)
+    return open_ui(uri, arguments.port, not arguments.no_browser, arguments.experiment)

@@ -13,6 +13,8 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _DATABASE = "mlflow.db"
 _ID_TAG = "gallop_ray.id"
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow's page may show the experiment as one of language model applications."""
 _POINTS_PER_REQUEST = 800  # of the 1000 that MLflow takes; up to 100 each may be parameters and tags
 _PARAM_LENGTH = 500
 # One attempt and short waits: the mirror repeats by itself, and the end of a sweep must not hang on a dead server.
@@ -68,7 +70,9 @@ class MlflowStore:
         found = self._client.get_experiment_by_name(experiment)
         location = None if uri.startswith(("http:", "https:")) else artifacts.resolve().as_uri()
         self._experiment = (
-            found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=location)
+            found.experiment_id
+            if found
+            else self._client.create_experiment(experiment, artifact_location=location, tags=_TRAINING)
         )
 
     def is_active(self, run_id: str) -> bool:
@@ -124,10 +128,19 @@ class MlflowStore:
             else:
                 self._client.set_terminated(run_id, status, None if end is None else _ms(end))
 
-    def upload(self, run_id: str, path: Path) -> None:
-        """Store a small file as the run's artifact. Refused as in `log`."""
+    def upload(self, run_id: str, path: Path, folder: str = ".") -> None:
+        """Store a file as the run's artifact, in this folder of its artifacts. Refused as in `log`."""
         with _refusals():
-            self._client.log_artifact(run_id, str(path))
+            self._client.log_artifact(run_id, str(path), None if folder == "." else folder)
+
+    def upload_json(self, run_id: str, name: str, value: Mapping[str, object]) -> None:
+        """Store an object as the run's artifact of this name. Refused as in `log`."""
+        with _refusals():
+            self._client.log_dict(run_id, dict(value), name)
+
+    def page(self, run_id: str, artifact: str) -> str:
+        """The address of an artifact's page within MLflow's pages."""
+        return f"#/experiments/{self._experiment}/runs/{run_id}/artifacts/{artifact}"
 
 
 @contextmanager

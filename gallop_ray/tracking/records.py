@@ -36,6 +36,8 @@ MASK_REPORT = ("masks.json", "masks.png")
 """What a finished sweep says of its masks."""
 PAGE = "report/report.html"
 """The report, in the sweep's folder."""
+VERDICT = "report/verdict.txt"
+"""The report's verdict in plain words."""
 _SEED_FOLDER = re.compile(r"seed-(\d+)")
 _LEFT_BY_AN_ATTEMPT = (
     "result.json",

@@ -8,6 +8,8 @@ from typing import Any
 from gallop_ray.spec.schema import Metric, ObjectiveSpec, larger_is_better
 
 _NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended", "attempts", "micro_batch_size")
+_BY_CONFIGURATION = ("trained_parameters", "density", "trainable_percent", "steps")
+"""The same for all seeds: they need no standard deviation."""
 
 
 def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -22,10 +24,14 @@ def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def measurements(result: Mapping[str, Any]) -> dict[str, float]:
-    """What was measured in a run, flat: the numbers that are neither asked for nor points in time nor null."""
+    """What was measured in a run: the numbers that are neither asked for nor points in time nor null.
+
+    Nested ones are named <group>/<rest>: MLflow shows each group's charts in a section of its own.
+    """
     return {
         name: float(value)
-        for name, value in flatten(result).items()
+        for key, nested in result.items()
+        for name, value in (flatten(nested, f"{key}/") if isinstance(nested, Mapping) else {key: nested}).items()
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NO_MEASUREMENT
     }
 
@@ -62,10 +68,19 @@ def objective_value(
 
 
 def over_seeds(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Of the finished runs: the mean of each measurement under its name, <name>_std beside it, and n_seeds."""
+    """Of the finished runs: the mean of each measurement under its name, <name>_std beside it, and n_seeds.
+
+    Of groups only what configurations are compared by: test sets of tasks, and the whole time.
+    """
     runs = [measurements(result) for result in results if result["status"] == "finished"]
     summary = {"n_seeds": float(len(runs))}
-    for name in sorted({name for run in runs for name in run}):
+    for name in sorted({name for run in runs for name in run if _compared(name)}):
         mean, std = mean_and_std(run.get(name) for run in runs)
-        summary |= {key: value for key, value in ((name, mean), (f"{name}_std", std)) if value is not None}
+        varies = "/" not in name and name not in _BY_CONFIGURATION
+        summary |= {name: mean} if mean is not None else {}
+        summary |= {f"{name}_std": std} if std is not None and varies else {}
     return summary
+
+
+def _compared(name: str) -> bool:
+    return "/" not in name or name == "seconds/total" or (name.startswith("tasks/") and "_test_" in name)

@@ -5,20 +5,22 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import Record, read_json, write_json
+from gallop_ray.tracking.handout import hand_out
 from gallop_ray.tracking.mlflow_store import MlflowStore, Point, Refused, Status
-from gallop_ray.tracking.records import MASK_REPORT, PAGE, ConfigurationFolder, RunFolder, SweepFolder
-from gallop_ray.tracking.sent import (
-    FINAL_STATUS,
-    Sent,
+from gallop_ray.tracking.records import ConfigurationFolder, Document, RunFolder, SweepFolder
+from gallop_ray.tracking.sent import FINAL_STATUS, Sent
+from gallop_ray.tracking.shown import (
     configuration_params,
     failure_tags,
     last_of,
     result_points,
+    run_name,
     step_points,
     sweep_params,
     validation_points,
@@ -27,9 +29,17 @@ from gallop_ray.tracking.summary import over_seeds
 from gallop_ray.tracking.watch import OpenConfigurations
 
 _LOG = logging.getLogger(__name__)
-_ARTIFACTS = ("result.json", "mask.json", "spec.json", "environment.json")
-_TAGS = ("method", "density", "seed")
+_DOCUMENTS: tuple[Document, ...] = ("spec", "environment", "mask")
 Version = tuple[int, int, int]
+Tags = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An MLflow run that was made just now: what it is still to be told, and the tags that it has."""
+
+    params: Mapping[str, object]
+    tags: Tags
 
 
 class SweepSync:
@@ -49,7 +59,7 @@ class SweepSync:
         self._statuses: dict[Path, str] = {}
         self._counts: Counter[str] = Counter()
         self._uploads = True
-        self._params: dict[Path, dict[str, object]] = {}
+        self._made: dict[Path, _Made] = {}
         # An earlier start, or a request that failed, may have made their MLflow runs without noting it.
         self._unsure = {
             path for each in folder.configurations() for path in (each.path, *(r.path for r in each.runs()))
@@ -88,7 +98,7 @@ class SweepSync:
         # The status is read before the runs: whoever writes it has written the results first.
         status = configuration.status()["status"]
         self._statuses[configuration.path] = f"configurations_{status}"
-        sent = self._find_sent(configuration.path, configuration.key, self._id)
+        sent = self._sent_of(configuration, self._id, {"status": status} if status in FINAL_STATUS else {})
         versions = {run: run.version() for run in configuration.runs()}
         for run, version in versions.items():
             if self._ended.get(run.path) != version:
@@ -108,25 +118,25 @@ class SweepSync:
     def _sync_run(self, run: RunFolder, version: Version, parent: Sent) -> None:
         """Send a run's news. `version` was taken before anything is read here, and the result before the events."""
         result = run.result()
-        sent = self._find_sent(run.path, f"seed {run.seed}", parent.run_id, run.seed)
+        tags = {"status": result["status"], **failure_tags(result)} if result else {}
+        sent = self._sent_of(run, parent.run_id, tags)
         tail = run.tail(sent.offset, sent.attempt)
         if tail.events:
             self._revive(run.path, sent)
             self._revive(run.path.parent, parent)
         ends = result is not None and not sent.ended
-        steps, tags = step_points(tail.events, sent.last_step), dict[str, object]()
+        steps = step_points(tail.events, sent.last_step)
         validations = validation_points(tail.events, sent.last_validation)
         points = steps + validations
         if result is not None and ends:
             points += result_points(result, _ended(result))
-            tags = {"status": result["status"], **failure_tags(result)}
-        self._log(run.path, sent, points, tags)
+        self._log(run.path, sent, points, tags if ends else {})
         if tail.events or ends:
             sent.attempt, sent.offset = tail.attempt, tail.offset
             sent.last_step = last_of(steps, sent.last_step)
             sent.last_validation = last_of(validations, sent.last_validation)
             if result is not None and ends:
-                self._upload(run.path, _ARTIFACTS, sent.run_id)
+                self._upload(partial(self._store.upload_json, sent.run_id, "run.json", _whole(run, result)))
                 self._put_status(sent, FINAL_STATUS[result["status"]], _ended(result))
             sent.save(run.path)
         if result is None:
@@ -135,29 +145,39 @@ class SweepSync:
         self._statuses[run.path] = f"runs_{result['status']}"
         self._ended[run.path] = version
 
-    def _find_sent(self, folder: Path, name: str, parent: str, seed: int | None = None) -> Sent:
-        sent = self._sent.get(folder) or Sent.load(folder, self._id) or self._create(folder, name, parent, seed)
-        self._sent[folder] = sent
+    def _sent_of(self, folder: ConfigurationFolder | RunFolder, parent: str, tags: Tags) -> Sent:
+        """What was sent of a folder; where nothing was its MLflow run is made, with these tags."""
+        sent = self._sent.get(folder.path) or Sent.load(folder.path, self._id) or self._create(folder, parent, tags)
+        self._sent[folder.path] = sent
         return sent
 
-    def _create(self, folder: Path, name: str, parent: str, seed: int | None) -> Sent:
-        configuration = ConfigurationFolder(folder if seed is None else folder.parent).configuration()
-        params = configuration_params(configuration, self._sweep) | ({} if seed is None else {"seed": seed})
-        tags = {"gallop_ray.level": "configuration" if seed is None else "seed"}
-        tags |= {name: str(value) for name, value in params.items() if name in _TAGS}
-        identity = f"{self._id}/{folder.relative_to(self._folder.path).as_posix()}"
-        make = self._store.find_or_create if folder in self._unsure else self._store.create
-        self._unsure.add(folder)
-        run_id = make(identity, name, parent, _begun(folder), tags)
-        self._params[folder] = params
+    def _create(self, folder: ConfigurationFolder | RunFolder, parent: str, tags: Tags) -> Sent:
+        path, key = folder.path, folder.path.name
+        if isinstance(folder, RunFolder):
+            configuration = ConfigurationFolder(path.parent).configuration()
+            key, level, ending, extra = path.parent.name, "seed", f"seed {folder.seed}", {"seed": folder.seed}
+        else:
+            configuration, level, ending, extra = folder.configuration(), "configuration", key.rpartition("-")[2], {}
+        marks = {"gallop_ray.level": level, "sweep": self._folder.path.name, "configuration": key, **tags}
+        identity = f"{self._id}/{path.relative_to(self._folder.path).as_posix()}"
+        name = run_name(configuration, self._sweep, ending)
+        make = self._store.find_or_create if path in self._unsure else self._store.create
+        fresh = path not in self._unsure
+        self._unsure.add(path)
+        run_id = make(identity, name, parent, _begun(path), {name: str(value) for name, value in marks.items()})
+        self._made[path] = _Made(configuration_params(configuration, self._sweep) | extra, tags if fresh else {})
         return Sent(self._id, run_id)
 
-    def _log(self, folder: Path, sent: Sent, points: Sequence[Point], tags: Mapping[str, object]) -> None:
-        """Send points and tags, with the parameters of a run that was just made, in one request."""
-        params = self._params.get(folder)
-        if points or tags or params:
-            self._store.log(sent.run_id, points, params, tags)
-        if self._params.pop(folder, None):
+    def _log(self, folder: Path, sent: Sent, points: Sequence[Point], tags: Tags) -> None:
+        """Send points and tags, with the parameters of a run that was just made, in one request.
+
+        Tags with which the run was made are left out: MLflow takes half as long.
+        """
+        made = self._made.get(folder, _Made({}, {}))
+        news = {name: value for name, value in tags.items() if made.tags.get(name) != value}
+        if points or news or made.params:
+            self._store.log(sent.run_id, points, made.params, news)
+        if self._made.pop(folder, None):
             sent.save(folder)
 
     def _revive(self, folder: Path, sent: Sent) -> None:
@@ -165,15 +185,13 @@ class SweepSync:
         if sent.status != "RUNNING":
             self._set_status(folder, sent, "RUNNING", "running")
 
-    def _upload(self, folder: Path, names: Sequence[str], run_id: str) -> None:
+    def _upload(self, upload: Callable[[], None]) -> None:
         """Artifacts are a convenience: a server that has no place for them still takes everything else.
 
         When the server itself is away, the next request says so, and all is repeated with the artifacts.
         """
         try:
-            for name in names:
-                if (folder / name).exists():
-                    self._store.upload(run_id, folder / name)
+            upload()
         except Exception as error:
             if self._uploads:
                 _LOG.warning("MLflow does not store artifacts; they stay in %s (%s)", self._folder.path, error)
@@ -187,7 +205,7 @@ class SweepSync:
         points: list[Point] = []
         if ended and not sent.ended and self._means.get(configuration.path) != ended:
             means, now = over_seeds(configuration.results()), time.time()
-            points = [Point(name, value, now, int(means["n_seeds"])) for name, value in means.items()]
+            points = [Point(name, value, now) for name, value in means.items()]
         ends = status in FINAL_STATUS and sent.status != FINAL_STATUS[status]
         self._log(configuration.path, sent, points, {"status": status} if ends else {})
         self._means[configuration.path] = ended
@@ -226,7 +244,7 @@ class SweepSync:
             self._end(configuration.path, status)
             finished = finished and status in FINAL_STATUS
         if finished:
-            self._upload(self._folder.path, (*MASK_REPORT, PAGE), self._id)
+            self._upload(partial(hand_out, self._folder, self._sweep, self._store, self._id))
         self._store.set_status(self._id, "FINISHED" if finished else "KILLED")
 
     def _end(self, folder: Path, word: str) -> None:
@@ -235,6 +253,12 @@ class SweepSync:
             return
         status, word = (FINAL_STATUS[word], word) if word in FINAL_STATUS else ("KILLED", "interrupted")
         self._unless_refused(folder, partial(self._set_status, folder, sent, status, word))
+
+
+def _whole(run: RunFolder, result: Record) -> Record:
+    """The run's documents as one: an upload takes longer than the bytes do."""
+    found = {name: run.read(name) for name in _DOCUMENTS}
+    return {"result": result, **{name: document for name, document in found.items() if document is not None}}
 
 
 def _ended(result: Record) -> float:

@@ -1,5 +1,6 @@
 """The MLflow page of a tracking store, in the browser."""
 
+import json
 import os
 import signal
 import socket
@@ -7,15 +8,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import webbrowser
 from pathlib import Path
+from urllib.parse import quote
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
+_ANSWER_SECONDS = 20.0
 
 
-def open_ui(uri: str, port: int = 5000, open_browser: bool = True) -> int:
+def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: str = "gallop_ray") -> int:
     """Show a tracking store in MLflow's page until Ctrl-C; returns an exit status.
 
     A store that is a server already has a page: its address is shown, nothing is started.
@@ -24,12 +28,13 @@ def open_ui(uri: str, port: int = 5000, open_browser: bool = True) -> int:
         uri: an MLflow tracking uri.
         port: where to serve the page on this machine.
         open_browser: open the page as well as print its address.
+        experiment: the experiment whose runs are shown; all experiments where it is not there.
 
     Raises:
         ValueError: the port is taken.
     """
     if uri.startswith(("http:", "https:")):
-        _show(uri, open_browser)
+        _show(_runs_of(experiment, uri), open_browser)
         return 0
     if _answers(port):
         raise ValueError(f"port {port} is in use on this machine: choose another")
@@ -41,7 +46,7 @@ def open_ui(uri: str, port: int = 5000, open_browser: bool = True) -> int:
         server = _start(uri, port, log)
         try:
             _wait_until_up(server, port, log)
-            _show(f"http://{_HOST}:{port}", open_browser)
+            _show(_runs_of(experiment, f"http://{_HOST}:{port}"), open_browser)
             return server.wait()
         except KeyboardInterrupt:
             return 0
@@ -51,7 +56,9 @@ def open_ui(uri: str, port: int = 5000, open_browser: bool = True) -> int:
 
 def _start(uri: str, port: int, log: Path) -> "subprocess.Popen[bytes]":
     store = ["--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
+    # Without its job runners, a dozen processes that this page has no use for.
+    lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**os.environ, **lean, "GIT_PYTHON_REFRESH": "quiet"}
     # A session of its own: Ctrl-C reaches this process alone, which then ends the server with all its workers.
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -76,6 +83,17 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, log: Path) -> N
         if server.poll() is not None or time.monotonic() > deadline:
             raise ValueError(f"MLflow's page did not start. It says:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.2)
+
+
+def _runs_of(experiment: str, address: str) -> str:
+    """The page of the experiment's runs; the server's first page where it does not tell the experiment."""
+    question = f"{address.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment)}"
+    try:
+        with urllib.request.urlopen(question, timeout=_ANSWER_SECONDS) as answer:
+            number = json.load(answer)["experiment"]["experiment_id"]
+    except (OSError, ValueError, KeyError):
+        return address
+    return f"{address.rstrip('/')}/#/experiments/{number}/runs"
 
 
 def _show(address: str, open_browser: bool) -> None:

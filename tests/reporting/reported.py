@@ -85,7 +85,7 @@ def write_sweep(tmp: Path, **changes: Any) -> tuple[SweepFolder, Sweep]:
     folder = SweepFolder(tmp / sweep.name)
     folder.create(sweep.model_dump(mode="json"))
     base = {task: {"test": {"likelihood": 0.2 if task == "range" else 0.95}} for task in _TASKS}
-    folder.write_base(base, {})
+    folder.write_base(base, {}, {}, None)
     for seed in sweep.seeds:
         for rate in (0.001, 0.01):
             for density in (0.01, 0.1, 0.2):

@@ -90,15 +90,17 @@ def mlflow_runs(sweep: Sweep) -> dict:
     runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
 
     def path(run) -> str:
-        parent = run.data.tags.get("mlflow.parentRunId")
-        return f"{path(runs[parent])}/{run.info.run_name}" if parent else run.info.run_name
+        parent, tags = run.data.tags.get("mlflow.parentRunId"), run.data.tags
+        names = {"sweep": run.info.run_name, "configuration": tags.get("configuration"), "seed": run.info.run_name[-6:]}
+        name = names[tags["gallop_ray.level"]]
+        return f"{path(runs[parent])}/{name}" if parent else name
 
     named = {path(run): run for run in runs.values()}
     assert len(named) == len(runs), "a run was doubled"
     return named
 
 
-def losses(sweep: Sweep, run, name: str = "loss") -> list[tuple[int, float]]:
+def losses(sweep: Sweep, run, name: str = "training/loss") -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
     history = MlflowClient(tracking_uri(sweep)).get_metric_history(run.info.run_id, name)
@@ -121,16 +123,17 @@ def test_a_finished_sweep_arrives_nested_with_params_metrics_and_artifacts(sweep
     seed = runs["demo/gallop-1/seed 0"]
     assert seed.data.params == {
         "method": "gallop", "density": "0.01", "selection_ratio": "0.1", "learning_rate": "0.001",
-        "eps": "1e-08", "seed": "0", "model": "pocket", "train": "arc",
+        "eps": "1e-08", "seed": "0",
     }  # fmt: skip
-    assert (seed.data.tags["method"], seed.data.tags["density"], seed.data.tags["seed"]) == ("gallop", "0.01", "0")
+    assert seed.info.run_name == "gallop density=0.01 eps=1e-08 seed 0"
+    assert runs["demo/gallop-1"].info.run_name == "gallop density=0.01 eps=1e-08 1"
     assert losses(sweep, seed) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert seed.data.metrics["id_accuracy"] == 0.5
-    assert seed.data.metrics["seconds_total"] == 2.0
+    assert seed.data.metrics["seconds/total"] == 2.0
     assert "grad_norm" not in seed.data.metrics
     assert "forget_ratio" not in seed.data.metrics
     files = [file.path for file in MlflowClient(tracking_uri(sweep)).list_artifacts(seed.info.run_id)]
-    assert files == ["mask.json", "result.json", "spec.json"]
+    assert files == ["run.json"]
     assert (Path(sweep.output) / "mlartifacts").is_dir()
     means = runs["demo/gallop-1"].data.metrics
     assert means["id_accuracy"] == pytest.approx(0.6)
@@ -192,7 +195,7 @@ def test_an_interrupted_run_is_killed_then_goes_on_in_the_same_mlflow_run(sweep)
     }
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     assert [step for step, _ in losses(sweep, after["demo/gallop-1/seed 0"])] == [1, 2, 3]
-    assert losses(sweep, after["demo/gallop-1/seed 0"], "val_id_accuracy_by_step") == [(2, 0.25)]
+    assert losses(sweep, after["demo/gallop-1/seed 0"], "training/val_id_accuracy") == [(2, 0.25)]
 
 
 def test_an_end_in_a_hurry_leaves_nothing_running_and_the_next_start_sends_the_rest(sweep):

@@ -19,7 +19,7 @@ from gallop_ray.reporting.summary import (
     summaries,
 )
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.metrics import summarize
+from gallop_ray.tasks.rounds import base_metrics
 from gallop_ray.tracking.files import Record, read_json
 from gallop_ray.tracking.records import CONFIRMATION, MASK_REPORT, RunFolder, SweepFolder
 from gallop_ray.tracking.summary import flatten
@@ -105,4 +105,4 @@ def _base(folder: SweepFolder, sweep: Sweep) -> Record:
     measured: Mapping[str, Any] | None = folder.base()
     if measured is None:
         return {}
-    return {**summarize(measured, measured, sweep.data.train, sweep.data.ood), **flatten({"tasks": measured})}
+    return {**base_metrics(measured, sweep.data), **flatten({"tasks": measured})}

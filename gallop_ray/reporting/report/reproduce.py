@@ -43,7 +43,7 @@ def _model(sweep: Sweep) -> str:
 
 def _data(sweep: Sweep) -> str:
     others = f"; forgetting measured on {', '.join(sweep.data.ood)}" if sweep.data.ood else ""
-    return f"{sweep.data.root}, trained on {sweep.data.train}{others}"
+    return f"{sweep.data.root}, trained on {' and '.join(sweep.data.train_tasks)}{others}"
 
 
 def sweep_yaml(sweep: Sweep) -> str:

@@ -47,15 +47,15 @@ def tasks_sheets(material: Material) -> list[Sheet]:
 
 
 def _measured(material: Material, way: str) -> bool:
-    name = _task(material.sweep.data.train, way)
+    name = _task(material.sweep.data.train_tasks[0], way)
     return bool(material.best) and name in material.frame and bool(material.frame[name].notna().any())
 
 
 def _tasks_sheet(material: Material, way: str) -> Sheet:
     data, folded = material.sweep.data, way == "generated"
-    parts = [_method(), *(_share(task, _task(task, way)) for task in (data.train, *data.ood))]
+    parts = [_method(), *(_share(task, _task(task, way)) for task in (*data.train_tasks, *data.ood))]
     by = "generation" if folded else "likelihood"
-    caption = f"Accuracy on each test set by {by}; {data.train} is the task trained on. {_OVER_SEEDS}"
+    caption = f"Accuracy on each test set by {by}; {data.train_task} is the task trained on. {_OVER_SEEDS}"
     name, title = ("tasks_generated", "The same by generation") if folded else ("tasks", "Task by task")
     return _sheet(name, title, caption, parts, material.best, material.base_row, folded)
 

@@ -12,13 +12,13 @@ from gallop_ray.reporting.report.material import Importances, Material, gather
 from gallop_ray.reporting.report.notes import notes
 from gallop_ray.reporting.report.sections import Section, sections
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.records import PAGE, SweepFolder
+from gallop_ray.tracking.records import PAGE, VERDICT, SweepFolder
 
 
 def write_report(
     folder: SweepFolder, sweep: Sweep, importances: Importances | None = None, output: Path | None = None
 ) -> Path:
-    """Write the page, and beside it figures/*.svg, figures/*.png, tables/*.csv and tables/*.tex; returns its path.
+    """Write the page, and beside it figures/*.svg, figures/*.png, tables/*.csv, tables/*.tex and verdict.txt; returns its path.
 
     Works at any moment of a sweep. The page needs nothing else: no file beside it and no network.
 
@@ -35,6 +35,7 @@ def write_report(
     draft = path.with_name(f".{path.name}.tmp")
     draft.write_text(_page(material, found), encoding="utf-8")
     draft.replace(path)
+    path.with_name(Path(VERDICT).name).write_text(_verdict(material) + "\n", encoding="utf-8")
     return path
 
 
@@ -70,6 +71,6 @@ def _subtitle(material: Material) -> str:
     sweep, runs = material.sweep, material.status["runs"]
     methods = f"{len(sweep.methods)} method{'s' * (len(sweep.methods) > 1)}"
     seeds = f"{len(sweep.seeds)} seed{'s' * (len(sweep.seeds) > 1)}"
-    where = f"{sweep.model.name} trained on {sweep.data.train}"
+    where = f"{sweep.model.name} trained on {' and '.join(sweep.data.train_tasks)}"
     others = f", forgetting measured on {len(sweep.data.ood)} other tasks" if sweep.data.ood else ""
     return f"{where}{others} · {methods}, {seeds} · {runs['finished']} of {runs['total']} runs finished"

@@ -1,0 +1,53 @@
+"""What `import gallop_ray` offers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gallop_ray
+from tests.sweep.written import Written, small_sweep
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    written = Written(small_sweep(tmp_path))
+    for rate in (0.1, 0.2):
+        for seed in (0, 1):
+            written.end(written.begin("gallop", rate, seed), rate + seed / 10)
+    return written.folder.path
+
+
+def test_results_are_a_frame_with_a_row_a_run_and_figures_are_drawn_from_it(folder: Path) -> None:
+    frame = gallop_ray.results(folder)
+    assert sorted(zip(frame["learning_rate"], frame["seed"], frame["id_accuracy"], strict=True)) == [
+        (0.1, 0, 0.1), (0.1, 1, 0.2), (0.2, 0, 0.2), (0.2, 1, pytest.approx(0.3)),
+    ]  # fmt: skip
+    assert set(frame["seconds_total"]) == {60}
+    (axes,) = gallop_ray.plot_learning_rate(frame).axes
+    assert axes.get_lines()
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no sweep"):
+        gallop_ray.results(tmp_path)
+
+
+def test_overrides_of_a_sweep_that_is_loaded_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give them to load_sweep"):
+        gallop_ray.run_sweep(small_sweep(tmp_path), ["training.epochs=2"])
+
+
+def test_importing_and_loading_a_sweep_import_nothing_heavy() -> None:
+    program = (
+        "import sys, gallop_ray; gallop_ray.load_sweep('sweeps/quickstart.yaml');"
+        "print({'torch', 'ray', 'matplotlib', 'pandas', 'mlflow'} & sys.modules.keys())"
+    )
+    root = Path(gallop_ray.__file__).parents[1]
+    said = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
+
+
+def test_all_that_is_offered_is_there() -> None:
+    assert all(getattr(gallop_ray, name) is not None for name in gallop_ray.__all__)

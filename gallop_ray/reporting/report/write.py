@@ -18,7 +18,7 @@ from gallop_ray.tracking.records import PAGE, VERDICT, SweepFolder
 def write_report(
     folder: SweepFolder, sweep: Sweep, importances: Importances | None = None, output: Path | None = None
 ) -> Path:
-    """Write the page, and beside it figures/*.svg, figures/*.png, tables/*.csv, tables/*.tex and verdict.txt; returns its path.
+    """Write the page; returns its path. Beside it: figures/*.svg and *.png, tables/*.csv and *.tex, verdict.txt.
 
     Works at any moment of a sweep. The page needs nothing else: no file beside it and no network.
 

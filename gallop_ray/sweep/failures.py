@@ -35,7 +35,7 @@ class Policy:
 # is left is this configuration's alone: the same message would come again, and the others go on.
 POLICIES: dict[Failure, Policy] = {
     "out_of_memory": Policy(retries=64, smaller_batch=True),
-    "lost": Policy(retries=2),
+    "lost": Policy(retries=5),  # nodes are also taken away without a word
     "preempted": Policy(retries=20),
     "diverged": Policy(retries=0, status="diverged"),
     "refused": Policy(retries=0),

@@ -60,7 +60,7 @@ def _run(sweep: Sweep, configuration: Configuration, record: RunFolder) -> None:
             likelihood_correct(adapted, tokenizer, examples, settings)
     with phases.phase("saving"):
         adapted.save_pretrained(record.path / "adapter")
-    record.finish(phases.record())
+    record.finish({"status": "finished", **phases.record()})
 
 
 def _lora(method: LoraSpec) -> peft.LoraConfig:

@@ -66,14 +66,8 @@ class Server:
 
 
 def write_sweep(folder: Path, tracking: str, each: int = EACH, seeds: int = SEEDS) -> Path:
-    """Every point of a small space, so that any order of trying them gives the same configurations.
-
-    With a selection ratio of its own each configuration of gallop has something to score.
-    """
-    space = {
-        "gallop.selection_ratio": {"choice": [n / 16 for n in range(1, each + 1)]},
-        "lora.training.learning_rate": {"choice": [n / 2000 for n in range(1, each + 1)]},
-    }
+    """Every point of a small space, so that any order of trying them gives the same configurations."""
+    space = {"training.learning_rate": {"choice": [n / 2000 for n in range(1, each + 1)]}}
     folder.mkdir(parents=True, exist_ok=True)
     return command.write_sweep(
         folder,

@@ -38,6 +38,7 @@ def points(seed: int, count: int) -> list[Point]:
     moments += [("driver", "starting"), ("driver", "ended"), ("terminate", "training"), ("terminate", "evaluating")]
     moments += [("server", "training"), ("server", "ended")]
     draw.shuffle(moments)
+    moments.sort(key=lambda moment: moment[1] != "scoring")  # once scores are stored, no run makes any
     return [Point(victim, moment, draw.uniform(0, 0.05)) for victim, moment in moments[:count]]
 
 

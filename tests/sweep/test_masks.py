@@ -48,7 +48,11 @@ def run(sweep: Sweep) -> RunFolder:
     return run
 
 
-def artifacts(sweep: Sweep) -> list[str]:
+ALWAYS = {"adapter/adapter.safetensors", "results.jsonl"}
+MASKS, REPORT = {"masks.json", "masks.png"}, {"report/report.html"}
+
+
+def artifacts(sweep: Sweep) -> set[str]:
     """The files of the sweep's MLflow run."""
     from mlflow import MlflowClient
 
@@ -56,13 +60,15 @@ def artifacts(sweep: Sweep) -> list[str]:
     experiment = client.get_experiment_by_name(sweep.tracking.experiment)
     (found,) = client.search_runs([experiment.experiment_id], "tags.`gallop_ray.level` = 'sweep'")
     assert found.info.status == "FINISHED"
-    return [file.path for file in client.list_artifacts(found.info.run_id)]
+    top = client.list_artifacts(found.info.run_id)
+    inside = [file for folder in top if folder.is_dir for file in client.list_artifacts(found.info.run_id, folder.path)]
+    return {file.path for file in [*top, *inside] if not file.is_dir}
 
 
 def test_the_masks_are_files_of_the_sweep_and_of_its_mlflow_run(sweep: Sweep, run: RunFolder) -> None:
     folder = run_sweep(sweep)
     assert sorted(path.name for path in folder.path.glob("masks.*")) == ["masks.json", "masks.png"]
-    assert artifacts(sweep) == ["masks.json", "masks.png", "report.html"]
+    assert artifacts(sweep) == ALWAYS | MASKS | REPORT
     assert (folder.path / "report" / "figures" / "masks.svg").exists()
 
 
@@ -73,7 +79,7 @@ def test_a_page_that_cannot_be_written_is_a_warning(
     with caplog.at_level(logging.WARNING):
         run_sweep(sweep)
     assert "no report on" in caplog.text
-    assert artifacts(sweep) == ["masks.json", "masks.png"]
+    assert artifacts(sweep) == ALWAYS | MASKS
 
 
 def test_a_report_that_fails_is_a_warning(sweep: Sweep, run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
@@ -82,4 +88,4 @@ def test_a_report_that_fails_is_a_warning(sweep: Sweep, run: RunFolder, caplog: 
         run_sweep(sweep)
     assert "no report on the masks" in caplog.text
     assert "no figure masks" in caplog.text
-    assert artifacts(sweep) == ["report.html"]
+    assert artifacts(sweep) == ALWAYS | REPORT

@@ -82,13 +82,17 @@ def test_status_best_and_masks_know_rounds(finished: dict[str, Any]) -> None:
 def test_mlflow_counts_steps_through_the_rounds(finished: dict[str, Any]) -> None:
     client = MlflowClient(f"sqlite:///{finished['tmp'] / 'runs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("gallop_ray")
-    runs = client.search_runs([experiment.experiment_id], filter_string="tags.`gallop_ray.level` = 'seed'")
+    level = "tags.`gallop_ray.level` = '{}'"
+    runs = client.search_runs([experiment.experiment_id], level.format("seed"))
     assert len(runs) == 4
     for run in runs:
-        assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 9))
-        curve = client.get_metric_history(run.info.run_id, "val_mean_accuracy_by_step")
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "training/loss")] == list(
+            range(1, 9)
+        )
+        curve = client.get_metric_history(run.info.run_id, "training/val_mean_accuracy")
         assert [point.step for point in curve] == [2, 4, 6, 8]
-        assert run.data.params["train"] == "range, max"
+    (whole,) = client.search_runs([experiment.experiment_id], level.format("sweep"))
+    assert whole.data.params["train"] == "range, max"
 
 
 def test_a_round_is_exported_by_its_folder(finished: dict[str, Any], tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ def answers(port: int) -> bool:
 def test_the_page_is_served_until_ctrl_c(tmp_path):
     port = free_port()
     program = f"from gallop_ray.tracking.ui import open_ui; open_ui('sqlite:///{tmp_path}/m.db', {port}, False)"
+    # It hears SIGINT also where the tests run in the background of a shell.
+    program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {program}"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as ui:
         assert ui.stdout is not None
         address = re.search(r"http://\S+", ui.stdout.readline())

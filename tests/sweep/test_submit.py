@@ -73,6 +73,12 @@ def test_quickstart_through_ray_job_submit(head: tuple[str, dict[str, str]], tmp
     assert _submit(address, stranger, "--version").returncode != 0, "without the token nothing is accepted"
     overrides = [part for value in (*_QUICK, f"output={tmp_path / 'runs'}") for part in ("--set", value)]
     done = _submit(address, env, "run", "sweeps/quickstart.yaml", *overrides)
+    until = time.monotonic() + 60
+    while (
+        "No available agent" in done.stderr + done.stdout and time.monotonic() < until
+    ):  # the head is up, its agent not
+        time.sleep(2)
+        done = _submit(address, env, "run", "sweeps/quickstart.yaml", *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     results = SweepFolder(tmp_path / "runs" / "quickstart").results()

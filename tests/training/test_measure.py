@@ -44,7 +44,7 @@ def measured(asked: Sweep) -> Measured:
     model, tokenizer = tiny.of_pocket_vocabulary()
     parameters = sum(p.numel() for p in model.parameters())
     text = load_text(asked, tokenizer)
-    return measure(Resident(asked, model, tokenizer, "tiny", parameters, load_tasks(asked), [], text), model)
+    return measure(Resident(asked, model, tokenizer, "tiny", parameters, load_tasks(asked), [], text=text), model)
 
 
 def test_a_task_without_options_counts_by_what_was_generated(ranks: Any, tmp_path: Path) -> None:

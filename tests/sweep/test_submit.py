@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,10 +74,8 @@ def test_quickstart_through_ray_job_submit(head: tuple[str, dict[str, str]], tmp
     assert _submit(address, stranger, "--version").returncode != 0, "without the token nothing is accepted"
     overrides = [part for value in (*_QUICK, f"output={tmp_path / 'runs'}") for part in ("--set", value)]
     done = _submit(address, env, "run", "sweeps/quickstart.yaml", *overrides)
-    until = time.monotonic() + 60
-    while (
-        "No available agent" in done.stderr + done.stdout and time.monotonic() < until
-    ):  # the head is up, its agent not
+    until = time.monotonic() + 60  # the head is up before its agent is
+    while "No available agent" in done.stderr + done.stdout and time.monotonic() < until:
         time.sleep(2)
         done = _submit(address, env, "run", "sweeps/quickstart.yaml", *overrides)
     assert done.returncode == 0, done.stdout + done.stderr

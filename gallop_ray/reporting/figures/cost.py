@@ -27,7 +27,7 @@ def plot_cost(frame: pd.DataFrame) -> Figure:
         NothingToDrawError: where no finished run has times.
     """
     seconds = seconds_by_phase(frame)
-    if seconds.empty or not len(seconds.columns):
+    if not seconds.to_numpy().sum() > 0:
         raise NothingToDrawError("no finished run has the seconds of its phases")
     figure = new_figure(1.0 + 0.24 * len(seconds), 6.4)
     axes = figure.subplots()

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 import threading
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class MlflowMirror:
 
     def __init__(self, folder: SweepFolder, sweep: Sweep, uri: str) -> None:
         self._folder, self._sweep, self._uri = folder, sweep, uri
+        self._store: MlflowStore | None = None
         self._sync: SweepSync | None = None
         self._finished, self._now = False, False
         self._complete = False
@@ -46,7 +48,7 @@ class MlflowMirror:
         """Send what is left and end the thread.
 
         Args:
-            timeout: seconds to wait for it.
+            timeout: seconds to wait for it; for a complete sweep again and again while MLflow takes what it is sent.
             finished: whether the sweep is complete, and not interrupted.
             now: only leave nothing shown as running; what is left is sent by the next start.
 
@@ -55,11 +57,21 @@ class MlflowMirror:
         """
         self._finished, self._now = finished, now
         self._stop.set()
-        self._thread.join(timeout)
+        self._join(timeout)
         complete = self._complete and not self._thread.is_alive()
         if not complete:
             _LOG.warning("MLflow does not hold all of %s; run the sweep again to send the rest", self._folder.path)
         return complete
+
+    def _join(self, timeout: float) -> None:
+        """Wait for the thread. Thousands of short runs can end faster than MLflow takes them."""
+        before = -1
+        while self._thread.is_alive() and self._taken() > before:
+            before = self._taken() if self._finished else sys.maxsize
+            self._thread.join(timeout)
+
+    def _taken(self) -> int:
+        return self._store.taken if self._store else 0
 
     def _mirror(self) -> None:
         pause = _POLL_SECONDS
@@ -87,8 +99,8 @@ class MlflowMirror:
     def _connected(self) -> SweepSync:
         if self._sync is None:
             artifacts = Path(self._folder.path).resolve().parent / "mlartifacts"
-            store = MlflowStore(self._uri, self._sweep.tracking.experiment, artifacts)
-            self._sync = SweepSync(self._folder, self._sweep, store)
+            self._store = MlflowStore(self._uri, self._sweep.tracking.experiment, artifacts)
+            self._sync = SweepSync(self._folder, self._sweep, self._store)
         return self._sync
 
     def _note_away(self, error: Exception) -> None:

@@ -66,6 +66,7 @@ class MlflowStore:
         _silence()
         from mlflow import MlflowClient
 
+        self.taken = 0  # batches
         self._client = MlflowClient(uri)
         found = self._client.get_experiment_by_name(experiment)
         location = None if uri.startswith(("http:", "https:")) else artifacts.resolve().as_uri()
@@ -119,6 +120,7 @@ class MlflowStore:
             for first in range(0, max(1, len(metrics)), _POINTS_PER_REQUEST):
                 self._client.log_batch(run_id, metrics[first : first + _POINTS_PER_REQUEST], pairs, marks)
                 pairs, marks = [], []
+                self.taken += 1
 
     def set_status(self, run_id: str, status: Status, end: float | None = None) -> None:
         """Set the run's status; `end` in seconds since 1970, None for now. Refused as in `log`."""

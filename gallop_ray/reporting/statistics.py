@@ -124,10 +124,6 @@ def _by_seed(runs: Iterable[Record], metric: str) -> dict[int, float]:
     return {run["seed"]: run[metric] for run in runs if run.get(metric) is not None}
 
 
-def _answers(folder: SweepFolder, runs: Iterable[Record]) -> dict[int, Correct]:
-    return {run["seed"]: recorded(folder.run(run["configuration"], run["seed"])) for run in runs}
-
-
 def _comparisons(
     best: Best, correct: Sequence[Mapping[int, Correct]], metric: str, weights: Mapping[str, float]
 ) -> list[Comparison]:

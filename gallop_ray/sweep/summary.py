@@ -29,7 +29,7 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
         console.print(configurations_table(results, sweep.objective))
     console.print(final_table(results, metrics, sweep.objective))
     if verdict := sweep_statistics(folder, sweep).verdict:
-        console.print(verdict.text, end="\n\n", highlight=False, markup=False)
+        console.print(verdict.text, end="\n\n", highlight=False)
     if any(is_vacuous(base, each.ood) for each in sweep.data.rounds):
         console.print(VACUOUS, soft_wrap=True)
     console.print(timing_table(folder))

@@ -107,12 +107,15 @@ class RunFolder:
         assert (self.result() or {}).get("status") != "finished", f"{self.path} has finished: it never runs again"
         self.path.mkdir(parents=True, exist_ok=True)
         attempt = self.attempt() + 1
-        for name in _LEFT_BY_AN_ATTEMPT:
-            (self.path / name).unlink(missing_ok=True)
+        self._clear()
         write_json(self.path / "spec.json", spec, durable=False)
         event = {"time": time.time(), "event": "run_started", "slot": slot, "attempt": attempt}
         write_lines(self.metrics, [event], durable=False)
         return attempt
+
+    def _clear(self) -> None:
+        for name in _LEFT_BY_AN_ATTEMPT:
+            (self.path / name).unlink(missing_ok=True)
 
     def attempt(self) -> int:
         """The number of the attempt that metrics.jsonl is about; 0 before the first."""
@@ -210,8 +213,7 @@ class RoundFolder(RunFolder):
     def begin(self, spec: Mapping[str, Any]) -> None:
         """Make the folder; what an unfinished attempt left is removed, but for its checkpoint."""
         self.path.mkdir(exist_ok=True)
-        for name in _LEFT_BY_AN_ATTEMPT:
-            (self.path / name).unlink(missing_ok=True)
+        self._clear()
         write_json(self.path / "spec.json", spec, durable=False)
 
     def end(self, result: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -44,17 +45,17 @@ class Material:
     base: Record
     importances: Importances = field(default_factory=dict)
 
-    @property
+    @cached_property
     def rows(self) -> list[Record]:
         """Every run that is over."""
         return rows_of(self.frame)
 
-    @property
+    @cached_property
     def found(self) -> list[Summary]:
         """Every configuration by its runs of the search."""
         return summaries(of_the_search(self.rows), self.sweep.objective)
 
-    @property
+    @cached_property
     def best(self) -> list[Summary]:
         """The best configuration of each method that finished a run, on fresh seeds where there are any."""
         found = best_of_each_method(summaries(of_the_verdict(self.rows), self.sweep.objective))

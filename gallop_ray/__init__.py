@@ -5,6 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gallop_ray.api import load_sweep as load_sweep
+    from gallop_ray.api import plot_differences as plot_differences
+    from gallop_ray.api import plot_importance as plot_importance
+    from gallop_ray.api import plot_loss as plot_loss
+    from gallop_ray.api import plot_masks as plot_masks
+    from gallop_ray.api import plot_overlap as plot_overlap
     from gallop_ray.api import results as results
     from gallop_ray.api import run_sweep as run_sweep
     from gallop_ray.reporting.figures import plot_cost as plot_cost
@@ -20,6 +25,9 @@ _HOMES = {
     **dict.fromkeys(("load_sweep", "run_sweep", "results"), "gallop_ray.api"),
     **dict.fromkeys(
         ("plot_cost", "plot_density", "plot_front", "plot_learning_rate", "plot_seeds"), "gallop_ray.reporting.figures"
+    ),
+    **dict.fromkeys(
+        ("plot_differences", "plot_importance", "plot_loss", "plot_masks", "plot_overlap"), "gallop_ray.api"
     ),
 }
 __all__ = ["__version__", *_HOMES]

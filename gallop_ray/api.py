@@ -12,8 +12,18 @@ from gallop_ray.spec.schema import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
-__all__ = ["load_sweep", "results", "run_sweep"]
+__all__ = [
+    "load_sweep",
+    "plot_differences",
+    "plot_importance",
+    "plot_loss",
+    "plot_masks",
+    "plot_overlap",
+    "results",
+    "run_sweep",
+]
 
 
 def run_sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), verbose: bool = False) -> Path:
@@ -49,3 +59,58 @@ def results(directory: str | Path) -> "pd.DataFrame":
     from gallop_ray.reporting.status import opened
 
     return results_frame(*opened(str(directory)))
+
+
+def plot_loss(directory: str | Path) -> "Figure":
+    """Training loss of each method's best configuration, a line a seed.
+
+    Argument and errors as those of `plot_differences`.
+    """
+    return _figure(directory, "loss")
+
+
+def plot_masks(directory: str | Path) -> "Figure":
+    """Where each method trains: density by layer and type of matrix.
+
+    Argument and errors as those of `plot_differences`.
+    """
+    return _figure(directory, "masks")
+
+
+def plot_overlap(directory: str | Path) -> "Figure":
+    """What the masks of each two methods have in common, their Jaccard index.
+
+    Argument and errors as those of `plot_differences`.
+    """
+    return _figure(directory, "overlap")
+
+
+def plot_importance(directory: str | Path) -> "Figure":
+    """Each searched parameter's share of what the objective varies by.
+
+    Argument and errors as those of `plot_differences`.
+    """
+    return _figure(directory, "importance")
+
+
+def plot_differences(directory: str | Path) -> "Figure":
+    """The leader's difference to each other method, with 95 % intervals.
+
+    Args:
+        directory: the sweep's folder, <output>/<sweep name>; it may still run.
+
+    Raises:
+        ValueError: there is no sweep, or nothing to draw (then NothingToDrawError, which says what is missing).
+    """
+    return _figure(directory, "differences")
+
+
+def _figure(directory: str | Path, name: str) -> "Figure":
+    """A figure of the report that is drawn from more than the results."""
+    from gallop_ray.reporting.report.drawings import drawings
+    from gallop_ray.reporting.report.material import gather
+    from gallop_ray.reporting.status import opened
+    from gallop_ray.sweep.importance import importances
+
+    folder, sweep = opened(str(directory))
+    return drawings(gather(folder, sweep, importances(folder, sweep)))[name].draw()

@@ -15,7 +15,9 @@ def folder(tmp_path: Path) -> Path:
     written = Written(small_sweep(tmp_path))
     for rate in (0.1, 0.2):
         for seed in (0, 1):
-            written.end(written.begin("gallop", rate, seed), rate + seed / 10)
+            run = written.begin("gallop", rate, seed)
+            run.event("step", step=1, steps=1, loss=rate, learning_rate=rate, grad_norm=1.0)
+            written.end(run, rate + seed / 10)
     return written.folder.path
 
 
@@ -27,6 +29,16 @@ def test_results_are_a_frame_with_a_row_a_run_and_figures_are_drawn_from_it(fold
     assert set(frame["seconds_total"]) == {60}
     (axes,) = gallop_ray.plot_learning_rate(frame).axes
     assert axes.get_lines()
+
+
+def test_figures_that_need_more_than_results_are_drawn_from_the_folder(folder: Path) -> None:
+    (axes,) = gallop_ray.plot_loss(folder).axes
+    assert axes.get_title("left") == "gallop"
+    for plot in (gallop_ray.plot_masks, gallop_ray.plot_overlap, gallop_ray.plot_importance):
+        with pytest.raises(ValueError, match=r"no |fewer"):  # no masks in this folder, and too few configurations
+            plot(folder)
+    with pytest.raises(ValueError, match="no two methods"):
+        gallop_ray.plot_differences(folder)
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:

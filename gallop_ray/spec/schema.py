@@ -168,6 +168,11 @@ class SearchSpec(Frozen):
     first: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = Field(
         default=(), description="points that are tried before anything else"
     )
+    storage: Text | None = Field(
+        default=None,
+        description="database of the studies, such as sqlite:////srv/studies.db or postgresql://HOST/studies; "
+        "null: a journal file in the sweep's folder",
+    )
 
 
 Metric = Literal["val_mean_accuracy", "val_id_accuracy", "val_ood_accuracy", "val_forget_ratio"]

@@ -43,6 +43,7 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     if sweep is None:
         yield from sweep_checks.presets()
         return
+    yield from sweep_checks.studies(sweep)
     of_model = list(sweep_checks.model(sweep))
     yield from of_model
     yield from sweep_checks.data(sweep)

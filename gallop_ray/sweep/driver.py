@@ -34,6 +34,7 @@ from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, SweepFolder
+from gallop_ray.tracking.scores import drop_sums
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,11 +101,13 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
         display = stack.enter_context(SweepDisplay(folder, plans, sweep.objective))
         mirror = stack.enter_context(_mirrored(folder, sweep, studies))
         display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
-        if not studies.exhausted or unconfirmed(sweep, folder):
+        if not _complete(sweep, folder, studies):
             with _slots(sweep, folder, verbose, display.note) as pool, _told_first(mirror):
                 _measure_base(pool, sweep, folder, display.note)
                 _search(sweep, folder, studies, pool, display.note)
             folder.rebuild_results()
+        if _complete(sweep, folder, studies):
+            drop_sums(folder)
         _report_masks(folder, sweep)
         _report(folder, sweep)
 
@@ -130,6 +133,10 @@ def _reopen_incomplete(folder: SweepFolder, sweep: Sweep) -> None:
             reopen(configuration)
 
 
+def _complete(sweep: Sweep, folder: SweepFolder, studies: Studies) -> bool:
+    return studies.exhausted and not unconfirmed(sweep, folder)
+
+
 @contextmanager
 def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[MlflowMirror]:
     mirror = MlflowMirror(folder, sweep, tracking_uri(sweep))
@@ -139,7 +146,7 @@ def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[M
     except BaseException:
         mirror.stop(timeout=2, finished=False)
         raise
-    mirror.stop(finished=studies.exhausted and not unconfirmed(sweep, folder))
+    mirror.stop(finished=_complete(sweep, folder, studies))
 
 
 @contextmanager

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gallop_ray.sparse.memory import is_out_of_memory
 from gallop_ray.sweep.jobs import Failure, Outcome
 from gallop_ray.tracking.files import Record, is_disk_full
 from gallop_ray.tracking.records import RunFolder, SweepFolder
 from gallop_ray.training.errors import Diverged
 
 _SAME_FAILURE = 3  # configurations that failed alike before any run has finished: then it is hardly theirs alone
-_NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 # What a rank sees of another's death, by gloo and by NCCL.
 _PEER_GONE = ("/gloo/", "NCCL", "DistBackendError", "DistNetworkError", "Connection closed by peer")
 
@@ -46,14 +46,13 @@ POLICIES: dict[Failure, Policy] = {
 
 def classify(error: BaseException) -> Failure:
     """The class of an exception that ended a run on one rank."""
-    text = f"{type(error).__name__}: {error}"
     if is_disk_full(error):
         return "disk_full"
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in text or any(words in text for words in _NO_MEMORY):
+    if is_out_of_memory(error):
         return "out_of_memory"
     if isinstance(error, Diverged):
         return "diverged"
-    if any(words in text for words in _PEER_GONE):
+    if any(words in f"{type(error).__name__}: {error}" for words in _PEER_GONE):
         return "lost"
     return "refused" if isinstance(error, ValueError) else "failed"
 

@@ -3,10 +3,10 @@
 import logging
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from gallop_ray.spec.schema import Sweep, larger_is_better
+from gallop_ray.sweep.storage import read_storage, study_name
 from gallop_ray.tracking.records import SweepFolder
 
 _FEWEST = 10
@@ -19,16 +19,16 @@ def importances(folder: SweepFolder, sweep: Sweep) -> dict[str, dict[str, float]
     Of methods that finished ten configurations or more and vary two parameters or more; fewer say nothing. Only reads,
     so it may be asked while the sweep runs.
     """
-    journal = folder.path / "study.journal"
-    if not journal.exists():
-        return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
-    names = set(optuna.get_all_study_names(storage))
+    storage = read_storage(folder, sweep)
+    if storage is None:
+        return {}
+    names = {method.name: study_name(folder, sweep, method.name) for method in sweep.methods}
+    there = set(optuna.get_all_study_names(storage))
     found = {
-        method.name: _shares(optuna.load_study(study_name=method.name, storage=storage), sweep)
-        for method in sweep.methods
-        if method.name in names
+        method: _shares(optuna.load_study(study_name=name, storage=storage), sweep)
+        for method, name in names.items()
+        if name in there
     }
     return {method: shares for method, shares in found.items() if shares}
 

@@ -18,6 +18,7 @@ from gallop_ray.sweep.points import (
     to_params,
     to_values,
 )
+from gallop_ray.sweep.storage import study_name
 from gallop_ray.tracking.records import FINAL, ConfigurationFolder, SweepFolder
 from gallop_ray.tracking.summary import objective_value
 
@@ -39,7 +40,9 @@ class MethodStudy:
     ) -> None:
         self._sweep, self._name, self._folder, self._storage = sweep, name, folder, storage
         directions = [_MAXIMIZE if larger_is_better(m) else _MINIMIZE for m in sweep.objective.all_metrics]
-        self._study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+        self._study = optuna.create_study(
+            study_name=study_name(folder, sweep, name), storage=storage, directions=directions, load_if_exists=True
+        )
         self._space = method_space(sweep, name)
         self._distributions = distributions(self._space)
         self._wanted = wanted
@@ -49,6 +52,7 @@ class MethodStudy:
         trials = self._study.get_trials(deepcopy=False)
         for key, trial in self._known(trials).items():
             self._replay(key, trial)
+        self._adopt()
         self._study.sampler = _sampler(sweep.search, wanted, seed_from(sweep.search.seed, name, len(trials)))
         self._first = self._first_points()
         self._walked = 0
@@ -99,6 +103,17 @@ class MethodStudy:
             self._create(trial._trial_id, to_values(trial.params))
             self.unfinished.append(key)
 
+    def _adopt(self) -> None:
+        """Take in the configurations that the study does not know: its storage was lost, or is another one now."""
+        for configuration in self._folder.configurations():
+            key = configuration.key
+            if key.rpartition("-")[0] != self._name or key in self._trials:
+                continue
+            asked = configuration.configuration()
+            sections = (path.split(".") for path in self._space)
+            values = {f"{section}.{field}": asked[section][field] for section, field in sections}
+            self._replay(key, self._storage.get_trial(self._add(values, key)))
+
     def _first_points(self) -> list[Values]:
         given = first_points(self._sweep, method_named(self._sweep, self._name))
         seeds = (seed_from(self._sweep.search.seed, self._name, "first", place) for place in count())
@@ -121,17 +136,20 @@ class MethodStudy:
 
     def _begin(self, values: Values) -> str | None:
         """Begin a known point. One record in the study's journal: it is there with its key or not at all."""
-        params = to_params(self._space, values)
         if self._sweep.search.sampler == "nsga2":  # which has to sort the point into a generation
-            self._study.enqueue_trial(params)
+            self._study.enqueue_trial(to_params(self._space, values))
             return self._suggest()
+        return self._create(self._add(values, self._key(values)), values)
+
+    def _add(self, values: Values, key: str) -> int:
+        """A trial at this point, RUNNING, with its key in the same record."""
         trial = create_trial(
             state=TrialState.RUNNING,
-            params=params,
+            params=to_params(self._space, values),
             distributions=self._distributions,
-            user_attrs={_KEY: self._key(values)},
+            user_attrs={_KEY: key},
         )
-        return self._create(self._storage.create_new_trial(self._study._study_id, trial), values)
+        return self._storage.create_new_trial(self._study._study_id, trial)
 
     def _suggest(self) -> str | None:
         """Begin what the sampler suggests; None where it suggests nothing new."""

@@ -1,14 +1,13 @@
-"""What to try next: one Optuna study per method, in a journal file beside the run folders that are the truth."""
+"""What to try next: one Optuna study per method. The run folders are the truth that the studies are told."""
 
 import warnings
-from pathlib import Path
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.method_study import MethodStudy
+from gallop_ray.sweep.storage import open_storage
 from gallop_ray.tracking.records import FINAL, SweepFolder
 
 
@@ -19,7 +18,7 @@ class Studies:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._folder = folder
-        storage = _storage(folder.path / "study.journal")
+        storage = open_storage(folder, sweep)
         self._studies = {
             plan.method: MethodStudy(sweep, plan.method, plan.configurations, folder, storage)
             for plan in plan_sweep(sweep, None).methods
@@ -51,9 +50,3 @@ class Studies:
             method, _, _ = key.rpartition("-")
             self._studies[method].tell(configuration)
         return over
-
-
-def _storage(path: Path) -> optuna.storages.JournalStorage:
-    # A killed driver leaves the journal's lock behind; the sweep's own lock says that no other driver is alive.
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))

@@ -19,6 +19,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.sweep.machine_checks import host_memory, usable_cpus
 from gallop_ray.sweep.preview import estimates, offline
+from gallop_ray.sweep.storage import database, shown
 from gallop_ray.tasks.encode import CHAT, encode_options
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.hub import HUB_TASKS
@@ -78,6 +79,17 @@ def _on_hub(what: str, repository: str, kind: str) -> Finding:
         fix = f"Run: make smollm2. Or: {fix[0].lower() + fix[1:]}" if what.endswith("smollm2-135m") else fix
         return problem(f"{what}: neither in the cache nor on the hub as {repository}: {reason}", fix)
     return ok(f"{what}: will be downloaded from the hub")
+
+
+def studies(sweep: Sweep) -> Iterator[Finding]:
+    """Whether the database that the studies are to live in takes them."""
+    if (url := sweep.search.storage) is not None:
+        try:
+            database(url)
+        except ValueError as error:
+            yield problem(str(error), "Mend search.storage, or leave it out for a file")
+        else:
+            yield ok(f"studies in {shown(url)}")
 
 
 def data(sweep: Sweep) -> Iterator[Finding]:

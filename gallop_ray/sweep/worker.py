@@ -4,6 +4,7 @@ All ranks run the same jobs. An end that all ranks come to together is an answer
 group down, and Ray Train starts it again.
 """
 
+import time
 import traceback
 import uuid
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import torch.distributed
 
 from gallop_ray.methods import METHODS
 from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.memory import free_memory
 from gallop_ray.spec.configuration import asked, densities
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
@@ -26,27 +28,33 @@ from gallop_ray.sweep.jobs import BaseJob, Job, Outcome, RunJob
 from gallop_ray.sweep.rounds import execute_rounds
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.scores import scores_folder
+from gallop_ray.tracking.slots import note_loaded
 from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.report import Silent
-from gallop_ray.training.resident import Resident, free_memory, load_resident
+from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
 
 
 def serve(config: Mapping[str, Any]) -> None:
     """The training function of a slot's Ray Train run."""
-    slot, rank = config["slot"], ray.train.get_context().get_world_rank()
+    slot, rank, begun = config["slot"], ray.train.get_context().get_world_rank(), time.perf_counter()
     sweep, folder = Sweep.model_validate_json(config["sweep"]), SweepFolder(Path(config["folder"]))
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
     try:
         # Sweeps with the same output share their scores.
-        resident = replace(load_resident(sweep), scores=folder.path.parent / "scores")
+        resident = replace(load_resident(sweep), scores=scores_folder(folder))
     except Exception as error:
         # Not raised: Ray Train would start the group again, for ever.
         ray.get(slot.refuse.remote(str(error) if isinstance(error, ValueError | OSError) else traceback.format_exc()))
         return
 
     node = ray.get_runtime_context().get_node_id()
-    last = ray.get(slot.join.remote(rank, _agreed_name(), node, out_of_memory_kills()))
+    group = _agreed_name()
+    if rank == 0:
+        workers = sweep.resources.workers_per_slot
+        note_loaded(folder, config["name"], sweep.model.name, workers, time.perf_counter() - begun)
+    last = ray.get(slot.join.remote(rank, group, node, out_of_memory_kills()))
     while (numbered := ray.get(slot.next_job.remote(last, node, out_of_memory_kills()))) is not None:
         last, job = numbered
         outcome = _answer(resident, folder, job, config["name"], rank)

@@ -1,9 +1,10 @@
 """Accuracy of a model on a task, by likelihood of the answer options and by generating and parsing.
 
 Results do not depend on the number of ranks: batches are formed over all examples and dealt to ranks in turn. Every
-rank makes the same number of forward calls, because under ZeRO-3 a forward call is collective.
+rank goes through the same number of batches, because under ZeRO-3 a forward call is collective.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from gallop_ray.sparse.memory import free_memory, is_out_of_memory
+from gallop_ray.sparse.weights import is_split, rank, world_size
 from gallop_ray.tasks.answers import is_right, read_answer
 from gallop_ray.tasks.encode import encode_options, encode_prompt
 from gallop_ray.tasks.examples import Example
@@ -22,7 +25,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How to evaluate. `synced` keeps generating until every rank has finished: ZeRO-3 on several ranks needs it.
+    """How to evaluate.
 
     At most max_new_tokens are generated for an example with options, max_reasoning_tokens for one without.
     """
@@ -32,7 +35,6 @@ class EvaluationSettings:
     batch_size: int
     max_new_tokens: int = 16
     max_reasoning_tokens: int = 256
-    synced: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def likelihood_correct(
     rows = [row for i, example in enumerate(examples) for row in _rows(i, example, tokenizer, settings)]
     rows.sort(key=lambda row: len(row.ids))
     with evaluating(model):
-        found = over_ranks(rows, settings.batch_size, lambda batch: _score(model, batch, tokenizer.pad_token_id))
+        found = over_ranks(model, rows, settings.batch_size, lambda batch: _score(model, batch, tokenizer.pad_token_id))
     scores = [[0.0] * len(example.options) for example in examples]
     for row, values in zip(rows, found, strict=True):
         for option, value in values.items():
@@ -85,9 +87,10 @@ def generation_correct(
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     with evaluating(model):
         texts = over_ranks(
+            model,
             [prompts[i] for i in order],
             settings.batch_size,
-            lambda b: _generate(model, tokenizer, b, tokens, settings.synced),
+            lambda batch: _generate(model, tokenizer, batch, tokens),
         )
     outputs = [text for _, text in sorted(zip(order, texts, strict=True))]
     read = [read_answer(text, one) for text, one in zip(outputs, examples, strict=True)]
@@ -136,7 +139,7 @@ def _strictly_best(values: Sequence[float], label: int) -> bool:
     return all(values[label] > value for i, value in enumerate(values) if i != label)
 
 
-def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int, synced: bool) -> list[str]:
+def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int) -> list[str]:
     input_ids, mask = _left_padded(batch, tokenizer.pad_token_id, model.device)
     # A model's own generation settings may sample or penalise repetition: greedy means none of it.
     generated = model.generate(
@@ -149,7 +152,7 @@ def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int, s
         no_repeat_ngram_size=0,
         eos_token_id=_end_ids(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
-        synced_gpus=synced,
+        synced_gpus=_in_step(model),  # go on until every rank has finished
     )
     texts: list[str] = tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
     return texts
@@ -169,20 +172,50 @@ def _left_padded(rows: list[list[int]], pad_id: int, device: torch.device) -> tu
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def over_ranks(items: list[Item], size: int, work: Callable[[list[Item]], list[Result]]) -> list[Result]:
-    """`work` over batches of `size` items, shared out over the ranks; one result per item, in order, on every rank."""
+def over_ranks(model: Any, items: list[Item], size: int, work: Callable[[list[Item]], list[Result]]) -> list[Result]:
+    """`work` over batches of `size` items, shared out over the ranks; one result per item, in order, on every rank.
+
+    A batch for which there is not enough memory is gone through in halves, unless the ranks forward in step.
+    """
     batches = [items[i : i + size] for i in range(0, len(items), size)]
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    step = work if _in_step(model) else _InParts(work)
     mine = []
-    for turn in range(-(-len(batches) // world)):
+    for turn in range(-(-len(batches) // world_size())):
         # A rank that has run out of batches repeats the last one, uncounted, to stay in step.
-        index = turn * world + rank
-        mine.append(work(batches[min(index, len(batches) - 1)]))
+        index = turn * world_size() + rank()
+        mine.append(step(batches[min(index, len(batches) - 1)]))
     shares = [mine]
-    if world > 1:
-        shares = [[] for _ in range(world)]
+    if world_size() > 1:
+        shares = [[] for _ in range(world_size())]
         distributed.all_gather_object(shares, mine)
-    return [result for i in range(len(batches)) for result in shares[i % world][i // world]]
+    return [result for i in range(len(batches)) for result in shares[i % world_size()][i // world_size()]]
+
+
+def _in_step(model: Any) -> bool:
+    """Whether every rank must make the same forward calls: under ZeRO-3 each gathers the weights from all ranks."""
+    return world_size() > 1 and any(is_split(parameter) for parameter in model.parameters())
+
+
+@dataclass
+class _InParts:
+    """`work` on batches of which only so many items fit into the memory as turns out."""
+
+    work: Callable[[list[Any]], list[Any]]
+    most: float = math.inf
+
+    def __call__(self, batch: list[Any]) -> list[Any]:
+        if len(batch) > self.most:
+            size = int(self.most)
+            return [result for i in range(0, len(batch), size) for result in self(batch[i : i + size])]
+        try:
+            return self.work(batch)
+        except Exception as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
+                raise
+        # Only now, when the exception is gone and with it what its frames held.
+        free_memory()
+        self.most = len(batch) // 2
+        return self(batch)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def text_loss(model: Any, items: Sequence[Encoded], pad_id: int) -> float | None
     order = sorted(items, key=lambda item: len(item.input_ids))
     size = max(1, _TOKENS // len(order[-1].input_ids))
     with evaluating(model):
-        sums = over_ranks(order, size, lambda batch: _sums(model, batch, pad_id))
+        sums = over_ranks(model, order, size, lambda batch: _sums(model, batch, pad_id))
     return sum(total for total, _ in sums) / sum(count for _, count in sums)
 
 

@@ -9,7 +9,7 @@ from gallop_ray.tracking.records import MASK_REPORT, PAGE, VERDICT, RunFolder, S
 from gallop_ray.tracking.summary import objective_value
 
 _LOG = logging.getLogger(__name__)
-_FILES = (PAGE, *MASK_REPORT, "results.jsonl")
+_FILES = (*MASK_REPORT, "results.jsonl")
 _ADAPTER = "adapter/adapter.safetensors"
 ADAPTER_BYTES = 1 << 28
 """A larger adapter (all weights of a large model) stays in its run folder alone."""
@@ -44,7 +44,9 @@ def hand_out(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: str)
     store.log(run_id, tags={"mlflow.note.content": _description(folder, store, run_id, best)})
     for name in _FILES:
         if (folder.path / name).exists():
-            store.upload(run_id, folder.path / name, str(Path(name).parent))
+            store.upload(run_id, folder.path / name)
+    if (report := (folder.path / PAGE).parent).exists():
+        store.upload_folder(run_id, report)
     if best is not None:
         _hand_out_adapter(best, store, run_id)
 

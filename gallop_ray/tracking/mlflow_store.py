@@ -135,6 +135,11 @@ class MlflowStore:
         with _refusals():
             self._client.log_artifact(run_id, str(path), None if folder == "." else folder)
 
+    def upload_folder(self, run_id: str, path: Path) -> None:
+        """Store all that is in a folder as artifacts below the folder's name. Refused as in `log`."""
+        with _refusals():
+            self._client.log_artifacts(run_id, str(path), path.name)
+
     def upload_json(self, run_id: str, name: str, value: Mapping[str, object]) -> None:
         """Store an object as the run's artifact of this name. Refused as in `log`."""
         with _refusals():

@@ -91,7 +91,6 @@ class Resident:
             batch_size=self.sweep.evaluation.batch_size,
             max_new_tokens=self.sweep.evaluation.new_tokens(),
             max_reasoning_tokens=self.sweep.evaluation.new_tokens(reasoning=True),
-            synced=self.stage == 3 and world_size() > 1,
         )
 
     def losses(self, forward: Callable[..., Any], examples: Sequence[Encoded]) -> Tensor:
@@ -169,10 +168,3 @@ def load_tasks(sweep: Sweep) -> dict[str, TaskData]:
                 "to true, or leave the task out"
             )
     return found
-
-
-def free_memory() -> None:
-    """Give back what a run that ran out of memory has left in cycles and in the allocator's cache."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

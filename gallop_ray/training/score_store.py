@@ -25,6 +25,7 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import hand_round, index_dtype
 from gallop_ray.sparse.ranking import Ranking
 from gallop_ray.sparse.weights import collective_device, everywhere, rank
+from gallop_ray.tracking.scores import SUMS
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 5.0  # seconds between two signs of life to the ranks that wait with the first, lest their group time out
@@ -91,7 +92,7 @@ class ScoreStore:
         return self.folder / f"{key}.safetensors"
 
     def _sums(self, key: str) -> Path:
-        return self.folder / f"{key}.sums"
+        return self.folder / f"{key}{SUMS}"
 
 
 def _taken(lock: FileLock) -> bool:

@@ -49,7 +49,7 @@ def run(sweep: Sweep) -> RunFolder:
 
 
 ALWAYS = {"adapter/adapter.safetensors", "results.jsonl"}
-MASKS, REPORT = {"masks.json", "masks.png"}, {"report/report.html"}
+MASKS, REPORT = {"masks.json", "masks.png"}, {"report/report.html", "report/verdict.txt"}
 
 
 def artifacts(sweep: Sweep) -> set[str]:
@@ -60,16 +60,28 @@ def artifacts(sweep: Sweep) -> set[str]:
     experiment = client.get_experiment_by_name(sweep.tracking.experiment)
     (found,) = client.search_runs([experiment.experiment_id], "tags.`gallop_ray.level` = 'sweep'")
     assert found.info.status == "FINISHED"
-    top = client.list_artifacts(found.info.run_id)
-    inside = [file for folder in top if folder.is_dir for file in client.list_artifacts(found.info.run_id, folder.path)]
-    return {file.path for file in [*top, *inside] if not file.is_dir}
+
+    def files(folder: str | None = None) -> set[str]:
+        listed = client.list_artifacts(found.info.run_id, folder)
+        return {path for each in listed for path in (files(each.path) if each.is_dir else {each.path})}
+
+    return files()
+
+
+def without_tables_and_figures(paths: set[str]) -> set[str]:
+    """Of the report only what it always has."""
+    return {path for path in paths if not path.startswith(("report/tables/", "report/figures/"))}
 
 
 def test_the_masks_are_files_of_the_sweep_and_of_its_mlflow_run(sweep: Sweep, run: RunFolder) -> None:
     folder = run_sweep(sweep)
     assert sorted(path.name for path in folder.path.glob("masks.*")) == ["masks.json", "masks.png"]
-    assert artifacts(sweep) == ALWAYS | MASKS | REPORT
-    assert (folder.path / "report" / "figures" / "masks.svg").exists()
+    found = artifacts(sweep)
+    assert without_tables_and_figures(found) == ALWAYS | MASKS | REPORT
+    assert found >= {f"report/figures/masks.{kind}" for kind in ("svg", "png")}
+    assert {path for path in found if path.startswith("report/")} == {
+        path.relative_to(folder.path).as_posix() for path in (folder.path / "report").rglob("*.*")
+    }
 
 
 def test_a_page_that_cannot_be_written_is_a_warning(
@@ -88,4 +100,4 @@ def test_a_report_that_fails_is_a_warning(sweep: Sweep, run: RunFolder, caplog: 
         run_sweep(sweep)
     assert "no report on the masks" in caplog.text
     assert "no figure masks" in caplog.text
-    assert artifacts(sweep) == ALWAYS | REPORT
+    assert without_tables_and_figures(artifacts(sweep)) == ALWAYS | REPORT

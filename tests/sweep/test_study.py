@@ -1,5 +1,6 @@
 """What the studies propose, and that a kill at any moment neither loses a configuration nor repeats one."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
+from gallop_ray.spec.compare import differences
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.study import Studies
 from gallop_ray.tracking.records import SweepFolder
@@ -129,6 +131,66 @@ def test_kills_lose_nothing_and_repeat_nothing(tmp_path: Path, sampler: str, kil
         assert set(states) <= {"COMPLETE", "FAIL"}, "FAIL: suggested twice"
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_study_that_was_lost_is_made_anew_from_the_folders(tmp_path: Path, sampler: str) -> None:
+    space = {**GRID, **WIDE} if sampler != "grid" else GRID
+    sweep = make(tmp_path, budget=4, sampler=sampler, space=space)
+    folder = folder_of(sweep)
+    studies = Studies(sweep, folder)
+    for _ in range(5):
+        key = studies.next()
+        assert key is not None
+        finish(folder, key)
+    begun = studies.next()
+    before = {c.key for c in folder.configurations()}
+    (folder.path / "study.journal").unlink()
+    rest = run_all(sweep, folder)
+    assert rest[0] == begun
+    assert len(rest) == 3
+    assert {c.key for c in folder.configurations()} == before | set(rest)
+    assert all(c.run(0).attempt() == 1 for c in folder.configurations())
+    for name in ("gallop", "lora"):
+        assert Counter(trial.state.name for trial in trials(folder, name))["COMPLETE"] == 4
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_studies_in_a_database(tmp_path: Path, sampler: str) -> None:
+    """Two sweeps of the same name share it; a third goes on there with what it had begun in its journal."""
+    url = f"sqlite:///{tmp_path}/studies.db"
+    for place in ("first", "second"):
+        sweep = make(tmp_path / place, budget=3, sampler=sampler, space=GRID, storage=url)
+        assert len(run_all(sweep, folder_of(sweep), kill_every=2)) >= 6
+    sweep = make(tmp_path / "third", budget=2, sampler=sampler, space=GRID)
+    run_all(sweep, folder_of(sweep))
+    moved = make(tmp_path / "third", budget=3, sampler=sampler, space=GRID, storage=url)
+    assert differences(sweep, moved) == []
+    assert len(run_all(moved, folder_of(moved))) == 2
+    storage = optuna.storages.RDBStorage(url)
+    names = optuna.get_all_study_names(storage)
+    assert len(names) == 6
+    for name in names:
+        states = Counter(t.state.name for t in optuna.load_study(study_name=name, storage=storage).trials)
+        assert states["COMPLETE"] == 3, name
+        assert set(states) <= {"COMPLETE", "FAIL"}
+    assert not (folder_of(sweep).path.parent.parent / "first" / "studied" / "study.journal").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("sqlite:////nowhere/studies.db", "unable to open"),
+        ("postgresql://me:secret@127.0.0.1:1/studies", "psycopg2|refused"),
+        ("nonsense", "no URL"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told_without_the_password(tmp_path: Path, url: str, reason: str) -> None:
+    sweep = make(tmp_path, storage=url)
+    with pytest.raises(ValueError, match=reason) as error:
+        Studies(sweep, folder_of(sweep))
+    assert "search.storage" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize("sampler", ["random", "grid"])
 def test_what_no_result_decides_is_the_same_with_and_without_kills(tmp_path: Path, sampler: str) -> None:
     keys = []
@@ -176,7 +238,11 @@ def test_first_points_survive_a_kill_at_any_moment_of_the_journal(tmp_path: Path
         studies.next()
     journal = folder.path / "study.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
+    whole = tmp_path / "whole"
+    shutil.copytree(folder.path, whole)
     for kept in range(len(lines)):
+        shutil.rmtree(folder.path)
+        shutil.copytree(whole, folder.path)
         journal.write_bytes(b"".join(lines[:kept]))
         again = Studies(sweep, folder)
         keys = [key for _ in range(4) if (key := again.next())]

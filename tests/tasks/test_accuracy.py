@@ -113,6 +113,29 @@ def test_the_training_mode_is_put_back():
     assert model.training
 
 
+def hold(model, rows):
+    """From now on a forward pass on more rows asks for more memory than there is."""
+
+    def allocate(module, args, kwargs):
+        if len(kwargs["input_ids"]) > rows:
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+    return model.register_forward_pre_hook(allocate, with_kwargs=True)
+
+
+def test_batches_that_are_too_large_for_the_memory_are_halved():
+    model, tokenizer = untrained()
+    examples, settings = mixed_examples(), replace(SETTINGS, batch_size=16)
+    expected = [measure(model, tokenizer, examples, settings) for measure in (likelihood_correct, generation_correct)]
+    limit = hold(model, 3)
+    found = [measure(model, tokenizer, examples, settings) for measure in (likelihood_correct, generation_correct)]
+    assert found == expected
+    limit.remove()
+    hold(model, 0)
+    with pytest.raises(RuntimeError, match="memory"):
+        likelihood_correct(model, tokenizer, examples, settings)
+
+
 def evaluate_on_rank(examples):
     """Both results, and how many forward calls this rank made for the likelihoods."""
     model, tokenizer = untrained()

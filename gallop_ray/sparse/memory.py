@@ -1,0 +1,20 @@
+"""Running out of memory: how it is known, and giving back what it left."""
+
+import gc
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory; libraries say so in different words."""
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or "OutOfMemoryError" in text or any(words in text for words in _NO_MEMORY)
+
+
+def free_memory() -> None:
+    """Give back what work that ran out of memory has left in cycles and in the allocator's cache."""
+    import torch  # here, because the driver asks what an error means and needs no torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,80 @@
+"""Where a sweep's studies live: a journal beside the run folders, or the database that the sweep file names."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.files import read_json, write_json
+from gallop_ray.tracking.records import SweepFolder
+
+_JOURNAL = "study.journal"
+
+
+def open_storage(folder: SweepFolder, sweep: Sweep) -> optuna.storages.BaseStorage:
+    """The studies' storage, made when it is not there. For the one process that runs the sweep.
+
+    Raises ValueError where the database cannot be used.
+    """
+    if (url := sweep.search.storage) is not None:
+        return database(url)
+    path = folder.path / _JOURNAL
+    # A killed driver leaves the journal's lock behind; the sweep's own lock says that no other driver is alive.
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+
+
+def read_storage(folder: SweepFolder, sweep: Sweep) -> optuna.storages.BaseStorage | None:
+    """The same for whoever only reads, also while the sweep runs; None before there is one."""
+    if (url := sweep.search.storage) is not None:
+        return database(url) if _prefix_file(folder).exists() else None
+    journal = folder.path / _JOURNAL
+    return optuna.storages.JournalStorage(JournalFileBackend(str(journal))) if journal.exists() else None
+
+
+def study_name(folder: SweepFolder, sweep: Sweep, method: str) -> str:
+    """A method's study: by its name in the sweep's own journal; a database may hold other sweeps of the same name."""
+    if sweep.search.storage is None:
+        return method
+    state = read_json(_prefix_file(folder))
+    if state is None:
+        state = {"prefix": f"{folder.path.name}-{uuid.uuid4().hex[:8]}"}
+        write_json(_prefix_file(folder), state)
+    return f"{state['prefix']}/{method}"
+
+
+def _prefix_file(folder: SweepFolder) -> Path:
+    return folder.path / "study.json"
+
+
+def database(url: str) -> optuna.storages.BaseStorage:
+    """The studies of a database, its tables made where they are not there. ValueError where it cannot be used."""
+    with _told(url):
+        return optuna.storages.RDBStorage(url)
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Turns what SQLAlchemy and its drivers raise into a ValueError without the password."""
+    try:
+        yield
+    except ImportError as error:
+        lacking = f"a package is missing: {error.name or error}"
+        fix = "for PostgreSQL: pip install psycopg2-binary"
+        raise ValueError(f"search.storage {shown(url)}: {lacking}; {fix}") from None
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"search.storage {shown(url)} cannot be used: {reason}") from None
+
+
+def shown(url: str) -> str:
+    """The address without its password."""
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "(no URL of a database)"

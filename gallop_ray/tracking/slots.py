@@ -1,0 +1,24 @@
+"""What slots did beside their runs: slots/<slot>.jsonl, a line each time its workers have loaded the base model."""
+
+import socket
+import time
+
+from gallop_ray.tracking.files import Record, append_line, read_lines
+from gallop_ray.tracking.records import SweepFolder
+
+_FOLDER = "slots"
+
+
+def note_loaded(folder: SweepFolder, slot: str, model: str, workers: int, seconds: float) -> None:
+    """Note that all workers of a slot have loaded the model, which took so long. A slot's first worker does."""
+    files = folder.path / _FOLDER
+    files.mkdir(exist_ok=True)
+    where = {"slot": slot, "host": socket.gethostname(), "workers": workers}
+    what = {"model": model, "seconds": round(seconds, 3)}
+    append_line(files / f"{slot}.jsonl", {"time": time.time(), "event": "model_loaded", **where, **what})
+
+
+def loads(folder: SweepFolder) -> list[Record]:
+    """Every time that a slot has loaded the model, in order."""
+    lines = [line for file in (folder.path / _FOLDER).glob("*.jsonl") for line in read_lines(file)]
+    return sorted(lines, key=lambda line: float(line["time"]))

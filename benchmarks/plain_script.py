@@ -18,7 +18,8 @@ from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings, likelihood_correct
 from gallop_ray.tasks.encode import Encoded, collate, encode
 from gallop_ray.tasks.load import load_task
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.training.models import load_model
 from gallop_ray.training.phases import Phases
 

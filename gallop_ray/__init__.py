@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gallop_ray.api import plot_overlap as plot_overlap
     from gallop_ray.api import results as results
     from gallop_ray.api import run_sweep as run_sweep
+    from gallop_ray.api import statistics as statistics
     from gallop_ray.reporting.figures import plot_cost as plot_cost
     from gallop_ray.reporting.figures import plot_density as plot_density
     from gallop_ray.reporting.figures import plot_front as plot_front
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "apply_adapter": "gallop_ray.sparse.adapter",
-    **dict.fromkeys(("load_sweep", "run_sweep", "results"), "gallop_ray.api"),
+    **dict.fromkeys(("load_sweep", "run_sweep", "results", "statistics"), "gallop_ray.api"),
     **dict.fromkeys(
         ("plot_cost", "plot_density", "plot_front", "plot_learning_rate", "plot_seeds"), "gallop_ray.reporting.figures"
     ),

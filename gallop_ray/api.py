@@ -23,6 +23,7 @@ __all__ = [
     "plot_overlap",
     "results",
     "run_sweep",
+    "statistics",
 ]
 
 
@@ -59,6 +60,22 @@ def results(directory: str | Path) -> "pd.DataFrame":
     from gallop_ray.reporting.status import opened
 
     return results_frame(*opened(str(directory)))
+
+
+def statistics(directory: str | Path) -> "pd.DataFrame":
+    """How each metric spreads over the seeds of each configuration: a row for each two of them.
+
+    Columns: configuration, method, stage (a configuration that was confirmed has two), metric, n, mean, std,
+    standard_error, low and high (the bootstrap 95 % interval of the mean), worst, worst_seed; docs/statistics.md.
+
+    Raises:
+        ValueError: there is no sweep.
+    """
+    from gallop_ray.reporting.frame import spreads_frame
+    from gallop_ray.reporting.statistics import sweep_statistics
+    from gallop_ray.reporting.status import opened
+
+    return spreads_frame(sweep_statistics(*opened(str(directory))).configurations)
 
 
 def plot_loss(directory: str | Path) -> "Figure":
@@ -113,4 +130,5 @@ def _figure(directory: str | Path, name: str) -> "Figure":
     from gallop_ray.sweep.importance import importances
 
     folder, sweep = opened(str(directory))
-    return drawings(gather(folder, sweep, importances(folder, sweep)))[name].draw()
+    shares = importances(folder, sweep) if name == "importance" else {}
+    return drawings(gather(folder, sweep, shares))[name].draw()

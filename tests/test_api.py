@@ -31,6 +31,14 @@ def test_results_are_a_frame_with_a_row_a_run_and_figures_are_drawn_from_it(fold
     assert axes.get_lines()
 
 
+def test_statistics_are_a_frame_with_a_row_a_metric_of_a_configuration(folder: Path) -> None:
+    frame = gallop_ray.statistics(folder)
+    found = frame[frame["metric"] == "id_accuracy"].sort_values("mean")
+    assert found["mean"].tolist() == pytest.approx([0.15, 0.25])
+    assert found["n"].tolist() == [2, 2]
+    assert found["worst_seed"].tolist() == [0, 0]
+
+
 def test_figures_that_need_more_than_results_are_drawn_from_the_folder(folder: Path) -> None:
     (axes,) = gallop_ray.plot_loss(folder).axes
     assert axes.get_title("left") == "gallop"

@@ -9,7 +9,8 @@ from safetensors import safe_open
 
 from gallop_ray.spec.formats import DELTA, FULL, PEFT
 from gallop_ray.spec.schema import ModelSpec
-from gallop_ray.tracking.records import RoundFolder, RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RoundFolder, RunFolder
 
 Target = Literal["delta", "peft", "merged"]
 TARGETS: tuple[Target, ...] = get_args(Target)

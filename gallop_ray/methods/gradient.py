@@ -46,8 +46,8 @@ class Snip(MaskMethod):
 class Smt(Saft):
     """score of a block = its mean |g|; whole blocks are trained (SMT, arXiv 2405.15525).
 
-    The number of blocks is the density's entries over the entries of a full block, rounded, at least one. Blocks at the
-    edge of a matrix may be smaller.
+    The number of blocks is the density's entries over those of a block on average, rounded: blocks at the edge of a
+    matrix may be smaller.
     """
 
     needs_matrices = True
@@ -60,7 +60,14 @@ class Smt(Saft):
         found = []
         for quota in super().quotas(candidates, total):
             available = sum(_blocks(candidates[m].shape, self.spec.block_size) for m in quota.matrices)
-            found.append(Quota(quota.matrices, min(max(1, round(quota.k / self.entries_per_unit)), available)))
+            size = sum(candidates[m].numel for m in quota.matrices) / available
+            if 2 * quota.k < size:
+                group = f"{candidates[quota.matrices[0]].name}{' and others' * (len(quota.matrices) > 1)}"
+                raise ValueError(
+                    f"density {self.spec.density} asks for {quota.k:,} entries of {group}, less than half a block; "
+                    f"lower block_size {self.spec.block_size}, raise the density, or give scope global"
+                )
+            found.append(Quota(quota.matrices, min(max(1, round(quota.k / size)), available)))
         return found
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:

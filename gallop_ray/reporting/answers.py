@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from gallop_ray.spec.schema import DataSpec, Sweep
 from gallop_ray.tasks.metrics import Correct, plain, summarize
 from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 Answers = dict[str, NDArray[np.float64]]
 """By task (examples,): 1 where the answer was right, 0 where not, times a weight; the sum of the means is the metric,

@@ -1,10 +1,13 @@
 """The runs of a sweep as a pandas DataFrame, which the figures draw from."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
 
+from gallop_ray.reporting.spread import Spread
+from gallop_ray.reporting.statistics import ConfigurationStatistics
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.records import SweepFolder
@@ -28,6 +31,17 @@ def frame_of(results: Iterable[Mapping[str, Any]], methods: Iterable[str] = ()) 
     rows.sort(key=lambda row: (place.get(row["method"], len(place)), row["configuration"], row["seed"]))
     frame = pd.DataFrame(rows)
     return frame if len(frame) else pd.DataFrame(columns=list(_ALWAYS))
+
+
+def spreads_frame(configurations: Iterable[ConfigurationStatistics]) -> pd.DataFrame:
+    """One row a metric of a configuration."""
+    rows = [
+        {"configuration": c.configuration, "method": c.method, "stage": c.stage, "metric": metric, **asdict(spread)}
+        for c in configurations
+        for metric, spread in c.spreads.items()
+    ]
+    columns = ["configuration", "method", "stage", "metric", *(field.name for field in fields(Spread))]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def rows_of(frame: pd.DataFrame) -> list[Record]:

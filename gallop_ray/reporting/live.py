@@ -10,7 +10,8 @@ from gallop_ray.reporting.forecast import RunSeconds, slot_seconds_left
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.records import FINAL, ConfigurationFolder, RunFolder, SweepFolder
+from gallop_ray.tracking.records import FINAL, ConfigurationFolder, SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.watch import OpenConfigurations
 
 _STEPS_FOR_SPEED = 20

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from safetensors import safe_open
 from gallop_ray.reporting.summary import best_of_each_method, summaries
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record, read_json, write_json
-from gallop_ray.tracking.records import MASK_REPORT, RoundFolder, RunFolder, SweepFolder
+from gallop_ray.tracking.records import MASK_REPORT, SweepFolder
+from gallop_ray.tracking.runs import RoundFolder, RunFolder
 
 OUTSIDE = "other"
 """The row of matrices that belong to no layer."""
@@ -115,10 +116,11 @@ def jaccard(first: Path, second: Path) -> float:
 
 
 def _between_seeds(runs: Sequence[RunFolder]) -> Iterator[Record]:
-    for one, other in combinations(_with_adapter(runs), 2):
-        if one.configuration == other.configuration and _round(one) == _round(other):
-            shared, seeds = jaccard(one.adapter, other.adapter), [one.seed, other.seed]
-            yield {"configuration": one.configuration, **_round(one), "seeds": seeds, "jaccard": shared}
+    for key, of_key in groupby(_with_adapter(runs), key=lambda run: run.configuration):
+        for one, other in combinations(of_key, 2):
+            if _round(one) == _round(other):
+                shared, seeds = jaccard(one.adapter, other.adapter), [one.seed, other.seed]
+                yield {"configuration": key, **_round(one), "seeds": seeds, "jaccard": shared}
 
 
 def _between_methods(runs: Sequence[RunFolder], best: Mapping[str, str]) -> Iterator[Record]:

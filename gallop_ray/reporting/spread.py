@@ -17,7 +17,7 @@ COVERAGE = 0.95
 _SEEDS_FOR_AN_INTERVAL = 3
 _ALL_RESAMPLES_UP_TO = 5  # 5^5 = 3125
 _RESAMPLES = 4000
-_LARGER_IS_BETTER = ("accuracy", "adherence", "per_second")
+_LARGER_IS_BETTER = ("accuracy", "parseable", "per_second")
 _SMALLER_IS_BETTER = ("forget", "collapse", "memori", "loss", "entropy", "seconds", "memory")
 
 
@@ -86,10 +86,11 @@ def _resamples(n: int) -> NDArray[np.float64]:
 
 def larger_is_better(metric: str) -> bool | None:
     """The direction in which any recorded metric improves; null where there is none (a density)."""
+    if metric.startswith("tasks/"):  # accuracies, named by the task alone
+        return True
     if any(part in metric for part in _SMALLER_IS_BETTER):
         return False
-    # Accuracies of single tasks are named by the task alone.
-    return True if metric.startswith("tasks_") or any(part in metric for part in _LARGER_IS_BETTER) else None
+    return True if any(part in metric for part in _LARGER_IS_BETTER) else None
 
 
 def _worst_seed(metric: str, by_seed: Mapping[int, float]) -> int | None:

@@ -1,7 +1,9 @@
 """What a sweep's seeds allow to be said; definitions in docs/statistics.md. From the records alone."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from statistics import fmean
 
@@ -40,6 +42,7 @@ class SweepStatistics:
     """What the sweep's finished runs say.
 
     metric: the objective's counterpart on test sets, by which the verdict goes.
+    results: of all runs that are over.
     best: each method's best configuration by the objective on validation sets, the best by `metric` first; of the runs
     on fresh seeds where there are any.
     comparisons: of every two of these with two common seeds, first the one that ranks higher.
@@ -48,11 +51,16 @@ class SweepStatistics:
     """
 
     metric: str
-    configurations: tuple[ConfigurationStatistics, ...]
+    results: Sequence[Record]
     best: tuple[ConfigurationStatistics, ...]
     comparisons: tuple[Comparison, ...]
     stability: float | None
     verdict: Verdict | None
+
+    @cached_property
+    def configurations(self) -> tuple[ConfigurationStatistics, ...]:
+        """Every configuration that has a run which is over; worked out when asked for, as there may be thousands."""
+        return tuple(_of_all(self.results))
 
 
 def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
@@ -69,7 +77,7 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
     }
     return SweepStatistics(
         metric=metric,
-        configurations=tuple(_of_all(results)),
+        results=results,
         best=tuple(statistics for statistics, _ in best),
         comparisons=tuple(each for of_metric in comparisons.values() for each in of_metric),
         stability=rank_stability([_by_seed(runs, metric) for _, runs in best]),
@@ -94,8 +102,11 @@ def _verdict_metric(results: Sequence[Record], sweep: Sweep) -> str:
 def _of_all(results: Sequence[Record]) -> Iterable[ConfigurationStatistics]:
     fresh = [result for result in results if result.get("stage") == CONFIRMATION]
     for stage, runs in ((SEARCH, of_the_search(results)), (CONFIRMATION, fresh)):
-        for key in sorted({run["configuration"] for run in runs}):
-            yield _statistics([run for run in runs if run["configuration"] == key], stage)
+        of_key: dict[str, list[Record]] = defaultdict(list)
+        for run in runs:
+            of_key[run["configuration"]].append(run)
+        for key in sorted(of_key):
+            yield _statistics(of_key[key], stage)
 
 
 def _statistics(runs: Sequence[Record], stage: str) -> ConfigurationStatistics:

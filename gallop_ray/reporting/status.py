@@ -20,7 +20,8 @@ from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking import control
 from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 _COUNTS = ("total", "finished", "running", "pruned", "failed", "to_do")
 _FOLLOW_SECONDS = 2.0

@@ -28,6 +28,7 @@ _VALIDATION = {
 _ON_FRONT = "*"
 _WIDTH_OF_A_KEY = 15
 _MISSING = "-"
+_MOST_ROWS = 100
 
 
 def final_table(
@@ -53,11 +54,14 @@ def final_table(
 
 
 def configurations_table(results: Iterable[Record], objective: ObjectiveSpec | None = None) -> Table:
-    """Every configuration that has a result, one row each, the best first."""
+    """Every configuration that has a result, one row each, the best first; of hundreds only the best."""
     aim, results = objective or ObjectiveSpec(), of_the_search(results)
     table = _table(f"Configurations by {_by(aim)}", "Configuration", results, aim)
-    for summary in summaries(results, aim):
+    found = summaries(results, aim)
+    for summary in found[:_MOST_ROWS]:
         table.add_row(summary.configuration + _ON_FRONT * summary.on_front, *_cells(summary))
+    if len(found) > _MOST_ROWS:
+        table.caption = f"{table.caption}\n{len(found) - _MOST_ROWS} more are in the report's tables."
     return table
 
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 from rich import box
 from rich.table import Table
 
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 _NAMED = ("scoring", "selecting", "training", "evaluating")
 

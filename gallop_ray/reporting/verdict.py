@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 from scipy.stats import nct
 
 from gallop_ray.reporting.comparison import LEAST_SEEDS, LEVEL, Comparison, degrees_of_freedom
+from gallop_ray.reporting.spread import larger_is_better
 from gallop_ray.reporting.verdict_text import best_text, open_text, tied_text
 
 Outcome = Literal["best", "tied with", "not enough seeds"]
@@ -44,7 +45,7 @@ def decide(metric: str, ranking: Sequence[str], comparisons: Sequence[Comparison
     """
     leader, *rest = ranking
     of = {rival: _between(leader, rival, comparisons) for rival in rest}
-    like = [rival for rival in rest if not _is_different(of[rival])]
+    like = [rival for rival in rest if not _beats(leader, of[rival])]
     undecided = [rival for rival in like if not _equivalent(of[rival])]
     beaten = [rival for rival in rest if rival not in like]
     if not like:
@@ -88,8 +89,12 @@ def _power_of_t(difference: float, error: float, freedom: float, level: float) -
     return float(nct.sf(stdtrit(freedom, 1 - level / 2), freedom, difference / error))
 
 
-def _is_different(comparison: Comparison | None) -> bool:
-    return comparison is not None and comparison.different
+def _beats(leader: str, comparison: Comparison | None) -> bool:
+    """Means are over each method's own seeds, comparisons over common ones: both have to favour the leader."""
+    if comparison is None or not comparison.different:
+        return False
+    leads = comparison.difference if comparison.first_method == leader else -comparison.difference
+    return (leads > 0) == (larger_is_better(comparison.metric) is not False)
 
 
 def _between(leader: str, rival: str, comparisons: Sequence[Comparison]) -> Comparison | None:

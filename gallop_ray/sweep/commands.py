@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from gallop_ray.reporting.status import opened
 from gallop_ray.tracking import control
-from gallop_ray.tracking.records import ConfigurationFolder, RunFolder, SweepFolder
+from gallop_ray.tracking.records import ConfigurationFolder, SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 _BAD = ("failed", "diverged")
 

@@ -56,7 +56,9 @@ def located(sweep: Sweep) -> Sweep:
     model = sweep.model.model_copy(update={"name": _absolute_folder(sweep.model.name)})
     data = sweep.data.model_copy(update={"root": _absolute_folder(sweep.data.root)})
     evaluation = sweep.evaluation.model_copy(update={"text": _absolute_file(sweep.evaluation.text)})
-    return sweep.model_copy(update={"output": output, "model": model, "data": data, "evaluation": evaluation})
+    search = sweep.search.model_copy(update={"storage": _absolute_database(sweep.search.storage, start)})
+    parts = {"model": model, "data": data, "evaluation": evaluation, "search": search}
+    return sweep.model_copy(update={"output": output, **parts})
 
 
 def _absolute_folder(name: str) -> str:
@@ -67,6 +69,14 @@ def _absolute_folder(name: str) -> str:
 
 def _absolute_file(name: str | None) -> str | None:
     return str(Path(name).expanduser().resolve()) if name and name.endswith(".jsonl") else name
+
+
+def _absolute_database(url: str | None, start: Path) -> str | None:
+    """Of an SQLite file the absolute path, which four slashes begin; other databases as they are."""
+    scheme, separator, path = (url or "").partition(":///")
+    if not separator or not scheme.startswith("sqlite") or not path or path.startswith(("/", ":")):
+        return url
+    return f"{scheme}:///{(start / path).resolve()}"
 
 
 def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
@@ -134,7 +144,12 @@ def _reopen_incomplete(folder: SweepFolder, sweep: Sweep) -> None:
 
 
 def _complete(sweep: Sweep, folder: SweepFolder, studies: Studies) -> bool:
-    return studies.exhausted and not unconfirmed(sweep, folder)
+    return _searched(folder, studies) and not unconfirmed(sweep, folder)
+
+
+def _searched(folder: SweepFolder, studies: Studies) -> bool:
+    """Whether every configuration has been handed out, and is over: a trial may have died, or been told to stop."""
+    return studies.exhausted and not folder.unfinished()
 
 
 @contextmanager
@@ -237,7 +252,7 @@ def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any, note
     spare = again.best * len(sweep.methods) if again else 0
     searcher = SlotSearcher(SEARCH, studies.next, studies.tell, room, deadline, spare)
     _tune(sweep, folder, pool, searcher, deadline, note)
-    if studies.exhausted and (keys := unconfirmed(sweep, folder)):
+    if _searched(folder, studies) and (keys := unconfirmed(sweep, folder)):
         note(f"running {', '.join(keys)} again on fresh seeds")
         left = iter(keys)
         searcher = SlotSearcher(CONFIRMATION, lambda: next(left, None), lambda key: True, room, deadline)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from gallop_ray.sparse.memory import is_out_of_memory
 from gallop_ray.sweep.jobs import Failure, Outcome
 from gallop_ray.tracking.files import Record, is_disk_full
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.training.errors import Diverged
 
 _SAME_FAILURE = 3  # configurations that failed alike before any run has finished: then it is hardly theirs alone
@@ -71,14 +72,14 @@ class Attempts:
     def __init__(self, record: RunFolder, micro_batch_size: int) -> None:
         self._record, self.micro_batch_size = record, micro_batch_size
         self._counts: Counter[Failure] = Counter()
-        self._reached = self._checkpoint()
+        self._reached = self._progress()
 
     def again(self, outcome: Outcome) -> bool:
         """Whether to run again after this outcome; what the next attempt needs is prepared."""
         if outcome.status == "finished":
             return False
         policy = POLICIES[outcome.status]
-        reached, before = self._checkpoint(), self._reached
+        reached, before = self._progress(), self._reached
         if reached != before:
             self._reached = reached
             self._counts["lost"] = self._counts["preempted"] = 0
@@ -93,15 +94,14 @@ class Attempts:
             return False
         self.micro_batch_size = smaller
         # Results are to be those of a run that began with this size.
-        self._record.checkpoint.unlink(missing_ok=True)
+        for part in self._record.parts():
+            part.checkpoint.unlink(missing_ok=True)
         return True
 
-    def _checkpoint(self) -> int:
-        """Changes with every checkpoint."""
-        try:
-            return self._record.checkpoint.stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
+    def _progress(self) -> list[int]:
+        """Changes with every checkpoint, and with every round that ends."""
+        files = [file for part in self._record.parts() for file in (part.checkpoint, part.path / "result.json")]
+        return [file.stat().st_mtime_ns for file in files if file.exists()]
 
 
 def explained(outcome: Outcome, micro_batch_size: int) -> str:

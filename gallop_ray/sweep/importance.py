@@ -17,10 +17,14 @@ def importances(folder: SweepFolder, sweep: Sweep) -> dict[str, dict[str, float]
     """Each parameter's share, of 1 together, in what the (first) objective varies by, for each method.
 
     Of methods that finished ten configurations or more and vary two parameters or more; fewer say nothing. Only reads,
-    so it may be asked while the sweep runs.
+    so it may be asked while the sweep runs. None where the studies' database is away.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = read_storage(folder, sweep)
+    try:
+        storage = read_storage(folder, sweep)
+    except ValueError as error:
+        _LOG.warning("no importances: %s", error)
+        return {}
     if storage is None:
         return {}
     names = {method.name: study_name(folder, sweep, method.name) for method in sweep.methods}

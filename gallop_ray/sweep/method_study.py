@@ -106,13 +106,11 @@ class MethodStudy:
     def _adopt(self) -> None:
         """Take in the configurations that the study does not know: its storage was lost, or is another one now."""
         for configuration in self._folder.configurations():
-            key = configuration.key
-            if key.rpartition("-")[0] != self._name or key in self._trials:
-                continue
-            asked = configuration.configuration()
-            sections = (path.split(".") for path in self._space)
-            values = {f"{section}.{field}": asked[section][field] for section, field in sections}
-            self._replay(key, self._storage.get_trial(self._add(values, key)))
+            if configuration.method == self._name and configuration.key not in self._trials:
+                asked = configuration.configuration()
+                sections = (path.split(".") for path in self._space)
+                values = {f"{section}.{field}": asked[section][field] for section, field in sections}
+                self._replay(configuration.key, self._storage.get_trial(self._add(values, configuration.key)))
 
     def _first_points(self) -> list[Values]:
         given = first_points(self._sweep, method_named(self._sweep, self._name))

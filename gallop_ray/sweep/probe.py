@@ -18,7 +18,8 @@ from gallop_ray.spec.schema import BudgetSpec, Limits, PruningSpec, Sweep, Track
 from gallop_ray.sweep.driver import run_sweep
 from gallop_ray.tasks.load import load_task
 from gallop_ray.tracking.files import Record, read_json
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 _STEPS = 6
 _TRAIN_EXAMPLES = 256
@@ -80,7 +81,7 @@ def _short(sweep: Sweep, output: str) -> Sweep:
             "seeds": sweep.seeds[:1],
             "data": sweep.data.model_copy(update={"limits": limits}),
             "training": sweep.training.model_copy(update=short),
-            "search": sweep.search.model_copy(update={"space": space}),
+            "search": sweep.search.model_copy(update={"space": space, "storage": None}),
             "budget": BudgetSpec(configurations=1),
             "pruning": PruningSpec(),
             "confirmation": None,

@@ -18,7 +18,7 @@ from gallop_ray.spec.schema import Configuration
 from gallop_ray.tasks.metrics import Accuracies
 from gallop_ray.tasks.rounds import over_rounds
 from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.records import RoundFolder, RunFolder
+from gallop_ray.tracking.runs import RoundFolder, RunFolder
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
 from gallop_ray.training.run import execute

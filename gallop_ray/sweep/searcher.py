@@ -1,6 +1,7 @@
 """Between Tune, which executes, and the studies, which remember."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ from ray.tune.search import Searcher
 
 from gallop_ray.sweep.halt import HALTED
 from gallop_ray.sweep.pool import Room
+
+_DEATHS = 3  # of trials of one configuration, after which it is left for the next start of the sweep
 
 
 class SlotSearcher(Searcher):
@@ -21,6 +24,8 @@ class SlotSearcher(Searcher):
         over: is told that a configuration's trial has ended; whether the configuration is over, too.
         deadline: after which nothing is begun, in seconds since 1970.
         spare: slots that are needed afterwards.
+
+    A configuration whose trial died is handed out again, a few times.
     """
 
     def __init__(
@@ -36,33 +41,48 @@ class SlotSearcher(Searcher):
         self._stage, self._take, self._over = stage, take, over
         self._room, self._deadline, self._spare = room, deadline, spare
         self._keys: dict[str, str] = {}
-        self._ended = False
+        self._again: list[str] = []
+        self._deaths: Counter[str] = Counter()
+        self._stopped = self._taken = False
+        """Whether nothing is to be begun any more; whether everything has been."""
 
     def suggest(self, trial_id: str) -> Any:
         """The next configuration's key, FINISHED, or None while there is no room."""
         if self._deadline is not None and time.time() > self._deadline:
-            self._ended = True
-        if not self._ended and len(self._keys) >= self._room.slots():
-            return None
-        key = None if self._ended else self._take()
-        if key is None:
-            self._ended = True
+            self._stopped = True
+        if self._stopped:
             self._shrink()
             return Searcher.FINISHED
+        if len(self._keys) >= self._room.slots():
+            return None
+        key = self._next()
+        if key is None:
+            self._shrink()
+            return None if self._keys else Searcher.FINISHED  # what is under way may be handed out again
         self._keys[trial_id] = key
         return {"key": key, "stage": self._stage}
+
+    def _next(self) -> str | None:
+        if self._again:
+            return self._again.pop(0)
+        key = None if self._taken else self._take()
+        self._taken = key is None
+        return key
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial has ended. What it found is read from its run folders."""
         key = self._keys.pop(trial_id)
-        if not error and not (result or {}).get(HALTED):
+        if error:
+            self._deaths[key] += 1
+            self._again += [key] * (self._deaths[key] < _DEATHS)
+        elif not (result or {}).get(HALTED):
             # A trial that ended before its configuration was told to stop, or had no time: nor has another.
-            self._ended = not self._over(key) or self._ended
-        if self._ended:
+            self._stopped = not self._over(key) or self._stopped
+        if self._stopped or self._taken:
             self._shrink()
 
     def _shrink(self) -> None:
-        self._room.shrink(max(len(self._keys), self._spare))
+        self._room.shrink(max(len(self._keys) + len(self._again), self._spare))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: run folders and the journal are the memory."""

@@ -21,6 +21,16 @@ _STARTS = 3  # deaths of the worker group in a row, before all ranks have loaded
 Work = Callable[[Mapping[str, Any]], None]
 
 
+def _serve(config: Mapping[str, Any]) -> None:
+    """What a worker does. Imported there alone: slot and Ray Train's controller hand on this function's name.
+
+    DeepSpeed, transformers and PEFT take seconds to import, and the processes start one after another.
+    """
+    from gallop_ray.sweep.worker import serve
+
+    serve(config)
+
+
 @dataclass
 class _Turn:
     """One job under way: what the ranks have answered, and how it ended once it has."""
@@ -76,11 +86,8 @@ class Slot:
 
         from gallop_ray.sweep.deaths import Deaths
 
-        work: Any = self._work
-        if work is None:
-            from gallop_ray.sweep.worker import serve as work
         trainer = TorchTrainer(
-            work,
+            self._work or _serve,
             train_loop_config=config,
             scaling_config=ScalingConfig(
                 num_workers=resources.workers_per_slot,

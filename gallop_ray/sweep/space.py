@@ -36,15 +36,17 @@ def described(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def keep_best(folder: SweepFolder, sweep: Sweep) -> None:
-    """Remove the adapters of configurations that are over, except for the best of each method so far."""
+def keep_best(folder: SweepFolder, sweep: Sweep, stripped: set[str]) -> None:
+    """Remove the adapters of configurations that are over, except for the best of each method so far.
+
+    stripped: those that have none any more, which is added to.
+    """
     found = summaries(of_the_search(read_lines(folder.path / "results.jsonl")), sweep.objective)
     count = sweep.confirmation.best if sweep.confirmation else 1
     best = {summary.configuration for summary in best_of_each_method(found, count)}
-    for summary in found:
-        configuration = folder.configuration(summary.configuration)
-        adapters = [part.adapter for run in configuration.runs() for part in run.parts()]
-        left = [adapter for adapter in adapters if summary.configuration not in best and adapter.exists()]
-        if left and configuration.status()["status"] in FINAL:
-            for adapter in left:
+    for key in {summary.configuration for summary in found} - best - stripped:
+        configuration = folder.configuration(key)
+        if configuration.status()["status"] in FINAL:
+            for adapter in (part.adapter for run in configuration.runs() for part in run.parts()):
                 adapter.unlink(missing_ok=True)
+            stripped.add(key)

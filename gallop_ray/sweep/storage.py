@@ -1,9 +1,12 @@
 """Where a sweep's studies live: a journal beside the run folders, or the database that the sweep file names."""
 
+import logging
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
 import sqlalchemy
@@ -14,6 +17,10 @@ from gallop_ray.tracking.files import read_json, write_json
 from gallop_ray.tracking.records import SweepFolder
 
 _JOURNAL = "study.journal"
+_LOG = logging.getLogger(__name__)
+_AWAY = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+_LONGEST_PAUSE_SECONDS = 30.0
+T = TypeVar("T")
 
 
 def open_storage(folder: SweepFolder, sweep: Sweep) -> optuna.storages.BaseStorage:
@@ -48,6 +55,19 @@ def study_name(folder: SweepFolder, sweep: Sweep, method: str) -> str:
     return f"{state['prefix']}/{method}"
 
 
+def patiently(work: Callable[[], T]) -> T:
+    """Do it as soon as the database is there. What runs goes on: the run folders keep what the studies miss."""
+    pause = 1.0
+    while True:
+        try:
+            return work()
+        except _AWAY as error:
+            if pause == 1.0:
+                _LOG.warning("the studies' database is away; nothing new begins until it is back (%s)", _reason(error))
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
 def _prefix_file(folder: SweepFolder) -> Path:
     return folder.path / "study.json"
 
@@ -55,7 +75,7 @@ def _prefix_file(folder: SweepFolder) -> Path:
 def database(url: str) -> optuna.storages.BaseStorage:
     """The studies of a database, its tables made where they are not there. ValueError where it cannot be used."""
     with _told(url):
-        return optuna.storages.RDBStorage(url)
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 @contextmanager
@@ -67,9 +87,12 @@ def _told(url: str) -> Iterator[None]:
         lacking = f"a package is missing: {error.name or error}"
         fix = "for PostgreSQL: pip install psycopg2-binary"
         raise ValueError(f"search.storage {shown(url)}: {lacking}; {fix}") from None
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"search.storage {shown(url)} cannot be used: {reason}") from None
+    except (*_AWAY, RuntimeError) as error:  # RuntimeError: made by another version of Optuna
+        raise ValueError(f"search.storage {shown(url)} cannot be used: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error.__cause__ or error).strip().splitlines()[0]
 
 
 def shown(url: str) -> str:

@@ -1,13 +1,14 @@
 """What to try next: one Optuna study per method. The run folders are the truth that the studies are told."""
 
 import warnings
+from functools import partial
 
 import optuna
 
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.method_study import MethodStudy
-from gallop_ray.sweep.storage import open_storage
+from gallop_ray.sweep.storage import open_storage, patiently
 from gallop_ray.tracking.records import FINAL, SweepFolder
 
 
@@ -38,7 +39,7 @@ class Studies:
         if self._leftover:
             return self._leftover.pop(0)
         for study in sorted(self._studies.values(), key=lambda study: study.tried):
-            if not study.exhausted and (key := study.begin()):
+            if not study.exhausted and (key := patiently(study.begin)):
                 return key
         return None
 
@@ -47,6 +48,5 @@ class Studies:
         configuration = self._folder.configuration(key)
         over = configuration.status()["status"] in FINAL
         if over:
-            method, _, _ = key.rpartition("-")
-            self._studies[method].tell(configuration)
+            patiently(partial(self._studies[configuration.method].tell, configuration))
         return over

@@ -17,7 +17,7 @@ from gallop_ray.tracking.records import PAGE, SweepFolder
 
 
 def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
-    """Print the tables and where everything is. Whether every run that was begun has finished."""
+    """Print the tables and where everything is. Whether all that was begun has finished, or was stopped on purpose."""
     results, base = folder.results(), folder.base()
     # No markup: reasons and paths may hold brackets.
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
@@ -36,12 +36,16 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")
     if (page := folder.path / PAGE).exists():
         console.print(f"report:  {page}", soft_wrap=True)
-    left = SweepStatus(folder, sweep).look()["runs"]["to_do"]
-    if left and (sweep.budget.hours or control.asked(folder)):
+    left, asked_for = (
+        SweepStatus(folder, sweep).look()["runs"]["to_do"],
+        bool(sweep.budget.hours or control.asked(folder)),
+    )
+    lost = [] if asked_for else folder.unfinished()
+    if left and (asked_for or lost):
         console.print(f"ended early: {left} runs are to do; gallop-ray resume {folder.path}", soft_wrap=True)
     failed = [r for r in results if r["status"] != "finished"]
     for r in failed:
         console.print(
             f"{r['configuration']} seed {r['seed']} {r['status']}: {r['reason']}", style="red", soft_wrap=True
         )
-    return not failed
+    return not failed and not lost

@@ -18,7 +18,8 @@ from gallop_ray.sweep.pruning import Contestant, reason_to_prune
 from gallop_ray.sweep.space import free_bytes, keep_best, shortage
 from gallop_ray.tasks.metrics import Correct
 from gallop_ray.tracking.files import is_disk_full
-from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, RunFolder, SweepFolder
+from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.summary import objective_value
 
 
@@ -44,6 +45,7 @@ class ConfigurationTrial(tune.Trainable):
         self._lease: tuple[str, Any] | None = None
         self._needed = 0
         self._warning: str | None = None
+        self._stripped: set[str] = set()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -72,7 +74,7 @@ class ConfigurationTrial(tune.Trainable):
         if over:
             self._return_slot()
             if self._sweep.retention.adapters == "best":
-                keep_best(self._folder, self._sweep)
+                keep_best(self._folder, self._sweep, self._stripped)
         return {"done": over, WARNING: self._warning}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -186,9 +188,8 @@ class ConfigurationTrial(tune.Trainable):
     def _reason_to_prune(self) -> str | None:
         if self._sweep.pruning.type == "none":
             return None
-        mine, method = self._configuration, self._configuration.configuration()["method"]["name"]
-        others = [c for c in self._folder.configurations() if c.key != mine.key]
-        same = [c for c in others if c.configuration()["method"]["name"] == method]
+        mine = self._configuration
+        same = [c for c in self._folder.configurations() if c.method == mine.method and c.key != mine.key]
         return reason_to_prune(self._sweep, self._contestant(mine), [self._contestant(c) for c in same])
 
     def _contestant(self, configuration: ConfigurationFolder) -> Contestant:

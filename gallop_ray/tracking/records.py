@@ -3,31 +3,23 @@
 Times are seconds (points in time: since 1970), sizes bytes. Below <output>/<sweep name>/ there are
 
 - spec.json, base.json, base_correct.json, base_outputs.json, base_text.json, results.jsonl, masks.json, masks.png,
+  slots/, report/,
 - <configuration>/configuration.json and status.json,
 - <configuration>/seed-<n>/spec.json, environment.json, mask.json, correct.json, outputs.json, metrics.jsonl,
   result.json, adapter.safetensors.
 """
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from gallop_ray.tracking.files import (
-    Record,
-    append_line,
-    parse_lines,
-    read_json,
-    read_lines,
-    write_json,
-    write_lines,
-)
+from filelock import FileLock
+
+from gallop_ray.tracking.files import Record, append_line, read_json, read_lines, write_json, write_lines
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.summary import flatten
-
-Document = Literal["spec", "environment", "mask", "correct", "outputs"]
-Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
 
 SEARCH, CONFIRMATION = "search", "confirmation"
 """The stage of a run: with a seed of the sweep, or after the search with a fresh one."""
@@ -38,199 +30,8 @@ PAGE = "report/report.html"
 """The report, in the sweep's folder."""
 VERDICT = "report/verdict.txt"
 """The report's verdict in plain words."""
+_LISTING = "results.jsonl"
 _SEED_FOLDER = re.compile(r"seed-(\d+)")
-_LEFT_BY_AN_ATTEMPT = (
-    "result.json",
-    "mask.json",
-    "correct.json",
-    "outputs.json",
-    "environment.json",
-    "adapter.safetensors",
-)
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The events that came after a place in metrics.jsonl, and the place (attempt, bytes) after them."""
-
-    events: list[Record]
-    attempt: int
-    offset: int
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The record of one run, written by its rank 0 alone."""
-
-    path: Path
-
-    @property
-    def configuration(self) -> str:
-        """The key of the run's configuration."""
-        return self.path.parent.name
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return int(self.path.name.removeprefix("seed-"))
-
-    @property
-    def whole(self) -> "RunFolder":
-        """The run itself; of a round, the run that it belongs to."""
-        return self
-
-    def round(self, task: str) -> "RoundFolder":
-        """The round that trains on this task, whether or not it has begun."""
-        return RoundFolder(self.path / task)
-
-    def parts(self) -> list["RunFolder"]:
-        """What has an adapter, a mask and a checkpoint: the rounds that have begun; of a run without rounds itself."""
-        return [RoundFolder(spec.parent) for spec in sorted(self.path.glob("*/spec.json"))] or [self]
-
-    @property
-    def adapter(self) -> Path:
-        """Where the trained adapter belongs."""
-        return self.path / "adapter.safetensors"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where an unfinished run keeps how far it has come."""
-        return self.path / "checkpoint.safetensors"
-
-    @property
-    def metrics(self) -> Path:
-        """The file of events."""
-        return self.path / "metrics.jsonl"
-
-    def start(self, spec: Mapping[str, Any], slot: str) -> int:
-        """Begin an attempt and return its number, from 1. What an unfinished attempt left is removed."""
-        assert (self.result() or {}).get("status") != "finished", f"{self.path} has finished: it never runs again"
-        self.path.mkdir(parents=True, exist_ok=True)
-        attempt = self.attempt() + 1
-        self._clear()
-        write_json(self.path / "spec.json", spec, durable=False)
-        event = {"time": time.time(), "event": "run_started", "slot": slot, "attempt": attempt}
-        write_lines(self.metrics, [event], durable=False)
-        return attempt
-
-    def _clear(self) -> None:
-        for name in _LEFT_BY_AN_ATTEMPT:
-            (self.path / name).unlink(missing_ok=True)
-
-    def attempt(self) -> int:
-        """The number of the attempt that metrics.jsonl is about; 0 before the first."""
-        try:
-            with self.metrics.open("rb") as file:
-                return _attempt(file.readline())
-        except FileNotFoundError:
-            return 0
-
-    def write(self, document: Document, value: Mapping[str, Any]) -> None:
-        """Write spec.json, environment.json, mask.json, correct.json or outputs.json."""
-        write_json(self.path / f"{document}.json", value, durable=document == "correct")  # by which a race decides
-
-    def read(self, document: Document) -> Record | None:
-        """Read one of them; None when it is not there."""
-        return read_json(self.path / f"{document}.json")
-
-    def event(self, event: str, **fields: Any) -> None:
-        """Append an event, stamped with the present time."""
-        append_line(self.metrics, {"time": time.time(), "event": event, **fields})
-
-    def phase(self, phase: Phase) -> None:
-        """Note that a phase starts (and the one before it ends)."""
-        self.event("phase", phase=phase)
-
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """End the run: the last event, then result.json, whose presence says that the run is over.
-
-        Only then a finished run needs its checkpoint no more: until then it may be all that a kill leaves.
-        """
-        self.event("run_ended")
-        write_json(self.path / "result.json", result)
-        if result["status"] == "finished":
-            self.checkpoint.unlink(missing_ok=True)
-
-    def result(self) -> Record | None:
-        """result.json; None while the run goes on."""
-        return read_json(self.path / "result.json")
-
-    def events(self) -> list[Record]:
-        """All events so far, a torn last line left out."""
-        return read_lines(self.metrics)
-
-    def tail(self, offset: int = 0, attempt: int = 0) -> Tail:
-        """The events after byte `offset` of that attempt; from the beginning when another attempt has begun."""
-        try:
-            file = self.metrics.open("rb")
-        except FileNotFoundError:
-            return Tail([], 0, 0)
-        with file:
-            current = _attempt(file.readline())
-            start = offset if current == attempt else 0
-            file.seek(start)
-            events, size = parse_lines(file.read())
-        return Tail(events, current, start + size)
-
-    def version(self) -> tuple[int, int, int]:
-        """Changes whenever an event or a result was added: (file number and bytes of metrics.jsonl, result's time)."""
-        metrics, result = _stat(self.metrics), _stat(self.path / "result.json")
-        return (
-            metrics.st_ino if metrics else 0,
-            metrics.st_size if metrics else 0,
-            result.st_mtime_ns if result else 0,
-        )
-
-
-@dataclass(frozen=True)
-class RoundFolder(RunFolder):
-    """One round of a run that trains on several tasks in turn: a folder in the run's, named by the task.
-
-    Its events are among the run's.
-    """
-
-    @property
-    def whole(self) -> RunFolder:
-        return RunFolder(self.path.parent)
-
-    @property
-    def task(self) -> str:
-        """The task that this round trains on."""
-        return self.path.name
-
-    @property
-    def configuration(self) -> str:
-        return self.whole.configuration
-
-    @property
-    def seed(self) -> int:
-        return self.whole.seed
-
-    @property
-    def metrics(self) -> Path:
-        return self.whole.metrics
-
-    def begin(self, spec: Mapping[str, Any]) -> None:
-        """Make the folder; what an unfinished attempt left is removed, but for its checkpoint."""
-        self.path.mkdir(exist_ok=True)
-        self._clear()
-        write_json(self.path / "spec.json", spec, durable=False)
-
-    def end(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, whose presence says that the round is not run again."""
-        write_json(self.path / "result.json", result)
-
-
-def _attempt(first_line: bytes) -> int:
-    begun, _ = parse_lines(first_line)
-    return int(begun[0]["attempt"]) if begun else 0
-
-
-def _stat(path: Path) -> Any:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
 
 
 @dataclass(frozen=True)
@@ -243,6 +44,11 @@ class ConfigurationFolder:
     def key(self) -> str:
         """The configuration's key."""
         return self.path.name
+
+    @property
+    def method(self) -> str:
+        """The name of its method, with which the key begins."""
+        return self.key.rpartition("-")[0]
 
     def create(self, configuration: Mapping[str, Any]) -> None:
         """Make the folder and write configuration.json; nothing changes when it is there already."""
@@ -335,6 +141,10 @@ class SweepFolder:
         """The configurations that have begun, by key."""
         return [ConfigurationFolder(path.parent) for path in sorted(self.path.glob("*/configuration.json"))]
 
+    def unfinished(self) -> list[str]:
+        """Keys of the configurations that have begun and are not over."""
+        return [each.key for each in self.configurations() if each.status()["status"] not in FINAL]
+
     def run(self, key: str, seed: int) -> RunFolder:
         """The run of a configuration and seed, whether or not it has begun."""
         return self.configuration(key).run(seed)
@@ -350,15 +160,25 @@ class SweepFolder:
 
     def rebuild_results(self) -> list[Record]:
         """Write results.jsonl, one flat line a run, from the run folders; returns the lines."""
-        lines = [flatten(result) for result in self.results()]
-        write_lines(self.path / "results.jsonl", lines)
+        with self._listing():
+            lines = [flatten(result) for result in self.results()]
+            write_lines(self.path / _LISTING, lines)
         return lines
 
     def append_result(self, run: RunFolder) -> None:
         """Add a run that is over to results.jsonl; a retried run replaces its line."""
         result = run.result()
         assert result is not None, f"{run.path} is not over"
-        if run.attempt() > 1:
-            self.rebuild_results()
-        else:
-            append_line(self.path / "results.jsonl", flatten(result))
+        with self._listing():
+            if run.attempt() == 1 or not self._lists(run):
+                append_line(self.path / _LISTING, flatten(result))
+                return
+        self.rebuild_results()
+
+    def _listing(self) -> FileLock:
+        """Each trial is a process of its own: one that writes the file anew must not lose another's line."""
+        return FileLock(self.path / ".results.lock")
+
+    def _lists(self, run: RunFolder) -> bool:
+        lines = read_lines(self.path / _LISTING)
+        return any((line["configuration"], line["seed"]) == (run.configuration, run.seed) for line in lines)

@@ -1,7 +1,6 @@
 """What MLflow shows of a record: names, parameters and metrics, so few that a table of them can be read."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.schema import Sweep
@@ -53,19 +52,15 @@ def failure_tags(result: Record) -> dict[str, str]:
 
 def run_name(configuration: Record, sweep: Sweep, ending: str) -> str:
     """The method, what the search chose, and an ending that tells it from others: gallop lr=0.001 seed 0."""
-    params = configuration_params(configuration, sweep)
-    searched = (name for name in _searched(configuration, sweep) if name in params)
-    chosen = (f"{_SHORT.get(name, name)}={_short(params[name])}" for name in searched)
+    searched = _searched(configuration, sweep).items()
+    chosen = (f"{_SHORT.get(name, name)}={_short(value)}" for name, value in searched if value is not None)
     return " ".join((configuration["method"]["name"], *chosen, ending))
 
 
 def _short(value: object) -> str:
+    if isinstance(value, Mapping):  # a density by the rank of a LoRA that trains as many
+        return f"LoRA rank {value['lora_rank']}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _density(method: Mapping[str, Any]) -> object:
-    density = method.get("density")
-    return f"LoRA rank {density['lora_rank']}" if isinstance(density, Mapping) else density
 
 
 def _searched(configuration: Record, sweep: Sweep) -> dict[str, object]:
@@ -79,16 +74,27 @@ def _searched(configuration: Record, sweep: Sweep) -> dict[str, object]:
 
 
 def configuration_params(configuration: Record, sweep: Sweep) -> dict[str, object]:
-    """The few parameters by which configurations are compared."""
+    """The few parameters by which configurations are compared, as far as they are known before a run."""
     method = configuration["method"]
     params = {
         **_searched(configuration, sweep),
         "method": method["name"],
-        "density": _density(method),
+        "density": None if found_density(configuration) else method["density"],
         "selection_ratio": method.get("selection_ratio"),
         "learning_rate": configuration["training"]["learning_rate"],
     }
     return {name: value for name, value in params.items() if value is not None}
+
+
+def found_density(configuration: Record) -> bool:
+    """Whether a run finds out its density: that of LoRA, and what is asked for by a rank. A number on every axis."""
+    return not isinstance(configuration["method"].get("density"), float)
+
+
+def density_params(configuration: Record, results: Iterable[Record]) -> dict[str, object]:
+    """The density that runs have found out, to the digits in which seeds agree."""
+    found = [result["density"] for result in results if result.get("density") is not None]
+    return {"density": f"{found[0]:.3g}"} if found and found_density(configuration) else {}
 
 
 def sweep_params(sweep: Sweep) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from contextlib import suppress
 
 from gallop_ray.tracking.files import Record, append_line, read_lines
 from gallop_ray.tracking.records import SweepFolder
@@ -12,10 +13,11 @@ _FOLDER = "slots"
 def note_loaded(folder: SweepFolder, slot: str, model: str, workers: int, seconds: float) -> None:
     """Note that all workers of a slot have loaded the model, which took so long. A slot's first worker does."""
     files = folder.path / _FOLDER
-    files.mkdir(exist_ok=True)
     where = {"slot": slot, "host": socket.gethostname(), "workers": workers}
     what = {"model": model, "seconds": round(seconds, 3)}
-    append_line(files / f"{slot}.jsonl", {"time": time.time(), "event": "model_loaded", **where, **what})
+    with suppress(OSError):  # the first run will find the disk full, and say so
+        files.mkdir(exist_ok=True)
+        append_line(files / f"{slot}.jsonl", {"time": time.time(), "event": "model_loaded", **where, **what})
 
 
 def loads(folder: SweepFolder) -> list[Record]:

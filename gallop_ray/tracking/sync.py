@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,12 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import Record, read_json, write_json
 from gallop_ray.tracking.handout import hand_out
 from gallop_ray.tracking.mlflow_store import MlflowStore, Point, Refused, Status
-from gallop_ray.tracking.records import ConfigurationFolder, Document, RunFolder, SweepFolder
+from gallop_ray.tracking.records import ConfigurationFolder, SweepFolder
+from gallop_ray.tracking.runs import Document, RunFolder
 from gallop_ray.tracking.sent import FINAL_STATUS, Sent
 from gallop_ray.tracking.shown import (
     configuration_params,
+    density_params,
     failure_tags,
     last_of,
     result_points,
@@ -130,7 +133,10 @@ class SweepSync:
         points = steps + validations
         if result is not None and ends:
             points += result_points(result, _ended(result))
+        configuration = ConfigurationFolder(run.path.parent).configuration() if ends else {}
         self._log(run.path, sent, points, tags if ends else {})
+        if result is not None and ends:
+            self._add_params(sent, density_params(configuration, [result]))
         if tail.events or ends:
             sent.attempt, sent.offset = tail.attempt, tail.offset
             sent.last_step = last_of(steps, sent.last_step)
@@ -168,6 +174,12 @@ class SweepSync:
         self._made[path] = _Made(configuration_params(configuration, self._sweep) | extra, tags if fresh else {})
         return Sent(self._id, run_id)
 
+    def _add_params(self, sent: Sent, params: Mapping[str, object]) -> None:
+        """Parameters that were found out late. One that has another value already keeps it: MLflow changes none."""
+        if params:
+            with suppress(Refused):
+                self._store.log(sent.run_id, params=params)
+
     def _log(self, folder: Path, sent: Sent, points: Sequence[Point], tags: Tags) -> None:
         """Send points and tags, with the parameters of a run that was just made, in one request.
 
@@ -204,8 +216,9 @@ class SweepSync:
         ended = {run.path: self._ended[run.path] for run in runs if run.path in self._ended}
         points: list[Point] = []
         if ended and not sent.ended and self._means.get(configuration.path) != ended:
-            means, now = over_seeds(configuration.results()), time.time()
-            points = [Point(name, value, now) for name, value in means.items()]
+            results, now = configuration.results(), time.time()
+            points = [Point(name, value, now) for name, value in over_seeds(results).items()]
+            self._add_params(sent, density_params(configuration.configuration(), results))
         ends = status in FINAL_STATUS and sent.status != FINAL_STATUS[status]
         self._log(configuration.path, sent, points, {"status": status} if ends else {})
         self._means[configuration.path] = ended

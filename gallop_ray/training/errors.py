@@ -2,4 +2,4 @@
 
 
 class Diverged(Exception):
-    """The training loss is no longer a finite number."""
+    """The training loss, or what is trained, is no longer a finite number."""

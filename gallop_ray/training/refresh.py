@@ -12,8 +12,9 @@ from gallop_ray.methods import MatrixState, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.entries import contained, positions
 from gallop_ray.sparse.gradients import OwnedGradients
-from gallop_ray.sparse.weights import gather, rank, world_size
+from gallop_ray.sparse.weights import everywhere, gather, rank, world_size
 from gallop_ray.training.engine import Engine
+from gallop_ray.training.errors import Diverged
 from gallop_ray.training.gradient_pass import generator_of
 from gallop_ray.training.optimizer_state import MASTER, State
 
@@ -44,23 +45,32 @@ class Refresher:
         if not self._method.refreshes_after(step, steps):
             return False
         delta, old = self._delta, list(self._delta.indices)
-        indices = [self._choose(m, step, steps) for m in range(len(delta.places))]
         optimizer = engine.state(delta.parameters)
         state, shared = optimizer.read()
+        self._check_finite(state[MASTER])
+        # By the float32 masters: of bfloat16 weights many have not moved at all.
+        changes = [now.to(base.device) - base.float() for now, base in zip(state[MASTER], delta.base(), strict=True)]
+        indices = [self._choose(m, change, step, steps) for m, change in enumerate(changes)]
         present = delta.move(indices, self._method.restores_dropped)
         optimizer.write(moved(state, old, indices, present), shared)
         self.accumulating = False
         return True
 
-    def _choose(self, m: int, step: int, steps: int) -> Tensor:
-        """The new entries of one matrix, from its owner."""
-        delta, candidate = self._delta, self._delta.places[m]
-        old, base = delta.indices[m], delta.base()[m]
+    def _check_finite(self, masters: list[Tensor]) -> None:
+        """A choice among numbers that are none would fail on the rank that makes it, and on no other."""
+        seen = [*masters, *self._owned.sums.values()]
+        if not everywhere(all(bool(values.isfinite().all()) for values in seen)):
+            raise Diverged(
+                "what is trained, or a gradient, is no finite number any more; a lower learning rate may help"
+            )
+
+    def _choose(self, m: int, change: Tensor, step: int, steps: int) -> Tensor:
+        """The new entries of one matrix, from its owner. change: of the entries trained now, float32."""
+        candidate, old = self._delta.places[m], self._delta.indices[m]
         weight, owner = gather(candidate.weight).detach(), self._owned.owners[m]
         new = torch.empty_like(old)
         if rank() == owner:
             gradient = self._owned.take(m) if m in self._owned.sums else None
-            change = weight.view(-1)[old].float() - base.float()
             generator = generator_of(self._seed, step, candidate.name)
             new = self._method.refresh(MatrixState(weight, gradient, old, change, step, steps, generator)).to(old)
             assert new.shape == old.shape, "a refresh keeps the number of entries"

@@ -194,7 +194,11 @@ class _Scoring:
                 continue
             for density in densities(sweep, each):
                 method: Any = METHODS[spec.type](spec.model_copy(update={"density": density}))
-                for quota in method.quotas(self.candidates, self.context.resident.parameters):
+                try:
+                    asked = method.quotas(self.candidates, self.context.resident.parameters)
+                except ValueError:  # a density of other modules, which these could not hold
+                    continue
+                for quota in asked:
                     # Shares of a density are rounded so that they add up: of a smaller one, one may be larger by 1.
                     most[quota.matrices] = max(most.get(quota.matrices, 0), quota.k + 1)
         return [Quota(matrices, k) for matrices, k in most.items()]

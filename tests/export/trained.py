@@ -12,7 +12,8 @@ from transformers import LlamaForCausalLM
 
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base

@@ -9,7 +9,8 @@ import optuna
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 VARYING = {"seconds", "peak_memory_bytes", "started", "ended", "slot", "attempts", "scores"}
 """What a result says of how it came about, and not of what came out."""
@@ -41,20 +42,32 @@ def outcomes(folder: SweepFolder) -> dict[tuple[str, int], dict[str, Any]]:
     return {key: {k: v for k, v in result.items() if k not in VARYING} for key, result in every.items()}
 
 
-def check(folder: SweepFolder, tracking: str, configurations: int, runs: int) -> None:
-    """Every configuration and run once, finished, in every book; nothing left running."""
+def check(
+    folder: SweepFolder,
+    tracking: str,
+    configurations: int,
+    runs: int,
+    studies: optuna.storages.BaseStorage | None = None,
+) -> None:
+    """Every configuration and run once, finished, in every book; nothing left running.
+
+    studies: where they are if not in the sweep's own journal.
+    """
     lines = [json.loads(line) for line in (folder.path / "results.jsonl").read_text().splitlines()]
     assert len(lines) == runs
     assert set(Counter((line["configuration"], line["seed"]) for line in lines).values()) == {1}
     assert {line["status"] for line in lines} == {"finished"}
     assert {c.status()["status"] for c in folder.configurations()} == {"finished"}
-    _check_study(folder, configurations)
+    _check_study(studies or _journal(folder), configurations)
     _check_mlflow(tracking, configurations, runs)
 
 
-def _check_study(folder: SweepFolder, configurations: int) -> None:
+def _journal(folder: SweepFolder) -> optuna.storages.BaseStorage:
     backend = optuna.storages.journal.JournalFileBackend(str(folder.path / "study.journal"))
-    storage = optuna.storages.JournalStorage(backend)
+    return optuna.storages.JournalStorage(backend)
+
+
+def _check_study(storage: optuna.storages.BaseStorage, configurations: int) -> None:
     trials = [t for study in storage.get_all_studies() for t in storage.get_all_trials(study._study_id)]
     complete = [t.user_attrs["configuration"] for t in trials if t.state.name == "COMPLETE"]
     assert len(complete) == len(set(complete)) == configurations

@@ -1,11 +1,5 @@
 """A sweep that is killed again and again ends with exact books, and with the results of one that was left alone."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,6 +7,7 @@ from safetensors.torch import load_file
 
 from gallop_ray.tracking.records import SweepFolder
 from tests.faults import books
+from tests.faults.mlflow_server import Server
 from tests.faults.victims import Point, Siege, points
 from tests.sweep import command
 from tests.training import tiny
@@ -21,48 +16,6 @@ EACH, SEEDS, FRESH = 14, 2, 1
 METHODS = [{"type": "gallop", "density": 0.05}, {"type": "lora"}]
 CONFIGURATIONS = len(METHODS) * EACH
 RUNS = CONFIGURATIONS * SEEDS + FRESH * len(METHODS)
-
-
-class Server:
-    """An MLflow server that can be killed and comes back on the same port."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self._port = one.getsockname()[1]
-        self._folder = folder
-        self._start()
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    def restart(self) -> None:
-        """Kill it, and start another one after a while."""
-        self.stop()
-        time.sleep(2)
-        self._start(wait=False)
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _start(self, wait: bool = True) -> None:
-        store = f"sqlite:///{self._folder / 'server.db'}"
-        options = ["--backend-store-uri", store, "--port", str(self._port), "--workers", "1"]
-        options += ["--artifacts-destination", str(self._folder / "artifacts")]
-        log = (self._folder / "server.log").open("ab")
-        lean = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else a dozen processes more
-        program = [sys.executable, "-m", "mlflow", "server", *options]
-        self._process = subprocess.Popen(program, stdout=log, stderr=log, env=lean)
-        until = time.monotonic() + 90
-        while wait:
-            try:
-                urllib.request.urlopen(self.uri + "/health", timeout=2).close()
-                return
-            except OSError:
-                assert time.monotonic() < until, (self._folder / "server.log").read_text()
-                time.sleep(0.5)
 
 
 def write_sweep(folder: Path, tracking: str, each: int = EACH, seeds: int = SEEDS) -> Path:

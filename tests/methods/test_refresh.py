@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gallop_ray.methods import METHODS
+from gallop_ray.methods import METHODS, MatrixState
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.spec.schema import Sweep
@@ -142,6 +142,37 @@ def reference(name: str, first: Masks) -> tuple[dict[int, Masks], dict[str, Tens
             dense.refresh(name, lambda matrix, number=number: dense.regrown(matrix, number), restore=True)
         masks[number] = {n: m.view(-1).nonzero().view(-1).tolist() for n, m in dense.masks.items()}
     return masks, dense.weights
+
+
+def changes_in_bfloat16(stage: int) -> list[Tensor]:
+    """What SpIEL is told that has changed, in training too slow for bfloat16 weights."""
+    resident = tiny.resident(tiny.sweep(stage, "bfloat16", steps=4, learning_rate=1e-7))
+    context = tiny.context(resident, SEED, method={"type": "spiel", **METHODS_HERE["spiel"], "refresh_every": 2})
+    method: Any = METHODS["spiel"](context.configuration.method)
+    candidates = find_candidates(resident.model)
+    delta = SparseDelta(resident.model, candidates, select(context, candidates, method).mask)
+    told: list[Tensor] = []
+    choose = method.refresh
+
+    def refresh(state: MatrixState) -> Tensor:
+        told.append(state.delta)
+        return choose(state)
+
+    method.refresh = refresh
+    optimizer = make_optimizer(context.training, delta.parameters)
+    engine = Engine(delta.module, resident.config(context.training, 1), optimizer)
+    train(context, delta, engine, Refresher(method, delta, SEED))
+    engine.close()
+    delta.detach()
+    return told
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_what_bfloat16_rounds_away_decides_all_the_same(ranks: Callable, stage: int) -> None:
+    for told in ranks(2)(changes_in_bfloat16, stage):
+        whole = torch.cat(told)
+        assert (whole != 0).float().mean() > 0.9
+        assert whole.abs().max() < 1e-5, "far less than the weights can show"
 
 
 @pytest.mark.parametrize("stage", [1, 3])

@@ -6,7 +6,8 @@ from typing import Any
 
 from gallop_ray.spec.configuration import asked, configuration_key, resolve
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 NASTY = "lost </script><script>alert(1)</script> & 50 % of $HOME_x\\{}\nand more"
 _TASKS = ("range", "max", "min")

@@ -10,7 +10,8 @@ from gallop_ray.reporting.live import SweepState
 from gallop_ray.reporting.progress import SweepDisplay, render, result_line, status_line
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 
 @pytest.fixture

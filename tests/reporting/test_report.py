@@ -124,6 +124,16 @@ def test_numbers_of_the_table_are_those_of_the_results(whole):
     assert len(page.tables["configurations"]) == 15
 
 
+def test_thousands_of_rows_are_whole_in_the_csv_alone(tmp_path):
+    sheet = Sheet("long", "Long", "All.", (Column("N", "n"),), [[Cell(str(n), n)] for n in range(600)])
+    sheet.write(tmp_path)
+    assert list(pd.read_csv(tmp_path / "long.csv")["n"]) == list(range(600))
+    latex = (tmp_path / "long.tex").read_text()
+    assert (f"\n499 {2 * chr(92)}" in latex, "\n500 " in latex) == (True, False)
+    assert sheet.text == "All. 100 more rows are in long.csv."
+    assert len(sheet.listed) == 500
+
+
 def test_every_figure_is_there_as_svg_png_and_in_the_page(whole):
     folder, _, page = whole
     names = {each.removeprefix("figure-") for each in page.ids if each.startswith("figure-")}

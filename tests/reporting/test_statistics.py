@@ -89,7 +89,7 @@ def right(share: float) -> np.ndarray:
 
 
 def test_a_running_sweep_with_a_failed_run(simulated: Simulated) -> None:
-    assert simulated.statistics() == SweepStatistics("id_accuracy", (), (), (), None, None)
+    assert simulated.statistics() == SweepStatistics("id_accuracy", [], (), (), None, None)
     for seed, share in enumerate((0.6, 0.7)):
         simulated.write("gallop", seed, right(share))
     simulated.write("random", 0, right(0.9), status="diverged")
@@ -108,6 +108,17 @@ def test_a_running_sweep_with_a_failed_run(simulated: Simulated) -> None:
     assert verdict.text.endswith("Nothing to go by yet: late.")
     assert (verdict.outcome, verdict.leader, verdict.others) == ("not enough seeds", "gallop", ("random",))
     assert "fewer than two seeds in common" in verdict.text
+
+
+def test_nothing_is_best_by_seeds_that_others_do_not_have(simulated: Simulated) -> None:
+    """gallop's mean is higher for two seeds that random did not finish; where both did random is better."""
+    for seed, share in enumerate((0.99, 0.98, 0.30, 0.31, 0.32)):
+        simulated.write("gallop", seed, right(share))
+    for seed, share in ((2, 0.50), (3, 0.52), (4, 0.51)):
+        simulated.write("random", seed, right(share))
+    verdict = simulated.statistics().verdict
+    assert verdict is not None
+    assert (verdict.outcome, verdict.leader, verdict.others) == ("not enough seeds", "gallop", ("random",))
 
 
 def test_validation_chooses_and_fresh_seeds_decide(simulated: Simulated) -> None:

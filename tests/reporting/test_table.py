@@ -75,6 +75,14 @@ def test_a_configuration_stopped_after_a_lucky_seed_does_not_win():
     assert cells(show(final_table(RESULTS)), "gallop")[4] == "62.0"
 
 
+def test_of_hundreds_of_configurations_the_best_are_shown():
+    lines = show(configurations_table([result(f"gallop-{n:03}", 0, n / 200) for n in range(150)]))
+    keys = [line.split()[0] for line in lines if line.startswith("gallop-")]
+    assert (len(keys), keys[0], keys[-1]) == (100, "gallop-149", "gallop-050")
+    assert "50 more are in the report" in lines[-1]
+    assert "In percent" in " ".join(lines)
+
+
 def test_an_objective_to_be_made_small_turns_the_order_round():
     lines = show(final_table(RESULTS[:6], objective=ObjectiveSpec(metric="val_forget_ratio")))
     assert cells(lines, "gallop")[4] == "38.0"

@@ -19,7 +19,8 @@ from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, Watch, no_sp
 from gallop_ray.sweep.jobs import Outcome
 from gallop_ray.sweep.space import free_bytes, keep_best, shortage
 from gallop_ray.tracking.files import append_line
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.shown import failure_tags
 from gallop_ray.training.errors import Diverged
 from tests.small_disk import mounted
@@ -172,7 +173,7 @@ def test_only_the_best_configuration_of_each_method_keeps_its_adapters(tmp_path:
             run.finish({**identity, "val_mean_accuracy": value})
             folder.append_result(run)
         configuration.write_status(status, [0, 1], value)
-    keep_best(folder, tiny.sweep())
+    keep_best(folder, tiny.sweep(), set())
     kept = {run.configuration for run in folder.runs() if run.adapter.exists()}
     assert kept == {"gallop-2", "gallop-3", "lora-1"}, "the best of each method, and what still runs"
 

@@ -11,7 +11,8 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.driver import run_sweep
 from gallop_ray.sweep.study import Studies
 from gallop_ray.tracking.mlflow_store import tracking_uri
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.driver import located
 from gallop_ray.sweep.study import Studies
 from gallop_ray.tracking.records import SweepFolder
 
@@ -189,6 +190,22 @@ def test_a_database_that_cannot_be_used_is_told_without_the_password(tmp_path: P
         Studies(sweep, folder_of(sweep))
     assert "search.storage" in str(error.value)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("sqlite:///studies.db", "sqlite:///{here}/studies.db"),
+        ("sqlite:////srv/studies.db", "sqlite:////srv/studies.db"),
+        ("postgresql://HOST/studies", "postgresql://HOST/studies"),
+        (None, None),
+    ],
+)
+def test_a_file_of_studies_is_the_same_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None, where: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert located(make(tmp_path, storage=url)).search.storage == (where and where.format(here=tmp_path.resolve()))
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid"])

@@ -5,7 +5,8 @@ from typing import Any
 
 from gallop_ray.spec.configuration import asked, configuration_key, resolve
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 
 def small_sweep(tmp: Path, **changes: Any) -> Sweep:

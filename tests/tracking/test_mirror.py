@@ -11,7 +11,8 @@ import pytest
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
-from gallop_ray.tracking.records import RunFolder, SweepFolder
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
 DEAD = "http://somebody:secret@127.0.0.1:9"
 
@@ -140,6 +141,24 @@ def test_a_finished_sweep_arrives_nested_with_params_metrics_and_artifacts(sweep
     assert means["id_accuracy_std"] == pytest.approx(0.1 * 2**0.5)
     assert means["n_seeds"] == 2
     assert runs["demo"].data.metrics == {"configurations_finished": 1, "runs_finished": 2}
+
+
+@pytest.mark.parametrize("asked", [{}, {"density": {"lora_rank": 8}}])
+def test_a_density_that_only_a_run_finds_out_is_a_number_beside_the_others(sweep, asked):
+    folder = begin(sweep)
+    configuration = folder.configuration("lora-1")
+    configuration.create({"method": {"type": "lora", "name": "lora", **asked}, "training": {"learning_rate": 0.001}})
+    run = configuration.run(0)
+    run.start({"seed": 0}, slot="slot-0")
+    result = {"configuration": "lora-1", "seed": 0, "status": "finished", "density": 0.0443219}
+    run.finish({**result, "reason": None, "ended": 2e9})
+    configuration.write_status("finished", [0], 0.6)
+    for _ in range(2):
+        assert mirror(folder, sweep)
+        runs = mlflow_runs(sweep)
+        for path in ("demo/lora-1", "demo/lora-1/seed 0"):
+            assert runs[path].data.params["density"] == "0.0443"
+            assert runs[path].info.status == "FINISHED"
 
 
 def test_a_restart_doubles_nothing_and_sends_what_came_meanwhile(sweep):

@@ -1,10 +1,12 @@
 """The folders that are the truth of a sweep: what is written is read, and a kill at any moment leaves it readable."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -110,18 +112,18 @@ def test_runs_come_sorted_by_configuration_and_number_of_the_seed(tmp_path):
 
 def test_results_are_flat_lines_and_a_retry_replaces_its_line(tmp_path):
     folder = SweepFolder(tmp_path)
-    path = tmp_path / "results.jsonl"
+    path, key = tmp_path / "results.jsonl", {"configuration": "gallop-1"}
     first, second = start(folder, seed=0), start(folder, seed=1)
-    first.finish({"seed": 0, "status": "failed", "seconds": {"training": 2.0, "total": 3.0}})
+    first.finish({**key, "seed": 0, "status": "failed", "seconds": {"training": 2.0, "total": 3.0}})
     folder.append_result(first)
-    second.finish({"seed": 1, "status": "finished", "tasks": {"arc": {"test": {"likelihood": 0.5}}}})
+    second.finish({**key, "seed": 1, "status": "finished", "tasks": {"arc": {"test": {"likelihood": 0.5}}}})
     folder.append_result(second)
     assert read_lines(path) == [
-        {"seed": 0, "status": "failed", "seconds_training": 2.0, "seconds_total": 3.0},
-        {"seed": 1, "status": "finished", "tasks_arc_test_likelihood": 0.5},
+        {**key, "seed": 0, "status": "failed", "seconds_training": 2.0, "seconds_total": 3.0},
+        {**key, "seed": 1, "status": "finished", "tasks_arc_test_likelihood": 0.5},
     ]
     first.start({}, slot="slot-0")
-    first.finish({"seed": 0, "status": "finished"})
+    first.finish({**key, "seed": 0, "status": "finished"})
     folder.append_result(first)
     lines = read_lines(path)
     assert [(line["seed"], line["status"]) for line in lines] == [(0, "finished"), (1, "finished")]
@@ -167,6 +169,31 @@ def test_the_environment_names_versions_and_machine():
     assert record["mlflow"]
     assert record["hostname"]
     assert record["cpu_count"] >= 1
+
+
+def _append(path: Path, seeds: range) -> None:
+    folder = SweepFolder(path)
+    for seed in seeds:
+        run = folder.run("gallop-1", seed)
+        for attempt in range(2):  # a run that was cut off: its line is to be added, or to replace another
+            run.start({}, "slot-0")
+            if attempt or seed % 2:
+                run.finish({"configuration": "gallop-1", "seed": seed, "status": "failed", "attempt": attempt})
+                folder.append_result(run)
+
+
+def test_processes_that_add_results_at_once_lose_no_line(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.configuration("gallop-1").create({})
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append, args=(tmp_path, range(i, 40, 4))) for i in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert sorted(line["seed"] for line in lines) == list(range(40))
+    assert all(line["attempt"] == 1 for line in lines)
 
 
 def test_records_need_no_heavy_package():

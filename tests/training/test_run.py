@@ -147,6 +147,13 @@ FAILING: dict[str, tuple[str, dict[str, Any], dict[str, Any], type[Exception], s
     "sparse diverges": ("random", {"density": 0.2}, {"learning_rate": 1e30}, Diverged, "lower learning rate"),
     "lora diverges": ("lora", {"rank": 2}, {"learning_rate": 1e30}, Diverged, "lower learning rate"),
     "full diverges": ("full", {}, {"learning_rate": 1e30}, Diverged, "lower learning rate"),
+    "a choice of what has diverged": (
+        "spiel",
+        {"density": 0.2, "refresh_every": 2, "accumulate": 1},
+        {"learning_rate": 1e30},
+        Diverged,
+        "lower learning rate",
+    ),
     "too dense": ("gallop", {"density": 0.99}, {}, ValueError, "but the target modules hold"),
     "too few eligible": ("gallop", {"eps": 1e3}, {}, ValueError, "0 are eligible"),
     "unknown module": ("lora", {"target_modules": ["query"]}, {}, ValueError, "matches nothing"),

@@ -147,6 +147,17 @@ def of_density(folder: Path, density: float | LoraRank) -> tuple[Chosen, str, in
     return choose(resident(folder, [gallop], {}), gallop)
 
 
+def of_one_module(folder: Path) -> tuple[Chosen, str, int]:
+    few = {"type": "gallop", "name": "few", "density": 0.01, "target_modules": ["k_proj"]}
+    return choose(resident(folder, [{"type": "gallop", "density": 0.3}, few], {}), few)
+
+
+def test_a_density_that_only_other_modules_can_hold_is_not_asked_of_these(ranks: Callable, tmp_path: Path) -> None:
+    chosen, source, _ = ranks(1)(of_one_module, tmp_path)[0]
+    assert source == "computed"
+    assert all(name.endswith("k_proj") for name in chosen)
+
+
 def test_a_ranking_too_small_is_replaced_by_one_that_serves_both(ranks: Callable, tmp_path: Path) -> None:
     alone = ranks(1)
     small, _, _ = alone(of_density, tmp_path, 0.01)[0]

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gallop_ray.reporting.figures.choose import DEFAULT, best, searched
+from gallop_ray.reporting.figures.choose import DEFAULT, best, by_method, searched
 from gallop_ray.reporting.figures.labels import label_points
 from gallop_ray.reporting.figures.style import (
     MUTED,
@@ -18,6 +18,7 @@ from gallop_ray.reporting.figures.style import (
     looks,
     new_figure,
     percent_label,
+    plot_points,
     styled,
 )
 from gallop_ray.reporting.summary import Summary
@@ -39,15 +40,16 @@ def plot_front(
     Raises:
         NothingToDrawError: where fewer than two configurations have both.
     """
-    points = {each.configuration: point for each in searched(frame, objective) if (point := _point(each, x, y))}
+    found = searched(frame, objective)
+    points = {each.configuration: point for each in found if (point := _point(each, x, y))}
     if len(points) < 2:
         raise NothingToDrawError(f"fewer than two configurations have {x} and {y}")
     figure = new_figure(4.4, WIDTH)
     axes = figure.subplots()
     look = looks(frame["method"])
-    for each in searched(frame, objective):
-        if point := points.get(each.configuration):
-            axes.plot(*point, marker=look[each.method].marker, color=look[each.method].colour, alpha=0.4, markersize=4)
+    for method, of_it in by_method(found, frame).items():
+        shown = [points[each.configuration] for each in of_it if each.configuration in points]
+        plot_points(axes, shown, look[method], alpha=0.4)
     front = _front(list(points.values()), x in _SMALLER_IS_BETTER, y in _SMALLER_IS_BETTER)
     axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle="--", zorder=1)
     axes.set_xlabel(percent_label(x))

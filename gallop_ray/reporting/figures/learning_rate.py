@@ -9,7 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, values
-from gallop_ray.reporting.figures.style import Look, NothingToDrawError, looks, panels, percent_label, styled
+from gallop_ray.reporting.figures.style import (
+    Look,
+    NothingToDrawError,
+    looks,
+    panels,
+    percent_label,
+    plot_points,
+    styled,
+)
 from gallop_ray.reporting.summary import Summary
 from gallop_ray.spec.schema import ObjectiveSpec
 
@@ -58,5 +66,5 @@ def _draw(axes: Axes, found: Sequence[Summary], metric: str, look: Look) -> None
     rates = sorted(best)
     points = [(rate, value) for rate in rates for value in seeds[rate]]
     means = [100 * (best[rate].over_seeds(metric)[0] or 0.0) for rate in rates]
-    axes.plot(*zip(*points, strict=True), look.marker, color=look.colour, alpha=0.5, markersize=4, linewidth=0)
+    plot_points(axes, points, look, alpha=0.5)
     axes.plot(rates, means, color=look.colour)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from gallop_ray.reporting.figures.style import NothingToDrawError, looks, panels, styled
-from gallop_ray.tracking.records import RunFolder
+from gallop_ray.tracking.runs import RunFolder
 
 _COLUMNS = 4
 _LINES = ("-", "--", ":", "-.")

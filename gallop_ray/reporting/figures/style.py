@@ -1,6 +1,6 @@
 """How all figures look: one colour and one marker a method, quiet axes, sizes for a page of 1280 or 390 pixels."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -17,6 +17,7 @@ INK, MUTED, RULE, PAPER = "#1b1e23", "#5b6169", "#d9dce1", "#fffffe"
 """Text and axes; lesser text; grid lines; the ground, where a figure needs one."""
 WIDTH = 7.2
 """Inches of a figure of full width."""
+_MOST_SHAPES = 1500
 
 _RC: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -101,6 +102,13 @@ def panels(count: int, columns: int, height: float, width: float = WIDTH, **opti
         for place, each in enumerate(axes[:count]):
             each.tick_params(labelbottom=place + columns >= count)
     return figure, axes[:count]
+
+
+def plot_points(axes: Axes, points: Sequence[tuple[float, float]], look: Look, alpha: float) -> None:
+    """Small points of a method. Thousands are drawn as an image: as shapes they would be most of a page."""
+    across, up = zip(*points, strict=True) if points else ((), ())
+    many = len(points) > _MOST_SHAPES
+    axes.plot(across, up, look.marker, color=look.colour, alpha=alpha, markersize=4, linewidth=0, rasterized=many)
 
 
 NAMES: Mapping[str, str] = {

@@ -22,7 +22,8 @@ from gallop_ray.reporting.summary import (
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.rounds import base_metrics
 from gallop_ray.tracking.files import Record, read_json
-from gallop_ray.tracking.records import CONFIRMATION, MASK_REPORT, RunFolder, SweepFolder
+from gallop_ray.tracking.records import CONFIRMATION, MASK_REPORT, SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.summary import flatten
 
 Importances = Mapping[str, Mapping[str, float]]

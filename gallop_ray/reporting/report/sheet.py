@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 MISSING = "–"  # noqa: RUF001
+_MOST_LISTED = 500
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Sheet:
         caption: one or two sentences.
         pinned: so many first rows stay on top however the rest is sorted.
         folded: shown when asked for.
+
+    The CSV has all rows; thousands of them would be most of a page, and no LaTeX table.
     """
 
     name: str
@@ -48,6 +51,17 @@ class Sheet:
     rows: Sequence[Sequence[Cell]]
     pinned: int = 0
     folded: bool = False
+
+    @property
+    def listed(self) -> Sequence[Sequence[Cell]]:
+        """The rows of HTML and LaTeX."""
+        return self.rows[:_MOST_LISTED]
+
+    @property
+    def text(self) -> str:
+        """The caption, which says what is left out."""
+        left = len(self.rows) - len(self.listed)
+        return f"{self.caption} {left} more rows are in {self.name}.csv." if left else self.caption
 
     def exact(self) -> pd.DataFrame:
         """The values: shares, not percents; <field>_std beside what has a standard deviation."""
@@ -60,8 +74,8 @@ class Sheet:
         return pd.DataFrame(columns)
 
     def shown(self) -> pd.DataFrame:
-        """The texts under their headings."""
-        texts = [[cell.text for cell in row] for row in self.rows]
+        """The texts of the listed rows under their headings."""
+        texts = [[cell.text for cell in row] for row in self.listed]
         return pd.DataFrame(texts, columns=[column.heading for column in self.columns])
 
     def write(self, folder: Path) -> None:
@@ -76,7 +90,7 @@ class Sheet:
         label = f"tab:{self.name.replace('_', '-')}"
         frame = self.shown().map(_plain).rename(columns=_plain)
         text: str = frame.to_latex(index=False, escape=True, column_format=columns, label=label, caption="CAPTION")
-        text = text.replace("CAPTION", _escaped(self.caption))
+        text = text.replace("CAPTION", _escaped(self.text))
         return text.replace("±", r"$\pm$").replace("−", "$-$").replace("< ", "$<$ ")  # noqa: RUF001
 
 

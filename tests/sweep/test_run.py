@@ -15,6 +15,7 @@ from gallop_ray.reporting.timing import switch_seconds
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.slots import loads
 from gallop_ray.training.models import load_model
 from tests.sweep import command
 
@@ -140,6 +141,12 @@ def test_adapter_applies_to_its_base_only(finished: dict[str, Any]) -> None:
 def test_warm_switches_between_configurations(finished: dict[str, Any]) -> None:
     seconds = sorted(switch_seconds(finished["folder"]))
     assert len(seconds) >= 3, "configurations followed each other in one slot"
+
+
+def test_each_start_loads_the_base_model_once_a_slot(finished: dict[str, Any]) -> None:
+    found = loads(finished["folder"])
+    assert [line["slot"] for line in found] == ["slot-0"] * 3, "interrupted, killed, and run to its end"
+    assert all((line["model"], line["workers"]) == ("pocket", 2) for line in found)
 
 
 def test_a_finished_sweep_runs_nothing_and_can_be_extended(finished: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ _RAY = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each slot, to tell workers what ours do not ask
     # A cloud's node can take half an hour to come, and to some clusters none comes until another leaves.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "7200",
     # By default as many as CPUs, and four times that is worth a warning to Ray; but ours mostly wait.

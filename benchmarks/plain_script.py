@@ -25,8 +25,10 @@ from gallop_ray.training.phases import Phases
 
 
 def main(folder: SweepFolder) -> None:
-    """Run every configuration of the folder with the first seed."""
+    """Measure the base model, then run every configuration of the folder with the first seed."""
     sweep = Sweep.model_validate(folder.spec())
+    model, tokenizer = _load(sweep)
+    _measure(sweep, model, tokenizer, sweep.training)
     for asked in folder.configurations():
         _run(sweep, Configuration.model_validate(asked.configuration()), asked.run(sweep.seeds[0]))
 
@@ -34,8 +36,7 @@ def main(folder: SweepFolder) -> None:
 def _run(sweep: Sweep, configuration: Configuration, record: RunFolder) -> None:
     record.start({}, "script")
     phases, training = Phases(record), configuration.training
-    model, tokenizer = load_model(sweep.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model, tokenizer = _load(sweep)
     data = load_task(sweep.data.train_task, sweep.data)
     train = [encode(example, tokenizer, sweep.data.prompt, training.max_length) for example in data.train]
     collator = partial(collate, pad_id=tokenizer.pad_token_id)
@@ -55,13 +56,24 @@ def _run(sweep: Sweep, configuration: Configuration, record: RunFolder) -> None:
     phases.first_forward()
     with phases.phase("training"):
         trainer.train()
-    settings = EvaluationSettings(sweep.data.prompt, training.max_length, sweep.evaluation.batch_size)
     with phases.phase("evaluating"):
-        for examples in (data.validation, data.test):
-            likelihood_correct(adapted, tokenizer, examples, settings)
+        _measure(sweep, adapted, tokenizer, training)
     with phases.phase("saving"):
         adapted.save_pretrained(record.path / "adapter")
     record.finish({"status": "finished", **phases.record()})
+
+
+def _load(sweep: Sweep) -> tuple[Any, Any]:
+    model, tokenizer = load_model(sweep.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, tokenizer
+
+
+def _measure(sweep: Sweep, model: Any, tokenizer: Any, training: TrainingSpec) -> None:
+    settings = EvaluationSettings(sweep.data.prompt, training.max_length, sweep.evaluation.batch_size)
+    data = load_task(sweep.data.train_task, sweep.data)
+    for examples in (data.validation, data.test):
+        likelihood_correct(model, tokenizer, examples, settings)
 
 
 def _lora(method: LoraSpec) -> peft.LoraConfig:

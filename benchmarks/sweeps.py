@@ -47,7 +47,7 @@ def run_ours(place: Path, sweep: dict[str, Any]) -> Ran:
 def run_rival(place: Path, module: str, ours: Ran, configurations: int | None = None) -> Ran:
     """`python -m MODULE FOLDER`, the folder holding what ours was asked, but no runs.
 
-    It measures no base model: it is given ours.
+    What measuring the base model finds is put there, too, so that its runs can be told how much they forget.
     """
     folder = SweepFolder(place / module)
     folder.create(ours.folder.spec())

@@ -15,16 +15,18 @@ from gallop_ray.tracking.records import SweepFolder
 
 _WAITING = 0.01
 """CPUs of a trial, which only waits; were it given a whole one, the worker could not have all of them."""
+_BASE = "base"
+"""In the place of a configuration's key."""
 
 
 def main(folder: SweepFolder) -> None:
-    """Run every configuration of the folder, one after another."""
+    """Measure the base model, then run every configuration of the folder, one after another."""
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     tuner = tune.Tuner(
         tune.with_resources(_trial, {"CPU": _WAITING}),
         param_space={
             "folder": str(folder.path),
-            "key": tune.grid_search([configuration.key for configuration in folder.configurations()]),
+            "key": tune.grid_search([_BASE, *(configuration.key for configuration in folder.configurations())]),
         },
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
         run_config=tune.RunConfig(name="tune", storage_path=str(folder.path / "ray")),
@@ -66,13 +68,17 @@ def _train(config: dict[str, Any]) -> None:
 
     from gallop_ray.spec.schema import Configuration
     from gallop_ray.training.resident import load_resident
-    from gallop_ray.training.run import execute
+    from gallop_ray.training.run import execute, measure_base
 
     folder = SweepFolder(Path(config["folder"]))
     sweep, base = Sweep.model_validate(folder.spec()), folder.base()
     assert base is not None
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
     resident = load_resident(sweep)
+    if config["key"] == _BASE:
+        measured = measure_base(resident).accuracies
+        ray.train.report({"val_id_accuracy": measured[sweep.data.train_task]["validation"]["likelihood"]})
+        return
     asked = folder.configuration(config["key"])
     for seed in sweep.seeds:
         record = asked.run(seed)

@@ -63,7 +63,7 @@ def results(directory: str | Path) -> "pd.DataFrame":
 
 
 def statistics(directory: str | Path) -> "pd.DataFrame":
-    """How each metric spreads over the seeds of each configuration: a row for each two of them.
+    """How each metric spreads over the seeds of a configuration: a row for each metric of each configuration.
 
     Columns: configuration, method, stage (a configuration that was confirmed has two), metric, n, mean, std,
     standard_error, low and high (the bootstrap 95 % interval of the mean), worst, worst_seed; docs/statistics.md.

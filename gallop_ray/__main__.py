@@ -3,7 +3,7 @@
 import os
 import sys
 
-_SIGNALLED, _INTERRUPTED = 128, 130
+_SIGNALLED, _INTERRUPTED, _BROKEN_PIPE = 128, 130, 141
 
 
 def command() -> None:
@@ -15,6 +15,8 @@ def command() -> None:
     except KeyboardInterrupt:
         print("\ngallop-ray: interrupted", file=sys.stderr)
         code = _INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough, such as `| head`
+        os._exit(_BROKEN_PIPE)
     if code > _SIGNALLED:
         # The thread that mirrors to MLflow may be in the middle of a request or of an import; a Python that takes
         # itself down around it prints tracebacks, waits, or aborts.

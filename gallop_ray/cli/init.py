@@ -166,7 +166,8 @@ def _methods(text: str) -> tuple[str, ...]:
 
 def _known(word: str, known: Sequence[str], what: str) -> str:
     if word not in known:
-        raise ValueError(f"no {what} {word}; there are {', '.join(known)}{did_you_mean(word, known)}")
+        more = "; PEFT's other tuners go into the file by hand, see docs/methods.md" if what == "method" else ""
+        raise ValueError(f"no {what} {word}; there are {', '.join(known)}{did_you_mean(word, known)}{more}")
     return word
 
 

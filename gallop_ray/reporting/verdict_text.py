@@ -38,7 +38,10 @@ def open_text(
     if closest is None:
         said = f"{leader} and {undecided[0]} have fewer than two seeds in common; a verdict takes at least two."
         return f"Not enough seeds to name a best method by {_named(metric)} on test sets: {said}"
-    apart = f"{leader} is ahead, but {closest.seeds} seeds do not tell it from {listed(undecided)}."
+    if closest.difference == 0:
+        apart = f"{leader} and {listed(undecided)} are not told apart by {closest.seeds} seeds."
+    else:
+        apart = f"{leader} is ahead, but {closest.seeds} seeds do not tell it from {listed(undecided)}."
     also = f" It is better than {listed(beaten)}." if beaten else ""
     return (
         f"Not enough seeds by {_named(metric)} on test sets: {apart}{also}{_ahead(closest)} {_needed(needed, closest)}"

@@ -177,7 +177,10 @@ def _told_first(mirror: MlflowMirror) -> Iterator[None]:
 @contextmanager
 def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str], None]) -> Iterator[Any]:
     most = plan_sweep(sweep, None).configurations
-    connect(verbose)
+    try:
+        connect(verbose)
+    except Exception as error:  # of many classes, mostly of a machine that is too busy to start it in time
+        raise Halted(f"Ray did not start: {str(error).strip() or type(error).__name__}") from error
     try:
         try:
             slots = min(count_slots(sweep.resources), most)

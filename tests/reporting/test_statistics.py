@@ -121,6 +121,16 @@ def test_nothing_is_best_by_seeds_that_others_do_not_have(simulated: Simulated) 
     assert (verdict.outcome, verdict.leader, verdict.others) == ("not enough seeds", "gallop", ("random",))
 
 
+def test_methods_that_do_not_differ_have_no_leader(simulated: Simulated) -> None:
+    for seed in range(2):
+        for method in ("gallop", "random"):
+            simulated.write(method, seed, right(0.5))
+    verdict = simulated.statistics().verdict
+    assert verdict is not None
+    assert "gallop and random are not told apart by 2 seeds" in verdict.text
+    assert "ahead" not in verdict.text
+
+
 def test_validation_chooses_and_fresh_seeds_decide(simulated: Simulated) -> None:
     """By the search gallop-1 is better than gallop-0, and than random; on fresh seeds random is better."""
     for seed in range(3):

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from gallop_ray.reporting.report.material import Material
 
 _FOLLOWS_NO_FORMAT = 0.05
+_DISAGREEMENT = 0.2  # of two forget ratios
 
 
 def notes(material: Material) -> list[str]:
     """Sentences, the weightiest first; none where there is nothing to warn of."""
-    return [*_unfinished(material), *_bad(material), *_vacuous(material), *_few_seeds(material)]
+    found = (_unfinished, _bad, _learnt_nothing, _vacuous, _disagreeing, _few_seeds)
+    return [note for look in found for note in look(material)]
 
 
 def _unfinished(material: Material) -> Iterator[str]:
@@ -37,6 +39,29 @@ def _vacuous(material: Material) -> Iterator[str]:
             f"by generation the base model's OOD accuracy is {100 * generated:.1f} %, below 5 %: it does not "
             "follow the answer format, and the forget ratio by generation says nothing. The one by likelihood does."
         )
+
+
+def _learnt_nothing(material: Material) -> Iterator[str]:
+    base, means = material.base.get("id_accuracy"), [each.over_seeds("id_accuracy")[0] for each in material.best]
+    known = [mean for mean in means if mean is not None]
+    if base is not None and known and max(known) <= base:
+        yield (
+            f"no method is better than the base model ({100 * base:.1f} %) at the task that it was trained on: more "
+            "steps or other learning rates may help."
+        )
+
+
+def _disagreeing(material: Material) -> Iterator[str]:
+    """What was forgotten by one way of measuring and not by the other."""
+    if (material.base.get("ood_accuracy_generated") or 0) < _FOLLOWS_NO_FORMAT:
+        return
+    for each in material.best:
+        likely, said = (each.over_seeds(name)[0] for name in ("forget_ratio", "forget_ratio_generated"))
+        if likely is not None and said is not None and abs(said - likely) > _DISAGREEMENT:
+            yield (
+                f"{each.method} forgets {100 * likely:.1f} % by likelihood and {100 * said:.1f} % by generation: look "
+                "at both before you trust one."
+            )
 
 
 def _few_seeds(material: Material) -> Iterator[str]:

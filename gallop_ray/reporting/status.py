@@ -190,7 +190,7 @@ def found_line(record: Record) -> str:
     if half_done:
         parts.append(f"{len(half_done)} half-done ({', '.join(map(_where, half_done))})")
     parts += [f"{runs[name]} {name}" for name in ("failed", "pruned") if runs[name]]
-    return f"found {', '.join(parts)}, {runs['to_do'] - len(half_done)} to do"
+    return f"found {', '.join(parts)}, {max(0, runs['to_do'] - len(half_done))} to do"
 
 
 def _where(run: Record) -> str:

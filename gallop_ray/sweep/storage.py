@@ -85,7 +85,7 @@ def _told(url: str) -> Iterator[None]:
         yield
     except ImportError as error:
         lacking = f"a package is missing: {error.name or error}"
-        fix = "for PostgreSQL: pip install psycopg2-binary"
+        fix = "for PostgreSQL: pip install 'psycopg[binary]'"
         raise ValueError(f"search.storage {shown(url)}: {lacking}; {fix}") from None
     except (*_AWAY, RuntimeError) as error:  # RuntimeError: made by another version of Optuna
         raise ValueError(f"search.storage {shown(url)} cannot be used: {_reason(error)}") from None

@@ -180,7 +180,7 @@ def test_studies_in_a_database(tmp_path: Path, sampler: str) -> None:
     ("url", "reason"),
     [
         ("sqlite:////nowhere/studies.db", "unable to open"),
-        ("postgresql://me:secret@127.0.0.1:1/studies", "psycopg2|refused"),
+        ("postgresql://me:secret@127.0.0.1:1/studies", "psycopg|refused|failed"),
         ("nonsense", "no URL"),
     ],
 )

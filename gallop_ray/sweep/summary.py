@@ -36,12 +36,10 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")
     if (page := folder.path / PAGE).exists():
         console.print(f"report:  {page}", soft_wrap=True)
-    left, asked_for = (
-        SweepStatus(folder, sweep).look()["runs"]["to_do"],
-        bool(sweep.budget.hours or control.asked(folder)),
-    )
-    lost = [] if asked_for else folder.unfinished()
-    if left and (asked_for or lost):
+    left = SweepStatus(folder, sweep).look()["runs"]["to_do"]
+    on_purpose = bool(sweep.budget.hours or control.asked(folder))
+    lost = [] if on_purpose else folder.unfinished()
+    if left and (on_purpose or lost):
         console.print(f"ended early: {left} runs are to do; gallop-ray resume {folder.path}", soft_wrap=True)
     failed = [r for r in results if r["status"] != "finished"]
     for r in failed:

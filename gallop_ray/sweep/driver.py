@@ -18,17 +18,16 @@ from gallop_ray.reporting.summary import best_of_each_method, of_the_search, sum
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.base import prepare
 from gallop_ray.sweep.cluster import beside_driver, connect, count_slots
 from gallop_ray.sweep.commands import reopen
 from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.halt import Halted, Watch, no_space
-from gallop_ray.sweep.jobs import BaseJob, CheckJob, Job
 from gallop_ray.sweep.pool import Room, start_pool
 from gallop_ray.sweep.report import report
 from gallop_ray.sweep.searcher import SlotSearcher
 from gallop_ray.sweep.study import Studies
 from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
-from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.tracking import control
 from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.mirror import MlflowMirror
@@ -113,8 +112,8 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
         display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
         if not _complete(sweep, folder, studies):
             with _slots(sweep, folder, verbose, display.note) as pool, _told_first(mirror):
-                _measure_base(pool, sweep, folder, display.note)
-                _search(sweep, folder, studies, pool, display.note)
+                base = prepare(pool, sweep, folder, display.note)
+                _search(sweep, folder, studies, pool, Watch(base, display.note), display.note)
             folder.rebuild_results()
         if _complete(sweep, folder, studies):
             drop_sums(folder)
@@ -207,32 +206,6 @@ def _stop(pool: Any) -> None:
         ray.get(pool.stop.remote(), timeout=20)
 
 
-def _measure_base(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> None:
-    """Check the sweep against the model, and measure the base model unless an earlier start has."""
-    prepared = "" if Path(sweep.model.name).is_dir() else ": the first time it is downloaded or made, some minutes"
-    note(f"loading {sweep.model.name}{prepared}")
-    lease = ray.get(pool.lease.remote())
-    if isinstance(lease, str):
-        raise UserError(lease)
-    name, slot = lease
-    _execute(slot, CheckJob())
-    if folder.base() is None:
-        note("measuring the base model")
-        measured = _execute(slot, BaseJob())
-        folder.write_base(accuracies(measured["correct"]), **measured)
-    ray.get(pool.give_back.remote(name))
-
-
-def _execute(slot: Any, job: Job) -> dict[str, Any]:
-    outcome = ray.get(slot.execute.remote(job))
-    if outcome.status == "out_of_memory":
-        raise UserError(f"the base model alone needs more memory than there is: {outcome.reason}")
-    if outcome.status != "finished":
-        raise UserError(str(outcome.reason))
-    found: dict[str, Any] = outcome.result
-    return found
-
-
 def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
     """A sweep that has come so far does not fail for a picture."""
     try:
@@ -249,17 +222,19 @@ def _report(folder: SweepFolder, sweep: Sweep) -> None:
         _LOG.warning("no report on %s (%s: %s)", folder.path, type(error).__name__, error)
 
 
-def _search(sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any, note: Callable[[str], None]) -> None:
+def _search(
+    sweep: Sweep, folder: SweepFolder, studies: Studies, pool: Any, watch: Watch, note: Callable[[str], None]
+) -> None:
     deadline = time.time() + 3600 * sweep.budget.hours if sweep.budget.hours else None
     again, room = sweep.confirmation, Room(pool)
     spare = again.best * len(sweep.methods) if again else 0
     searcher = SlotSearcher(SEARCH, studies.next, studies.tell, room, deadline, spare)
-    _tune(sweep, folder, pool, searcher, deadline, note)
+    _tune(sweep, folder, pool, searcher, deadline, watch)
     if _searched(folder, studies) and (keys := unconfirmed(sweep, folder)):
         note(f"running {', '.join(keys)} again on fresh seeds")
         left = iter(keys)
         searcher = SlotSearcher(CONFIRMATION, lambda: next(left, None), lambda key: True, room, deadline)
-        _tune(sweep, folder, pool, searcher, deadline, note)
+        _tune(sweep, folder, pool, searcher, deadline, watch)
 
 
 def unconfirmed(sweep: Sweep, folder: SweepFolder) -> list[str]:
@@ -278,12 +253,11 @@ def _tune(
     pool: Any,
     searcher: SlotSearcher,
     deadline: float | None,
-    note: Callable[[str], None],
+    watch: Watch,
 ) -> None:
     context = TrialContext(sweep.model_dump_json(), folder.path, pool, deadline)
     # Trials only wait: they take no CPU from the workers, and live and die with the driver.
     trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), beside_driver())
-    watch = Watch(note)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

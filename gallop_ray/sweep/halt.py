@@ -1,6 +1,7 @@
 """Stopping a sweep before its end: from the trial that finds the reason to the driver, by way of Tune."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from ray import tune
@@ -28,11 +29,16 @@ class _OutOfTune(BaseException):
 
 
 class Watch(tune.Callback):
-    """Ends Tune's loop as soon as a trial says that the sweep has to stop. The first warning is shown."""
+    """Ends Tune's loop as soon as a trial says that the sweep has to stop, or the base model cannot be measured.
 
-    def __init__(self, note: Callable[[str], None]) -> None:
+    The first warning is shown.
+
+    base: ends with the measurement of the base model.
+    """
+
+    def __init__(self, base: Future[None], note: Callable[[str], None]) -> None:
         self.halted: Halted | None = None
-        self._note, self._warned = note, False
+        self._base, self._note, self._warned = base, note, False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune stores its callbacks for a restoration that never happens, and a display cannot be stored."""
@@ -48,7 +54,7 @@ class Watch(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Outside of what Tune takes for a failure of a trial."""
-        if self.halted:
+        if self.halted or self._unmeasured():
             raise _OutOfTune
         # Tune goes through its list of trials several times a step: with thousands of them, that is most of a step.
         # The run folders remember what has ended; the last trial stays, for an end without any is an error to Tune.
@@ -60,8 +66,12 @@ class Watch(tune.Callback):
         try:
             tuner.fit()
         except _OutOfTune:
-            assert self.halted is not None
-            raise self.halted from None
+            error = self.halted or self._unmeasured()
+            assert error is not None
+            raise error from None
+
+    def _unmeasured(self) -> BaseException | None:
+        return self._base.exception() if self._base.done() else None
 
 
 def no_space(folder: SweepFolder, retention: RetentionSpec, needed: float, error: object = None) -> Halted:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import ray
+from ray.exceptions import RayActorError
+
 Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "disk_full"]
 """`lost`, `preempted`: the worker group died and starts again, nothing is known of the run."""
 
@@ -44,3 +47,12 @@ class Refusal:
 
     reason: str
     final: bool
+
+
+def execute_in(slot: Any, job: Job) -> Outcome:
+    """Run a job to its end in a leased slot, which may die of it."""
+    try:
+        outcome: Outcome = ray.get(slot.execute.remote(job))
+    except RayActorError as error:
+        outcome = Outcome("preempted" if error.preempted else "lost", f"the slot died: {error}")
+    return outcome

@@ -19,7 +19,7 @@ from gallop_ray.tracking.records import SweepFolder
 _JOURNAL = "study.journal"
 _LOG = logging.getLogger(__name__)
 _AWAY = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-_LONGEST_PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS, _LONGEST_AWAY_SECONDS = 30.0, 3600.0
 T = TypeVar("T")
 
 
@@ -56,16 +56,27 @@ def study_name(folder: SweepFolder, sweep: Sweep, method: str) -> str:
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """Do it as soon as the database is there. What runs goes on: the run folders keep what the studies miss."""
-    pause = 1.0
+    """Do it as soon as the database is there. What runs goes on: the run folders keep what the studies miss.
+
+    Raises what no waiting mends at once, and after an hour the rest, too.
+    """
+    pause, begun = 1.0, time.monotonic()
     while True:
         try:
             return work()
         except _AWAY as error:
+            if not _passes(error) or time.monotonic() - begun > _LONGEST_AWAY_SECONDS:
+                raise
             if pause == 1.0:
                 _LOG.warning("the studies' database is away; nothing new begins until it is back (%s)", _reason(error))
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the connection failed, or the database was busy, and not what was asked of it."""
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    return isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
 
 
 def _prefix_file(folder: SweepFolder) -> Path:

@@ -1,19 +1,19 @@
 """A Tune trial: one configuration, a thin client that leases a slot and runs the seeds in it one after another."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
 
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.failures import POLICIES, Attempts, failure_record, hopeless
 from gallop_ray.sweep.gate import Gate
 from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, no_space
-from gallop_ray.sweep.jobs import Outcome, RunJob
+from gallop_ray.sweep.jobs import Outcome, RunJob, execute_in
 from gallop_ray.sweep.pruning import Contestant, reason_to_prune
 from gallop_ray.sweep.space import free_bytes, keep_best, shortage
 from gallop_ray.tasks.metrics import Correct
@@ -21,6 +21,8 @@ from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, SweepFolder
 from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.summary import objective_value
+
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -147,18 +149,21 @@ class ConfigurationTrial(tune.Trainable):
 
     def _execute(self, job: RunJob) -> tuple[str, Outcome]:
         if self._lease is None:
+            self._await_base()
             lease = ray.get(self._pool.lease.remote(ray.get_runtime_context().get_actor_id()))
             if isinstance(lease, str):
                 raise Halted(f"no slot can be started any more: {lease}")
             self._lease = lease
         name, slot = self._lease
-        try:
-            outcome: Outcome = ray.get(slot.execute.remote(job))
-        except RayActorError as error:
-            outcome = Outcome("preempted" if error.preempted else "lost", f"the slot died: {error}")
+        outcome = execute_in(slot, job)
         if outcome.status != "finished":
             self._return_slot()  # its workers may have to start again, and another may be free
         return name, outcome
+
+    def _await_base(self) -> None:
+        """The driver measures the base model, and ends this actor should it fail."""
+        while self._folder.base() is None:
+            time.sleep(_LOOK_SECONDS)
 
     def _return_slot(self) -> None:
         if self._lease is not None:

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -208,9 +209,20 @@ def test_a_trial_that_finds_a_reason_stops_the_sweep(mistake: bool) -> None:
         with lock:
             said.append(text)
 
-    watch = Watch(note)
+    base: Future[None] = Future()
+    watch = Watch(base, note)
     watch.fit(Tuner(watch, {"done": False, WARNING: "almost full"}, {"done": True, WARNING: "almost full"}))
     assert said == ["almost full"]
     with pytest.raises(Halted, match="no space") as halt:
         watch.fit(Tuner(watch, {"done": True, HALTED: "no space", MISTAKE: mistake}))
     assert halt.value.mistake is mistake
+
+
+def test_a_base_model_that_cannot_be_measured_stops_the_sweep() -> None:
+    base: Future[None] = Future()
+    watch = Watch(base, lambda text: None)
+    watch.fit(Tuner(watch, {"done": False}))
+    base.set_exception(Halted("too little memory", mistake=True))
+    with pytest.raises(Halted, match="too little memory") as halt:
+        watch.fit(Tuner(watch, {"done": False}))
+    assert halt.value.mistake

@@ -129,6 +129,7 @@ def test_texts_that_are_cut_are_told_with_their_lengths(doctor, tmp_path):
     assert "training.max_length is 64: 100 % of the prompts lose their beginning" in warnings
     assert "answers have up to 7 tokens, evaluation.max_new_tokens is 4" in warnings
     assert "who has 10 validation and 10 test examples: accuracies move in steps of 10 %" in warnings
+    assert "10 of the 10 test examples of who are training examples, too" in warnings
 
 
 def test_a_cluster_that_does_not_answer(doctor, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 from gallop_ray.cli import main
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.starter import STARTER_METHODS
+from gallop_ray.training.pocket import pocket_tokenizer
 
 
 @pytest.fixture
@@ -92,10 +93,30 @@ def test_answers_that_cannot_be_are_refused_and_nothing_is_written(folder, capsy
     assert list(folder.rglob("*.yaml")) == []
 
 
-def test_a_broken_line_is_told_with_its_place(folder, capsys):
+def test_broken_lines_are_told_with_their_places(folder, capsys):
     write(folder / "data/colours.test.jsonl", "green")
     assert main(["init", "--data", "data"]) == 2
-    assert "data/colours.test.jsonl:1: output 'it is green' does not contain the answer" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    for line in (1, 5):
+        assert f"data/colours.test.jsonl:{line}: output 'it is green' does not contain the answer" in error
+    assert "and 15 lines more" in error
+    assert "colours.test.jsonl:6" not in error
+
+
+def test_lengths_are_those_of_the_data_in_the_models_tokens(folder):
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text('{"model_type": "llama"}')
+    pocket_tokenizer().save_pretrained("model")
+    example = {"instruction": "1 " * 99, "input": "", "output": "2 " * 300, "answer": "2"}
+    for split in ("train", "test"):
+        (folder / f"data/sums.{split}.jsonl").write_text(f"{json.dumps(example)}\n" * 20)
+    assert main(["init", "--data", "data", "--model", "model", "--train", "sums"]) == 0
+    sweep = load_sweep("my_sweep.yaml")
+    assert 400 < sweep.training.max_length <= 416
+    assert sweep.evaluation.max_new_tokens is not None
+    assert 300 <= sweep.evaluation.max_new_tokens < sweep.training.max_length - 99
+    assert main(["init", "--data", "data", "--model", "model", "--train", "colours", "--ood", "--force"]) == 0
+    assert load_sweep("my_sweep.yaml").evaluation.max_new_tokens is None, "short answers need no more than is usual"
 
 
 def test_at_a_terminal_it_asks_and_asks_again(folder):

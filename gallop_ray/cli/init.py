@@ -6,6 +6,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.problems import SweepFileError, did_you_mean
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.starter import STARTER_METHODS, Answers, starter_text
+from gallop_ray.tasks.examples import shuffled
 from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS
 from gallop_ray.tasks.hub import HUB_TASKS
@@ -25,6 +27,7 @@ from gallop_ray.tracking.environment import environment_record
 _METHODS = ("gallop", "random", "lora", "full")
 _PRESETS = ("pocket", "smollm2-135m")
 _CHAT_PRESETS = ("smollm2-135m",)
+_LOOKED_AT = 2000  # examples
 _HUB_OOD = ("arc_challenge", "openbookqa", "boolq", "piqa")
 T = TypeVar("T")
 
@@ -34,8 +37,12 @@ def init(arguments: argparse.Namespace) -> int:
     path = Path(arguments.path or f"{arguments.name or 'my_sweep'}.yaml")
     if path.exists() and not arguments.force:
         raise ValueError(f"{path} is there already; give another path, or --force to overwrite it")
-    answers = _answers(arguments, path)
-    sweep = _written(path, starter_text(answers, _schema_from(path.parent)))
+    answers, schema = _answers(arguments, path), _schema_from(path.parent)
+    answers = _measured(answers, _loaded(path, starter_text(answers, schema)))
+    text = starter_text(answers, schema)
+    sweep = _loaded(path, text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
     plan = plan_sweep(sweep, None)
     methods = f"{len(plan.methods)} method{'s' * (len(plan.methods) > 1)}"
     print(f"wrote {path}: {methods}, {plan.configurations} configurations x {plan.seeds} seeds = {plan.runs} runs")
@@ -196,15 +203,31 @@ def _schema_from(folder: Path) -> str | None:
     return os.path.relpath(schema, folder.resolve()) if schema.exists() else None
 
 
-def _written(path: Path, text: str) -> Sweep:
-    """Write what loads, and nothing else."""
+def _measured(answers: Answers, sweep: Sweep) -> Answers:
+    """With the texts' lengths, where data and tokenizer are folders, which can be read at once."""
+    if answers.data in ("hub", "generated"):
+        return answers
+    from gallop_ray.tasks.lengths import text_lengths
+    from gallop_ray.training.models import local_tokenizer
+    from gallop_ray.training.resident import load_tasks
+
+    tasks, tokenizer = load_tasks(sweep), local_tokenizer(sweep.model)
+    if tokenizer is None:
+        return answers
+    examples = [one for task in tasks.values() for one in (*task.train, *task.validation, *task.test)]
+    found = text_lengths(shuffled(examples, "lengths")[:_LOOKED_AT], tokenizer, sweep.data.prompt)
+    usual = sweep.evaluation
+    enough = found.option <= usual.new_tokens() and found.reasoning <= usual.new_tokens(reasoning=True)
+    new_tokens = None if enough else max(found.option, found.reasoning)
+    return replace(answers, longest=max(found.texts), new_tokens=new_tokens)
+
+
+def _loaded(path: Path, text: str) -> Sweep:
+    """The sweep of a file that is still to be written; ValueError for one that does not load."""
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / path.name
         draft.write_text(text, encoding="utf-8")
         try:
-            sweep = load_sweep(draft)
+            return load_sweep(draft)
         except SweepFileError as error:
             raise ValueError("; ".join(f"{each.field}: {each.message}" for each in error.problems)) from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return sweep

@@ -34,16 +34,22 @@ def _described(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> 
             f"{best.configuration}, mean ± standard deviation over {len(best.finished)} seeds:",
             *metrics,
             "\n# its settings, for a sweep file",
-            _yaml({"methods": [settings["method"]], "training": settings["training"]}),
+            _yaml({"methods": [settings["method"]], "training": _without_unused(settings["training"])}),
             *_adapter(folder, best, objective),
         ]
     )
 
 
+def _without_unused(training: Record) -> Record:
+    """Either steps or epochs, whichever count."""
+    unused = "steps" if training["steps"] is None else "epochs"
+    return {name: value for name, value in training.items() if name != unused}
+
+
 def _measured(mean: float | None, std: float | None) -> str:
     if mean is None:
         return "not measured"
-    return f"{mean:.4f}" + ("" if std is None else f" ± {std:.4f}")
+    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}") + " %"
 
 
 def _yaml(settings: Record) -> str:

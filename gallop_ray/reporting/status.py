@@ -243,7 +243,7 @@ def _table(record: Record) -> Table:
     for method, counts in rows.items():
         best = counts["best"]
         cells = [f"{counts['configurations'][name]}\n{counts['runs'][name]}" for name in _COUNTS]
-        table.add_row(f"{method}\n  runs", *cells, "" if best is None else f"{best['objective']:.4f}")
+        table.add_row(f"{method}\n  runs", *cells, "" if best is None else f"{100 * best['objective']:.1f} %")
     return table
 
 
@@ -255,7 +255,7 @@ def _lines(record: Record) -> Iterable[str]:
     for run in record["failed"]:
         yield f"{run['status']}: {run['configuration']} seed {run['seed']}: {(run['reason'] or '').split(chr(10))[0]}"
     if record["best"]:
-        yield f"best {record['best']['configuration']}: {record['objective']} {record['best']['objective']:.4f}"
+        yield f"best {record['best']['configuration']}: {record['objective']} {100 * record['best']['objective']:.1f} %"
 
 
 def _running_line(run: Record) -> str:

@@ -1,5 +1,6 @@
 """Where the time of a sweep went. All times in seconds."""
 
+from bisect import bisect
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.runs import RunFolder
+from gallop_ray.tracking.slots import loads
 
 _NAMED = ("scoring", "selecting", "training", "evaluating")
 
@@ -27,7 +29,10 @@ class RunTimes:
 
 @dataclass
 class SlotTimes:
-    """What a slot did from its first run's start to its last run's end; `other` is neither of the named phases."""
+    """What a slot did from its first run's start to its last run's end; `other` is neither of the named phases.
+
+    The time in which the sweep did not run is left out.
+    """
 
     wall: float
     phases: dict[str, float] = field(default_factory=dict)
@@ -58,27 +63,39 @@ def run_times(run: RunFolder) -> RunTimes | None:
     )
 
 
-def _by_slot(folder: SweepFolder) -> dict[str, list[RunTimes]]:
-    slots: dict[str, list[RunTimes]] = defaultdict(list)
-    for times in filter(None, map(run_times, folder.runs())):
-        slots[times.slot].append(times)
-    return {slot: sorted(runs, key=lambda run: run.started) for slot, runs in sorted(slots.items())}
+def _stretches(folder: SweepFolder) -> dict[str, list[list[RunTimes]]]:
+    """The runs of each slot in order, from one start of the slot to the next; every start of a sweep has a slot-0."""
+    starts: dict[str, set[float]] = defaultdict(set)
+    for load in loads(folder):
+        starts[load["slot"]].add(load["slot_started"])
+    slots: dict[str, dict[int, list[RunTimes]]] = defaultdict(lambda: defaultdict(list))
+    for times in sorted(filter(None, map(run_times, folder.runs())), key=lambda run: run.started):
+        slots[times.slot][bisect(sorted(starts[times.slot]), times.started)].append(times)
+    return {slot: list(stretches.values()) for slot, stretches in sorted(slots.items())}
+
+
+def _span(runs: list[RunTimes]) -> tuple[float, float]:
+    return runs[0].started, max(run.last_event for run in runs)
 
 
 def wall_seconds(folder: SweepFolder) -> float:
-    """From the first run's start to the last run's last event; 0 before any run."""
-    runs = [run for slot in _by_slot(folder).values() for run in slot]
-    return max(run.last_event for run in runs) - min(run.started for run in runs) if runs else 0.0
+    """How long some slot was between its first run's start and its last run's last event; 0 before any run."""
+    spans = sorted(_span(runs) for stretches in _stretches(folder).values() for runs in stretches)
+    total, until = 0.0, 0.0
+    for start, end in spans:
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
 
 
 def slot_times(folder: SweepFolder) -> dict[str, SlotTimes]:
     """What each slot spent its time on."""
     return {
         slot: SlotTimes(
-            wall=max(run.last_event for run in runs) - runs[0].started,
-            phases={name: sum(run.phases.get(name, 0.0) for run in runs) for name in _NAMED},
+            wall=sum(end - start for start, end in map(_span, stretches)),
+            phases={name: sum(run.phases.get(name, 0.0) for runs in stretches for run in runs) for name in _NAMED},
         )
-        for slot, runs in _by_slot(folder).items()
+        for slot, stretches in _stretches(folder).items()
     }
 
 
@@ -86,7 +103,8 @@ def switch_seconds(folder: SweepFolder) -> list[float]:
     """What each change of configuration in a slot took: from one's last event to the first forward pass of the next."""
     return [
         after.first_forward - before.last_event
-        for runs in _by_slot(folder).values()
+        for stretches in _stretches(folder).values()
+        for runs in stretches
         for before, after in pairwise(runs)
         if before.configuration != after.configuration and after.first_forward is not None
     ]

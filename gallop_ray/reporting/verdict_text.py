@@ -73,4 +73,5 @@ def _needed(needed: int | None, closest: Comparison) -> str:
         return "They do not differ so far."
     if needed is None:
         return "Even a thousand seeds would hardly separate them on these test examples."
-    return f"If that difference is real, about {needed} seeds would separate them."
+    more = "more `seeds` in the sweep file and the same command again add them"
+    return f"If that difference is real, about {needed} seeds would separate them; {more}."

@@ -7,6 +7,8 @@ from gallop_ray.spec.document import Document, Place, parse_value
 from gallop_ray.spec.problems import Path, Problem, SweepFileError, did_you_mean, dotted
 from gallop_ray.spec.schema import Sweep
 
+_EPOCHS, _STEPS = ("training", "epochs"), ("training", "steps")
+
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     """Writes each `path=value` into the document; what cannot be written becomes one of its problems.
@@ -35,6 +37,16 @@ def _apply(document: Document, text: str, origin: str) -> None:
     for below in [each for each in document.places if each[: len(path)] == path]:
         del document.places[below]
     document.places[path] = Place(origin, None, None)
+    if path == _EPOCHS:
+        _drop_steps(document)
+
+
+def _drop_steps(document: Document) -> None:
+    """Steps that the file gives would silently win over the epochs that were just asked for."""
+    place, section = document.places.get(_STEPS), document.data["training"]
+    if place is not None and place.file == document.file and isinstance(section, dict):
+        del document.places[_STEPS]
+        del section[_STEPS[-1]]
 
 
 def _path(data: dict[str, Any], name: str, origin: str) -> Path:

@@ -15,6 +15,7 @@ STARTER_METHODS = (*_MASKS, *_ADDED, "full", "wise_ft", "lines", "vanilla")
 _RANK = 8
 _BATCH = 32
 _STEPS = 100  # below, little is learnt
+_LONGEST = 1024  # tokens
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Answers:
     """What a first sweep is about. `train` and `ood` are tasks of `data`, which is as data.root.
 
     `chat`: whether the model has a chat template. `examples`: how many there are to train on, None where unknown.
+    `longest`: tokens of the longest prompt with its answer, None where unknown; `new_tokens`: of the longest answer
+    where more have to be generated than is usual.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Answers:
     gpus: int
     chat: bool = False
     examples: int | None = None
+    longest: int | None = None
+    new_tokens: int | None = None
 
     @property
     def toy(self) -> bool:
@@ -138,10 +143,17 @@ def _training(answers: Answers) -> Iterator[str]:
     if answers.toy:
         yield "  max_length: 32"
     else:
-        yield _noted("  max_length: 512", "tokens; longer prompts are cut from the left")
+        known = "" if answers.longest is None else f" the longest has {answers.longest};"
+        yield _noted(f"  max_length: {_length(answers)}", f"tokens;{known} longer prompts are cut from the left")
     yield ""
-    batch_size, new_tokens = (64, 4) if answers.toy else (16, 16)
-    yield f"evaluation: {{batch_size: {batch_size}, max_new_tokens: {new_tokens}}}"
+    batch_size, new_tokens = (64, 4) if answers.toy else (16, answers.new_tokens)
+    generated = "" if new_tokens is None else f", max_new_tokens: {new_tokens}"
+    yield f"evaluation: {{batch_size: {batch_size}{generated}}}"
+
+
+def _length(answers: Answers) -> int:
+    """Room for the longest text, rounded up, within what fits into most memories."""
+    return 512 if answers.longest is None else min(_LONGEST, -(-answers.longest // 16) * 16)
 
 
 def _machine(answers: Answers) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -79,7 +80,8 @@ class Slot:
         per_worker = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
-        config = {"slot": me, "name": self._name, "sweep": self._sweep.model_dump_json(), "folder": self._folder}
+        place = {"slot": me, "name": self._name, "started": time.time(), "folder": self._folder}
+        config = {**place, "sweep": self._sweep.model_dump_json()}
         # Imported here, in the slot's own process: torch comes along, and neither driver nor pool needs it.
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer

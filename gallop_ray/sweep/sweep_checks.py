@@ -4,12 +4,11 @@ import ctypes.util
 import json
 import math
 import shutil
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
+import datasets
 import huggingface_hub
 import torch
 from transformers import AutoTokenizer
@@ -20,15 +19,15 @@ from gallop_ray.sweep.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.sweep.machine_checks import host_memory, usable_cpus
 from gallop_ray.sweep.preview import estimates, offline
 from gallop_ray.sweep.storage import database, shown
-from gallop_ray.tasks.encode import CHAT, encode_options
-from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.encode import CHAT
+from gallop_ray.tasks.examples import Example, TaskData
 from gallop_ray.tasks.hub import HUB_TASKS
-from gallop_ray.training.models import PRESETS, hub_id, model_source, preset_folder
+from gallop_ray.tasks.lengths import text_lengths
+from gallop_ray.training.models import PRESETS, hub_id, local_tokenizer, model_source, preset_folder
 from gallop_ray.training.resident import load_tasks
 
 _SECONDS = 3.0
 _LOOKED_AT = 200  # examples of a task
-_NO_LIMIT = 10**9
 _TIGHT = 0.8
 _FEW = 50
 
@@ -94,6 +93,7 @@ def studies(sweep: Sweep) -> Iterator[Finding]:
 
 def data(sweep: Sweep) -> Iterator[Finding]:
     """Whether every task has the splits that it needs, and its texts the length that they may have."""
+    datasets.disable_progress_bars()
     try:
         with offline():
             tasks = load_tasks(sweep)
@@ -104,14 +104,30 @@ def data(sweep: Sweep) -> Iterator[Finding]:
         for name in dict.fromkeys(HUB_TASKS[task].path for task in (*sweep.data.train_tasks, *sweep.data.ood)):
             yield _on_hub(f"data of {name}", name, "dataset")
         return
+    yield from _sizes(sweep, tasks)
+    yield from _overlaps(tasks)
+    yield from _lengths(sweep, [one for task in tasks.values() for one in (task.train + task.test)[:_LOOKED_AT]])
+
+
+def _sizes(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
     tested = ", ".join(f"{name} {len(task.validation)} + {len(task.test)}" for name, task in tasks.items())
     for train in (tasks[name] for name in sweep.data.train_tasks):
         yield ok(f"data: {len(train.train)} examples of {train.name} to train on; validation + test: {tested}")
-        if len(train.validation) < _FEW or len(train.test) < _FEW:
-            text = f"{train.name} has {len(train.validation)} validation and {len(train.test)} test examples"
-            step = f"accuracies move in steps of {100 / max(1, min(len(train.validation), len(train.test))):.0f} %"
+    for name, task in tasks.items():
+        if (fewest := min(len(task.validation), len(task.test))) < _FEW:
+            text = f"{name} has {len(task.validation)} validation and {len(task.test)} test examples"
+            step = f"accuracies move in steps of {100 / max(1, fewest):.0f} %"
             yield warning(f"{text}: {step}", "More examples, or more seeds, tell methods apart")
-    yield from _lengths(sweep, [one for task in tasks.values() for one in (task.train + task.test)[:_LOOKED_AT]])
+
+
+def _overlaps(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
+    """Questions that are trained on and asked in a test, which then measures memory."""
+    for task in tasks.values():
+        trained = {(one.instruction, one.input) for one in task.train}
+        both = sum((one.instruction, one.input) in trained for one in task.test)
+        if both:
+            text = f"{both} of the {len(task.test)} test examples of {task.name} are training examples, too"
+            yield warning(text, "Take them out of one of the two")
 
 
 def _all_known(sweep: Sweep) -> bool:
@@ -120,40 +136,25 @@ def _all_known(sweep: Sweep) -> bool:
 
 def _lengths(sweep: Sweep, examples: list[Example]) -> Iterator[Finding]:
     """Prompts that are cut, and answers that are longer than what is generated."""
-    tokenizer = _tokenizer(sweep)
+    tokenizer = local_tokenizer(sweep.model)
     if tokenizer is None:
         return
     if sweep.data.prompt == CHAT and tokenizer.chat_template is None:
         yield problem("data.prompt is chat, but the model has no chat template", "Write a prompt template")
         return
     longest = sweep.training.max_length
-    with warnings.catch_warnings(action="ignore"):
-        encoded = [encode_options(one, tokenizer, sweep.data.prompt, _NO_LIMIT) for one in examples]
-    lengths = [len(each.prompt) + max(map(len, each.options)) + 1 for each in encoded]
-    cut = sum(length > longest for length in lengths)
-    text = f"prompts and answers have up to {max(lengths)} tokens, training.max_length is {longest}"
+    lengths = text_lengths(examples, tokenizer, sweep.data.prompt)
+    cut = sum(length > longest for length in lengths.texts)
+    text = f"prompts and answers have up to {max(lengths.texts)} tokens, training.max_length is {longest}"
     if cut:
-        yield warning(f"{text}: {100 * cut / len(lengths):.0f} % of the prompts lose their beginning", "Raise it")
+        yield warning(f"{text}: {100 * cut / len(lengths.texts):.0f} % of the prompts lose their beginning", "Raise it")
     else:
         yield ok(text)
-    for reasoning in (False, True) if sweep.evaluation.generate else ():
+    for reasoning, answers in ((False, lengths.option), (True, lengths.reasoning)) if sweep.evaluation.generate else ():
         room = sweep.evaluation.new_tokens(reasoning)
-        texts = [o for one, e in zip(examples, encoded, strict=True) if (not one.keys) == reasoning for o in e.options]
-        answers = max(map(len, texts), default=0)
         if answers > room:
             text = f"answers have up to {answers} tokens, evaluation.max_new_tokens is {room}: generated ones are cut"
             yield warning(text, f"Give {answers} or more")
-
-
-def _tokenizer(sweep: Sweep) -> Any | None:
-    """The model's tokenizer where it is on this machine."""
-    name = sweep.model.name
-    if name in PRESETS and hub_id(name) is None and not preset_folder(name).exists():
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(model_source(name), revision=sweep.model.revision, local_files_only=True)
-    except (OSError, ValueError):
-        return None
 
 
 def offload(sweep: Sweep) -> Iterator[Finding]:

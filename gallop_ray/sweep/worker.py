@@ -53,8 +53,8 @@ def serve(config: Mapping[str, Any]) -> None:
     node = ray.get_runtime_context().get_node_id()
     group = _agreed_name()
     if rank == 0:
-        workers = sweep.resources.workers_per_slot
-        note_loaded(folder, config["name"], sweep.model.name, workers, time.perf_counter() - begun)
+        workers, seconds = sweep.resources.workers_per_slot, time.perf_counter() - begun
+        note_loaded(folder, config["name"], config["started"], sweep.model.name, workers, seconds)
     last = ray.get(slot.join.remote(rank, group, node, out_of_memory_kills()))
     while (numbered := ray.get(slot.next_job.remote(last, node, out_of_memory_kills()))) is not None:
         last, job = numbered

@@ -14,6 +14,7 @@ from gallop_ray.tasks.answers import as_number
 from gallop_ray.tasks.examples import SPLITS, Example, Split, reasoned
 
 _KEYS = ("instruction", "input", "output", "answer")
+_TOLD = 5  # lines that cannot be used, at most
 _OPTIONS = re.compile(r"Answer format: *(\S.*?)\s*$")
 
 
@@ -34,18 +35,32 @@ def folder_splits(root: Path, task: str) -> list[Split]:
 
 
 def folder_examples(root: Path, task: str, split: Split) -> list[Example]:
-    """All examples of a split, in the file's order; ValueError names file and line of what cannot be used."""
+    """All examples of a split, in the file's order; ValueError names the first lines that cannot be used."""
     path = _path(root, task, split)
     # Read as text, so that a broken line is reported with its number.
     lines = load_dataset("text", data_files=str(path), split="train")
     assert isinstance(lines, Dataset)
-    found = {number: _example(line, f"{path}:{number}") for number, line in enumerate(lines["text"], 1) if line.strip()}
-    kinds = {number: example.number is None for number, example in found.items()}
-    for number, kind in kinds.items():
-        if kind != next(iter(kinds.values())):
-            has, had = ("options", "a number") if kind else ("a number", "options")
-            raise ValueError(f"{path}:{number}: this line has {has}, the first one {had}; make two tasks of them")
-    return list(found.values())
+    found: list[Example] = []
+    wrong: list[str] = []
+    for number, line in enumerate(lines["text"], 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_like(found, _example(line, f"{path}:{number}"), f"{path}:{number}"))
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = [f"and {len(wrong) - _TOLD} lines more"] if len(wrong) > _TOLD else []
+        raise ValueError("\n".join([*wrong[:_TOLD], *more]))
+    return found
+
+
+def _like(before: list[Example], example: Example, place: str) -> Example:
+    """The example, if it is of the first one's kind."""
+    if before and (before[0].number is None) != (example.number is None):
+        has, had = ("options", "a number") if example.number is None else ("a number", "options")
+        raise ValueError(f"{place}: this line has {has}, the first one {had}; make two tasks of them")
+    return example
 
 
 def _path(root: Path, task: str, split: Split) -> Path:

@@ -10,10 +10,13 @@ from gallop_ray.tracking.records import SweepFolder
 _FOLDER = "slots"
 
 
-def note_loaded(folder: SweepFolder, slot: str, model: str, workers: int, seconds: float) -> None:
-    """Note that all workers of a slot have loaded the model, which took so long. A slot's first worker does."""
+def note_loaded(folder: SweepFolder, slot: str, started: float, model: str, workers: int, seconds: float) -> None:
+    """Note that all workers of a slot have loaded the model, which took so long. A slot's first worker does.
+
+    started: the slot, in seconds since 1970; the same when its workers load again after a death.
+    """
     files = folder.path / _FOLDER
-    where = {"slot": slot, "host": socket.gethostname(), "workers": workers}
+    where = {"slot": slot, "slot_started": started, "host": socket.gethostname(), "workers": workers}
     what = {"model": model, "seconds": round(seconds, 3)}
     with suppress(OSError):  # the first run will find the disk full, and say so
         files.mkdir(exist_ok=True)

@@ -47,6 +47,16 @@ def load_model(spec: ModelSpec) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
+def local_tokenizer(spec: ModelSpec) -> Any | None:
+    """The model's tokenizer where it is on this machine; nothing is made, converted or downloaded for it."""
+    if spec.name in PRESETS and hub_id(spec.name) is None and not preset_folder(spec.name).exists():
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(model_source(spec.name), revision=spec.revision, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+
+
 def meta_model(spec: ModelSpec) -> Any:
     """The model on the meta device: shapes and names, no weights. Needs no network for presets and known hub ids."""
     known = _KNOWN_CONFIGS.get(spec.name)

@@ -32,7 +32,7 @@ def test_the_best_with_its_settings_and_the_adapter_of_its_best_seed(
 ) -> None:
     assert main(["best", str(written.folder.path)]) == 0
     text = capsys.readouterr().out
-    assert "val_mean_accuracy: 0.7000 ± 0.1414" in text
+    assert "val_mean_accuracy: 70.0 ± 14.1 %" in text
     assert "ood_accuracy: not measured" in text
     (adapter,) = re.findall("adapter: (.*)", text)
     assert adapter.endswith("seed-1/adapter.safetensors")
@@ -45,6 +45,7 @@ def test_the_best_with_its_settings_and_the_adapter_of_its_best_seed(
     loaded = load_sweep(file)
     assert loaded.methods == written.sweep.methods[:1]
     assert loaded.training.learning_rate == 0.2
+    assert ("steps" in settings["training"]) != ("epochs" in settings["training"])
 
 
 def test_all_methods_and_an_adapter_that_is_gone(written: Written, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from gallop_ray.reporting.timing import slot_times, switch_seconds, timing_table, wall_seconds
 from gallop_ray.tracking.files import write_lines
 from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.slots import note_loaded
 
 
 def write_run(folder: SweepFolder, key: str, seed: int, slot: str, start: float, forward: float = 1.0) -> None:
@@ -45,6 +46,17 @@ def test_a_slots_time_is_shared_out_completely(folder):
     assert times["slot-0"].other == 9.5
     assert sum(times["slot-0"].shares().values()) == pytest.approx(1)
     assert wall_seconds(folder) == 30.5
+
+
+def test_the_time_between_two_starts_of_a_sweep_is_not_counted(folder):
+    for started in (90, 95, 99, 990):  # slot-0 three times: its workers died once, and a second start of the sweep
+        slot = "slot-1" if started == 99 else "slot-0"
+        note_loaded(folder, slot, 90 if started == 95 else started, "pocket", 1, 1.0)
+    write_run(folder, "d", 0, "slot-0", 1000)
+    write_run(folder, "e", 0, "slot-0", 1011)
+    assert slot_times(folder)["slot-0"].wall == 30.5 + 21
+    assert wall_seconds(folder) == 30.5 + 21
+    assert switch_seconds(folder) == [0.75, 2.0]
 
 
 def test_only_a_change_of_configuration_in_the_same_slot_is_a_switch(folder):

@@ -190,6 +190,13 @@ def test_overrides_reach_fields_methods_lists_and_the_search_space(load):
     assert sweep.tracking.uri is None
 
 
+def test_epochs_on_the_command_line_count_whatever_the_file_says_of_steps(load):
+    training = load("training: {steps: 5}\n", "training.epochs=3").training
+    assert (training.epochs, training.steps) == (3, None)
+    both = load("training: {steps: 5}\n", "training.steps=7", "training.epochs=3").training
+    assert (both.epochs, both.steps) == (3, 7)
+
+
 def test_a_wrong_override_is_told_by_its_own_text_after_the_lines_of_the_file(problems):
     assert problems("seeds: -1\n", "training.epochs=0", "model.nam=x") == [
         "sweep.yaml:5: seeds: -1 is not allowed; must be a list of seeds, or how many to take (at least 1)",

@@ -72,5 +72,6 @@ def _subtitle(material: Material) -> str:
     methods = f"{len(sweep.methods)} method{'s' * (len(sweep.methods) > 1)}"
     seeds = f"{len(sweep.seeds)} seed{'s' * (len(sweep.seeds) > 1)}"
     where = f"{sweep.model.name} trained on {' and '.join(sweep.data.train_tasks)}"
-    others = f", forgetting measured on {len(sweep.data.ood)} other tasks" if sweep.data.ood else ""
+    count = len(sweep.data.ood)
+    others = f", forgetting measured on {count} other task{'s' * (count > 1)}" if count else ""
     return f"{where}{others} · {methods}, {seeds} · {runs['finished']} of {runs['total']} runs finished"

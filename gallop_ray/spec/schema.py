@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from gallop_ray.spec.machine import DeepspeedSpec, ResourcesSpec, RetentionSpec, TrackingSpec
 from gallop_ray.spec.methods import AnyMethodSpec, Frozen
 from gallop_ray.spec.space import Range
 
@@ -243,45 +244,6 @@ class PruningSpec(Frozen):
     after_configurations: int = Field(default=4, ge=1, description="others that must have come as far")
     reduction: float = Field(default=3, gt=1, description="of a race: one in so many goes on")
     significance: float = Field(default=0.05, gt=0, lt=1, description="of a race's paired test, one-sided")
-
-
-class ResourcesSpec(Frozen):
-    """The size of a slot, and how many; `auto` takes as many as the cluster holds."""
-
-    workers_per_slot: int = Field(default=1, ge=1, description="processes that train one run together")
-    cpus_per_worker: float = Field(default=1, gt=0, description="CPUs that Ray reserves for each")
-    gpus_per_worker: float = Field(default=0, ge=0, description="GPUs for each; 0.5 has two workers share one")
-    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description="runs that go on at once; `auto`: as many as the cluster holds"
-    )
-
-
-class RetentionSpec(Frozen):
-    """What stays on the disk. `best` removes all adapters but those of each method's best configuration so far."""
-
-    # The overlap of masks between seeds is reported of adapters that are there: by default none is missing.
-    adapters: Literal["all", "best"] = Field(default="all", description="whose adapters stay")
-    disk_gb: float | None = Field(default=None, gt=0, description="stop when the sweep's folder would exceed this")
-
-
-class DeepspeedSpec(Frozen):
-    """DeepSpeed ZeRO. `extra` is merged into the DeepSpeed configuration as it is."""
-
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        default=1, description="what workers split: 1 optimizer, 2 gradients, 3 weights"
-    )
-    offload_optimizer: bool = Field(
-        default=False, description="keep the optimizer's state in the host's memory; stage 1 on"
-    )
-    offload_parameters: bool = Field(default=False, description="keep the weights in the host's memory; stage 3 only")
-    extra: dict[str, Any] = Field(default={}, description="more of DeepSpeed's configuration")
-
-
-class TrackingSpec(Frozen):
-    """MLflow. Without a uri: the environment's MLFLOW_TRACKING_URI, else an SQLite file beside the sweeps."""
-
-    uri: str | None = Field(default=None, description="an MLflow tracking uri, such as http://HOST:5000")
-    experiment: str = Field(default="gallop_ray", description="the experiment's name, made where it is not there")
 
 
 FIRST_FRESH_SEED = 1000

@@ -13,7 +13,7 @@ from ray._raylet import PlacementGroupID
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from gallop_ray.spec.schema import ResourcesSpec
+from gallop_ray.spec.machine import ResourcesSpec
 
 _RAY = {
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the job may pass on the same variables as we do

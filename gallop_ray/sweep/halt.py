@@ -6,7 +6,7 @@ from typing import Any
 
 from ray import tune
 
-from gallop_ray.spec.schema import RetentionSpec
+from gallop_ray.spec.machine import RetentionSpec
 from gallop_ray.sweep.space import described, free_bytes
 from gallop_ray.tracking.records import SweepFolder
 

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gallop_ray.reporting.timing import run_times
+from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
-from gallop_ray.spec.schema import BudgetSpec, Limits, PruningSpec, Sweep, TrackingSpec
+from gallop_ray.spec.schema import BudgetSpec, Limits, PruningSpec, Sweep
 from gallop_ray.sweep.driver import run_sweep
 from gallop_ray.tasks.load import load_task
 from gallop_ray.tracking.files import Record, read_json

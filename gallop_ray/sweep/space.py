@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from gallop_ray.reporting.summary import best_of_each_method, of_the_search, summaries
-from gallop_ray.spec.schema import RetentionSpec, Sweep
+from gallop_ray.spec.machine import RetentionSpec
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import read_lines
 from gallop_ray.tracking.records import FINAL, SweepFolder
 

@@ -15,7 +15,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 import deepspeed
 from deepspeed.runtime.zero import parameter_offload
 
-from gallop_ray.spec.schema import DeepspeedSpec, TrainingSpec
+from gallop_ray.spec.machine import DeepspeedSpec
+from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.training.optimizer_state import OptimizerState
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

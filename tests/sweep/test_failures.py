@@ -14,7 +14,7 @@ import torch
 from ray import cloudpickle
 from safetensors.torch import save_file
 
-from gallop_ray.spec.schema import RetentionSpec
+from gallop_ray.spec.machine import RetentionSpec
 from gallop_ray.sweep.failures import Attempts, classify, failure_record, hopeless, smaller_micro_batch
 from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, Watch, no_space
 from gallop_ray.sweep.jobs import Outcome

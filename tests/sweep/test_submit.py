@@ -1,6 +1,5 @@
 """The quickstart sweep through `ray job submit`, on a local head with token authentication."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -8,13 +7,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from gallop_ray.tracking.records import SweepFolder
+from tests.ray_head import RAY, ray_head
 from tests.sweep.command import ROOT
 
-_RAY = str(Path(sys.executable).with_name("ray"))
 _QUICK = (
     "training.steps=4",
     "resources.slots=1",
@@ -32,36 +30,20 @@ def _free_port() -> int:
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """A head node's dashboard address, and the environment with the token that it asks for."""
-    token = tmp_path / "token"
-    token.write_text("a-token-for-this-test-only-0123456789")
-    env = {
-        **os.environ,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "OMP_NUM_THREADS": "1",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    }
-    port, dashboard = _free_port(), _free_port()
-    command = [_RAY, "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--block"]
-    log = (tmp_path / "head.log").open("w")
-    process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    try:
-        yield f"http://127.0.0.1:{dashboard}", env
-    finally:
-        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-            each.kill()  # asked to end, Ray takes half a minute
-        process.wait()
+    dashboard = _free_port()
+    with ray_head(tmp_path, f"--port={_free_port()}", f"--dashboard-port={dashboard}", "--num-cpus=2") as head:
+        yield f"http://127.0.0.1:{dashboard}", head.env
 
 
 def _submit(address: str, env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     entry = [sys.executable, "-m", "gallop_ray", *arguments]
-    command = [_RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400, check=False)
 
 
 def _wait_for(address: str, env: dict[str, str]) -> None:
     for _ in range(30):
-        listing = [_RAY, "job", "list", "--address", address]
+        listing = [RAY, "job", "list", "--address", address]
         if subprocess.run(listing, env=env, capture_output=True, timeout=60, check=False).returncode == 0:
             return
     raise AssertionError("the head did not come up")

@@ -51,9 +51,13 @@ class PageFigure:
 
 def drawings(material: Material) -> dict[str, Drawing]:
     """All figures by name, whether or not the sweep has the data for them."""
-    frame, objective, methods = material.frame, material.sweep.objective, material.frame["method"]
+    return {drawing.name: drawing for drawing in (*_of_results(material), *_of_what_lies_behind(material))}
+
+
+def _of_results(material: Material) -> list[Drawing]:
+    frame, objective = material.frame, material.sweep.objective
     by = spoken(objective.metric)
-    found = [
+    return [
         Drawing(
             "differences",
             "The leader and the others",
@@ -91,6 +95,12 @@ def drawings(material: Material) -> dict[str, Drawing]:
             "are no error bars.",
             lambda: plot_importance(material.importances),
         ),
+    ]
+
+
+def _of_what_lies_behind(material: Material) -> list[Drawing]:
+    frame, methods = material.frame, material.frame["method"]
+    return [
         Drawing(
             "masks",
             "Where each method trains",
@@ -115,7 +125,7 @@ def drawings(material: Material) -> dict[str, Drawing]:
             "seeds",
             "Seed by seed",
             "Each method's best configuration on test sets: a point a seed, the stroke at their mean.",
-            lambda: plot_seeds(frame, objective),
+            lambda: plot_seeds(frame, material.sweep.objective),
         ),
         Drawing(
             "cost",
@@ -124,7 +134,6 @@ def drawings(material: Material) -> dict[str, Drawing]:
             lambda: plot_cost(frame),
         ),
     ]
-    return {drawing.name: drawing for drawing in found}
 
 
 def drawn(found: dict[str, Drawing], folder: Path) -> dict[str, PageFigure]:

@@ -1,0 +1,94 @@
+"""A sweep on a cluster whose nodes come when they are asked for, vanish without a word, and are taken back."""
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.slots import loads
+from tests.ray_head import Head, ray_head
+from tests.sweep import command
+
+pytestmark = pytest.mark.faults
+
+_PORT = 6379  # where Ray's own fake nodes look for their head
+_CLUSTER: dict[str, Any] = {
+    "cluster_name": "fake",
+    "max_workers": 2,
+    "idle_timeout_minutes": 0.1,
+    "provider": {"type": "fake_multinode", "head_node_id": "f" * 51 + "00000"},
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+    },
+    "head_node_type": "ray.head.default",
+    "auth": {},
+    "docker": {},
+    "cluster_synced_files": [],
+    "file_mounts": {},
+    "file_mounts_sync_continuously": False,
+    **{f"{part}_commands": [] for part in ("setup", "initialization", "head_setup", "worker_setup")},
+    **{f"{part}_start_ray_commands": [] for part in ("head", "worker")},
+    **{f"rsync_{part}": [] for part in ("exclude", "filter")},
+}
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Head]:
+    """A head without CPUs of its own, and an autoscaler that may add two nodes of one CPU each."""
+    config = tmp_path / "cluster.yaml"
+    config.write_text(json.dumps(_CLUSTER))
+    arguments = (f"--port={_PORT}", "--num-cpus=0", f"--autoscaling-config={config}")
+    with ray_head(tmp_path, *arguments, AUTOSCALER_UPDATE_INTERVAL_S="1", RAY_FAKE_CLUSTER="1") as head:
+        yield head
+
+
+def raylets(head: Head) -> list[psutil.Process]:
+    """Those of the nodes that the autoscaler has added."""
+    found = [each for each in head.process.children(recursive=True) if each.name() == "raylet"]
+    return [each for each in found if any("CPU,1" in part for part in each.cmdline())]
+
+
+def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.5)
+    return found
+
+
+def test_nodes_come_vanish_and_are_taken_back(head: Head, tmp_path: Path) -> None:
+    sweep = command.write_sweep(
+        tmp_path,
+        methods=[{"type": "random"}, {"type": "gallop"}],
+        search={"space": {"training.learning_rate": {"choice": [1e-3, 2e-3, 3e-3, 4e-3]}}},
+        budget={"configurations": 4},
+        training={**command.TINY["training"], "steps": 150, "checkpoint_steps": 25},
+        resources={"workers_per_slot": 1, "cpus_per_worker": 1},
+    )
+    folder = SweepFolder(tmp_path / "runs" / "tiny")
+    process = command.start("run", sweep, env={**head.env, "RAY_ADDRESS": f"127.0.0.1:{_PORT}"})
+    try:
+        until(lambda: process.poll() is not None or len({line["slot"] for line in loads(folder)}) == 2)
+        assert process.poll() is None, process.communicate()[0]
+        until(lambda: any(run.checkpoint.exists() for run in folder.runs()))
+        victims = raylets(head)
+        assert len(victims) == 2
+        victims[0].send_signal(signal.SIGKILL)
+        output, _ = process.communicate(timeout=400)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    results = folder.results()
+    assert Counter(result["status"] for result in results) == {"finished": 16}
+    assert len({(result["configuration"], result["seed"]) for result in results}) == 16
+    assert max(result["attempts"] for result in results) > 1, "one run lost its node"
+    assert len(loads(folder)) >= 3, "and another node came"
+    until(lambda: not raylets(head), 120)

@@ -15,6 +15,8 @@ from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.watch import OpenConfigurations
 
 _STEPS_FOR_SPEED = 20
+_KEPT = ("configuration", "seed", "status", "reason", "attempts", "ended", "seconds")
+"""Of a result: there may be thousands."""
 
 
 @dataclass
@@ -114,9 +116,9 @@ class SweepState:
         result = run.result()
         if result is not None:
             self._active.pop(run.path, None)
-            known = self._results.get(run.path)
-            self._results[run.path] = result
-            return None if known == result else result
+            known, kept = self._results.get(run.path), {name: result[name] for name in _KEPT if name in result}
+            self._results[run.path] = kept
+            return None if known == kept else result
         self._results.pop(run.path, None)  # another attempt at it
         self._follow(run)
         return None
@@ -153,7 +155,7 @@ class SweepState:
 
     @property
     def results(self) -> list[Record]:
-        """The results of the runs that have ended."""
+        """Of the runs that have ended, which they are and how they did."""
         return list(self._results.values())
 
     @property

@@ -22,6 +22,7 @@ from gallop_ray.sweep.base import prepare
 from gallop_ray.sweep.cluster import beside_driver, connect, count_slots
 from gallop_ray.sweep.commands import reopen
 from gallop_ray.sweep.ending import ending_when_told
+from gallop_ray.sweep.forget import Forgetful, Silent
 from gallop_ray.sweep.halt import Halted, Watch, no_space
 from gallop_ray.sweep.pool import Room, start_pool
 from gallop_ray.sweep.report import report
@@ -262,6 +263,7 @@ def _tune(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=Forgetful(),  # type: ignore[no-untyped-call]
             num_samples=-1,
             reuse_actors=True,
         ),
@@ -269,7 +271,7 @@ def _tune(
             name=f"tune-{int(time.time())}",
             storage_path=str(folder.path / "ray"),
             verbose=0,
-            callbacks=[watch],
+            callbacks=[watch, Silent()],
         ),
     )
     watch.fit(tuner)

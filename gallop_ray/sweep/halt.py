@@ -13,8 +13,6 @@ from gallop_ray.tracking.records import SweepFolder
 HALTED, MISTAKE, WARNING = "halted", "mistake", "warning"
 """In a trial's result: why the sweep has to stop, whether the user has to mend what was asked, what to show."""
 
-_TRIALS = 64  # that Tune may keep in its list
-
 
 class Halted(Exception):
     """The sweep has to stop; what has finished is kept, and the same command goes on from there."""
@@ -56,10 +54,6 @@ class Watch(tune.Callback):
         """Outside of what Tune takes for a failure of a trial."""
         if self.halted or self._unmeasured():
             raise _OutOfTune
-        # Tune goes through its list of trials several times a step: with thousands of them, that is most of a step.
-        # The run folders remember what has ended; the last trial stays, for an end without any is an error to Tune.
-        if len(trials) > _TRIALS:
-            trials[:] = [each for each in trials[:-1] if not each.is_finished()] + trials[-1:]
 
     def fit(self, tuner: tune.Tuner) -> None:
         """Run the tuner to its end, or raise Halted."""

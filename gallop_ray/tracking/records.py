@@ -158,12 +158,10 @@ class SweepFolder:
         """The results of all runs that are over, from the run folders."""
         return [result for run in self.runs() if (result := run.result())]
 
-    def rebuild_results(self) -> list[Record]:
-        """Write results.jsonl, one flat line a run, from the run folders; returns the lines."""
+    def rebuild_results(self) -> None:
+        """Write results.jsonl, one flat line a run, from the run folders."""
         with self._listing():
-            lines = [flatten(result) for result in self.results()]
-            write_lines(self.path / _LISTING, lines)
-        return lines
+            write_lines(self.path / _LISTING, (flatten(result) for run in self.runs() if (result := run.result())))
 
     def append_result(self, run: RunFolder) -> None:
         """Add a run that is over to results.jsonl; a retried run replaces its line."""

@@ -1,0 +1,47 @@
+"""What keeps Tune small over thousands of configurations; the run folders remember what has ended."""
+
+from typing import Any
+
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import FIFOScheduler
+
+_TRIALS = 64  # that Tune may know of
+SETS = ("_stopped_trials", "_failed_trials", "_trials_to_cache")
+METADATA = "_trial_metadata"
+
+
+class Forgetful(FIFOScheduler):
+    """First come, first served; trials that have ended go.
+
+    Tune walks through its trials several times a step, which with thousands of them is most of a step, and keeps some
+    fifty kilobytes of each. A scheduler is what Tune shows itself to; what another version calls otherwise stays.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Called in every step."""
+        forget(getattr(tune_controller, "_tune_controller", tune_controller))
+        return super().choose_trial_to_run(tune_controller)
+
+
+def forget(controller: Any) -> None:
+    """Take what has ended out of all that a TuneController keeps of its trials."""
+    trials = controller.get_trials()
+    if len(trials) <= _TRIALS:
+        return
+    # The last one stays: an end without any trial is an error to Tune.
+    ended = [each for each in trials[:-1] if each.is_finished()]
+    trials[:] = [each for each in trials[:-1] if not each.is_finished()] + trials[-1:]
+    for each in ended:
+        for name in SETS:
+            getattr(controller, name, set()).discard(each)
+        getattr(controller, METADATA, {}).pop(each.trial_id, None)
+
+
+class Silent(TrialProgressCallback):
+    """In the place of Tune's own, which prints nothing as we call it but keeps every trial."""
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        """Keep nothing."""
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Keep nothing."""

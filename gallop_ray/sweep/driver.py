@@ -1,7 +1,6 @@
 """One sweep from start to end, or from where an earlier start left it."""
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,7 +10,6 @@ from typing import Any
 import ray
 from ray import tune
 
-from gallop_ray.reporting.masks import write_mask_report
 from gallop_ray.reporting.progress import SweepDisplay
 from gallop_ray.reporting.status import SweepStatus, found_line, opened
 from gallop_ray.reporting.summary import best_of_each_method, of_the_search, summaries
@@ -25,7 +23,7 @@ from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.forget import Forgetful, Silent
 from gallop_ray.sweep.halt import Halted, Watch, no_space
 from gallop_ray.sweep.pool import Room, start_pool
-from gallop_ray.sweep.report import report
+from gallop_ray.sweep.report import ReportApart
 from gallop_ray.sweep.searcher import SlotSearcher
 from gallop_ray.sweep.study import Studies
 from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
@@ -35,8 +33,6 @@ from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, SweepFolder
 from gallop_ray.tracking.scores import drop_sums
-
-_LOG = logging.getLogger(__name__)
 
 
 class UserError(ValueError):
@@ -110,16 +106,17 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
         plans = plan_sweep(sweep, None).methods
         display = stack.enter_context(SweepDisplay(folder, plans, sweep.objective))
         mirror = stack.enter_context(_mirrored(folder, sweep, studies))
+        page = stack.enter_context(ReportApart(folder))
         display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
         if not _complete(sweep, folder, studies):
             with _slots(sweep, folder, verbose, display.note) as pool, _told_first(mirror):
                 base = prepare(pool, sweep, folder, display.note)
                 _search(sweep, folder, studies, pool, Watch(base, display.note), display.note)
+                page.start()  # while the slots end
             folder.rebuild_results()
         if _complete(sweep, folder, studies):
             drop_sums(folder)
-        _report_masks(folder, sweep)
-        _report(folder, sweep)
+        page.finish()
 
 
 def _remember(folder: SweepFolder, sweep: Sweep) -> None:
@@ -205,22 +202,6 @@ def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str
 def _stop(pool: Any) -> None:
     with suppress(ray.exceptions.RayError):  # what is left of the slots ends with the job
         ray.get(pool.stop.remote(), timeout=20)
-
-
-def _report_masks(folder: SweepFolder, sweep: Sweep) -> None:
-    """A sweep that has come so far does not fail for a picture."""
-    try:
-        write_mask_report(folder, sweep.objective)
-    except Exception as error:
-        _LOG.warning("no report on the masks of %s (%s: %s)", folder.path, type(error).__name__, error)
-
-
-def _report(folder: SweepFolder, sweep: Sweep) -> None:
-    """Nor for a page."""
-    try:
-        report(folder, sweep)
-    except Exception as error:
-        _LOG.warning("no report on %s (%s: %s)", folder.path, type(error).__name__, error)
 
 
 def _search(

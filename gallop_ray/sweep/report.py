@@ -1,11 +1,20 @@
-"""The report, with what only Optuna's studies know."""
+"""The report, with what only Optuna's studies know; `python -m gallop_ray.sweep.report DIR` is its process."""
 
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from gallop_ray.reporting.masks import write_mask_report
 from gallop_ray.reporting.report.write import write_report
+from gallop_ray.reporting.status import opened
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.importance import importances
 from gallop_ray.tracking.records import SweepFolder
+
+_LOG = logging.getLogger(__name__)
 
 
 def report(folder: SweepFolder, sweep: Sweep, output: str | None = None) -> Path:
@@ -18,3 +27,52 @@ def report(folder: SweepFolder, sweep: Sweep, output: str | None = None) -> Path
     if path and (path.is_dir() or path.suffix != ".html"):
         raise ValueError(f"--output {output} is no page; give the path of a file that ends in .html")
     return write_report(folder, sweep, importances(folder, sweep), path)
+
+
+class ReportApart:
+    """Report and masks' report, written by a process of its own: the driver's memory stays as it is.
+
+    It may start as soon as all results are written. Ended with the context, whether or not it is done.
+    """
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "ReportApart":
+        return self
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._process = subprocess.Popen([sys.executable, "-m", __name__, str(self._folder.path)])
+
+    def finish(self) -> None:
+        """Wait until it is written."""
+        if self._process is None:
+            self.start()
+        assert self._process is not None
+        if code := self._process.wait():
+            _LOG.warning("no report on %s: its process ended with %d", self._folder.path, code)
+
+    def __exit__(self, *error: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _write(directory: str) -> None:
+    folder, sweep = opened(directory)
+    _attempt("report on the masks", partial(write_mask_report, folder, sweep.objective))
+    _attempt("report", partial(report, folder, sweep))
+
+
+def _attempt(what: str, write: Callable[[], object]) -> None:
+    """A sweep that has come so far does not fail for a page or a picture."""
+    try:
+        write()
+    except Exception as error:
+        _LOG.warning("no %s (%s: %s)", what, type(error).__name__, error)
+
+
+if __name__ == "__main__":
+    _write(sys.argv[1])

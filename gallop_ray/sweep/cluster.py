@@ -5,9 +5,11 @@ import math
 import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
+import yaml
 from ray._private.state import state as ray_state
 from ray._raylet import PlacementGroupID
 from ray.core.generated import gcs_pb2
@@ -29,6 +31,7 @@ _RAY = {
     # By default as many as CPUs, and four times that is worth a warning to Ray; but ours mostly wait.
     "RAY_worker_maximum_startup_concurrency": "16",
 }
+_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves on the head what its autoscaler goes by
 _ROUNDING = 1e-9
 _PASSED_ON = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
 
@@ -67,9 +70,7 @@ def possible_slots(resources: ResourcesSpec) -> tuple[int, int]:
     """How many slots the cluster holds now, and with all that its autoscaler may add; at most as many as asked for."""
     asked = math.inf if resources.slots == "auto" else resources.slots
     now = _fitting(resources)
-    # None without an autoscaler.
-    most: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()
-    later = 0 if most is None else _workers_on(most, resources) // resources.workers_per_slot
+    later = _workers_to_come(resources) // resources.workers_per_slot
     return int(min(asked, now)), int(min(asked, max(now, later)))
 
 
@@ -114,6 +115,26 @@ def _fitting(resources: ResourcesSpec) -> int:
     """The slots that the nodes hold: a worker has to find its CPUs and GPUs on one node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(_workers_on(node, resources) for node in nodes) // resources.workers_per_slot
+
+
+def _workers_to_come(resources: ResourcesSpec) -> int:
+    """The workers that the nodes hold which an autoscaler may add, as far as it is known."""
+    most: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()  # as KubeRay tells it
+    if most is not None:
+        return _workers_on(most, resources)
+    try:
+        config = yaml.safe_load(_BOOTSTRAP.expanduser().read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return 0
+    types = {name: each for name, each in config["available_node_types"].items() if name != config["head_node_type"]}
+    nodes = [
+        (_workers_on(each.get("resources") or {}, resources), each.get("max_workers", 0)) for each in types.values()
+    ]
+    left, workers = config.get("max_workers", 0), 0
+    for on_one, count in sorted(nodes, reverse=True):
+        taken = min(left, count)
+        left, workers = left - taken, workers + taken * on_one
+    return workers
 
 
 def _workers_on(node: Mapping[str, float], resources: ResourcesSpec) -> int:

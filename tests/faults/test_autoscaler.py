@@ -13,6 +13,7 @@ import pytest
 
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.slots import loads
+from gallop_ray.training.models import cache_folder
 from tests.ray_head import Head, ray_head
 from tests.sweep import command
 
@@ -43,10 +44,11 @@ _CLUSTER: dict[str, Any] = {
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[Head]:
     """A head without CPUs of its own, and an autoscaler that may add two nodes of one CPU each."""
-    config = tmp_path / "cluster.yaml"
+    config = tmp_path / "ray_bootstrap_config.yaml"  # as on a head that `ray up` has made
     config.write_text(json.dumps(_CLUSTER))
     arguments = (f"--port={_PORT}", "--num-cpus=0", f"--autoscaling-config={config}")
-    with ray_head(tmp_path, *arguments, AUTOSCALER_UPDATE_INTERVAL_S="1", RAY_FAKE_CLUSTER="1") as head:
+    home = {"HOME": str(tmp_path), "GALLOP_RAY_CACHE": str(cache_folder())}
+    with ray_head(tmp_path, *arguments, AUTOSCALER_UPDATE_INTERVAL_S="1", RAY_FAKE_CLUSTER="1", **home) as head:
         yield head
 
 

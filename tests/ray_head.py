@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from ray._common.utils import reset_ray_address
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -36,3 +37,4 @@ def ray_head(folder: Path, *arguments: str, **more: str) -> Iterator[Head]:
         for each in [*psutil.Process(process.pid).children(recursive=True), process]:
             each.kill()  # asked to end, Ray takes half a minute
         process.wait()
+        reset_ray_address()  # else ray.init() of other tests would look for it

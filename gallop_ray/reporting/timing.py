@@ -55,7 +55,9 @@ def run_times(run: RunFolder) -> RunTimes | None:
         return None
     phases: dict[str, float] = defaultdict(float)
     for event, following in pairwise(event for event in events if event["event"] in ("phase", "run_ended")):
-        phases[event["phase"]] += following["time"] - event["time"]
+        # A worker whose node is gone may go on for seconds, and end in the middle of the next attempt's events.
+        if event["event"] == "phase":
+            phases[event["phase"]] += following["time"] - event["time"]
     forwards = [event["time"] for event in events if event["event"] == "first_forward"]
     started, last = events[0], events[-1]["time"]
     return RunTimes(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gallop_ray.reporting.comparison import Comparison
+from gallop_ray.reporting.comparison import LEAST_SEEDS, Comparison
 
 _NAMES = {
     "mean_accuracy": "mean of ID and OOD accuracy",
@@ -69,9 +69,11 @@ def _ahead(comparison: Comparison | None) -> str:
 
 
 def _needed(needed: int | None, closest: Comparison) -> str:
+    if closest.seeds < LEAST_SEEDS:
+        return f"No verdict rests on {closest.seeds} seeds, whatever they say: it takes {LEAST_SEEDS} or more."
     if needed is None and closest.difference == 0:
         return "They do not differ so far."
     if needed is None:
-        return "Even a thousand seeds would hardly separate them on these test examples."
+        return "Even a thousand seeds would hardly separate them on these test examples; more examples might."
     more = "more `seeds` in the sweep file and the same command again add them"
     return f"If that difference is real, about {needed} seeds would separate them; {more}."

@@ -118,8 +118,8 @@ def _fitting(resources: ResourcesSpec) -> int:
 
 
 def _workers_to_come(resources: ResourcesSpec) -> int:
-    """The workers that the nodes hold which an autoscaler may add, as far as it is known."""
-    most: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()  # as KubeRay tells it
+    """The workers that the nodes hold which an autoscaler may add, as far as it has told Ray, or `ray up` the head."""
+    most: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()
     if most is not None:
         return _workers_on(most, resources)
     try:

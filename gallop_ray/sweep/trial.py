@@ -106,6 +106,8 @@ class ConfigurationTrial(tune.Trainable):
             name, outcome = self._execute(RunJob(self._configuration.key, seed, attempts.micro_batch_size))
             if not attempts.again(outcome):
                 break
+        if self._finished(seed):
+            return  # by a trial that was taken for dead, and was not: its node is gone, but not the process
         self._record(record, name, outcome, attempts)
         self._folder.append_result(record)
         adapters = [part.adapter for part in record.parts()]

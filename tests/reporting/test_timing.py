@@ -63,6 +63,12 @@ def test_only_a_change_of_configuration_in_the_same_slot_is_a_switch(folder):
     assert switch_seconds(folder) == [0.75]
 
 
+def test_a_lost_worker_that_ends_in_between_does_no_harm(folder):
+    run = folder.run("c", 0)
+    write_lines(run.metrics, [*run.events()[:6], {"time": 110, "event": "run_ended"}, *run.events()[6:]])
+    assert slot_times(folder)["slot-1"].phases["training"] == 1
+
+
 def test_the_table_and_an_empty_sweep(folder, tmp_path):
     output = StringIO()
     Console(file=output, width=100).print(timing_table(folder))

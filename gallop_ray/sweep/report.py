@@ -62,8 +62,8 @@ class ReportApart:
 
 def _write(directory: str) -> None:
     folder, sweep = opened(directory)
-    _attempt("report on the masks", partial(write_mask_report, folder, sweep.objective))
-    _attempt("report", partial(report, folder, sweep))
+    _attempt(f"report on the masks of {folder.path}", partial(write_mask_report, folder, sweep.objective))
+    _attempt(f"report on {folder.path}", partial(report, folder, sweep))
 
 
 def _attempt(what: str, write: Callable[[], object]) -> None:

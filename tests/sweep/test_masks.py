@@ -1,6 +1,5 @@
 """The end of a sweep, without Ray: a finished one has its masks and its report in its folder and in MLflow."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -86,19 +85,18 @@ def test_the_masks_are_files_of_the_sweep_and_of_its_mlflow_run(sweep: Sweep, ru
 
 
 def test_a_page_that_cannot_be_written_is_a_warning(
-    sweep: Sweep, run: RunFolder, caplog: pytest.LogCaptureFixture
+    sweep: Sweep, run: RunFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (run.path.parent.parent / "report").write_text("in the way")
-    with caplog.at_level(logging.WARNING):
-        run_sweep(sweep)
-    assert "no report on" in caplog.text
+    run_sweep(sweep)
+    assert "no report on" in capfd.readouterr().err
     assert artifacts(sweep) == ALWAYS | MASKS
 
 
-def test_a_report_that_fails_is_a_warning(sweep: Sweep, run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_report_that_fails_is_a_warning(sweep: Sweep, run: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
     run.write("mask", {"chosen": 3, "matrices": {"up_proj": "three"}})
-    with caplog.at_level(logging.WARNING):
-        run_sweep(sweep)
-    assert "no report on the masks" in caplog.text
-    assert "no figure masks" in caplog.text
+    run_sweep(sweep)
+    said = capfd.readouterr().err
+    assert "no report on the masks" in said
+    assert "no figure masks" in said
     assert without_tables_and_figures(artifacts(sweep)) == ALWAYS | REPORT

@@ -27,7 +27,7 @@ def test_one_that_cannot_be_written_is_a_warning(written: Written, capfd: pytest
     (written.folder.path / "report").write_text("in the way")
     with ReportApart(written.folder) as page:
         page.finish()
-    assert "no report (" in capfd.readouterr().err
+    assert f"no report on {written.folder.path} (" in capfd.readouterr().err
 
 
 def test_it_ends_with_the_sweep(written: Written) -> None:

@@ -1,4 +1,4 @@
-"""A sweep on a cluster whose nodes come when they are asked for, vanish without a word, and are taken back."""
+"""A sweep on a cluster whose nodes come when they are asked for, and vanish without a word."""
 
 import json
 import signal
@@ -79,7 +79,7 @@ def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
     return found
 
 
-def test_nodes_come_vanish_and_are_taken_back(head: Head, tmp_path: Path) -> None:
+def test_nodes_come_and_one_vanishes(head: Head, tmp_path: Path) -> None:
     sweep = command.write_sweep(
         tmp_path,
         methods=[{"type": "random"}, {"type": "gallop"}],
@@ -104,4 +104,3 @@ def test_nodes_come_vanish_and_are_taken_back(head: Head, tmp_path: Path) -> Non
     results = folder.results()
     assert Counter(result["status"] for result in results) == {"finished": 16}
     assert len({(result["configuration"], result["seed"]) for result in results}) == 16
-    until(lambda: not raylets(head), 120)

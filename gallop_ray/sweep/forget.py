@@ -13,8 +13,8 @@ METADATA = "_trial_metadata"
 class Forgetful(FIFOScheduler):
     """First come, first served; trials that have ended go.
 
-    Tune walks through its trials several times a step, which with thousands of them is most of a step, and keeps some
-    fifty kilobytes of each. A scheduler is what Tune shows itself to; what another version calls otherwise stays.
+    Tune walks through its trials several times a step, which with thousands of them is most of a step, and keeps tens
+    of kilobytes of each. A scheduler is what Tune shows itself to; what another version calls otherwise stays.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:

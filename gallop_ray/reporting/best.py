@@ -4,23 +4,24 @@ import yaml
 
 from gallop_ray.reporting.statistics import sweep_statistics
 from gallop_ray.reporting.status import opened
-from gallop_ray.reporting.summary import Summary, best_of_each_method, of_the_verdict, summaries
 from gallop_ray.spec.document import Dumper
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.ranking import Summary, best, best_run
 from gallop_ray.tracking.records import SweepFolder
 
 _TEST_METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio", "collapse_rate")
 
 
 def print_best(directory: str, of_each_method: bool) -> None:
-    """Print the best configuration of a sweep, or of each of its methods. ValueError before any run has finished."""
+    """Print the best configuration of a sweep, or of each of its methods. ValueError before there is one."""
     folder, sweep = opened(directory)
-    found = best_of_each_method(summaries(of_the_verdict(folder.results()), sweep.objective))
-    best = [summary for summary in found if summary.values[0] is not None]
-    if not best:
-        raise ValueError(f"no run of {folder.path} has finished; see `gallop-ray status {directory}`")
-    print("\n\n".join(_described(folder, each, sweep.objective) for each in best[: None if of_each_method else 1]))
+    found = best(folder.results(), sweep.objective)
+    if not found:
+        raise ValueError(
+            f"no configuration of {folder.path} has finished without a failed run; see `gallop-ray status {directory}`"
+        )
+    print("\n\n".join(_described(folder, each, sweep.objective) for each in found[: None if of_each_method else 1]))
     if verdict := sweep_statistics(folder, sweep).verdict:
         print(f"\n{verdict.text}")
 
@@ -58,10 +59,9 @@ def _yaml(settings: Record) -> str:
 
 def _adapter(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> list[str]:
     """The adapter of the seed that validates best, among those that are still there."""
-    sign = 1 if objective.maximize else -1
-    runs = sorted(best.finished, key=lambda run: -sign * run[objective.metric])
-    for run in (folder.run(best.configuration, result["seed"]) for result in runs):
-        if there := [part for part in run.parts() if part.adapter.exists()]:
-            lines = [(f"adapter: {each.adapter}", f"gallop-ray export {each.path} --to merged") for each in there]
-            return [line for pair in lines for line in pair]
-    return ["adapter: none is there any more"]
+    run = best_run(folder, best, objective)
+    if run is None:
+        return ["adapter: none is there any more"]
+    there = [part for part in run.parts() if part.adapter.exists()]
+    lines = [(f"adapter: {each.adapter}", f"gallop-ray export {each.path} --to merged") for each in there]
+    return [line for pair in lines for line in pair]

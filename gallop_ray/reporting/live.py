@@ -10,12 +10,13 @@ from gallop_ray.reporting.forecast import RunSeconds, slot_seconds_left
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.ranking import Summary, best
 from gallop_ray.tracking.records import FINAL, ConfigurationFolder, SweepFolder
 from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.watch import OpenConfigurations
 
 _STEPS_FOR_SPEED = 20
-_KEPT = ("configuration", "seed", "status", "reason", "attempts", "ended", "seconds")
+_KEPT = ("configuration", "seed", "stage", "status", "reason", "attempts", "ended", "seconds")
 """Of a result: there may be thousands."""
 
 
@@ -73,6 +74,7 @@ class SweepState:
         self, folder: SweepFolder, planned: Sequence[MethodPlan], objective: ObjectiveSpec, since: float | None = None
     ) -> None:
         self.objective = objective
+        self._kept = (*_KEPT, objective.metric)
         self._since = since
         self._seeds = set(folder.spec()["seeds"])
         self.total_configurations = sum(plan.configurations for plan in planned)
@@ -116,7 +118,9 @@ class SweepState:
         result = run.result()
         if result is not None:
             self._active.pop(run.path, None)
-            known, kept = self._results.get(run.path), {name: result[name] for name in _KEPT if name in result}
+            kept = {name: result[name] for name in self._kept if name in result}
+            kept["method"] = self._methods[run.configuration]
+            known = self._results.get(run.path)
             self._results[run.path] = kept
             return None if known == kept else result
         self._results.pop(run.path, None)  # another attempt at it
@@ -215,15 +219,6 @@ class SweepState:
         work = self.slot_seconds_left()
         return None if work is None else work / self._side_by_side
 
-    def best(self, method: str | None = None) -> tuple[str, float] | None:
-        """Key and objective of the best configuration that has ended, of all or of one method.
-
-        Null where a front of several is sought.
-        """
-        if self.objective.metrics:
-            return None
-        mine = (key for key in self._over if method in (None, self._methods[key]))
-        known = [(key, self._over[key][0]["objective"]) for key in mine]
-        scored = [(key, value) for key, value in known if value is not None]
-        choose = max if self.objective.maximize else min
-        return choose(scored, key=lambda one: one[1]) if scored else None
+    def best(self) -> list[Summary]:
+        """The best configuration of each method so far, the best of all first; none where a front is sought."""
+        return [] if self.objective.metrics else best(self._results.values(), self.objective)

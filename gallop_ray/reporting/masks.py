@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from gallop_ray.reporting.summary import best_of_each_method, summaries
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record, read_json, write_json
+from gallop_ray.tracking.ranking import best
 from gallop_ray.tracking.records import MASK_REPORT, SweepFolder
 from gallop_ray.tracking.runs import RoundFolder, RunFolder
 
@@ -37,12 +37,12 @@ def write_mask_report(folder: SweepFolder, objective: ObjectiveSpec) -> None:
 
     picture.unlink(missing_ok=True)
     masked = {run.configuration for run in runs}
-    chosen = best_of_each_method(summaries(folder.results(), objective))
-    best = {each.configuration: each.method for each in chosen if each.configuration in masked}
+    found = best(folder.results(), objective)
+    chosen = {each.configuration: each.method for each in found if each.configuration in masked}
     told = [described(run, mask) for run, mask in masks]
-    overlap = {"seeds": list(_between_seeds(runs)), "methods": list(_between_methods(runs, best))}
+    overlap = {"seeds": list(_between_seeds(runs)), "methods": list(_between_methods(runs, chosen))}
     write_json(report, {"runs": told, "overlap": overlap})
-    draw_masks([run for run in told if run["configuration"] in best], picture)
+    draw_masks([run for run in told if run["configuration"] in chosen], picture)
 
 
 def _identity(run: RunFolder) -> list[Any]:

@@ -140,8 +140,10 @@ def _time_left(state: SweepState) -> str:
 
 
 def _best(state: SweepState) -> str:
-    best = state.best()
-    return "" if best is None else f"best {best[0]}: {_percent(state.objective, best[1])}"
+    found = state.best()
+    if not found or found[0].values[0] is None:
+        return ""
+    return f"best {found[0].configuration}: {_percent(state.objective, found[0].values[0])}"
 
 
 def _percent(objective: ObjectiveSpec, value: float) -> str:

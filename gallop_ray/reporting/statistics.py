@@ -13,11 +13,11 @@ from scipy.stats import kendalltau
 from gallop_ray.reporting.answers import recorded, weighted, weights_of
 from gallop_ray.reporting.comparison import Comparison, Side, compare, corrected
 from gallop_ray.reporting.spread import Spread, spread
-from gallop_ray.reporting.summary import best_of_each_method, of_the_search, of_the_verdict, summaries
 from gallop_ray.reporting.verdict import Verdict, decide
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import Correct
 from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.ranking import best, of_the_search, of_the_verdict
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, SweepFolder
 from gallop_ray.tracking.summary import measurements
 
@@ -67,21 +67,21 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
     """The statistics of a sweep, whether it is over, runs or has failed in part."""
     results = [_with_mean(result) for result in folder.results()]
     metric = _verdict_metric(results, sweep)
-    best = _best(results, sweep, metric)
+    winners = _best(results, sweep, metric)
     correct = [
-        {run["seed"]: recorded(folder.run(run["configuration"], run["seed"])) for run in runs} for _, runs in best
+        {run["seed"]: recorded(folder.run(run["configuration"], run["seed"])) for run in runs} for _, runs in winners
     ]
     comparisons = {
-        name: _comparisons(best, correct, name, weights_of(folder, sweep, name))
+        name: _comparisons(winners, correct, name, weights_of(folder, sweep, name))
         for name in dict.fromkeys([metric, *_COMPARED])
     }
     return SweepStatistics(
         metric=metric,
         results=results,
-        best=tuple(statistics for statistics, _ in best),
+        best=tuple(statistics for statistics, _ in winners),
         comparisons=tuple(each for of_metric in comparisons.values() for each in of_metric),
-        stability=rank_stability([_by_seed(runs, metric) for _, runs in best]),
-        verdict=_verdict(metric, best, comparisons[metric], sweep),
+        stability=rank_stability([_by_seed(runs, metric) for _, runs in winners]),
+        verdict=_verdict(metric, winners, comparisons[metric], sweep),
     )
 
 
@@ -124,10 +124,9 @@ Best = list[tuple[ConfigurationStatistics, list[Record]]]
 def _best(results: Sequence[Record], sweep: Sweep, metric: str) -> Best:
     runs = of_the_verdict(results)
     stage = CONFIRMATION if any(run.get("stage") == CONFIRMATION for run in runs) else SEARCH
-    found = best_of_each_method(summaries(runs, sweep.objective))
-    best = [(_statistics(each.runs, stage), each.finished) for each in found if each.finished]
+    found = [(_statistics(each.runs, stage), each.finished) for each in best(results, sweep.objective)]
     sign = -1 if sweep.objective.maximize else 1
-    measured = [each for each in best if metric in each[0].spreads]
+    measured = [each for each in found if metric in each[0].spreads]
     return sorted(measured, key=lambda each: sign * (each[0].spreads[metric].mean or 0.0))
 
 

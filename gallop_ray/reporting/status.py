@@ -20,6 +20,7 @@ from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking import control
 from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.ranking import Summary
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.runs import RunFolder
 
@@ -63,7 +64,8 @@ class SweepStatus:
         return self._record()
 
     def _record(self) -> Record:
-        state, methods = self._state, self._counts()
+        state, best = self._state, self._state.best()
+        methods = self._counts({each.method: each for each in best})
         whole = {
             kind: {name: sum(each[kind][name] for each in methods.values()) for name in _COUNTS}
             for kind in ("configurations", "runs")
@@ -76,7 +78,7 @@ class SweepStatus:
             **whole,
             "methods": methods,
             "objective": self._sweep.objective.metric,
-            "best": _best(state.best()),
+            "best": _best(best[0] if best else None),
             "seconds_left": state.seconds_left(),
             "slot_seconds_left": state.slot_seconds_left(),
             "running": [_running(run) for run in state.active],
@@ -92,7 +94,7 @@ class SweepStatus:
             return "pausing" if self._state.active else "paused"
         return "running" if asked is None else "stopping"
 
-    def _counts(self) -> dict[str, Record]:
+    def _counts(self, best: dict[str, Summary]) -> dict[str, Record]:
         begun = Counter(self._state.methods.values())
         ends: dict[str, Counter[str]] = {name: Counter() for name in self._planned}
         active: dict[str, set[str]] = {name: set() for name in self._planned}
@@ -104,7 +106,7 @@ class SweepStatus:
             name: {
                 "configurations": _counted(max(plan.configurations, begun[name]), ends[name], len(active[name])),
                 "runs": self._runs(plan, max(plan.configurations, begun[name])),
-                "best": _best(self._state.best(name)),
+                "best": _best(best.get(name)),
             }
             for name, plan in self._planned.items()
         }
@@ -136,8 +138,8 @@ def _counted(total: int, ends: "Counter[str]", active: int) -> Record:
     return {"total": total, **over, "running": active, "to_do": left - active}
 
 
-def _best(best: tuple[str, float] | None) -> Record | None:
-    return None if best is None else {"configuration": best[0], "objective": best[1]}
+def _best(best: Summary | None) -> Record | None:
+    return None if best is None else {"configuration": best.configuration, "objective": best.values[0]}
 
 
 def _running(run: ActiveRun) -> Record:

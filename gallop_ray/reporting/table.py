@@ -6,17 +6,17 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from gallop_ray.reporting.summary import (
+from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.tracking import ranking
+from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.ranking import (
     BASE,
     Summary,
     base_summary,
-    best_of_each_method,
     of_the_search,
     of_the_verdict,
     summaries,
 )
-from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking.files import Record
 
 _TEST_METRICS = {"ID": "id_accuracy", "OOD": "ood_accuracy", "Forget": "forget_ratio", "Collapse": "collapse_rate"}
 _VALIDATION = {
@@ -36,7 +36,7 @@ def final_table(
 ) -> Table:
     """Each method's best configuration by the objective, or the front of several, and what it does on the test sets.
 
-    The best are sought among the configurations that finished the most seeds of their method.
+    A method all of whose configurations failed has a row without numbers.
 
     Args:
         results: result.json of each run.
@@ -121,7 +121,12 @@ def _best_rows(results: Iterable[Record], base: Mapping[str, Any] | None, object
     found = summaries(results, objective)
     if objective.metrics:
         return [*rows, *([summary.configuration, *_cells(summary)] for summary in found if summary.on_front)]
-    return [*rows, *([summary.method, *_cells(summary)] for summary in best_of_each_method(found))]
+    chosen = ranking.best(results, objective)
+    rows += [[summary.method, *_cells(summary)] for summary in chosen]
+    known = {summary.method for summary in chosen}
+    without = {summary.method: summary for summary in reversed(found) if summary.method not in known}
+    blank = [_MISSING] * (len(_headings(objective)) - 1)
+    return [*rows, *([method, _seeds(without[method]), *blank] for method in sorted(without))]
 
 
 def _cells(summary: Summary) -> list[str]:

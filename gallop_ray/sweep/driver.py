@@ -12,7 +12,6 @@ from ray import tune
 
 from gallop_ray.reporting.progress import SweepDisplay
 from gallop_ray.reporting.status import SweepStatus, found_line, opened
-from gallop_ray.reporting.summary import best_of_each_method, of_the_search, summaries
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
@@ -31,6 +30,7 @@ from gallop_ray.tracking import control
 from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
+from gallop_ray.tracking.ranking import best_of_search
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, SweepFolder
 from gallop_ray.tracking.scores import drop_sums
 
@@ -223,9 +223,8 @@ def unconfirmed(sweep: Sweep, folder: SweepFolder) -> list[str]:
     """The best configurations of each method that have not run on all fresh seeds yet."""
     if sweep.confirmation is None:
         return []
-    found = summaries(of_the_search(folder.results()), sweep.objective)
-    best = best_of_each_method(found, sweep.confirmation.best)
-    keys = [each.configuration for each in best if each.finished]
+    found = best_of_search(folder.results(), sweep.objective, sweep.confirmation.best)
+    keys = [each.configuration for each in found]
     return [key for key in keys if not all(folder.run(key, seed).result() for seed in sweep.confirmation.seeds)]
 
 

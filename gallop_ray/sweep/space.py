@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from gallop_ray.reporting.summary import best_of_each_method, of_the_search, summaries
 from gallop_ray.spec.machine import RetentionSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import read_lines
+from gallop_ray.tracking.ranking import best_of_search
 from gallop_ray.tracking.records import FINAL, SweepFolder
 
 _RUNS_AHEAD = 5  # space for so many more runs in every slot is worth no warning
@@ -42,10 +42,10 @@ def keep_best(folder: SweepFolder, sweep: Sweep, stripped: set[str]) -> None:
 
     stripped: those that have none any more, which is added to.
     """
-    found = summaries(of_the_search(read_lines(folder.path / "results.jsonl")), sweep.objective)
+    results = read_lines(folder.path / "results.jsonl")
     count = sweep.confirmation.best if sweep.confirmation else 1
-    best = {summary.configuration for summary in best_of_each_method(found, count)}
-    for key in {summary.configuration for summary in found} - best - stripped:
+    best = {summary.configuration for summary in best_of_search(results, sweep.objective, count)}
+    for key in {result["configuration"] for result in results} - best - stripped:
         configuration = folder.configuration(key)
         if configuration.status()["status"] in FINAL:
             for adapter in (part.adapter for run in configuration.runs() for part in run.parts()):

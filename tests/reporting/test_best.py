@@ -61,4 +61,4 @@ def test_all_methods_and_an_adapter_that_is_gone(written: Written, capsys: pytes
 def test_before_anything_has_finished_there_is_no_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fresh = Written(small_sweep(tmp_path, name="fresh"))
     assert main(["best", str(fresh.folder.path)]) == 2
-    assert "no run of" in capsys.readouterr().err
+    assert "no configuration of" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_failures_are_counted_and_their_reason_is_shown(folder):
     (result,) = state.look()
     assert result_line(result, ObjectiveSpec()) == "a seed 0 diverged after 60 s: the loss became NaN"
     assert "runs 1/6 (1 failed)" in status_line(state)
-    assert state.best() is None
+    assert state.best() == []
 
 
 def test_a_run_left_by_a_killed_session_is_not_shown_until_it_goes_on(folder):
@@ -137,7 +137,7 @@ def test_without_a_terminal_there_is_a_line_for_each_run_and_a_last_one(folder):
     assert output.getvalue().splitlines() == [
         "[slot-0] started: a line longer than sixty columns stays one line of text",
         "a seed 1 finished after 60 s: val_mean_accuracy 70.0 %",
-        "configurations 0/3, runs 2/6, about 0:04:00 left",
+        "configurations 0/3, runs 2/6, about 0:04:00 left, best a: val_mean_accuracy 60.0 %",
     ]
 
 

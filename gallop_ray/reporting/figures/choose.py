@@ -6,8 +6,9 @@ import pandas as pd
 
 from gallop_ray.reporting.figures.style import NothingToDrawError
 from gallop_ray.reporting.frame import rows_of
-from gallop_ray.reporting.summary import Summary, best_of_each_method, of_the_search, of_the_verdict, summaries
 from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.tracking import ranking
+from gallop_ray.tracking.ranking import Summary, of_the_search, summaries
 
 DEFAULT = ObjectiveSpec()
 
@@ -20,8 +21,7 @@ def searched(frame: pd.DataFrame, objective: ObjectiveSpec) -> list[Summary]:
 
 def best(frame: pd.DataFrame, objective: ObjectiveSpec) -> list[Summary]:
     """The best configuration of each method, by its runs on fresh seeds where there are any, the best first."""
-    found = best_of_each_method(summaries(of_the_verdict(rows_of(frame)), objective))
-    return _not_empty([each for each in found if each.finished])
+    return _not_empty(ranking.best(rows_of(frame), objective))
 
 
 def by_method(found: list[Summary], frame: pd.DataFrame) -> dict[str, list[Summary]]:

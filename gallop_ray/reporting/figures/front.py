@@ -21,8 +21,8 @@ from gallop_ray.reporting.figures.style import (
     plot_points,
     styled,
 )
-from gallop_ray.reporting.summary import Summary
 from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.tracking.ranking import Summary
 
 _SMALLER_IS_BETTER = ("forget_ratio", "collapse_rate", "seconds_total", "peak_memory_bytes", "text_loss")
 Point = tuple[float, float]

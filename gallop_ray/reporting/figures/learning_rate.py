@@ -18,8 +18,8 @@ from gallop_ray.reporting.figures.style import (
     plot_points,
     styled,
 )
-from gallop_ray.reporting.summary import Summary
 from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.tracking.ranking import Summary
 
 _COLUMNS = 4
 

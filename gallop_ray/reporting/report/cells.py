@@ -1,8 +1,8 @@
 """Values as cells."""
 
 from gallop_ray.reporting.report.sheet import MISSING, Cell
-from gallop_ray.reporting.summary import Summary
 from gallop_ray.reporting.table import short_count
+from gallop_ray.tracking.ranking import Summary
 
 _GIGABYTE = 1e9
 

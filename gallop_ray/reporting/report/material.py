@@ -11,17 +11,16 @@ from gallop_ray.reporting.frame import frame_of, rows_of
 from gallop_ray.reporting.masks import described
 from gallop_ray.reporting.statistics import SweepStatistics, sweep_statistics
 from gallop_ray.reporting.status import SweepStatus
-from gallop_ray.reporting.summary import (
-    Summary,
-    base_summary,
-    best_of_each_method,
-    of_the_search,
-    of_the_verdict,
-    summaries,
-)
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.rounds import base_metrics
+from gallop_ray.tracking import ranking
 from gallop_ray.tracking.files import Record, read_json
+from gallop_ray.tracking.ranking import (
+    Summary,
+    base_summary,
+    of_the_search,
+    summaries,
+)
 from gallop_ray.tracking.records import CONFIRMATION, MASK_REPORT, SweepFolder
 from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.summary import flatten
@@ -58,9 +57,8 @@ class Material:
 
     @cached_property
     def best(self) -> list[Summary]:
-        """The best configuration of each method that finished a run, on fresh seeds where there are any."""
-        found = best_of_each_method(summaries(of_the_verdict(self.rows), self.sweep.objective))
-        return [each for each in found if each.finished]
+        """The best configuration of each method that has one, on fresh seeds where there are any."""
+        return ranking.best(self.rows, self.sweep.objective)
 
     @property
     def base_row(self) -> Summary | None:

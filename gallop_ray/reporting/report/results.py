@@ -15,7 +15,7 @@ from gallop_ray.reporting.report.cells import (
 )
 from gallop_ray.reporting.report.material import Material
 from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
-from gallop_ray.reporting.summary import BASE, Summary
+from gallop_ray.tracking.ranking import BASE, Summary
 
 Part = tuple[Column, Callable[[Summary], Cell]]
 _OVER_SEEDS = "In percent, mean ± standard deviation over seeds (n - 1)."

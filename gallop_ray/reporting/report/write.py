@@ -61,7 +61,7 @@ def _verdict(material: Material) -> str:
     if material.statistics.verdict:
         return material.statistics.verdict.text
     if not material.best:
-        return "No run has finished yet: there is nothing to say."
+        return "No configuration has finished without a failed run: there is nothing to say."
     if len(material.best) > 1:
         return "No two methods have been measured on test sets: there is nothing to compare."
     return f"{material.best[0].method} is the only method with a finished run: there is nothing to compare it with."

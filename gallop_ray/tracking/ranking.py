@@ -1,4 +1,8 @@
-"""What the tables say: results of runs gathered by configuration and by method."""
+"""Which configuration is best: results of runs gathered by configuration and by method.
+
+Whoever names a best configuration asks `best` or, for the search alone, `best_of_search`: tables, report, display,
+MLflow, confirmation and retention. A configuration with a failed or diverged run is never among them.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +11,8 @@ from typing import Any
 
 from gallop_ray.spec.schema import ObjectiveSpec, larger_is_better
 from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.records import CONFIRMATION
+from gallop_ray.tracking.records import CONFIRMATION, SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.summary import mean_and_std, objective_value
 
 BASE = "base model"
@@ -32,6 +37,11 @@ class Summary:
         """The runs that neither failed nor diverged."""
         return [run for run in self.runs if run["status"] == "finished"]
 
+    @property
+    def failed(self) -> bool:
+        """Whether one of its runs failed or diverged: then it is no answer, however good its other seeds are."""
+        return len(self.finished) < len(self.runs)
+
     def first(self, name: str) -> Any:
         """A value that all runs share, or null."""
         return next((run[name] for run in self.runs if run.get(name) is not None), None)
@@ -42,7 +52,7 @@ class Summary:
 
 
 def summaries(results: Iterable[Record], objective: ObjectiveSpec) -> list[Summary]:
-    """One summary a configuration, the best by the objective first and those without one last.
+    """One summary per configuration, the best by the objective first; those that failed or have no value come last.
 
     With several metrics the Pareto front comes first; within it and without, the first metric decides.
     """
@@ -62,7 +72,8 @@ def _summary(key: str, runs: list[Record], objective: ObjectiveSpec) -> Summary:
 
 def _order(summary: Summary, objective: ObjectiveSpec) -> tuple[bool, bool, float]:
     value = summary.values[0]
-    return not summary.on_front, value is None, 0.0 if value is None else -value if objective.maximize else value
+    rank = 0.0 if value is None else -value if objective.maximize else value
+    return not summary.on_front, summary.failed or value is None, rank
 
 
 def _with_front(found: list[Summary], objective: ObjectiveSpec) -> list[Summary]:
@@ -82,22 +93,46 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _with_most_seeds(found: list[Summary]) -> list[Summary]:
-    """Those that finished the most seeds of their method's configurations."""
-    most: dict[str, int] = defaultdict(int)
-    for summary in found:
-        most[summary.method] = max(most[summary.method], len(summary.finished))
-    return [summary for summary in found if len(summary.finished) == most[summary.method]]
-
-
-def best_of_each_method(found: list[Summary], count: int = 1) -> list[Summary]:
-    """From sorted summaries the best `count` of each method, among those that finished the most seeds.
+    """Those that finished the most seeds of their method's configurations, none of them with a failed run.
 
     A configuration that was stopped after a lucky seed would otherwise beat one that had to stand by all of them.
     """
-    best: dict[str, list[Summary]] = defaultdict(list)
+    sound = [summary for summary in found if summary.finished and not summary.failed]
+    most: dict[str, int] = defaultdict(int)
+    for summary in sound:
+        most[summary.method] = max(most[summary.method], len(summary.finished))
+    return [summary for summary in sound if len(summary.finished) == most[summary.method]]
+
+
+def best(results: Iterable[Record], objective: ObjectiveSpec) -> list[Summary]:
+    """The best configuration of each method, the best of all first; of the runs on fresh seeds where there are any.
+
+    Only those count that finished the most seeds of their method's configurations and none of whose runs failed. A
+    method without one is missing.
+    """
+    return _best_of_each_method(summaries(of_the_verdict(results), objective), 1)
+
+
+def best_of_search(results: Iterable[Record], objective: ObjectiveSpec, count: int = 1) -> list[Summary]:
+    """The same by the runs of the search alone, up to `count` configurations of each method."""
+    return _best_of_each_method(summaries(of_the_search(results), objective), count)
+
+
+def _best_of_each_method(found: list[Summary], count: int) -> list[Summary]:
+    taken: dict[str, list[Summary]] = defaultdict(list)
     for summary in _with_most_seeds(found):
-        best[summary.method].append(summary)
-    return [summary for summary in found if summary in best[summary.method][:count]]
+        if len(taken[summary.method]) < count:
+            taken[summary.method].append(summary)
+    chosen = {summary.configuration for of_method in taken.values() for summary in of_method}
+    return [summary for summary in found if summary.configuration in chosen]
+
+
+def best_run(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> RunFolder | None:
+    """Of a best configuration the run that validates best among those whose adapter is still there; None without."""
+    sign = -1 if objective.maximize else 1
+    runs = sorted(best.finished, key=lambda run: sign * run[objective.metric])
+    found = (folder.run(best.configuration, run["seed"]) for run in runs)
+    return next((run for run in found if any(part.adapter.exists() for part in run.parts())), None)
 
 
 def of_the_search(results: Iterable[Record]) -> list[Record]:

@@ -99,7 +99,7 @@ def test_a_running_sweep_with_a_failed_run(simulated: Simulated) -> None:
     assert [each.method for each in found.best] == ["gallop"]
     assert found.best[0].spreads["id_accuracy"].mean == pytest.approx(0.65)
     assert (found.comparisons, found.stability, found.verdict) == ((), None, None)
-    simulated.write("random", 1, right(0.1))
+    simulated.write("random", 1, right(0.1), key="1")
     simulated.sweep = simulated.sweep.model_copy(
         update={"methods": (*simulated.sweep.methods, simulated.sweep.methods[0].model_copy(update={"name": "late"}))}
     )

@@ -78,7 +78,7 @@ def _measure(sweep: Sweep, model: Any, tokenizer: Any, training: TrainingSpec) -
 
 def _lora(method: LoraSpec) -> peft.LoraConfig:
     return peft.LoraConfig(
-        r=method.rank, lora_alpha=method.alpha, lora_dropout=method.dropout, target_modules="all-linear"
+        r=method.rank, lora_alpha=method.chosen_alpha, lora_dropout=method.dropout, target_modules="all-linear"
     )
 
 

@@ -62,7 +62,7 @@ class Lora(TunerMethod):
         spec = self.spec
         config = peft.LoraConfig(
             r=spec.rank,
-            lora_alpha=spec.alpha,
+            lora_alpha=spec.chosen_alpha,
             lora_dropout=spec.dropout,
             target_modules=_names(model, spec.target_modules),
             use_dora=self.decompose,

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from gallop_ray.reporting.live import ActiveRun, SweepState
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.schema import UNCHECKED, Sweep
 from gallop_ray.tracking import control
 from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.ranking import Summary
@@ -35,7 +35,7 @@ def opened(directory: str) -> tuple[SweepFolder, Sweep]:
         raise ValueError(f"{path} does not exist; give the folder of a sweep, <output>/<sweep name>")
     folder = SweepFolder(path)
     try:
-        sweep = Sweep.model_validate(folder.spec())
+        sweep = Sweep.model_validate(folder.spec(), context=UNCHECKED)
     except ValidationError as error:
         raise ValueError(f"{path / 'spec.json'} is no sweep of this version: {error}") from None
     return folder, sweep.model_copy(update={"output": str(path.parent), "name": path.name})

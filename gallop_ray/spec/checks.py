@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
+from pydantic import ValidationError
+
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
-from gallop_ray.spec.messages import shown
-from gallop_ray.spec.problems import Path, Problem, did_you_mean
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.messages import by_path, explain, shown
+from gallop_ray.spec.problems import Path, Problem, SweepFileError, did_you_mean, dotted
+from gallop_ray.spec.schema import UNCHECKED, Sweep
 from gallop_ray.spec.search_checks import (
     Finding,
     batch_divides,
@@ -16,6 +18,7 @@ from gallop_ray.spec.search_checks import (
     first_points_fit,
     fixed_paths,
     grid_is_finite,
+    lora_has_one_scale,
     method_paths,
     range_values,
     training_paths,
@@ -46,6 +49,31 @@ def check(document: Document, draft: Draft) -> Iterator[Problem]:
         if all(draft.good(tuple(each.split("."))) for each in needs):
             for paths, message in findings(draft.sweep):
                 yield document.problem(_written(document, paths), message)
+
+
+def broken_rules(sweep: Sweep) -> Iterator[Finding]:
+    """What does not fit together in a sweep, whatever files there are."""
+    for _, findings in _CHECKS:
+        if findings not in _OF_FILES:
+            yield from findings(sweep)
+
+
+def verify(sweep: Sweep) -> None:
+    """Hold a sweep that was made or changed in Python against all that a sweep file has to be, files included.
+
+    Raises SweepFileError with one line per problem.
+    """
+    data = sweep.model_dump(mode="json", warnings=False)
+    try:
+        whole = Sweep.model_validate(data, context=UNCHECKED)
+    except ValidationError as error:
+        wrong = by_path(error.errors(include_url=False), data)
+        found = [(path, explain(errors, Sweep)) for path, errors in wrong.items()]
+    else:
+        found = [(paths[0], message) for _, findings in _CHECKS for paths, message in findings(whole)]
+    if found:
+        name = f"sweep {sweep.name}"
+        raise SweepFileError([Problem(name, None, dotted(path), message) for path, message in found])
 
 
 def _written(document: Document, paths: Sequence[Path]) -> Path:
@@ -212,6 +240,9 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), range_values),
     (("search.sampler", "search.space"), grid_is_finite),
     (("methods", "search"), first_points_fit),
+    (("methods", "search.space"), lora_has_one_scale),
     (("training.keep", "training.validate_steps", "methods", "objective", "search"), best_can_be_kept),
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )
+_OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (_root_exists, _text_exists)
+"""They depend on the machine: they are checked where a sweep is read or run, not wherever its records are looked at."""

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.messages import by_path, explain
 from gallop_ray.spec.problems import Path, Problem, dotted
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.schema import UNCHECKED, Sweep
 
 # What stands in for a field that has no default. Any valid value does: nothing is said about a bad path again.
 _FILLERS: dict[Path, Any] = {
@@ -42,7 +42,7 @@ def make_draft(document: Document) -> tuple[Draft, list[Problem]]:
     said = {problem.field for problem in document.problems}
     while True:
         try:
-            return Draft(Sweep.model_validate(data), frozenset(bad)), problems
+            return Draft(Sweep.model_validate(data, context=UNCHECKED), frozenset(bad)), problems
         except ValidationError as error:
             found = by_path(error.errors(include_url=False), data)
         for path, errors in found.items():

@@ -204,14 +204,33 @@ class SpielSpec(MaskMethodSpec):
         return self
 
 
+_LORA_ALPHA = 16  # where a sweep gives no scale
+
+
 class LoraSpec(MethodSpec):
     """LoRA (arXiv 2106.09685) through PEFT."""
 
     type: Literal["lora"] = "lora"
     rank: int = Field(default=8, ge=1, description="r, the inner size of the added matrices")
-    alpha: int = Field(default=16, ge=1, description="the added product is scaled by alpha / rank")
+    alpha: int | None = Field(
+        default=None, ge=1, description="the added product is scaled by alpha / rank; null: 16, or by alpha_over_rank"
+    )
+    alpha_over_rank: float | None = Field(
+        default=None, gt=0, description="the scale itself, instead of alpha: the same for every rank that is searched"
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the inputs of the added matrices")
     target_modules: Modules | None = Field(default=None, description="as for masks, linear layers only")
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.alpha is not None and self.alpha_over_rank is not None:
+            raise ValueError("alpha and alpha_over_rank exclude each other; leave one of them out")
+        return self
+
+    @property
+    def chosen_alpha(self) -> Any:
+        """PEFT's lora_alpha, however it was given: an int, or from alpha_over_rank a float, which PEFT takes too."""
+        return self.alpha or (_LORA_ALPHA if self.alpha_over_rank is None else self.alpha_over_rank * self.rank)
 
 
 class DoraSpec(LoraSpec):

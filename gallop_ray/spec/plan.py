@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from gallop_ray.spec.configuration import method_named, method_space, resolve
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.schema import Sweep, TrainingSpec
-from gallop_ray.spec.space import points, witnesses
+from gallop_ray.spec.space import grid_size, witnesses
+
+_CONFIGURATIONS = 8
+_MOST_AT_RANDOM = 10
+_SMALLEST_POPULATION, _LARGEST_POPULATION, _GENERATIONS = 4, 50, 5
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class MethodPlan:
     confirmed: int
     """Runs of the confirmation."""
     steps_per_run: int | None
+    learns_from: int | None = None
+    """The first configuration, from 1, that results decide on; null where none is."""
 
     @property
     def runs(self) -> int:
@@ -67,6 +73,40 @@ def plan_sweep(sweep: Sweep, train_examples: int | Sequence[int] | None) -> Swee
     return SweepPlan(methods, len(sweep.seeds))
 
 
+def configurations_of(sweep: Sweep, method_name: str) -> int:
+    """How many configurations a method is given: the budget, or as many as its space has where that is fewer.
+
+    The budget of a grid is all of it, unless one is written.
+    """
+    distinct, asked = grid_size(method_space(sweep, method_name)), sweep.budget.configurations
+    if distinct is None:
+        return asked or _CONFIGURATIONS
+    if asked is None and sweep.search.sampler == "grid":
+        return distinct
+    return min(asked or _CONFIGURATIONS, distinct)
+
+
+def drawn_blindly(sweep: Sweep, method_name: str) -> int:
+    """How many of a method's configurations are begun before any result decides: points of `first`, then random ones.
+
+    With tpe half of the configurations, at least 2 and at most Optuna's 10; with nsga2 its first generation; with the
+    other samplers all of them.
+    """
+    configurations = configurations_of(sweep, method_name)
+    match sweep.search.sampler:
+        case "tpe":
+            return min(configurations, max(2, min(_MOST_AT_RANDOM, configurations // 2)))
+        case "nsga2":
+            return min(configurations, population_size(configurations))
+        case _:
+            return configurations
+
+
+def population_size(configurations: int) -> int:
+    """Of nsga2. Optuna's 50 would make all of a sweep of the usual size one generation, drawn at random."""
+    return min(_LARGEST_POPULATION, max(_SMALLEST_POPULATION, configurations // _GENERATIONS))
+
+
 def optimizer_steps(training: TrainingSpec, train_examples: int) -> int:
     """The optimizer steps of one run: `steps`, else the full batches in `epochs`, and at least one."""
     if training.steps is not None:
@@ -75,14 +115,13 @@ def optimizer_steps(training: TrainingSpec, train_examples: int) -> int:
 
 
 def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | Sequence[int] | None) -> MethodPlan:
-    space = method_space(sweep, method.name)
-    counts = [None if (values := points(each)) is None else len(values) for each in space.values()]
-    distinct = None if None in counts else math.prod(count for count in counts if count is not None)
-    configurations = sweep.budget.configurations if distinct is None else min(sweep.budget.configurations, distinct)
+    configurations = configurations_of(sweep, method.name)
     again = sweep.confirmation
     confirmed = min(again.best, configurations) * len(again.seeds) if again else 0
     longest = _longest_run(sweep, method.name, train_examples)
-    return MethodPlan(method.name, configurations, configurations * len(sweep.seeds), confirmed, longest)
+    first = drawn_blindly(sweep, method.name)
+    learns_from = first + 1 if first < configurations else None
+    return MethodPlan(method.name, configurations, configurations * len(sweep.seeds), confirmed, longest, learns_from)
 
 
 def _longest_run(sweep: Sweep, method_name: str, train_examples: int | Sequence[int] | None) -> int | None:

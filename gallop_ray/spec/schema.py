@@ -2,9 +2,20 @@
 
 import re
 from functools import partial
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gallop_ray.spec.machine import DeepspeedSpec, ResourcesSpec, RetentionSpec, TrackingSpec
 from gallop_ray.spec.methods import AnyMethodSpec, Frozen
@@ -163,7 +174,10 @@ class SearchSpec(Frozen):
     anything else, what the point leaves open drawn at random.
     """
 
-    sampler: Literal["tpe", "random", "grid", "nsga2"] = Field(default="tpe", description="Optuna's, by name")
+    sampler: Literal["tpe", "random", "grid", "nsga2"] = Field(
+        default="tpe",
+        description="tpe and nsga2 are Optuna's; tpe goes by results after half of the budget, at most 10 random points",
+    )
     seed: int = Field(default=0, description="of the sampler")
     space: dict[str, Range] = Field(default={}, description="a range for each dotted path that varies")
     first: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = Field(
@@ -196,7 +210,9 @@ class ObjectiveSpec(Frozen):
     With several, `metric` is the first of them.
     """
 
-    metric: Metric = Field(default="val_mean_accuracy", description="the one to go by")
+    metric: Metric = Field(
+        default="val_mean_accuracy", description="the one to go by; by default val_id_accuracy where data.ood is empty"
+    )
     metrics: Annotated[tuple[Metric, ...], AfterValidator(_several)] | None = Field(
         default=None, description="two or more, for a Pareto front"
     )
@@ -226,7 +242,9 @@ class ObjectiveSpec(Frozen):
 class BudgetSpec(Frozen):
     """How much to spend. A method with nothing to search runs one configuration."""
 
-    configurations: int = Field(default=8, ge=1, description="tried for each method")
+    configurations: int | None = Field(
+        default=None, ge=1, description="tried for each method; null: 8, and with sampler grid all of its points"
+    )
     hours: float | None = Field(
         default=None, gt=0, description="start no run that would take longer than this since the start"
     )
@@ -284,8 +302,18 @@ class ConfirmationSpec(Frozen):
     seeds: FreshSeeds = Field(description="how many fresh seeds (from 1000 on), or a list of them")
 
 
+UNCHECKED = {"unchecked": True}
+"""The context in which a Sweep's fields are validated one by one, but not held against each other.
+
+For a reader that says everything that is wrong at once, and for the records of sweeps, which must stay readable.
+"""
+
+
 class Sweep(Frozen):
-    """One sweep file: a search over configurations, each tried with every seed."""
+    """One sweep file: a search over configurations, each tried with every seed.
+
+    Raises ValidationError, a ValueError, for fields that do not fit together, as for values that no field takes.
+    """
 
     name: Annotated[str, AfterValidator(_folder_name)] = Field(
         description="the sweep's folder below `output`", json_schema_extra={"pattern": f"^{_FOLDER_NAME}$"}
@@ -300,7 +328,7 @@ class Sweep(Frozen):
         default=(0,), description="how many seeds (from 0 on) every configuration runs with, or a list"
     )
     search: SearchSpec = SearchSpec()
-    objective: ObjectiveSpec = ObjectiveSpec()
+    objective: ObjectiveSpec = Field(default=ObjectiveSpec(), validate_default=True)
     budget: BudgetSpec = BudgetSpec()
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -310,6 +338,29 @@ class Sweep(Frozen):
     retention: RetentionSpec = RetentionSpec()
     deepspeed: DeepspeedSpec = DeepspeedSpec()
     tracking: TrackingSpec = TrackingSpec()
+
+    @field_validator("objective", mode="after")
+    @classmethod
+    def _metric_has_tasks(cls, objective: ObjectiveSpec, info: ValidationInfo) -> ObjectiveSpec:
+        data: DataSpec | None = info.data.get("data")
+        if data is None or data.rounds[0].ood or "metric" in objective.model_fields_set:
+            return objective
+        return objective.model_copy(update={"metric": "val_id_accuracy"})
+
+    @model_validator(mode="after")
+    def _fields_fit(self, info: ValidationInfo) -> Self:
+        if info.context == UNCHECKED:
+            return self
+        # Here, because the rules are about a Sweep: their module needs this one.
+        from gallop_ray.spec.checks import broken_rules
+
+        errors = [
+            InitErrorDetails(type=PydanticCustomError("rule", "{rule}", {"rule": message}), loc=paths[0], input=None)
+            for paths, message in broken_rules(self)
+        ]
+        if errors:
+            raise ValidationError.from_exception_data("Sweep", errors)
+        return self
 
 
 class Configuration(Frozen):

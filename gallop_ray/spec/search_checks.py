@@ -95,6 +95,18 @@ def best_can_be_kept(sweep: Sweep) -> Iterator[Finding]:
             yield (("methods", place, "type"),), f"{message} and no earlier mask; leave out one of the two"
 
 
+def lora_has_one_scale(sweep: Sweep) -> Iterator[Finding]:
+    """alpha and alpha_over_rank of one method, one of them searched."""
+    for place, method in enumerate(sweep.methods):
+        keys = space_keys(sweep, method)
+        searched = [name for name in ("alpha", "alpha_over_rank") if f"method.{name}" in keys]
+        other = {"alpha": "alpha_over_rank", "alpha_over_rank": "alpha"}
+        for name in searched[:1]:
+            if other[name] in searched or getattr(method, other[name], None) is not None:
+                message = f"is not allowed beside {other[name]} of {method.name}; give one of the two"
+                yield (*_at(keys[f"method.{name}"]), ("methods", place)), message
+
+
 def batch_divides(sweep: Sweep) -> Iterator[Finding]:
     """Batches that the workers of a slot cannot share evenly, for any method and any searched value."""
     findings = (found for method in sweep.methods for found in _uneven_batch(sweep, method))

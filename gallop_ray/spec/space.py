@@ -1,5 +1,6 @@
 """The ranges of a search space, as a user writes them. Pure data: how to sample them is the sampler's business."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -107,6 +108,23 @@ def points(values: Range) -> tuple[object, ...] | range | None:
             return choices
         case _:
             return None
+
+
+def grid_size(space: Mapping[str, Range]) -> int | None:
+    """The number of points of a search space; None where a range has no points to count."""
+    counts = [None if (every := points(allowed)) is None else len(every) for allowed in space.values()]
+    return None if None in counts else math.prod(count for count in counts if count is not None)
+
+
+def grid_point(space: Mapping[str, Range], number: int) -> dict[str, object]:
+    """The points of a finite space by number, from 0; the last path changes fastest."""
+    values: dict[str, object] = {}
+    for path, allowed in reversed(list(space.items())):
+        every = points(allowed)
+        assert every is not None, f"{path} has no points to count"
+        number, place = divmod(number, len(every))
+        values[path] = every[place]
+    return {path: values[path] for path in space}
 
 
 def holds(values: Range, value: object) -> bool:

@@ -12,6 +12,7 @@ from ray import tune
 
 from gallop_ray.reporting.progress import SweepDisplay
 from gallop_ray.reporting.status import SweepStatus, found_line, opened
+from gallop_ray.spec.checks import verify
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
@@ -78,8 +79,10 @@ def _absolute_database(url: str | None, start: Path) -> str | None:
 def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
     """Run what is not yet done of a located sweep.
 
-    Raises UserError for what the user has to mend, Halted where it had to stop before its end for another reason.
+    Raises UserError for what the user has to change, SweepFileError for a sweep that breaks a rule,
+    and Halted where it had to stop before its end for another reason.
     """
+    verify(sweep)
     folder = SweepFolder(Path(sweep.output) / sweep.name)
     try:
         _run_sweep(sweep, folder, verbose)

@@ -1,18 +1,17 @@
 """The Optuna study of one method: what to try next, and what came of it."""
 
 from collections.abc import Iterator, Sequence
-from itertools import count
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gallop_ray.spec.configuration import configuration_key, first_points, method_named, method_space, resolve
+from gallop_ray.spec.plan import drawn_blindly, population_size
 from gallop_ray.spec.schema import SearchSpec, Sweep, larger_is_better
+from gallop_ray.spec.space import grid_point, grid_size
 from gallop_ray.sweep.points import (
     Values,
     distributions,
-    grid_point,
-    grid_size,
     random_point,
     seed_from,
     to_params,
@@ -25,7 +24,6 @@ from gallop_ray.tracking.summary import objective_value
 _MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
 _KEY = "configuration"
 _DUPLICATES = 50  # points in a row that were tried before; then a finite space is walked through instead
-_SMALLEST_POPULATION, _LARGEST_POPULATION, _GENERATIONS = 4, 50, 5
 
 
 class MethodStudy:
@@ -53,7 +51,9 @@ class MethodStudy:
         for key, trial in self._known(trials).items():
             self._replay(key, trial)
         self._adopt()
-        self._study.sampler = _sampler(sweep.search, wanted, seed_from(sweep.search.seed, name, len(trials)))
+        self._blind = drawn_blindly(sweep, name)
+        seed = seed_from(sweep.search.seed, name, len(trials))
+        self._study.sampler = _sampler(sweep.search, wanted, self._blind, seed)
         self._first = self._first_points()
         self._walked = 0
 
@@ -71,7 +71,7 @@ class MethodStudy:
         """Begin another configuration; its key, or None when there is no other."""
         if (first := self._untried(self._first)) is not None:
             return self._begin(first)
-        key = self._suggest() if self._sweep.search.sampler in ("tpe", "nsga2") else None
+        key = self._suggest() if self.tried >= self._blind else None
         if key is None and (point := self._untried(self._points())) is not None:
             key = self._begin(point)
         if key is None:
@@ -114,14 +114,18 @@ class MethodStudy:
 
     def _first_points(self) -> list[Values]:
         given = first_points(self._sweep, method_named(self._sweep, self._name))
-        seeds = (seed_from(self._sweep.search.seed, self._name, "first", place) for place in count())
-        return [{**random_point(self._space, seed), **point} for point, seed in zip(given, seeds, strict=False)]
+        seed = self._sweep.search.seed
+        return [{**random_point(self._space, seed, "first", place), **point} for place, point in enumerate(given)]
 
     def _points(self) -> Iterator[Values]:
-        """Random points unless a grid is wanted; then, where the space is finite, all of it in order."""
+        """Random points unless a grid is wanted; then, where the space is finite, all of it in order.
+
+        They are numbered without the points of `first`, of which one method may have more than another.
+        """
         if self._sweep.search.sampler != "grid":
+            number = max(0, self.tried - len(self._first))
             for attempt in range(_DUPLICATES):
-                yield random_point(self._space, seed_from(self._sweep.search.seed, self._name, self.tried, attempt))
+                yield random_point(self._space, self._sweep.search.seed, number, attempt)
         while self._walked < (grid_size(self._space) or 0):
             self._walked += 1
             yield grid_point(self._space, self._walked - 1)
@@ -203,11 +207,11 @@ class MethodStudy:
         return [value for value in values if value is not None]
 
 
-def _sampler(search: SearchSpec, wanted: int, seed: int) -> optuna.samplers.BaseSampler:
+def _sampler(search: SearchSpec, wanted: int, blind: int, seed: int) -> optuna.samplers.BaseSampler:
     if search.sampler == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        return optuna.samplers.TPESampler(
+            n_startup_trials=blind, seed=seed, multivariate=True, group=True, constant_liar=True
+        )
     if search.sampler == "nsga2":
-        # Optuna's 50 would make all of a sweep of the usual size one generation, drawn at random.
-        size = min(_LARGEST_POPULATION, max(_SMALLEST_POPULATION, wanted // _GENERATIONS))
-        return optuna.samplers.NSGAIISampler(population_size=size, seed=seed)
+        return optuna.samplers.NSGAIISampler(population_size=population_size(wanted), seed=seed)
     return optuna.samplers.RandomSampler(seed=seed)

@@ -24,10 +24,13 @@ def seed_from(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:4])
 
 
-def random_point(space: Space, seed: int) -> Values:
-    """One point, drawn evenly as each range says."""
-    draws = random.Random(seed)
-    return {path: _draw(allowed, draws) for path, allowed in space.items()}
+def random_point(space: Space, *seed: object) -> Values:
+    """One point, drawn evenly as each range says.
+
+    Each path has draws of its own, so that two methods that search a path over the same range draw the same values of
+    it, whatever else they search.
+    """
+    return {path: _draw(allowed, random.Random(seed_from(*seed, path))) for path, allowed in space.items()}
 
 
 def _draw(allowed: Range, draws: random.Random) -> object:
@@ -37,23 +40,6 @@ def _draw(allowed: Range, draws: random.Random) -> object:
     if isinstance(allowed, LogRange):
         return min(high, max(low, math.exp(draws.uniform(math.log(low), math.log(high)))))
     return draws.uniform(low, high)
-
-
-def grid_size(space: Space) -> int | None:
-    """The number of points; None where a range has no points to count."""
-    counts = [None if (every := points(allowed)) is None else len(every) for allowed in space.values()]
-    return None if None in counts else math.prod(count for count in counts if count is not None)
-
-
-def grid_point(space: Space, number: int) -> Values:
-    """The points of a finite space by number, from 0; the last path changes fastest."""
-    values: Values = {}
-    for path, allowed in reversed(list(space.items())):
-        every = points(allowed)
-        assert every is not None, f"{path} has no points to count"
-        number, place = divmod(number, len(every))
-        values[path] = every[place]
-    return {path: values[path] for path in space}
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

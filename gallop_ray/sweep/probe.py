@@ -70,6 +70,7 @@ def _short(sweep: Sweep, output: str) -> Sweep:
     few = max(16, sweep.evaluation.batch_size)
     space = {path: values for path, values in sweep.search.space.items() if not path.endswith(_LEFT_OUT)}
     short = {"steps": _STEPS, "validate_steps": None, "keep": "last"}
+    first = tuple(point for point in sweep.search.first if point.keys() <= space.keys())
     limits = Limits(
         train=min(sweep.data.limits.train or _TRAIN_EXAMPLES, _TRAIN_EXAMPLES),
         validation=min(sweep.data.limits.validation or few, few),
@@ -82,8 +83,9 @@ def _short(sweep: Sweep, output: str) -> Sweep:
             "seeds": sweep.seeds[:1],
             "data": sweep.data.model_copy(update={"limits": limits}),
             "training": sweep.training.model_copy(update=short),
-            "search": sweep.search.model_copy(update={"space": space, "storage": None}),
+            "search": sweep.search.model_copy(update={"space": space, "first": first, "storage": None}),
             "budget": BudgetSpec(configurations=1),
+            "objective": sweep.objective.model_copy(update={"standard_errors": 0.0}),
             "pruning": PruningSpec(),
             "confirmation": None,
             "tracking": TrackingSpec(uri=f"sqlite:///{output}/mlflow.db"),

@@ -81,7 +81,6 @@ def test_fields_that_do_not_fit_together(problems, more, expected):
         ("data.train=[sum, sum]", 'data.train.1: "sum" is there twice; every task must differ'),
         ("data.train=[sum]", 'data.train: ["sum"] is not allowed; must be two tasks or more; for one write its name'),
         ("data.train=3", "data.train: 3 is not allowed; must be text; put it in quotes"),
-        ("data.ood=[]", "data.ood: val_mean_accuracy is not allowed without data.ood; list other tasks there, or"),
         ("data.prompt='{input}'", 'data.prompt: "{input}" is not allowed; must contain {instruction}, or be `chat`'),
         ("data.root=generatd", 'data.root: "generatd" is not allowed; must be `hub`, `generated` or a folder'),
         ("methods.1.name=gallop", 'methods.1.name: "gallop" is taken; two methods need two names'),
@@ -100,6 +99,7 @@ def test_a_task_of_several_is_no_ood_task(problems):
 
 def test_what_fits_is_accepted(load, tmp_path):
     load("", "data.ood=[]", "objective.metric=val_id_accuracy")
+    assert load("", "data.ood=[]").objective.metric == "val_id_accuracy"
     assert [each.ood for each in load("", "data.train=[sum, first]").data.rounds] == [
         ("first", "max", "min"),
         ("sum", "max", "min"),
@@ -111,6 +111,11 @@ def test_what_fits_is_accepted(load, tmp_path):
     load("", "seeds=2", "pruning.type=median")
     load("", "deepspeed.extra={zero_optimization: {overlap_comm: true, zero_hpz_partition_size: 1}}")
     load("", "training.batch_size=48", "resources.workers_per_slot=3")
+
+
+def test_a_metric_of_other_tasks_that_is_written_needs_some(problems):
+    (line,) = problems("objective: {metric: val_mean_accuracy}\n", "data.ood=[]")
+    assert line.startswith("sweep.yaml:5: objective.metric: val_mean_accuracy is not allowed without data.ood; list")
 
 
 SPACE = "search:\n  space:\n    "

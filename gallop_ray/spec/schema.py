@@ -176,7 +176,7 @@ class SearchSpec(Frozen):
 
     sampler: Literal["tpe", "random", "grid", "nsga2"] = Field(
         default="tpe",
-        description="tpe and nsga2 are Optuna's; tpe goes by results after half of the budget, at most 10 random points",
+        description="tpe and nsga2 are Optuna's; tpe goes by results after half of the budget or 10 points",
     )
     seed: int = Field(default=0, description="of the sampler")
     space: dict[str, Range] = Field(default={}, description="a range for each dotted path that varies")

@@ -132,6 +132,70 @@ def test_texts_that_are_cut_are_told_with_their_lengths(doctor, tmp_path):
     assert "10 of the 10 test examples of who are training examples, too" in warnings
 
 
+def own_data(folder, task, splits):
+    """`<task>.<split>.jsonl` of (instruction, output, answer); the arguments with which the quickstart uses them."""
+    for split, rows in splits.items():
+        lines = [json.dumps(dict(zip(("instruction", "output", "answer"), one, strict=True))) for one in rows]
+        (folder / f"{task}.{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    own = ("data.root=.", f"data.train={task}", "data.ood=[]", "objective.metric=val_id_accuracy")
+    return [argument for each in own for argument in ("--set", each)]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            ("Is it?\nAnswer format: true/false", "it is not false, it is true", "true"),
+            "'it is not false, it is true' is read as false, and answer is true. The first option in an output is",
+        ),
+        (
+            ("Repeat {}", "The answer is 2, found in 1 step", "2"),
+            "'The answer is 2, found in 1 step' is read as 1, and answer is 2. The last number in an output",
+        ),
+        (("Repeat {}", "The answer is two", "2"), "is read as no number, and answer is 2"),
+    ],
+)
+def test_outputs_that_are_read_as_another_answer_are_told_by_split(doctor, tmp_path, row, said):
+    right = (row[0], f"The answer is {row[2]}", row[2])
+    rows = [[(f"{i} {one[0]}", *one[1:]) for i in range(20)] for one in (right, row)]
+    code, lines = doctor(QUICKSTART, *own_data(tmp_path, "echo", {"train": rows[0], "test": rows[1]}))
+    assert code == 0, lines
+    (line,) = [line for line in lines if "are read as another answer" in line]
+    assert line.startswith("warning  echo.test: 20 of 20 outputs are read as another answer, as echo.test.jsonl:")
+    assert said in line
+
+
+def test_examples_of_one_split_in_another_are_told(doctor, tmp_path):
+    def row(i: int) -> tuple[str, str, str]:
+        return f"Is {i} even?\nAnswer format: true/false", "it is true", "true"
+
+    splits = {"train": range(0, 20), "validation": range(10, 30), "test": range(25, 45)}
+    own = own_data(tmp_path, "parity", {split: [row(i) for i in numbers] for split, numbers in splits.items()})
+    own_data(tmp_path, "other", {"test": [row(i) for i in (1, 2, 100, 101)], "validation": [row(102)]})
+    code, lines = doctor(QUICKSTART, *own, "--set", "data.ood=[other]")
+    assert code == 0, lines
+    told = "\n".join(lines)
+    assert "10 of the 20 validation examples of parity are training examples, too." in told
+    assert "5 of the 20 test examples of parity are validation examples, too: the search sees them" in told
+    assert "2 of the 4 test examples of other are training examples of parity, too." in told
+
+
+def test_an_answer_that_does_not_fit_is_found_wherever_it_is_and_run_refuses_it_at_once(doctor, tmp_path, capsys):
+    load_model(ModelSpec(name="pocket"))  # a tokenizer to count with
+    rows = [(f"Which of {i}?\nAnswer format: a/b", "it is a", "a") for i in range(400)]
+    rows[350] = (rows[350][0], "it is " + 90 * "very " + "a", "a")
+    own = own_data(tmp_path, "who", {"train": rows, "test": rows[:60]})
+    code, lines = doctor(QUICKSTART, *own)
+    assert code == 1
+    (line,) = [line for line in lines if line.startswith("problem")]
+    assert "who.train.jsonl:351: the answer 'it is very very" in line
+    assert "leaves no room in 32 tokens; raise max_length to " in line
+    assert main(["run", QUICKSTART, *own]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/who.train.jsonl:351: the answer 'it is" in said
+    assert "Traceback" not in said
+
+
 def test_a_cluster_that_does_not_answer(doctor, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     code, lines = doctor(QUICKSTART)

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import datasets
-
 import gallop_ray
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.plan import plan_sweep
@@ -22,6 +20,7 @@ from gallop_ray.tasks.examples import shuffled
 from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS
 from gallop_ray.tasks.hub import HUB_TASKS
+from gallop_ray.tasks.references import misread
 from gallop_ray.tracking.environment import environment_record
 
 _METHODS = ("gallop", "random", "lora", "full")
@@ -127,11 +126,13 @@ def _inventory(data: str) -> list[str]:
     """What a folder holds; reading it, the first line that cannot be used is told with its number."""
     if data in ("hub", "generated"):
         return []
-    datasets.disable_progress_bars()
     root, lines = Path(data).expanduser(), []
     for task in _tasks(data):
-        counts = [f"{len(folder_examples(root, task, split))} {split}" for split in folder_splits(root, task)]
+        examples = {split: folder_examples(root, task, split) for split in folder_splits(root, task)}
+        counts = [f"{len(each)} {split}" for split, each in examples.items()]
         lines.append(f"{data}: {task}: {', '.join(counts)}")
+        wrong = {split: found for split, each in examples.items() if (found := misread(each))}
+        lines += [f"warning: {task}.{split}: {found}. {found.fix}" for split, found in wrong.items()]
     return lines
 
 

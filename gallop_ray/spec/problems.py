@@ -45,3 +45,8 @@ def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str
     """A hint to append to a message, or nothing where no known word has a similarity (0 to 1) of `cutoff`."""
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
     return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

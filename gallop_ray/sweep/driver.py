@@ -19,6 +19,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.base import prepare
 from gallop_ray.sweep.cluster import beside_driver, connect, count_slots
 from gallop_ray.sweep.commands import reopen
+from gallop_ray.sweep.data_checks import refuse_unusable
 from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.forget import Forgetful, Silent
 from gallop_ray.sweep.halt import Halted, Watch, no_space
@@ -112,6 +113,7 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
         page = stack.enter_context(ReportApart(folder))
         display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
         if not _complete(sweep, folder, studies):
+            refuse_unusable(sweep)
             with _slots(sweep, folder, verbose, display.note) as pool, _told_first(mirror):
                 base = prepare(pool, sweep, folder, display.note)
                 _search(sweep, folder, studies, pool, Watch(base, display.note), display.note)

@@ -15,14 +15,16 @@ from transformers import AutoTokenizer
 
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.data_checks import overlaps, references
 from gallop_ray.sweep.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.sweep.machine_checks import host_memory, usable_cpus
 from gallop_ray.sweep.preview import estimates, offline
 from gallop_ray.sweep.storage import database, shown
 from gallop_ray.tasks.encode import CHAT
-from gallop_ray.tasks.examples import Example, TaskData
+from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths
+from gallop_ray.tasks.room import too_long
 from gallop_ray.training.models import PRESETS, hub_id, local_tokenizer, model_source, preset_folder
 from gallop_ray.training.resident import load_tasks
 
@@ -105,8 +107,9 @@ def data(sweep: Sweep) -> Iterator[Finding]:
             yield _on_hub(f"data of {name}", name, "dataset")
         return
     yield from _sizes(sweep, tasks)
-    yield from _overlaps(tasks)
-    yield from _lengths(sweep, [one for task in tasks.values() for one in (task.train + task.test)[:_LOOKED_AT]])
+    yield from overlaps(tasks)
+    yield from references(tasks)
+    yield from _lengths(sweep, tasks)
 
 
 def _sizes(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
@@ -120,21 +123,11 @@ def _sizes(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
             yield warning(f"{text}: {step}", "More examples, or more seeds, tell methods apart")
 
 
-def _overlaps(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
-    """Questions that are trained on and asked in a test, which then measures memory."""
-    for task in tasks.values():
-        trained = {(one.instruction, one.input) for one in task.train}
-        both = sum((one.instruction, one.input) in trained for one in task.test)
-        if both:
-            text = f"{both} of the {len(task.test)} test examples of {task.name} are training examples, too"
-            yield warning(text, "Take them out of one of the two")
-
-
 def _all_known(sweep: Sweep) -> bool:
     return all(task in HUB_TASKS for task in (*sweep.data.train_tasks, *sweep.data.ood))
 
 
-def _lengths(sweep: Sweep, examples: list[Example]) -> Iterator[Finding]:
+def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
     """Prompts that are cut, and answers that are longer than what is generated."""
     tokenizer = local_tokenizer(sweep.model)
     if tokenizer is None:
@@ -143,6 +136,11 @@ def _lengths(sweep: Sweep, examples: list[Example]) -> Iterator[Finding]:
         yield problem("data.prompt is chat, but the model has no chat template", "Write a prompt template")
         return
     longest = sweep.training.max_length
+    if unfit := too_long(tasks.values(), tokenizer, longest):
+        more = f"; so it is with {len(unfit) - 1} more" if len(unfit) > 1 else ""
+        yield problem(unfit[0] + more, "")
+        return
+    examples = [one for task in tasks.values() for one in (task.train + task.test)[:_LOOKED_AT]]
     lengths = text_lengths(examples, tokenizer, sweep.data.prompt)
     cut = sum(length > longest for length in lengths.texts)
     text = f"prompts and answers have up to {max(lengths.texts)} tokens, training.max_length is {longest}"

@@ -48,11 +48,24 @@ def encode_options(example: Example, tokenizer: Any, prompt: str, max_length: in
 def _encoded(example: Example, tokenizer: Any, prompt: str, max_length: int) -> EncodedOptions:
     options: list[list[int]] = tokenizer(list(example.options), add_special_tokens=False)["input_ids"]
     if not all(options):
-        raise ValueError(f"an answer option of {example.instruction[:80]!r} is empty; every option needs some text")
-    room = max_length - max(map(len, options)) - 1
+        raise ValueError(
+            f"{_at(example)}an answer option of {example.instruction[:80]!r} is empty; every option needs some text"
+        )
+    longest = max(map(len, options))
+    room = max_length - longest - 1
     if room < 1:
-        raise ValueError(f"the answer {example.answer[:80]!r} leaves no room in {max_length} tokens; raise max_length")
+        raise ValueError(no_room(example, longest, max_length))
     return EncodedOptions(_cut_left(_checked_prompt(example, tokenizer, prompt), room, tokenizer), options)
+
+
+def no_room(example: Example, tokens: int, max_length: int) -> str:
+    """What is said of an example whose longest option has so many tokens that no prompt fits before it."""
+    said = f"{_at(example)}the answer {example.answer[:80]!r} of {tokens} tokens leaves no room in {max_length} tokens"
+    return f"{said}; raise max_length to {tokens + 2} or more, or shorten the answer"
+
+
+def _at(example: Example) -> str:
+    return f"{example.place}: " if example.place else ""
 
 
 def encode_prompt(example: Example, tokenizer: Any, prompt: str, max_length: int) -> list[int]:
@@ -110,7 +123,8 @@ def answer_loss(logits: Tensor, labels: Tensor, positions: Tensor | None = None)
 def _checked_prompt(example: Example, tokenizer: Any, prompt: str) -> list[int]:
     found = _prompt_ids(example, tokenizer, prompt)
     if not found:
-        raise ValueError(f"the prompt template {prompt!r} gives an empty prompt; it needs {{instruction}} or some text")
+        wrong = f"{_at(example)}the prompt template {prompt!r} gives an empty prompt"
+        raise ValueError(f"{wrong}; it needs {{instruction}} or some text")
     return found
 
 

@@ -17,7 +17,8 @@ class Example:
 
     `options` are full answer texts, as the model is trained to say them; `keys` are their short forms, looked for in
     generated text ("answer3" in "the correct answer is answer3"); `label` is the index of the right one. An example
-    without options has no keys, a `number` that is right, and one text that leads up to it (see `reasoned`).
+    without options has no keys, a `number` that is right, and one text that leads up to it (see `reasoned`). `place` is
+    the file and line that it was read from, for messages; empty where there is none.
     """
 
     instruction: str
@@ -26,16 +27,22 @@ class Example:
     keys: tuple[str, ...]
     label: int
     number: float | None = None
+    place: str = field(default="", compare=False, repr=False)
 
     @property
     def answer(self) -> str:
         """The text the model is trained to say."""
         return self.options[self.label]
 
+    @property
+    def question(self) -> tuple[str, str]:
+        """What is asked, whatever its line breaks and blanks: examples that share it are the same to a learner."""
+        return " ".join(self.instruction.split()), " ".join(self.input.split())
 
-def reasoned(instruction: str, text: str, answer: str, number: float) -> Example:
+
+def reasoned(instruction: str, text: str, answer: str, number: float, place: str = "") -> Example:
     """An example without options: `answer` says how one comes to the number."""
-    return Example(instruction, text, (answer,), (), 0, number)
+    return Example(instruction, text, (answer,), (), 0, number, place)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
+from gallop_ray.spec.problems import first_line
 from gallop_ray.tasks.answers import as_number
 from gallop_ray.tasks.examples import Example, Split, reasoned
 
@@ -37,9 +38,9 @@ def hub_examples(task: str, split: Split) -> list[Example]:
     known = HUB_TASKS[task]
     try:
         rows = load_dataset(known.path, known.config, split=known.splits[split])
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the hub's libraries raise of a network, a name or a file
         raise ValueError(
-            f"cannot load task {task} ({known.path}) from the hub: {str(error).splitlines()[0]}. Check the network, or "
+            f"cannot load task {task} ({known.path}) from the hub: {first_line(error)}. Check the network, or "
             "set data.root to a folder of <task>.<split>.jsonl"
         ) from error
     assert isinstance(rows, Dataset)

@@ -1,6 +1,8 @@
 """Tasks by name, from wherever data.root says, in splits that never overlap."""
 
 import difflib
+import glob
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +44,33 @@ def _part(name: str, split: Split, source: _Source, data: DataSpec) -> list[Exam
     if "validation" in source.splits or split not in ("validation", _donor(source)):
         return shuffled(source.examples(split), f"{seed}/{split}")
     donated = shuffled(source.examples(_donor(source)), f"{seed}/held out")
-    held_out = round(len(donated) * data.validation_share)
-    if not 0 < held_out < len(donated):
+    wanted = round(len(donated) * data.validation_share)
+    if not 0 < wanted < len(donated):
         raise ValueError(
             f"task {name} has {len(donated)} examples, too few to hold out {data.validation_share} of them; "
             f"add a validation split or change data.validation_share"
         )
-    return donated[:held_out] if split == "validation" else donated[held_out:]
+    held_out = _held_out(donated, wanted)
+    validation = donated[:wanted] if held_out is None else [one for one in donated if one.question in held_out]
+    if split == "validation":
+        return validation
+    return donated[wanted:] if held_out is None else [one for one in donated if one.question not in held_out]
+
+
+def _held_out(donated: Sequence[Example], wanted: int) -> set[tuple[str, str]] | None:
+    """The questions of about so many examples: the first that fit. One that is there several times goes as a whole.
+
+    None where all examples ask the same, which no split can tell apart.
+    """
+    counts = Counter(one.question for one in donated)
+    if len(counts) == 1:
+        return None
+    chosen: set[tuple[str, str]] = set()
+    for question, count in counts.items():
+        if count <= wanted:
+            chosen.add(question)
+            wanted -= count
+    return chosen or {min(counts, key=counts.__getitem__)}
 
 
 def _donor(source: _Source) -> Split:
@@ -64,13 +86,19 @@ def _source(name: str, data: DataSpec) -> _Source:
         _check_known(name, list(GENERATED_TASKS), "among the generated tasks")
         return _Source(SPLITS, lambda split: generated_examples(name, split, data.split_seed))
     root = Path(data.root).expanduser()
-    _check_known(name, folder_tasks(root), f"in {root}")
+    _check_known(name, folder_tasks(root), f"in {root}", _other_files(root, name))
     return _Source(folder_splits(root, name), lambda split: folder_examples(root, name, split))
 
 
-def _check_known(name: str, known: list[str], where: str) -> None:
+def _other_files(root: Path, name: str) -> str:
+    """A hint at files of that name that are no <task>.<split>.jsonl, such as packed ones."""
+    found = sorted(path.name for path in root.glob(f"{glob.escape(name)}.*"))
+    return f" There is {found[0]}: give it as {name}.train.jsonl, unpacked, one object a line." if found else ""
+
+
+def _check_known(name: str, known: list[str], where: str, more: str = "") -> None:
     if name in known:
         return
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    raise ValueError(f"no task {name} {where}; there are: {', '.join(known) or 'none'}.{hint}")
+    raise ValueError(f"no task {name} {where}; there are: {', '.join(known) or 'none'}.{more or hint}")

@@ -1,17 +1,18 @@
 """Knowledge retention: the loss of general text, which no task is about."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
 
+from gallop_ray.spec.problems import first_line
 from gallop_ray.spec.schema import GENERATED_TEXT, DataSpec, Sweep
 from gallop_ray.tasks.accuracy import evaluating, over_ranks
 from gallop_ray.tasks.encode import IGNORED, Encoded, collate, encode
 from gallop_ray.tasks.examples import shuffled
 from gallop_ray.tasks.generated import SOURCE_TASKS, generated_examples
+from gallop_ray.tasks.lines import check_characters, json_object, read_lines
 from gallop_ray.tasks.token_loss import token_losses
 
 _PROMPT: str = DataSpec.model_fields["prompt"].default
@@ -78,22 +79,14 @@ def _generated(tokenizer: Any, length: int, count: int) -> list[Encoded]:
 
 def _file(path: Path) -> Iterator[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"evaluation.text {path} cannot be read: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _text(line, f"{path}:{number}")
-
-
-def _text(line: str, place: str) -> str:
-    try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not a JSON object ({error}); write one object on each line") from error
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise ValueError(f"{place}: text missing or not text; every line of evaluation.text needs it")
-    return str(row["text"])
+        for place, line in read_lines(path):
+            text = json_object(line, place).get("text")
+            if not isinstance(text, str):
+                raise ValueError(f"{place}: text missing or not text; every line needs it")
+            check_characters(text, "text", place)
+            yield text
+    except ValueError as error:
+        raise ValueError(f"evaluation.text: {error}") from error
 
 
 def _hub(source: str) -> list[str]:
@@ -103,8 +96,8 @@ def _hub(source: str) -> list[str]:
         rows = load_dataset(path, config or None, split="test")
         assert isinstance(rows, Dataset)
         return [str(text) for text in rows["text"]]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever the hub's libraries raise of a network, a name or a file
         raise ValueError(
             f"evaluation.text {source} is no .jsonl file and cannot be loaded from the hub (split test, field text): "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error

@@ -19,6 +19,29 @@ def test_the_first_key_as_a_whole_word_is_the_answer(text, index):
 
 
 @pytest.mark.parametrize(
+    ("text", "keys", "index"),
+    [
+        ("正确答案是甲", ("甲", "乙"), 0),
+        ("答案是不对。", ("对", "不对"), 1),
+        ("答えは二です", ("一", "二"), 1),
+        ("答えはウソ。", ("ホント", "ウソ"), 1),
+        ("คำตอบคือผิด", ("ถูก", "ผิด"), 1),
+        ("정답은 참입니다", ("거짓", "참"), 1),
+        ("答案是A选项", ("A", "B"), 0),
+        ("答案是2。", ("1", "2"), 1),
+        ("答案是AB", ("A", "B"), None),
+        ("答案是12", ("1", "2"), None),
+        ("die Größe", ("Gr", "e"), None),
+        ("it is C++, not C#", ("C", "C#", "C++"), 2),
+        ("it is .NET", ("NET", ".NET"), 1),
+        ("C++11", ("C++", "C"), 1),
+    ],
+)
+def test_words_have_ends_where_the_script_has_spaces(text, keys, index):
+    assert parse_answer(text, keys) == index
+
+
+@pytest.mark.parametrize(
     ("text", "number"),
     [
         ("He needs 24 * 24 = 576 tiles. The answer is 576.", 576),

@@ -1,4 +1,6 @@
+import gzip
 import json
+import os
 
 import pytest
 
@@ -17,7 +19,9 @@ def row(number, answer="answer1"):
 
 
 def write(folder, name, rows):
-    (folder / name).write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in rows))
+    (folder / name).write_text(
+        "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in rows), errors="surrogateescape"
+    )
 
 
 def data(root, **options):
@@ -83,8 +87,21 @@ def test_limits_take_the_first_of_the_shuffled_examples():
     ("line", "message"),
     [
         ("{", r"quiz.train.jsonl:2: not a JSON object"),
-        ({"instruction": "x"}, r"quiz.train.jsonl:2: input, output, answer missing"),
-        (row(2) | {"answer": 3}, r"quiz.train.jsonl:2: answer missing or not text"),
+        ({"instruction": "x"}, r"quiz.train.jsonl:2: output, answer missing or not text; every line needs"),
+        ("[1]", r"quiz.train.jsonl:2: not a JSON object; write one"),
+        ('{"answer": ' + 5000 * "9" + "}", r"quiz.train.jsonl:2: not a JSON object \(Exceeds"),
+        (60_000 * "[" + 60_000 * "]", r"quiz.train.jsonl:2: nested too deeply"),
+        ('{"instruction": "caf\udce9"}', r"quiz.train.jsonl:2: not UTF-8 \(byte 0xe9 at 21\)"),
+        (row(2) | {"instruction": "\ud83d?"}, r"quiz.train.jsonl:2: instruction has half of a character \(.ud83d,"),
+        (row(2) | {"input": "\udc00"}, r"quiz.train.jsonl:2: input has half of a character"),
+        (row(2) | {"input": 3}, r"quiz.train.jsonl:2: input missing or not text"),
+        (row(2) | {"answer": None}, r"quiz.train.jsonl:2: answer missing or not text"),
+        (row(2) | {"answer": 3}, r"quiz.train.jsonl:2: answer '3' is not among the options"),
+        (row(2) | {"answer": True}, r"quiz.train.jsonl:2: answer 'true' is not among the options"),
+        (
+            {"instruction": "28 + 1?", "output": " ", "answer": "29"},
+            r"quiz.train.jsonl:2: output is empty; write what the model is to say",
+        ),
         (row(2, "answer7"), r"quiz.train.jsonl:2: answer 'answer7' is not among the options answer1/answer2"),
         (row(2) | {"output": "yes"}, r"quiz.train.jsonl:2: output 'yes' does not contain"),
         (row(2) | {"instruction": "What is it?"}, r"quiz.train.jsonl:2: no answer options; end the instruction"),
@@ -98,6 +115,112 @@ def test_a_broken_line_is_named(tmp_path, line, message):
     write(tmp_path, "quiz.train.jsonl", [row(1), line])
     with pytest.raises(ValueError, match=message):
         load_task("quiz", data(tmp_path), ["train"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "1: the file is empty"),
+        (b"\xef\xbb\xbf\n \n", "1: the file is empty"),
+        (json.dumps([row(1)], indent=1).encode(), "1: the file is a JSON array; write one object on each line"),
+        (json.dumps(row(1)).encode("utf-16"), "1: the file is not UTF-8 but UTF-16"),
+        (json.dumps(row(1)).encode("utf-16-be"), "1: the file is not UTF-8 but UTF-16, or no text"),
+        (gzip.compress(b"{}"), "1: the file is compressed with gzip; unpack it"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, content, message):
+    (tmp_path / "quiz.train.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{tmp_path}/quiz.train.jsonl:{message}"):
+        load_task("quiz", data(tmp_path), ["train"])
+
+
+def test_a_packed_file_is_not_silently_missing(tmp_path):
+    (tmp_path / "quiz.train.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(ValueError, match=r"there are: none. There is quiz.train.jsonl.gz: give it as .*, unpacked"):
+        load_task("quiz", data(tmp_path))
+
+
+def test_lines_are_those_of_the_file_whatever_characters_stand_in_them(tmp_path):
+    """U+2028 and its like are not escaped by json.dumps(ensure_ascii=False), and end no line of JSONL."""
+    rows = [row(1) | {"input": "a\u2028b\u2029c\x85d\x0ce"}, "", row(2)]
+    text = "\r\n".join(one and json.dumps(one, ensure_ascii=False) for one in rows)
+    (tmp_path / "quiz.validation.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found = load_task("quiz", data(tmp_path), ["validation"]).validation
+    assert {one.input: one.place for one in found} == {
+        "a\u2028b\u2029c\x85d\x0ce": f"{tmp_path}/quiz.validation.jsonl:1",
+        "": f"{tmp_path}/quiz.validation.jsonl:3",
+    }
+
+
+@pytest.mark.parametrize("name", ["v [1]", "a*b", "what?", "a{b,c}", "100% #1", "two::colons"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "v 1").mkdir()
+    write(tmp_path / "v 1", "quiz.validation.jsonl", [row(9)])
+    write(tmp_path / name, "quiz.validation.jsonl", [row(1)])
+    assert instructions(load_task("quiz", data(tmp_path / name), ["validation"]).validation) == {row(1)["instruction"]}
+
+
+def test_a_file_that_changed_is_read_as_it_is_though_its_time_is_the_old_one(tmp_path):
+    path = tmp_path / "quiz.validation.jsonl"
+    for count in (5, 3):
+        write(tmp_path, path.name, [row(i) for i in range(count)])
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        assert len(load_task("quiz", data(tmp_path), ["validation"]).validation) == count
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "read"),
+    [
+        ("true/false", True, "true"),
+        ("True/False", False, "False"),
+        ("1/2/3", 2, "2"),
+        ("1/2/3", 2.0, "2"),
+        ("2.0/3.0", 2.0, "2.0"),
+    ],
+)
+def test_an_answer_that_is_no_text_is_the_option_of_that_name(tmp_path, options, answer, read):
+    line = {"instruction": f"Which?\nAnswer format: {options}", "input": None, "output": f"it is {read}"}
+    write(tmp_path, "quiz.validation.jsonl", [line | {"answer": answer}])
+    (example,) = load_task("quiz", data(tmp_path), ["validation"]).validation
+    assert (example.keys[example.label], example.answer, example.input) == (read, f"it is {read}", "")
+
+
+@pytest.mark.parametrize(("answer", "number"), [(7, 7), (-2.5, -2.5), (1e-5, 1e-5), (1e21, 1e21)])
+def test_a_number_need_not_be_text(tmp_path, answer, number):
+    write(tmp_path, "sums.validation.jsonl", [{"instruction": "How many?", "output": "x", "answer": answer}])
+    assert load_task("sums", data(tmp_path), ["validation"]).validation[0].number == number
+
+
+@pytest.mark.parametrize("donor", ["train", "test"])
+def test_examples_that_repeat_are_held_out_together(tmp_path, donor):
+    rows = [row(i % 20) | {"instruction": " " * (i % 3) + row(i % 20)["instruction"]} for i in range(60)]
+    write(tmp_path, f"quiz.{donor}.jsonl", [*rows, *(row(0) for _ in range(30))])
+    task = load_task("quiz", data(tmp_path, limits={"validation": None}), ["validation", donor])
+    rest = getattr(task, donor)
+    assert len(task.validation) == 9
+    assert len(task.validation) + len(rest) == 90
+    assert not {one.question for one in task.validation} & {one.question for one in rest}
+
+
+def test_the_smallest_group_is_held_out_where_all_are_larger_than_the_share(tmp_path):
+    write(tmp_path, "quiz.train.jsonl", [*[row(1)] * 30, *[row(2)] * 10])
+    assert len(load_task("quiz", data(tmp_path), ["validation"]).validation) == 10
+
+
+def test_of_options_that_hold_one_another_only_the_answer_is_exchanged(tmp_path):
+    line = {"instruction": "Is it?\nAnswer format: true/not true", "output": "it is not true", "answer": "not true"}
+    write(tmp_path, "quiz.validation.jsonl", [line])
+    assert load_task("quiz", data(tmp_path), ["validation"]).validation[0].options == ("it is true", "it is not true")
+    write(tmp_path, "quiz.validation.jsonl", [line | {"answer": "true"}])
+    with pytest.raises(ValueError, match="output 'it is not true' does not contain the answer 'true'"):
+        load_task("quiz", data(tmp_path), ["validation"])
+
+
+def test_options_of_a_script_without_spaces_are_found(tmp_path):
+    line = {"instruction": "3 是偶数吗\nAnswer format: 甲/乙", "output": "正确答案是甲", "answer": "甲"}
+    write(tmp_path, "quiz.validation.jsonl", [line])
+    assert load_task("quiz", data(tmp_path), ["validation"]).validation[0].options == ("正确答案是甲", "正确答案是乙")
 
 
 def test_unknown_tasks_and_splits_are_named(tmp_path):

@@ -66,6 +66,13 @@ def test_only_the_pocket_model_has_text_unless_it_is_asked_for(tmp_path):
     assert len(load_text(sweep(text=write(tmp_path, *["max 3 7"] * 9), text_examples=4), tokenizer)) == 4
 
 
+def test_a_text_may_have_any_characters(tmp_path):
+    path = tmp_path / "text.jsonl"
+    texts = ["max 3\u20287", "min\x852 9"]
+    path.write_text("\ufeff" + "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts))
+    assert len(load_text(sweep(text=str(path)), pocket_tokenizer())) == 2
+
+
 def losses_on_rank(asked):
     model, tokenizer = untrained()
     # Long texts, so that there are several batches for the ranks to share.
@@ -85,11 +92,14 @@ def test_every_rank_has_the_loss_of_one_rank(ranks, tmp_path, count):
         ('{"text": "fine"}\n{', r"text.jsonl:2: not a JSON object"),
         ('\n{"words": "fine"}', r"text.jsonl:2: text missing"),
         ('{"text": "a"}', r"text.jsonl has no text of two tokens"),
+        ("", r"evaluation.text: .*text.jsonl:1: the file is empty"),
+        ('\n{"text": "caf\udce9"}', r"text.jsonl:2: not UTF-8"),
+        ('{"text": "\\ud83d"}', r"text.jsonl:1: text has half of a character"),
     ],
 )
 def test_text_that_cannot_be_used_is_named(tmp_path, lines, message):
     path = tmp_path / "text.jsonl"
-    path.write_text(lines)
+    path.write_text(lines, errors="surrogateescape")
     with pytest.raises(ValueError, match=message):
         load_text(sweep(text=str(path)), pocket_tokenizer())
     with pytest.raises(ValueError, match=r"nowhere.jsonl cannot be read: No such file"):

@@ -1,0 +1,52 @@
+"""What the data of a sweep is held against: itself, and the rules by which answers are read."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.findings import Finding, warning
+from gallop_ray.tasks.examples import SPLITS, TaskData
+from gallop_ray.tasks.references import misread
+from gallop_ray.tasks.room import too_long
+from gallop_ray.training.models import local_tokenizer
+from gallop_ray.training.resident import load_tasks
+
+_TOLD = 5  # examples, at most
+
+
+def refuse_unusable(sweep: Sweep) -> None:
+    """Raises ValueError for own data that cannot be read or trained on, before a cluster is started for it."""
+    if not Path(sweep.data.root).is_dir():
+        return
+    tasks, tokenizer = load_tasks(sweep), local_tokenizer(sweep.model)
+    if tokenizer is not None and (unfit := too_long(tasks.values(), tokenizer, sweep.training.max_length)):
+        more = [f"and {len(unfit) - _TOLD} more"] if len(unfit) > _TOLD else []
+        raise ValueError("\n".join([*unfit[:_TOLD], *more]))
+
+
+def overlaps(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
+    """Questions of one split that are in another, which then measures memory, or is seen by the search."""
+    for trained in tasks.values():
+        known = {one.question for one in trained.train}
+        for task in tasks.values() if known else ():
+            own = "" if task is trained else f" of {trained.name}"
+            for split in ("validation", "test"):
+                examples = getattr(task, split)
+                if both := sum(one.question in known for one in examples):
+                    text = (
+                        f"{both} of the {len(examples)} {split} examples of {task.name} are training examples{own}, too"
+                    )
+                    yield warning(text, "Take them out of one of the two")
+    for task in tasks.values():
+        known = {one.question for one in task.validation}
+        if both := sum(one.question in known for one in task.test):
+            text = f"{both} of the {len(task.test)} test examples of {task.name} are validation examples, too"
+            yield warning(f"{text}: the search sees them", "Take them out of one of the two")
+
+
+def references(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
+    """Outputs that are read as another answer than theirs, by task and split."""
+    for task in tasks.values():
+        for split in SPLITS:
+            if found := misread(getattr(task, split)):
+                yield warning(f"{task.name}.{split}: {found}", found.fix)

@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 from gallop_ray.cli import main
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.models import load_model
+from gallop_ray.training.pocket import pocket_tokenizer
 
 QUICKSTART = str(Path(__file__).parents[1] / "sweeps/quickstart.yaml")
 
@@ -181,14 +182,16 @@ def test_examples_of_one_split_in_another_are_told(doctor, tmp_path):
 
 
 def test_an_answer_that_does_not_fit_is_found_wherever_it_is_and_run_refuses_it_at_once(doctor, tmp_path, capsys):
-    load_model(ModelSpec(name="pocket"))  # a tokenizer to count with
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"model_type": "llama"}')
+    pocket_tokenizer().save_pretrained("model")
     rows = [(f"Which of {i}?\nAnswer format: a/b", "it is a", "a") for i in range(400)]
     rows[350] = (rows[350][0], "it is " + 90 * "very " + "a", "a")
-    own = own_data(tmp_path, "who", {"train": rows, "test": rows[:60]})
+    own = [*own_data(tmp_path, "who", {"train": rows, "test": rows[:60]}), "--set", "model.name=model"]
     code, lines = doctor(QUICKSTART, *own)
     assert code == 1
-    (line,) = [line for line in lines if line.startswith("problem")]
-    assert "who.train.jsonl:351: the answer 'it is very very" in line
+    (line,) = [line for line in lines if "who.train.jsonl:351: the answer 'it is very very" in line]
+    assert line.startswith("problem")
     assert "leaves no room in 32 tokens; raise max_length to " in line
     assert main(["run", QUICKSTART, *own]) == 2
     said = capsys.readouterr().err

@@ -4,7 +4,7 @@ import yaml
 
 from gallop_ray.reporting.statistics import sweep_statistics
 from gallop_ray.reporting.status import opened
-from gallop_ray.spec.document import Dumper
+from gallop_ray.spec.plain_yaml import Dumper
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.ranking import Summary, best, best_run

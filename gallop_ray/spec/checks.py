@@ -1,7 +1,6 @@
 """What no single field can tell: the checks of one field against another."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
 from gallop_ray.spec.messages import by_path, explain, shown
+from gallop_ray.spec.places import is_file, is_folder
 from gallop_ray.spec.problems import Path, Problem, SweepFileError, did_you_mean, dotted
 from gallop_ray.spec.schema import UNCHECKED, Sweep
 from gallop_ray.spec.search_checks import (
@@ -180,14 +180,14 @@ def _prompt_shows_task(sweep: Sweep) -> Iterator[Finding]:
 
 def _root_exists(sweep: Sweep) -> Iterator[Finding]:
     root = sweep.data.root
-    if root not in ("hub", "generated") and not FilePath(root).is_dir():
+    if root not in ("hub", "generated") and not is_folder(root):
         message = f"{shown(root)} is not allowed; must be `hub`, `generated` or a folder, and there is no such folder"
         yield (("data", "root"),), message + did_you_mean(root, ("hub", "generated"))
 
 
 def _text_exists(sweep: Sweep) -> Iterator[Finding]:
     text = sweep.evaluation.text
-    if text and text.endswith(".jsonl") and not FilePath(text).expanduser().is_file():
+    if text and text.endswith(".jsonl") and not is_file(text):
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; there is no such file"
 
 

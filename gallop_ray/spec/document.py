@@ -1,35 +1,18 @@
 """A sweep file as plain data that remembers on which line each key and each value stands."""
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
 import yaml
 
+from gallop_ray.spec.messages import shown
+from gallop_ray.spec.plain_yaml import DEEPEST, TAGS, Loader, compose
 from gallop_ray.spec.problems import Path, Problem, SweepFileError, dotted
 
-_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
-
-
-class Loader(yaml.SafeLoader):
-    """YAML of plain values only, in which 1e-4 is a number and 2026-01-31 is text."""
-
-
-class Dumper(yaml.SafeDumper):
-    """Writes what Loader reads back."""
-
-
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag in _TAGS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _each in (Loader, Dumper):
-    # YAML 1.1 asks for a dot in every number with an exponent; nobody who writes a learning rate does.
-    _exponent = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
-    _each.add_implicit_resolver("tag:yaml.org,2002:float", _exponent, list("-+.0123456789"))
+_LARGEST_FILE = 200_000  # bytes; what is larger is no sweep, and would take long to refuse
+_MOST_VALUES = 2_000  # with every alias written out
+_LARGEST = 2**63 - 1  # what torch, NumPy and databases take
 
 
 @dataclass(frozen=True)
@@ -64,24 +47,28 @@ class Document:
 
 def read_document(path: str | FilePath) -> Document:
     """Reads a sweep file. Raises SweepFileError where no mapping can be read from it at all."""
-    text = _read_text(path)
     document = Document(str(path))
-    with _syntax_errors(str(path)):
-        node = yaml.compose(text, Loader)
+    node = compose(_read_text(path), str(path))
     if node is None:
         raise SweepFileError([Problem(str(path), 1, "", "the file is empty; a sweep needs name, model, data, methods")])
     if not isinstance(node, yaml.MappingNode):
         message = "must be `key: value` lines at the top, such as `name: my_sweep`"
         raise SweepFileError([Problem(str(path), node.start_mark.line + 1, "", message)])
-    document.data = _Reader(document).value(node, (), node.start_mark.line + 1)
+    data = _Reader(document).value(node, (), node.start_mark.line + 1)
+    if not isinstance(data, dict):
+        raise SweepFileError(document.problems)
+    document.data = data
     return document
 
 
 def parse_value(text: str, source: str) -> object:
-    """The value of a `--set`, which holds YAML. Raises SweepFileError naming `source`."""
+    """The value of a `--set`, which holds YAML without comments. Raises SweepFileError naming `source`."""
     document = Document(source)
-    with _syntax_errors(source, with_lines=False):
-        node = yaml.compose(text, Loader)
+    node = compose(text, source, with_lines=False)
+    if text.strip() and (node is None or text[node.end_mark.index :].lstrip().startswith("#")):
+        if node is None or (isinstance(node, yaml.ScalarNode) and node.style is None):
+            return text.strip()  # a `#` in plain text, such as `out #2`
+        raise SweepFileError([Problem(source, None, "", "what follows `#` would be left out; put the text in quotes")])
     value = None if node is None else _Reader(document).value(node, (), 1)
     if document.problems:
         raise SweepFileError([Problem(source, None, "", each.message) for each in document.problems])
@@ -89,29 +76,22 @@ def parse_value(text: str, source: str) -> object:
 
 
 def _read_text(path: str | FilePath) -> str:
+    line = None
     try:
-        return FilePath(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) <= _LARGEST_FILE:
+            return content.decode("utf-8")
+        reason = f"is larger than {_LARGEST_FILE // 1000} kB; give the path of a sweep file"
+        line = 1
     except FileNotFoundError:
         reason = "no such file; give the path of a sweep file"
-    except UnicodeDecodeError:
-        reason = "is not text in UTF-8; save it as UTF-8"
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
-    raise SweepFileError([Problem(str(path), None, "", reason)])
-
-
-@contextmanager
-def _syntax_errors(file: str, *, with_lines: bool = True) -> Iterator[None]:
-    try:
-        yield
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark and with_lines else None
-        reason = error.problem or error.context
-        raise SweepFileError([Problem(file, line, "", f"is not valid YAML: {reason}")]) from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise SweepFileError([Problem(file, None, "", f"is not valid YAML: {reason}")]) from None
+    except UnicodeDecodeError as error:
+        line = 1 + content.count(b"\n", 0, error.start)
+        reason = f"is not text in UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    raise SweepFileError([Problem(str(path), line, "", reason)])
 
 
 class _Reader:
@@ -126,10 +106,15 @@ class _Reader:
         is_scalar = isinstance(node, yaml.ScalarNode)
         line = node.start_mark.line + 1 if is_scalar else key_line
         self.document.places[path] = Place(self.document.file, key_line, line)
-        if node.tag not in _TAGS:
-            return self._problem(path, f"the tag {node.tag} is not understood; write a plain value")
+        if len(self.document.places) > _MOST_VALUES:
+            message = f"the file holds more than {_MOST_VALUES} values; an alias counts with all that it stands for"
+            raise SweepFileError([self.document.problem(path, message)])
+        if node.tag not in TAGS:
+            return self._problem(path, f"the tag {node.tag[:60]} is not understood; write a plain value")
         if any(node is each for each in self.open):
             return self._problem(path, "this alias stands inside the anchor that it names; write the value out")
+        if len(self.open) == DEEPEST:  # by aliases of aliases
+            return self._problem(path, f"is nested deeper than {DEEPEST} levels; write the values out")
         self.open.append(node)
         value = self._mapping(node, path) if isinstance(node, yaml.MappingNode) else self._other(node, path)
         self.open.pop()
@@ -143,9 +128,9 @@ class _Reader:
                 self._problem((*path, "?"), "a key must be a single word")
             elif key.value in found:
                 first = self.document.places[(*path, key.value)].key_line
-                message = f"is given twice, first on line {first}; keep one of them"
-                field = dotted((*path, key.value))
-                self.document.problems.append(Problem(self.document.file, line, field, message))
+                self._at_key(line, (*path, key.value), f"is given twice, first on line {first}; keep one of them")
+            elif not _is_whole(key.value):
+                self._at_key(line, path, f"the key {shown(key.value)} has half of a character; write it out")
             else:
                 found[key.value] = self.value(value, (*path, key.value), line)
         return found
@@ -155,9 +140,24 @@ class _Reader:
             items = enumerate(node.value)
             return [self.value(item, (*path, place), item.start_mark.line + 1) for place, item in items]
         try:
-            return self.scalars.construct_object(node)
-        except (ValueError, yaml.YAMLError):
-            return self._problem(path, f"{node.value} does not fit its tag; leave the tag out")
+            value = self.scalars.construct_object(node)
+        except (ValueError, LookupError, OverflowError, yaml.YAMLError):  # PyYAML's constructors trust their resolvers
+            if node.value.isdecimal():  # more digits than Python turns into a number
+                return self._problem(path, f"{node.value[:60]}... is not allowed; a whole number is at most {_LARGEST}")
+            return self._problem(path, f"{shown(node.value)} does not fit its tag; leave the tag out")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            return self._problem(path, f"{node.value[:60]} is not allowed; a whole number is at most {_LARGEST}")
+        if isinstance(value, str) and not _is_whole(value):
+            return self._problem(path, f"{shown(value)} has half of a character; write the whole one")
+        return value
 
     def _problem(self, path: Path, message: str) -> None:
         self.document.problems.append(self.document.problem(path, message))
+
+    def _at_key(self, line: int, path: Path, message: str) -> None:
+        self.document.problems.append(Problem(self.document.file, line, dotted(path), message))
+
+
+def _is_whole(text: str) -> bool:
+    r"""Whether every character can be written to a file; `"\ud83d"`, half of one, cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -62,7 +62,9 @@ def _repair(data: dict[str, Any], path: Path) -> Path:
         data["methods"][path[1]] = {"type": "full", "name": f"unreadable{path[1]}"}
         return path[:2]
     parent: Any = data
-    for part in path[:-1]:
+    for depth, part in enumerate(path[:-1]):
+        if isinstance(parent, dict) and part not in parent:  # a section that another mistake in it has taken out
+            return path[: depth + 1]
         parent = parent[part]
     if path in _FILLERS:
         parent[path[-1]] = deepcopy(_FILLERS[path])

@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from gallop_ray.spec.document import Dumper
+from gallop_ray.spec.plain_yaml import Dumper
 from gallop_ray.spec.schema import Sweep
 
 

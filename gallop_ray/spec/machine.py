@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from gallop_ray.spec.methods import Frozen
+from gallop_ray.spec.places import expanded_file_address
 
 
 class ResourcesSpec(Frozen):
@@ -13,7 +14,7 @@ class ResourcesSpec(Frozen):
     workers_per_slot: int = Field(default=1, ge=1, description="processes that train one run together")
     cpus_per_worker: float = Field(default=1, gt=0, description="CPUs that Ray reserves for each")
     gpus_per_worker: float = Field(default=0, ge=0, description="GPUs for each; 0.5 has two workers share one")
-    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    slots: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = Field(
         default="auto", description="runs that go on at once; `auto`: as many as the cluster holds"
     )
 
@@ -42,5 +43,7 @@ class DeepspeedSpec(Frozen):
 class TrackingSpec(Frozen):
     """MLflow. Without a uri: the environment's MLFLOW_TRACKING_URI, else an SQLite file beside the sweeps."""
 
-    uri: str | None = Field(default=None, description="an MLflow tracking uri, such as http://HOST:5000")
+    uri: Annotated[str, AfterValidator(expanded_file_address)] | None = Field(
+        default=None, description="an MLflow tracking uri, such as http://HOST:5000"
+    )
     experiment: str = Field(default="gallop_ray", description="the experiment's name, made where it is not there")

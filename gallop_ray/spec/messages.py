@@ -25,6 +25,7 @@ _REQUIREMENTS = {
     "bool_parsing": "must be true or false",
     "string_type": "must be text; put it in quotes",
     "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} letters",
     "too_short": "must not be empty",
     "tuple_type": "must be a list, such as [a, b]",
     "dict_type": "must be a section of `key: value` lines",

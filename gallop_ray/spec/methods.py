@@ -37,6 +37,9 @@ class Frozen(BaseModel):
         types = leaf_types(cls.model_fields[info.field_name].annotation)
         if isinstance(value, bool) and types & {int, float} and bool not in types:
             raise ValueError("must be a number")
+        # pydantic would take "010" for ten, which is 8 to some and text to YAML.
+        if isinstance(value, str) and types & {int, float} and str not in types and not types & {tuple, dict}:
+            raise ValueError("must be a number" if float in types else "must be a whole number")
         return value
 
 
@@ -77,6 +80,7 @@ class MethodSpec(Frozen):
     type: str
     name: Annotated[str, AfterValidator(_method_name)] = Field(
         default="",
+        max_length=100,
         description="by which tables and search.space call it; by default its type",
         json_schema_extra={"pattern": f"^{_METHOD_NAME}$"},
     )

@@ -7,6 +7,7 @@ from gallop_ray.spec.document import Document, Place, parse_value
 from gallop_ray.spec.problems import Path, Problem, SweepFileError, did_you_mean, dotted
 from gallop_ray.spec.schema import Sweep
 
+_LONGEST = 160  # characters of an override that are shown
 _EPOCHS, _STEPS = ("training", "epochs"), ("training", "steps")
 
 
@@ -24,7 +25,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
 
 def source(override: str) -> str:
     """What stands in place of file and line for an override."""
-    return f"--set {override}"
+    return f"--set {override if len(override) <= _LONGEST else override[:_LONGEST] + '...'}"
 
 
 def _apply(document: Document, text: str, origin: str) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
 
+_LONGEST = 160  # characters of a field that are shown, and of a word to which another may be close
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -22,7 +24,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return ": ".join(part for part in (place, self.field, self.message) if part)
+        return one_line(": ".join(part for part in (place, _cut(self.field), self.message) if part))
 
 
 class SweepFileError(ValueError):
@@ -36,6 +38,15 @@ class SweepFileError(ValueError):
         return "\n".join(map(str, self.problems))
 
 
+def one_line(text: str) -> str:
+    """The text with line breaks and control characters written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cut(field: str) -> str:
+    return field if len(field) <= _LONGEST else f"{field[:_LONGEST]}..."
+
+
 def dotted(path: Path) -> str:
     """A path as users write it: `methods.0.density`."""
     return ".".join(map(str, path))
@@ -43,7 +54,8 @@ def dotted(path: Path) -> str:
 
 def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
     """A hint to append to a message, or nothing where no known word has a similarity (0 to 1) of `cutoff`."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
+    text = str(word)
+    close = difflib.get_close_matches(text, list(known), n=1, cutoff=cutoff) if len(text) <= _LONGEST else []
     return f"; did you mean `{close[0]}`?" if close else ""
 
 

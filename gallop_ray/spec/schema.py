@@ -19,15 +19,19 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gallop_ray.spec.machine import DeepspeedSpec, ResourcesSpec, RetentionSpec, TrackingSpec
 from gallop_ray.spec.methods import AnyMethodSpec, Frozen
+from gallop_ray.spec.places import expanded, expanded_file_address, local_folder
 from gallop_ray.spec.space import Range
 
 Text = Annotated[str, Field(min_length=1)]
+PathOrName = Annotated[Text, AfterValidator(expanded)]
 
 
 class ModelSpec(Frozen):
     """The base model: a preset (`pocket`, `smollm2-135m`, ...), a hub id, or a folder."""
 
-    name: Text = Field(description="a preset (`pocket`, `smollm2-135m`), a hub id, or a folder that transformers loads")
+    name: PathOrName = Field(
+        description="a preset (`pocket`, `smollm2-135m`), a hub id, or a folder that transformers loads"
+    )
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of weights and activations; bfloat16 on GPUs, float32 on CPUs"
@@ -65,7 +69,7 @@ class DataSpec(Frozen):
     tasks then, beside those of `ood`, and what is measured is averaged (GaLLoP, arXiv 2510.19778).
     """
 
-    root: Text = Field(default="hub", description="`hub`, `generated`, or a folder of <task>.<split>.jsonl")
+    root: PathOrName = Field(default="hub", description="`hub`, `generated`, or a folder of <task>.<split>.jsonl")
     train: Tasks = Field(
         description="the task to train on; its test set gives ID accuracy. A list: every run has a round for each"
     )
@@ -148,7 +152,7 @@ class EvaluationSpec(Frozen):
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="null: 16, and 256 for tasks without answer options, which reason first"
     )
-    text: Text | None = Field(
+    text: PathOrName | None = Field(
         default="auto",
         description="general text: a .jsonl file with a field `text`, a hub id (or id:configuration), or `generated`; "
         "null: none; auto: generated for the pocket model, else none",
@@ -183,7 +187,7 @@ class SearchSpec(Frozen):
     first: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = Field(
         default=(), description="points that are tried before anything else"
     )
-    storage: Text | None = Field(
+    storage: Annotated[Text, AfterValidator(expanded_file_address)] | None = Field(
         default=None,
         description="database of the studies, such as sqlite:////srv/studies.db or postgresql://HOST/studies; "
         "null: a journal file in the sweep's folder",
@@ -265,6 +269,8 @@ class PruningSpec(Frozen):
 
 
 FIRST_FRESH_SEED = 1000
+_MOST_SEEDS = 1000
+_TAKEN = ("mlflow.db", "scores")
 _FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]*"
 
 
@@ -273,18 +279,22 @@ def _count_to_seeds(value: object, start: int = 0) -> object:
         return value
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError("must be a list of seeds, or how many to take (at least 1)")
+    if value > _MOST_SEEDS:
+        raise ValueError(f"must be at most {_MOST_SEEDS}, as a count of seeds; for this one seed write [{value}]")
     return tuple(range(start, start + value))
 
 
 def _folder_name(value: str) -> str:
+    if value in _TAKEN:
+        raise ValueError("must be another name; a file or folder beside the sweeps has this one")
     if not re.fullmatch(_FOLDER_NAME, value):
         raise ValueError("must be of letters, digits, `_`, `.` and `-`, and start with a letter or a digit")
     return value
 
 
-Seed = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]  # what torch takes
 SeedList = Annotated[tuple[Seed, ...], Field(min_length=1)]
-_Written = Annotated[int, Field(ge=1)] | SeedList
+_Written = Annotated[int, Field(ge=1, le=_MOST_SEEDS)] | SeedList
 Seeds = Annotated[SeedList, BeforeValidator(_count_to_seeds, json_schema_input_type=_Written)]
 FreshSeeds = Annotated[
     SeedList,
@@ -316,9 +326,14 @@ class Sweep(Frozen):
     """
 
     name: Annotated[str, AfterValidator(_folder_name)] = Field(
-        description="the sweep's folder below `output`", json_schema_extra={"pattern": f"^{_FOLDER_NAME}$"}
+        max_length=100,
+        description="the sweep's folder below `output`",
+        json_schema_extra={"pattern": f"^{_FOLDER_NAME}$"},
     )
-    output: Text = Field(default="runs", description="folder of sweeps, on storage that every node sees")
+    output: Annotated[Text, AfterValidator(local_folder)] = Field(
+        default="runs",
+        description="folder of sweeps, on storage that every node sees; `~` and $VARIABLES are replaced",
+    )
     model: ModelSpec
     data: DataSpec
     methods: tuple[AnyMethodSpec, ...] = Field(

@@ -51,7 +51,7 @@ def range_values(sweep: Sweep) -> Iterator[Finding]:
     """Ends and choices that a field does not take."""
     for key, values in sweep.search.space.items():
         reached = [(path, method) for method in sweep.methods if (path := normalised(key, method))]
-        fields = [(section_model(path, method), path.partition(".")[2]) for path, method in reached]
+        fields = dict.fromkeys((section_model(path, method), path.partition(".")[2]) for path, method in reached)
         yield from dict.fromkeys(found for field in fields for found in _refused_values(key, *field, values))
 
 
@@ -171,5 +171,7 @@ def _values(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[int]:
     key = keys.get(f"training.{field}")
     values = (getattr(sweep.training, field),) if key is None else points(sweep.search.space[key])
     if isinstance(values, range):
-        return values if values.start > 0 else ()
+        # Not all need be tried: of numbers in a row that all divide a batch, or are all multiples of one, there are
+        # fewer, for the smallest number that 1 to 43 divide is beyond any batch size.
+        return values[:43] if values.start > 0 else ()
     return [value for value in values or () if isinstance(value, int) and value > 0]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from gallop_ray.spec.document import Dumper
+from gallop_ray.spec.plain_yaml import Dumper
 
 _MASKS = ("gallop", "saft", "sift", "snip", "magnitude", "random", "smt", "sara", "lift", "spiel")
 _ADDED = ("lora", "dora")

@@ -90,7 +90,7 @@ def test_six_mistakes_are_told_at_once_each_on_its_line(problems):
         ("\n- a\n- b\n", "sweep.yaml:2: must be `key: value` lines"),
         ("name: a\nmodel: {name: b\ndata: 3\n", "sweep.yaml:3: is not valid YAML:"),
         ("name: a\n---\nname: b\n", "sweep.yaml:2: is not valid YAML:"),
-        ("name: \x07\n", "sweep.yaml: is not valid YAML:"),
+        ("name: \x07\n", "sweep.yaml:1: is not valid YAML: the character #x0007"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_one_problem(problems, text, expected):
@@ -101,10 +101,11 @@ def test_a_file_that_is_no_mapping_is_one_problem(problems, text, expected):
 
 def test_missing_file_and_folder_and_binary(tmp_path: Path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for name, reason in (("nope.yaml", "no such file"), ("", "cannot be read"), ("binary.yaml", "is not text")):
+    reasons = (("nope.yaml", ": no such file"), ("", ": cannot be read"), ("binary.yaml", ":1: is not text in UTF-8"))
+    for name, reason in reasons:
         with pytest.raises(SweepFileError) as caught:
             load_sweep(tmp_path / name)
-        assert str(caught.value).startswith(f"{tmp_path / name}: {reason}")
+        assert str(caught.value).startswith(f"{tmp_path / name}{reason}")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from gallop_ray.spec.document import Loader
 from gallop_ray.spec.json_schema import schema_text, sweep_schema
+from gallop_ray.spec.plain_yaml import Loader
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))

@@ -1,0 +1,62 @@
+"""Paths as users write them, with `~` and environment variables, made into paths that can be."""
+
+import os
+import re
+from pathlib import Path
+
+_LONGEST_PART, _LONGEST = 255, 2000  # bytes; file systems take parts of 255, and paths of 4096 with all that we add
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^{}]*)\})")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+
+
+def expanded(text: str) -> str:
+    """The path with `~` and variables such as `$SCRATCH` replaced, once for all processes.
+
+    Raises ValueError for what no path can be. A `$` of a name that is there stays.
+    """
+    if any(ord(each) < 32 for each in text):
+        raise ValueError("must be a path, without line breaks and other control characters")
+    if not os.path.lexists(text):
+        text = _VARIABLE.sub(_value, text)
+    if text.startswith("~"):
+        user, text = text.partition("/")[0], os.path.expanduser(text)
+        if text.startswith("~"):
+            raise ValueError(f"must be a path, and there is no home folder {user}")
+    if len(os.fsencode(text)) > _LONGEST or any(len(os.fsencode(part)) > _LONGEST_PART for part in text.split("/")):
+        raise ValueError(f"must be a path of at most {_LONGEST} bytes, each part of at most {_LONGEST_PART}")
+    return text
+
+
+def local_folder(text: str) -> str:
+    """The path of a folder that is written to; ValueError also for addresses such as s3://."""
+    if _SCHEME.match(text):
+        raise ValueError("must be the path of a folder that every node sees; an address is none, so mount it")
+    return expanded(text)
+
+
+def expanded_file_address(text: str) -> str:
+    """An address with its variables replaced where it is that of a file; others may hold a `$` of their own."""
+    return expanded(text) if text.startswith("sqlite") or not _SCHEME.match(text) else text
+
+
+def is_folder(text: str) -> bool:
+    """Whether there is such a folder, as far as one may look."""
+    try:
+        return Path(text).is_dir()
+    except OSError:
+        return False
+
+
+def is_file(text: str) -> bool:
+    """Whether there is such a file, as far as one may look."""
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
+
+
+def _value(found: re.Match[str]) -> str:
+    name = found[1] or found[2]
+    if name not in os.environ:
+        raise ValueError(f"must be a path, and the environment variable {name} is not set")
+    return os.environ[name]

@@ -68,7 +68,7 @@ def _answers(arguments: argparse.Namespace, path: Path) -> Answers:
     usual = "pocket" if data == "generated" else "smollm2-135m"
     model = ask("Model: a folder, a hub id, `pocket` or `smollm2-135m`", arguments.model, usual, _model)
     methods = ask(f"Methods, of {', '.join(STARTER_METHODS)}", arguments.methods, " ".join(_METHODS), _methods)
-    seeds = ask("Seeds", arguments.seeds, "2", lambda text: _whole(text, 1))
+    seeds = ask("Seeds", arguments.seeds, "3", lambda text: _whole(text, 1))
     here = len(environment_record()["gpus"])
     gpus = ask("GPUs for one run (0: CPU)", arguments.gpus, str(min(here, 1)), lambda text: _whole(text, 0))
     name = arguments.name or re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)

@@ -45,7 +45,7 @@ def _add_init(commands: Any) -> None:
     init.add_argument(
         "--methods", nargs="+", metavar="METHOD", help="methods to compare (default: gallop random lora full)"
     )
-    init.add_argument("--seeds", metavar="N", help="how many seeds (default: 2)")
+    init.add_argument("--seeds", metavar="N", help="how many seeds (default: 3, the fewest for a verdict)")
     init.add_argument("--gpus", metavar="N", help="GPUs for one run, 0 for the CPU (default: 1 where there is one)")
     init.add_argument("--force", action="store_true", help="overwrite the file")
     init.set_defaults(command=_init)
@@ -107,8 +107,16 @@ def _load(arguments: argparse.Namespace) -> Sweep:
 def _validate(arguments: argparse.Namespace) -> int:
     sweep = _load(arguments)
     print(f"{arguments.sweep}: fine; sweep {sweep.name}, methods {', '.join(m.name for m in sweep.methods)}")
+    _print_advice(sweep)
     print(f"its data and model: gallop-ray doctor {arguments.sweep}")
     return 0
+
+
+def _print_advice(sweep: Sweep) -> None:
+    from gallop_ray.reporting.advice import advice
+
+    for sentence in advice(sweep):
+        print(f"note: {sentence}")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -116,6 +124,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from gallop_ray.sweep.preview import print_plan
 
     print_plan(sweep)
+    _print_advice(sweep)
     if arguments.probe:
         from gallop_ray.sweep.driver import located
         from gallop_ray.sweep.probe import print_probe
@@ -126,6 +135,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     sweep = _load(arguments)
+    _print_advice(sweep)
     from gallop_ray.sweep.driver import located
 
     return run(located(sweep), arguments.verbose)

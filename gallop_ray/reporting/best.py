@@ -2,10 +2,11 @@
 
 import yaml
 
+from gallop_ray.reporting.edges import edges_of
 from gallop_ray.reporting.statistics import sweep_statistics
 from gallop_ray.reporting.status import opened
 from gallop_ray.spec.plain_yaml import Dumper
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.schema import ObjectiveSpec, Sweep
 from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.ranking import Summary, best, best_run
 from gallop_ray.tracking.records import SweepFolder
@@ -21,12 +22,13 @@ def print_best(directory: str, of_each_method: bool) -> None:
         raise ValueError(
             f"no configuration of {folder.path} has finished without a failed run; see `gallop-ray status {directory}`"
         )
-    print("\n\n".join(_described(folder, each, sweep.objective) for each in found[: None if of_each_method else 1]))
+    print("\n\n".join(_described(folder, sweep, each) for each in found[: None if of_each_method else 1]))
     if verdict := sweep_statistics(folder, sweep).verdict:
         print(f"\n{verdict.text}")
 
 
-def _described(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> str:
+def _described(folder: SweepFolder, sweep: Sweep, best: Summary) -> str:
+    objective = sweep.objective
     names = dict.fromkeys([objective.metric, *_TEST_METRICS])
     metrics = [f"  {name}: {_measured(*best.over_seeds(name))}" for name in names]
     settings = folder.configuration(best.configuration).configuration()
@@ -34,6 +36,7 @@ def _described(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> 
         [
             f"{best.configuration}, mean ± standard deviation over {len(best.finished)} seeds:",
             *metrics,
+            *(f"at an edge: {edge}" for found in edges_of(folder, sweep, [best]).values() for edge in found),
             "\n# its settings, for a sweep file",
             _yaml({"methods": [settings["method"]], "training": _without_unused(settings["training"])}),
             *_adapter(folder, best, objective),

@@ -14,6 +14,7 @@ from gallop_ray.reporting.answers import recorded, weighted, weights_of
 from gallop_ray.reporting.comparison import Comparison, Side, compare, corrected
 from gallop_ray.reporting.spread import Spread, spread
 from gallop_ray.reporting.verdict import Verdict, decide
+from gallop_ray.reporting.verdict_text import selection_text
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import Correct
 from gallop_ray.tracking.files import Record
@@ -173,5 +174,5 @@ def _verdict(metric: str, best: Best, comparisons: Sequence[Comparison], sweep: 
         return None
     verdict = decide(metric, ranking, comparisons)
     missing = [method.name for method in sweep.methods if method.name not in ranking]
-    note = f" Nothing to go by yet: {', '.join(missing)}." if missing else ""
-    return replace(verdict, text=verdict.text + note)
+    said = [verdict.text, selection_text(sweep), f"Nothing to go by yet: {', '.join(missing)}." if missing else None]
+    return replace(verdict, text=" ".join(filter(None, said)))

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import safe_open
 
+from gallop_ray.reporting.edges import edges_of
 from gallop_ray.reporting.live import ActiveRun, SweepState
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import UNCHECKED, Sweep
@@ -78,7 +79,7 @@ class SweepStatus:
             **whole,
             "methods": methods,
             "objective": self._sweep.objective.metric,
-            "best": _best(best[0] if best else None),
+            "best": self._best(best[0] if best else None),
             "seconds_left": state.seconds_left(),
             "slot_seconds_left": state.slot_seconds_left(),
             "running": [_running(run) for run in state.active],
@@ -106,9 +107,19 @@ class SweepStatus:
             name: {
                 "configurations": _counted(max(plan.configurations, begun[name]), ends[name], len(active[name])),
                 "runs": self._runs(plan, max(plan.configurations, begun[name])),
-                "best": _best(best.get(name)),
+                "best": self._best(best.get(name)),
             }
             for name, plan in self._planned.items()
+        }
+
+    def _best(self, best: Summary | None) -> Record | None:
+        if best is None:
+            return None
+        found = edges_of(self._folder, self._sweep, [best]).get(best.configuration, ())
+        return {
+            "configuration": best.configuration,
+            "objective": best.values[0],
+            "edges": [str(edge) for edge in found],
         }
 
     def _runs(self, plan: MethodPlan, configurations: int) -> Record:
@@ -136,10 +147,6 @@ def _counted(total: int, ends: "Counter[str]", active: int) -> Record:
     left = total - sum(ends.values())
     over = {name: ends[name] for name in ("finished", "pruned", "failed")}
     return {"total": total, **over, "running": active, "to_do": left - active}
-
-
-def _best(best: Summary | None) -> Record | None:
-    return None if best is None else {"configuration": best.configuration, "objective": best.values[0]}
 
 
 def _running(run: ActiveRun) -> Record:
@@ -258,6 +265,8 @@ def _lines(record: Record) -> Iterable[str]:
         yield f"{run['status']}: {run['configuration']} seed {run['seed']}: {(run['reason'] or '').split(chr(10))[0]}"
     if record["best"]:
         yield f"best {record['best']['configuration']}: {record['objective']} {100 * record['best']['objective']:.1f} %"
+    for method in record["methods"].values():
+        yield from (f"at an edge: {edge}" for edge in (method["best"] or {}).get("edges", ()))
 
 
 def _running_line(run: Record) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from gallop_ray.reporting.edges import MARK
+from gallop_ray.spec.edges import Edge
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking import ranking
 from gallop_ray.tracking.files import Record
@@ -18,6 +20,8 @@ from gallop_ray.tracking.ranking import (
     summaries,
 )
 
+Edges = Mapping[str, Sequence[Edge]]
+_NO_EDGES: Edges = {}
 _TEST_METRICS = {"ID": "id_accuracy", "OOD": "ood_accuracy", "Forget": "forget_ratio", "Collapse": "collapse_rate"}
 _VALIDATION = {
     "val_mean_accuracy": "Val mean",
@@ -32,7 +36,10 @@ _MOST_ROWS = 100
 
 
 def final_table(
-    results: Iterable[Record], base: Mapping[str, Any] | None = None, objective: ObjectiveSpec | None = None
+    results: Iterable[Record],
+    base: Mapping[str, Any] | None = None,
+    objective: ObjectiveSpec | None = None,
+    edges: Edges = _NO_EDGES,
 ) -> Table:
     """Each method's best configuration by the objective, or the front of several, and what it does on the test sets.
 
@@ -42,14 +49,20 @@ def final_table(
         results: result.json of each run.
         base: metrics of the base model under the names that results use; null values and missing names are shown as -.
         objective: what the sweep went by.
+        edges: of the best configurations, by key; their rows are marked, and each edge has a line below.
     """
     aim, every = objective or ObjectiveSpec(), list(results)
     results = of_the_verdict(every)
     confirmed = "" if results == every else ", run again on fresh seeds"
     title = f"Pareto front by {_by(aim)}" if aim.metrics else f"Best configuration of each method by {aim.metric}"
     table = _table(title + confirmed, _first_heading(aim), results, aim)
-    for row in _best_rows(results, base, aim):
+    for row in _best_rows(results, base, aim, edges):
         table.add_row(*row)
+    lines = [str(edge) for found in edges.values() for edge in found]
+    if lines:
+        table.caption = "\n".join(
+            [f"{table.caption}", f"{MARK}: a better value may lie beyond what was tried:", *lines]
+        )
     return table
 
 
@@ -66,13 +79,16 @@ def configurations_table(results: Iterable[Record], objective: ObjectiveSpec | N
 
 
 def markdown_table(
-    results: Iterable[Record], base: Mapping[str, Any] | None = None, objective: ObjectiveSpec | None = None
+    results: Iterable[Record],
+    base: Mapping[str, Any] | None = None,
+    objective: ObjectiveSpec | None = None,
+    edges: Edges = _NO_EDGES,
 ) -> str:
-    """The final table as Markdown."""
+    """The final table as Markdown, without the lines below it."""
     aim = objective or ObjectiveSpec()
     headings = [_first_heading(aim), *_headings(aim)]
     rule = ["---", *["---:"] * (len(headings) - 1)]
-    rows = [headings, rule, *_best_rows(of_the_verdict(results), base, aim)]
+    rows = [headings, rule, *_best_rows(of_the_verdict(results), base, aim, edges)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -116,13 +132,15 @@ def _ways(results: Sequence[Record]) -> str:
     return "likelihood (without options by generation)" if without else "likelihood"
 
 
-def _best_rows(results: Iterable[Record], base: Mapping[str, Any] | None, objective: ObjectiveSpec) -> list[list[str]]:
+def _best_rows(
+    results: Iterable[Record], base: Mapping[str, Any] | None, objective: ObjectiveSpec, edges: Edges
+) -> list[list[str]]:
     rows = [[BASE, "", "", "", "", *_cells(base_summary(base, objective))[4:]]] if base else []
     found = summaries(results, objective)
     if objective.metrics:
         return [*rows, *([summary.configuration, *_cells(summary)] for summary in found if summary.on_front)]
     chosen = ranking.best(results, objective)
-    rows += [[summary.method, *_cells(summary)] for summary in chosen]
+    rows += [[each.method + MARK * (each.configuration in edges), *_cells(each)] for each in chosen]
     known = {summary.method for summary in chosen}
     without = {summary.method: summary for summary in reversed(found) if summary.method not in known}
     blank = [_MISSING] * (len(_headings(objective)) - 1)

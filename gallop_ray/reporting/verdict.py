@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtrit
-from scipy.stats import nct
-
 from gallop_ray.reporting.comparison import LEAST_SEEDS, LEVEL, Comparison, degrees_of_freedom
+from gallop_ray.reporting.power import MOST_SEEDS, POWER, power_of_t
 from gallop_ray.reporting.spread import larger_is_better
 from gallop_ray.reporting.verdict_text import best_text, open_text, tied_text
 
@@ -16,8 +14,6 @@ Outcome = Literal["best", "tied with", "not enough seeds"]
 
 MARGIN = 0.02
 """Two methods whose means differ by less than this are as good as each other: two points of accuracy."""
-POWER = 0.8
-MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ def decide(metric: str, ranking: Sequence[str], comparisons: Sequence[Comparison
         return Verdict("tied with", metric, leader, tuple(like), None, text)
     closest = of[undecided[0]]
     needed = seeds_needed(closest, LEVEL / max(1, len(comparisons)))
-    text = open_text(metric, leader, undecided, beaten, closest, needed, len(comparisons))
+    text = open_text(metric, leader, undecided, beaten, closest, needed, len(ranking))
     return Verdict("not enough seeds", metric, leader, tuple(undecided), needed, text)
 
 
@@ -82,11 +78,7 @@ def _power(difference: float, by_seeds: float, by_examples: float, seeds: int, l
     """Of a two-sided test; the squared errors are those at that number of seeds."""
     freedom = degrees_of_freedom(math.sqrt(by_seeds), math.sqrt(by_examples), seeds)
     tests = ((by_seeds, seeds - 1), (by_seeds + by_examples, freedom))
-    return min(_power_of_t(abs(difference), math.sqrt(error), of, level) for error, of in tests if error)
-
-
-def _power_of_t(difference: float, error: float, freedom: float, level: float) -> float:
-    return float(nct.sf(stdtrit(freedom, 1 - level / 2), freedom, difference / error))
+    return min(power_of_t(abs(difference), math.sqrt(error), of, level) for error, of in tests if error)
 
 
 def _beats(leader: str, comparison: Comparison | None) -> bool:

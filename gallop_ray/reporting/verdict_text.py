@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from gallop_ray.reporting.comparison import LEAST_SEEDS, Comparison
+from gallop_ray.reporting.power import seeds_text
+from gallop_ray.spec.schema import Sweep
 
 _NAMES = {
     "mean_accuracy": "mean of ID and OOD accuracy",
@@ -32,9 +34,9 @@ def open_text(
     beaten: Sequence[str],
     closest: Comparison | None,
     needed: int | None,
-    pairs: int,
+    methods: int,
 ) -> str:
-    """The leader may be no better than some others; `pairs` were compared."""
+    """The leader may be no better than some others; `methods` were compared."""
     if closest is None:
         said = f"{leader} and {undecided[0]} have fewer than two seeds in common; a verdict takes at least two."
         return f"Not enough seeds to name a best method by {_named(metric)} on test sets: {said}"
@@ -44,7 +46,21 @@ def open_text(
         apart = f"{leader} is ahead, but {closest.seeds} seeds do not tell it from {listed(undecided)}."
     also = f" It is better than {listed(beaten)}." if beaten else ""
     return (
-        f"Not enough seeds by {_named(metric)} on test sets: {apart}{also}{_ahead(closest)} {_needed(needed, closest)}"
+        f"Not enough seeds by {_named(metric)} on test sets: {apart}{also}{_ahead(closest)} "
+        f"{_needed(needed, closest, methods)}"
+    )
+
+
+def selection_text(sweep: Sweep) -> str | None:
+    """That the objective saw the tasks on which forgetting is measured, where it did."""
+    seen = [metric for metric in sweep.objective.all_metrics if metric != "val_id_accuracy"]
+    if not seen:
+        return None
+    tasks = dict.fromkeys(task for each in sweep.data.rounds for task in each.ood)
+    return (
+        f"The search goes by {' and '.join(seen)}, so it sees validation data of the OOD tasks "
+        f"({listed(list(tasks))}): OOD accuracy and forgetting are those of a model selected for these tasks (oracle "
+        "selection), not of tasks unknown to the search."
     )
 
 
@@ -68,9 +84,9 @@ def _ahead(comparison: Comparison | None) -> str:
     return f" {pair}: {100 * comparison.difference:+.1f} points (95 % interval {interval}, {comparison.seeds} seeds)."
 
 
-def _needed(needed: int | None, closest: Comparison) -> str:
+def _needed(needed: int | None, closest: Comparison, methods: int) -> str:
     if closest.seeds < LEAST_SEEDS:
-        return f"No verdict rests on {closest.seeds} seeds, whatever they say: it takes {LEAST_SEEDS} or more."
+        return f"No verdict rests on {closest.seeds} seeds, whatever they say: {seeds_text(methods)}."
     if needed is None and closest.difference == 0:
         return "They do not differ so far."
     if needed is None:

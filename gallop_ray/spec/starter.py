@@ -97,7 +97,8 @@ def _methods(answers: Answers) -> Iterator[str]:
         else:
             yield f"  - {{type: {method}}}"
     yield ""
-    yield _noted(f"seeds: {answers.seeds}", "every configuration runs with each of them")
+    few = "" if answers.seeds >= 3 else "; a verdict takes 3"
+    yield _noted(f"seeds: {answers.seeds}", f"every configuration runs with each of them{few}")
 
 
 def _search(answers: Answers) -> Iterator[str]:
@@ -109,7 +110,7 @@ def _search(answers: Answers) -> Iterator[str]:
     for method in trained:
         yield f"    {method}.training.learning_rate: {{log: {_learning_rates(method, answers.toy)}}}"
     yield ""
-    yield _noted("budget: {configurations: 4}", "for each method")
+    yield _noted("budget: {configurations: 6}", "for each method; from the fourth on results decide")
     yield ""
     metric = "val_mean_accuracy" if answers.ood else "val_id_accuracy"
     measured = "of the task and of the others, on validation data" if answers.ood else "of the task, on validation data"
@@ -118,9 +119,9 @@ def _search(answers: Answers) -> Iterator[str]:
 
 def _learning_rates(method: str, toy: bool) -> str:
     if toy:
-        low, high = ("1e-3", "3e-2") if method in (*_MASKS, *_ADDED) else ("1e-4", "3e-3")
+        low, high = ("1e-4", "3e-2") if method in (*_MASKS, *_ADDED) else ("3e-5", "3e-3")
     else:
-        low, high = ("5e-5", "5e-3") if method in (*_MASKS, *_ADDED) else ("5e-6", "5e-4")
+        low, high = ("1e-5", "3e-3") if method in (*_MASKS, *_ADDED) else ("1e-6", "3e-4")
     return f"[{low}, {high}]"
 
 

@@ -4,6 +4,7 @@ import sys
 
 from rich.console import Console
 
+from gallop_ray.reporting.edges import edges_of
 from gallop_ray.reporting.statistics import sweep_statistics
 from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import configurations_table, final_table
@@ -13,6 +14,7 @@ from gallop_ray.tasks.metrics import VACUOUS, is_vacuous
 from gallop_ray.tasks.rounds import base_metrics
 from gallop_ray.tracking import control
 from gallop_ray.tracking.mlflow_store import tracking_uri
+from gallop_ray.tracking.ranking import best
 from gallop_ray.tracking.records import PAGE, SweepFolder
 
 
@@ -27,7 +29,8 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     metrics = base_metrics(base, sweep.data)
     if len(folder.configurations()) > len(sweep.methods):
         console.print(configurations_table(results, sweep.objective))
-    console.print(final_table(results, metrics, sweep.objective))
+    edges = edges_of(folder, sweep, best(results, sweep.objective))
+    console.print(final_table(results, metrics, sweep.objective, edges))
     if verdict := sweep_statistics(folder, sweep).verdict:
         console.print(verdict.text, end="\n\n", highlight=False)
     if any(is_vacuous(base, each.ood) for each in sweep.data.rounds):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gallop_ray.reporting.edges import edges_of
 from gallop_ray.reporting.report.material import Material
 
 _FOLLOWS_NO_FORMAT = 0.05
@@ -10,7 +11,7 @@ _DISAGREEMENT = 0.2  # of two forget ratios
 
 def notes(material: Material) -> list[str]:
     """Sentences, the weightiest first; none where there is nothing to warn of."""
-    found = (_unfinished, _bad, _learnt_nothing, _vacuous, _disagreeing, _few_seeds)
+    found = (_unfinished, _bad, _learnt_nothing, _at_edges, _vacuous, _disagreeing, _few_seeds)
     return [note for look in found for note in look(material)]
 
 
@@ -49,6 +50,12 @@ def _learnt_nothing(material: Material) -> Iterator[str]:
             f"no method is better than the base model ({100 * base:.1f} %) at the task that it was trained on: more "
             "steps or other learning rates may help."
         )
+
+
+def _at_edges(material: Material) -> Iterator[str]:
+    for found in edges_of(material.folder, material.sweep, material.best).values():
+        for edge in found:
+            yield f"a better value may lie beyond what was tried: {edge}."
 
 
 def _disagreeing(material: Material) -> Iterator[str]:

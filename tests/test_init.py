@@ -32,9 +32,9 @@ def write(path, answer):
 def test_without_answers_it_is_a_sweep_that_runs_everywhere(folder, capsys):
     assert main(["init"]) == 0
     sweep = load_sweep("my_sweep.yaml")
-    assert (sweep.name, sweep.model.name, sweep.data.root, len(sweep.seeds)) == ("my_sweep", "pocket", "generated", 2)
+    assert (sweep.name, sweep.model.name, sweep.data.root, len(sweep.seeds)) == ("my_sweep", "pocket", "generated", 3)
     out = capsys.readouterr().out
-    assert "wrote my_sweep.yaml: 4 methods, 16 configurations x 2 seeds = 32 runs" in out
+    assert "wrote my_sweep.yaml: 4 methods, 24 configurations x 3 seeds = 72 runs" in out
     assert "gallop-ray run my_sweep.yaml" in out
 
 

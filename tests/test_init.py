@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -91,6 +92,24 @@ def test_answers_that_cannot_be_are_refused_and_nothing_is_written(folder, capsy
     assert main(["init", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert list(folder.rglob("*.yaml")) == []
+
+
+def test_what_nobody_expected_is_one_line_and_keeps_its_trace(folder, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    (folder / "file").touch()
+    assert main(["init", "file/a.yaml"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("gallop-ray: unexpected FileExistsError: [Errno 17] File exists: ")
+    assert "in init" in (folder / said.partition("(trace in ")[2].rstrip(")")).read_text()
+
+
+def test_outputs_that_are_read_as_another_answer_are_told(folder, capsys):
+    row = {"instruction": "Which?\nAnswer format: red/blue", "output": "not blue but red", "answer": "red"}
+    (folder / "data/animals.test.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
+    assert main(["init", "--data", "data"]) == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert said.startswith("warning: animals.test: 20 of 20 outputs are read as another answer, as data/animals.test.")
+    assert "'not blue but red' is read as blue, and answer is red. The first option in an output is its answer" in said
 
 
 def test_broken_lines_are_told_with_their_places(folder, capsys):

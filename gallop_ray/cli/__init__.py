@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from gallop_ray import __version__
-from gallop_ray.cli.sweep_file import add_sweep_file_commands, run
+from gallop_ray.cli.sweep_file import FAILED, add_sweep_file_commands, run
+from gallop_ray.cli.unexpected import NO_MISTAKE, told
 from gallop_ray.export.request import TARGETS, checked
 from gallop_ray.spec.problems import SweepFileError
 
@@ -17,7 +18,8 @@ _USER_ERROR = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code.
 
-    0: done, or stopped as asked; 1: runs failed; 2: the user has to mend something; 130, 143: ended by SIGINT, SIGTERM.
+    0: done, or stopped as asked; 1: runs failed, or something that nobody expected; 2: the user has to change
+    something; 130, 143: ended by SIGINT, SIGTERM.
     """
     parsed = make_parser().parse_args(arguments)
     try:
@@ -25,9 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SweepFileError as error:
         print(error, file=sys.stderr)
         return _USER_ERROR
-    except ValueError as error:
-        print(f"gallop-ray: {error}", file=sys.stderr)
-        return _USER_ERROR
+    except Exception as error:
+        # A ValueError says what the user can change. Whatever else comes this far is somebody's bug.
+        mistake = isinstance(error, ValueError) and not isinstance(error, NO_MISTAKE)
+        print(f"gallop-ray: {error if mistake else told(error)}", file=sys.stderr)
+        return _USER_ERROR if mistake else FAILED
     return code
 
 

@@ -6,18 +6,14 @@ from torch import Tensor
 from gallop_ray.methods.contract import MatrixState, RefreshedMethod
 from gallop_ray.sparse.topk import largest
 
-_EXACT_BELOW = 512  # rows or columns up to which a whole SVD is cheap
-_ITERATIONS = 4
-_OVERSAMPLING = 10
-
 
 class Lift(RefreshedMethod):
-    """score = |best rank-r approximation of the present w|, for each matrix by itself; chosen anew every N steps."""
+    """score = |best rank-r approximation of the present w|, for each matrix by itself; chosen again every N steps."""
 
     needs_matrices = True
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-        return low_rank(weight, self.spec.rank, generator).abs_()
+        return low_rank(weight, self.spec.rank).abs_()
 
     def refreshes_after(self, step: int, steps: int) -> bool:
         every: int = self.spec.refresh_every
@@ -27,21 +23,16 @@ class Lift(RefreshedMethod):
         return largest(self.score(state.weight, None, state.generator), state.indices.numel())
 
 
-def low_rank(weight: Tensor, rank: int, generator: torch.Generator) -> Tensor:
+def low_rank(weight: Tensor, rank: int) -> Tensor:
     """The approximation of `weight` (out, in) by its `rank` largest singular values: float32 (out, in).
 
-    Small matrices exactly; large ones by subspace iteration from a seeded start (Halko et al., arXiv 0909.4061).
+    Neighbouring singular values of language models differ by less than 1 %, so that what is nearly the right subspace
+    ranks the entries in another order. Hence the eigenvectors of the smaller Gram matrix, in float64: they have squared
+    the condition, and still leave ten digits. About 9 m^3 operations for m = min(out, in), and 8 out in + 32 m^2 bytes.
     """
-    matrix = weight.float()
-    smaller = min(matrix.shape)
-    if smaller <= _EXACT_BELOW or rank + _OVERSAMPLING >= smaller:
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    else:
-        start = torch.randn(matrix.shape[1], rank + _OVERSAMPLING, generator=generator).to(matrix.device)
-        basis = torch.linalg.qr(matrix @ start).Q
-        for _ in range(_ITERATIONS):
-            basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.t() @ basis).Q).Q
-        u, s, vh = torch.linalg.svd(basis.t() @ matrix, full_matrices=False)
-        u = basis @ u
-    approximation: Tensor = (u[:, :rank] * s[:rank]) @ vh[:rank]
-    return approximation
+    matrix = weight.double()
+    wide = matrix.shape[0] <= matrix.shape[1]
+    gram = matrix @ matrix.t() if wide else matrix.t() @ matrix
+    # eigh sorts upwards: the last vectors belong to the largest singular values.
+    kept = torch.linalg.eigh(gram).eigenvectors[:, max(0, len(gram) - rank) :]
+    return (kept @ (kept.t() @ matrix) if wide else matrix @ kept @ kept.t()).float()

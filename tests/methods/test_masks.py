@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from gallop_ray.methods import METHODS
+from gallop_ray.methods import METHODS, MatrixState
 from gallop_ray.methods.lift import low_rank
 from gallop_ray.methods.magnitude import smallness
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.topk import EXCLUDED, largest
+from gallop_ray.spec.methods import LiftSpec
 from gallop_ray.training.loop import batches
 from gallop_ray.training.selection import select
 from tests.training import tiny
@@ -177,15 +178,34 @@ def test_largest_equals_a_stable_sort() -> None:
         assert torch.equal(largest(scores, k), order[:k].sort().values)
 
 
-def test_subspace_iteration_is_near_the_best_approximation() -> None:
-    """With singular values that fall as those of trained weights do."""
-    generator = torch.Generator().manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(n, 600, generator=generator)).Q for n in (700, 600))
-    matrix = (u * torch.arange(1, 601).float().pow(-0.7)) @ v.t()
-    found = low_rank(matrix, 8, torch.Generator().manual_seed(1))
-    left, s, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    best = (left[:, :8] * s[:8]) @ right[:8]
-    assert float((matrix - found).norm()) < 1.001 * float((matrix - best).norm())
-    k = 8 * sum(matrix.shape)
-    same = set(largest(found.abs(), k).tolist()) & set(largest(best.abs().float(), k).tolist())
-    assert len(same) > 0.98 * k
+def flat(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix whose singular values differ by 0.1 % from one to the next, and its best approximation of rank 16."""
+    generator, smaller = torch.Generator().manual_seed(rows), min(rows, columns)
+    draws = (torch.randn(n, smaller, generator=generator, dtype=torch.float64) for n in (rows, columns))
+    u, v = (torch.linalg.qr(draw).Q for draw in draws)
+    values = 0.999 ** torch.arange(smaller, dtype=torch.float64)
+    return (u * values) @ v.t(), (u[:, :16] * values[:16]) @ v[:, :16].t()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1536, 576), (2048, 2048)])
+def test_lift_ranks_large_matrices_as_their_exact_approximation_does(rows: int, columns: int) -> None:
+    matrix, best = flat(rows, columns)
+    k = 8 * (rows + columns)
+    expected = set(largest(best.abs().float(), k).tolist())
+    assert set(largest(low_rank(matrix, 16).abs(), k).tolist()) == expected
+    if rows > columns:
+        u, s, vh = torch.linalg.svd(matrix.float().double(), full_matrices=False)
+        of_svd = largest(((u[:, :16] * s[:16]) @ vh[:16]).abs().float(), k)
+        found = [low_rank(w, 16).abs() for w in (matrix.float(), matrix.float().t())]
+        assert set(largest(found[0], k).tolist()) == set(of_svd.tolist())
+        assert set(largest(found[1].t().contiguous(), k).tolist()) == set(of_svd.tolist()), "wide as well as tall"
+
+
+def test_lift_s_mask_is_the_same_for_every_seed_and_after_a_refresh_of_what_has_not_changed() -> None:
+    method: Any = METHODS["lift"](LiftSpec(rank=4))
+    weight = torch.randn(640, 600, generator=torch.Generator().manual_seed(5))
+    first, second = (method.score(weight, None, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert torch.equal(first, second)
+    chosen = largest(first, 500)
+    state = MatrixState(weight, None, chosen, torch.zeros(500), 7, 20, torch.Generator().manual_seed(2))
+    assert torch.equal(method.refresh(state), chosen)

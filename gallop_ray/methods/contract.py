@@ -105,7 +105,7 @@ class RefreshedMethod(MaskMethod):
     restores_dropped: ClassVar[bool] = False
     """Whether an entry that is dropped goes back to its base value, or keeps what it has learnt."""
     delta_decay: float = 0.0
-    """Strength of the L2 penalty on the delta."""
+    """Weight decay of the delta, beside that of the weights."""
 
     @abstractmethod
     def refreshes_after(self, step: int, steps: int) -> bool:

@@ -9,10 +9,12 @@ from gallop_ray.sparse.topk import EXCLUDED, largest
 
 
 class Spiel(RefreshedMethod):
-    """Random entries at first; every N steps, of each matrix, the n with the smallest |delta| go back to the base.
+    """Random entries until after `accumulate` steps; then, in each matrix, those with the largest |sum of gradients|.
 
-    In their place come the n entries, of those not trained, with the largest |sum of the gradients| of the last
-    `accumulate` steps. n falls linearly from initial_rate x k to none at the end.
+    Every N steps after that the n entries with the smallest |delta| are given up, and the n with the largest |sum of
+    the gradients| of the last `accumulate` steps are trained, of all but those kept: one that was given up may be among
+    them, and then nothing happens to it. The others go back to the base. n falls linearly from initial_rate x k to none
+    at the end; the first time it is k.
     """
 
     restores_dropped = True
@@ -25,22 +27,26 @@ class Spiel(RefreshedMethod):
         return uniform(weight, generator)
 
     def refreshes_after(self, step: int, steps: int) -> bool:
-        every: int = self.spec.refresh_every
-        return step % every == 0 and step < steps
+        first, every = int(self.spec.accumulate), int(self.spec.refresh_every)
+        return first <= step < steps and (step - first) % every == 0
 
     def accumulates_in(self, step: int, steps: int) -> bool:
-        every: int = self.spec.refresh_every
-        refresh, accumulate = -(-step // every) * every, int(self.spec.accumulate)
-        return refresh < steps and step > refresh - accumulate
+        begun = step - (step - 1) % int(self.spec.refresh_every)  # the step in which the last such phase began
+        choice = begun + int(self.spec.accumulate) - 1
+        return step <= choice < steps
 
     def refresh(self, state: MatrixState) -> Tensor:
         assert state.gradient is not None
         k = state.indices.numel()
-        growth = state.gradient.abs().view(-1)
-        growth[state.indices.long()] = EXCLUDED
-        wanted = int(self.spec.initial_rate * (1 - state.step / state.steps) * k)
-        replaced = min(wanted, growth.numel() - k)
-        if not replaced:
+        given_up = self._given_up(state, k)
+        if not given_up:
             return state.indices
-        kept = state.indices[largest(state.delta.abs(), k - replaced)].long()
-        return torch.cat([kept, largest(growth, replaced)]).sort().values
+        growth, kept = state.gradient.abs().view(-1), state.indices.new_empty(0).long()
+        if given_up < k:
+            kept = state.indices[largest(state.delta.abs(), k - given_up)].long()
+        growth[kept] = EXCLUDED
+        return torch.cat([kept, largest(growth, given_up)]).sort().values
+
+    def _given_up(self, state: MatrixState, k: int) -> int:
+        first = state.step == self.spec.accumulate
+        return k if first else int(self.spec.initial_rate * (1 - state.step / state.steps) * k)

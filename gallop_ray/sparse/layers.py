@@ -32,7 +32,7 @@ class _SparseMatmul(torch.autograd.Function):
             chosen = chosen_gradient(x, grads[0], layer.indices)
         else:
             chosen = layer.choose(weight_gradient(x, grads[0]))
-        return grad_x, None, None, layer.pulled(chosen, weight), None
+        return grad_x, None, None, chosen.to(layer.values.dtype), None
 
 
 class SparseLayer(nn.Module):
@@ -51,8 +51,6 @@ class SparseLayer(nn.Module):
         self.values = nn.Parameter(values)
         self.take: Callable[[Tensor], None] | None = None
         """Is handed each backward pass's dW, in the weight's shape, to keep or to change."""
-        self.pull: tuple[float, Tensor] | None = None
-        """Strength of an L2 penalty on the delta, and the base values (k,) that the entries are pulled to."""
 
     def choose(self, dense: Tensor) -> Tensor:
         """The chosen entries (k,) of dW, in the weight's shape."""
@@ -61,20 +59,13 @@ class SparseLayer(nn.Module):
             self.take(dense)  # which may add the other ranks' gradients in place: the choice comes first
         return chosen
 
-    def pulled(self, chosen: Tensor, weight: Tensor) -> Tensor:
-        """The gradient (k,) of `values` from the chosen entries (k,) of dW."""
-        if self.pull is not None:
-            strength, base = self.pull
-            chosen = chosen + strength * (weight.view(-1)[self.indices] - base)
-        return chosen.to(self.values.dtype)
-
     def release(self) -> None:
         """Give the memory back. Under ZeRO-3 DeepSpeed's closures keep layers alive that nobody else knows."""
         stored = getattr(self.values, "ds_tensor", self.values)
         stored.data = stored.new_empty(0)
         self.values.grad = None
         self.indices = self.indices.new_empty(0)
-        self.take = self.pull = None
+        self.take = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the layer computes with its weight."""
@@ -164,14 +155,13 @@ class _SplicedWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, values: Tensor, layer: SparseLayer) -> Tensor:
-        ctx.save_for_backward(weight)
         ctx.layer = layer
         return weight.detach()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         layer: SparseLayer = ctx.layer
-        return None, layer.pulled(layer.choose(grads[0].contiguous()), *ctx.saved_tensors), None
+        return None, layer.choose(grads[0].contiguous()).to(layer.values.dtype), None
 
 
 class _ScoredWeight(torch.autograd.Function):

@@ -15,6 +15,8 @@ from gallop_ray.spec.search_checks import (
     Finding,
     batch_divides,
     best_can_be_kept,
+    decay_has_a_target,
+    entries_have_ages,
     first_points_fit,
     fixed_paths,
     grid_is_finite,
@@ -242,6 +244,8 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("methods", "search"), first_points_fit),
     (("methods", "search.space"), lora_has_one_scale),
     (("training.keep", "training.validate_steps", "methods", "objective", "search"), best_can_be_kept),
+    (("training.decay_to", "methods", "search"), decay_has_a_target),
+    (("training.optimizer", "methods", "search"), entries_have_ages),
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )
 _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (_root_exists, _text_exists)

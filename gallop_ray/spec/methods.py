@@ -76,6 +76,10 @@ class MethodSpec(Frozen):
     """Whether it has optimizer steps, and so anything to search."""
     refreshes: ClassVar[bool] = False
     """Whether its mask changes while it trains."""
+    entry_ages: ClassVar[bool] = False
+    """Whether an entry that is chosen later counts optimizer steps of its own, for Adam's bias correction."""
+    decays_to_base: ClassVar[bool] = True
+    """Whether weight decay can pull what it trains to the base: as a mask's entries, or as added parameters' zero."""
 
     type: str
     name: Annotated[str, AfterValidator(_method_name)] = Field(
@@ -172,6 +176,7 @@ class SaraSpec(MaskMethodSpec):
     """SaRA (arXiv 2409.06633): the smallest weights, chosen anew once."""
 
     refreshes: ClassVar[bool] = True
+    entry_ages: ClassVar[bool] = True
 
     type: Literal["sara"] = "sara"
     scope: Literal["global"] = Field(default="global", description="one threshold for all, as in the paper")
@@ -193,13 +198,18 @@ class SpielSpec(MaskMethodSpec):
     """SpIEL-AG (arXiv 2401.16405): drop what changed least, grow where the gradient is large."""
 
     refreshes: ClassVar[bool] = True
+    entry_ages: ClassVar[bool] = True
 
     type: Literal["spiel"] = "spiel"
     scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
     refresh_every: int = Field(default=20, ge=1, description="optimizer steps from one choice to the next")
     accumulate: int = Field(default=5, ge=1, description="optimizer steps whose gradients decide what grows")
-    initial_rate: Fraction = Field(default=0.2, description="share that is replaced, falling linearly to 0")
-    delta_decay: float = Field(default=0.0, ge=0, description="strength of the L2 penalty on the delta")
+    initial_rate: Fraction = Field(
+        default=0.2, description="share that is replaced, falling to 0; the first choice replaces all"
+    )
+    delta_decay: float = Field(
+        default=0.0, ge=0, description="weight decay of the delta, decoupled from the gradient: pulls to the base"
+    )
 
     @model_validator(mode="after")
     def _accumulate_within_interval(self) -> Self:
@@ -255,11 +265,15 @@ class PeftSpec(MethodSpec):
 class FullSpec(MethodSpec):
     """Full fine-tuning: every parameter of the model."""
 
+    decays_to_base: ClassVar[bool] = False
+
     type: Literal["full"] = "full"
 
 
 class WiseFtSpec(MethodSpec):
     """WiSE-FT (arXiv 2109.01903): full fine-tuning, then alpha of the way from the base to the tuned weights."""
+
+    decays_to_base: ClassVar[bool] = False
 
     type: Literal["wise_ft"] = "wise_ft"
     alpha: float = Field(default=0.5, ge=0, le=1, description="0: the base weights; 1: the tuned ones")
@@ -267,6 +281,8 @@ class WiseFtSpec(MethodSpec):
 
 class LinesSpec(MethodSpec):
     """LiNeS (arXiv 2410.17146): full fine-tuning, then a scale of the change that grows from block to block."""
+
+    decays_to_base: ClassVar[bool] = False
 
     type: Literal["lines"] = "lines"
     first: float = Field(default=0.5, ge=0, le=1, description="scale of the first block and what is before it")

@@ -15,6 +15,8 @@ from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, holds, point
 # The paths concerned, the one to blame first, and what is wrong.
 Finding = tuple[Sequence[Path], str]
 
+_COUNT_STEPS = {"adam", "adamax", "nadam", "radam", "adafactor"}
+
 # Paths share their first part, which makes them more alike than their fields are.
 _CLOSE = 0.8
 
@@ -105,6 +107,26 @@ def lora_has_one_scale(sweep: Sweep) -> Iterator[Finding]:
             if other[name] in searched or getattr(method, other[name], None) is not None:
                 message = f"is not allowed beside {other[name]} of {method.name}; give one of the two"
                 yield (*_at(keys[f"method.{name}"]), ("methods", place)), message
+
+
+def decay_has_a_target(sweep: Sweep) -> Iterator[Finding]:
+    """Weight decay to the base where a method keeps no base values of its own to pull to."""
+    for place, method in enumerate(sweep.methods):
+        keys = space_keys(sweep, method)
+        if not method.decays_to_base and "base" in _choices(sweep, keys, "decay_to"):
+            message = f"{shown(method.type)} is not allowed with training.decay_to: base, which only masks have"
+            yield (("methods", place, "type"),), f"{message}; leave out one of the two"
+
+
+def entries_have_ages(sweep: Sweep) -> Iterator[Finding]:
+    """Optimizers that correct for the steps they have done, beside masks whose entries have not all done as many."""
+    for place, method in enumerate(sweep.methods):
+        keys = space_keys(sweep, method)
+        named = [str(each).lower() for each in _choices(sweep, keys, "optimizer")]
+        for optimizer in set(named) & _COUNT_STEPS if method.entry_ages else ():
+            at = _at(keys["training.optimizer"]) if "training.optimizer" in keys else (("training", "optimizer"),)
+            message = f"{optimizer} is not allowed with {method.type}, which chooses some entries later than others"
+            yield (*at, ("methods", place, "type")), f"{message}: it counts one number of steps for all; use adamw"
 
 
 def batch_divides(sweep: Sweep) -> Iterator[Finding]:

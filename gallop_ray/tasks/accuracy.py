@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from gallop_ray.sparse.memory import free_memory, is_out_of_memory
 from gallop_ray.sparse.weights import is_split, rank, world_size
 from gallop_ray.tasks.answers import is_right, read_answer
-from gallop_ray.tasks.encode import encode_options, encode_prompt
+from gallop_ray.tasks.encode import encode_options, encode_prompt, ended
 from gallop_ray.tasks.examples import Example
 
 Item = TypeVar("Item")
@@ -58,9 +58,10 @@ class _Row:
 def likelihood_correct(
     model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings
 ) -> list[bool]:
-    """For each example, whether the right option has strictly the highest log-probability (summed over its tokens).
+    """For each example, whether the right option has strictly the highest log-probability, summed over its tokens.
 
-    Every example has options. `model` is a transformers causal language model or a wrapper around one. Equal on every
+    The end of the sequence is one of them, as in training, so that an option that another one continues can win; it is
+    left out where the options differ in their last token alone, which decides. Every example has options. `model` is a transformers causal language model or a wrapper around one. Equal on every
     rank.
     """
     rows = [row for i, example in enumerate(examples) for row in _rows(i, example, tokenizer, settings)]
@@ -101,10 +102,12 @@ def _rows(index: int, example: Example, tokenizer: Any, settings: EvaluationSett
     encoded = encode_options(example, tokenizer, settings.prompt, settings.max_length)
     shared = _common_prefix(encoded.options)
     if all(len(option) == shared + 1 for option in encoded.options):
-        # Options that differ in their last token only are all read from one position of one sequence.
+        # Options that differ in their last token only are all read from one position of one sequence: none continues
+        # another, and their ends would take a sequence for each.
         tails = {i: option[shared:] for i, option in enumerate(encoded.options)}
         return [_Row(index, encoded.prompt + encoded.options[0][:shared], tails)]
-    return [_Row(index, encoded.prompt + option[:-1], {i: option}) for i, option in enumerate(encoded.options)]
+    answers = [ended(option, tokenizer) for option in encoded.options]
+    return [_Row(index, encoded.prompt + answer[:-1], {i: answer}) for i, answer in enumerate(answers)]
 
 
 def _common_prefix(options: Sequence[Sequence[int]]) -> int:

@@ -85,8 +85,13 @@ def encode(example: Example, tokenizer: Any, prompt: str, max_length: int) -> En
     `prompt` is a template with {instruction} and {input}, or `chat` for the tokenizer's chat template.
     """
     encoded = _encoded(example, tokenizer, prompt, max_length)
-    answer = [*encoded.options[example.label], tokenizer.eos_token_id]
+    answer = ended(encoded.options[example.label], tokenizer)
     return Encoded(encoded.prompt + answer, [IGNORED] * len(encoded.prompt) + answer)
+
+
+def ended(option: Sequence[int], tokenizer: Any) -> list[int]:
+    """An answer option as it is trained, and as its likelihood is measured: with the end of the sequence after it."""
+    return [*option, tokenizer.eos_token_id]
 
 
 def collate(items: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:

@@ -13,16 +13,18 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
 from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext
+from gallop_ray.training.decay import DecayToBase, decay_to_base
 from gallop_ray.training.refresh import Refresher
 from gallop_ray.training.selection import Selection, select
 
 
 @dataclass(frozen=True)
 class Attached:
-    """A method's parameters on the model, and what keeps its mask fresh."""
+    """A method's parameters on the model, what keeps its mask fresh, and what pulls it to the base."""
 
     attachment: Attachment
     refresher: Refresher | None = None
+    decay: DecayToBase | None = None
     candidates: Sequence[Candidate] = ()
     magnitudes: Tensor | None = None
     """Of all candidates, as exponent_counts."""
@@ -78,4 +80,5 @@ def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | No
         if checkpoint is not None:
             delta.recall(checkpoint.touched)
     refresher = Refresher(method, delta, context.seed) if isinstance(method, RefreshedMethod) else None
-    return Attached(delta, refresher, candidates, resident.magnitudes[key], selection.scores)
+    decay = decay_to_base(method, delta, context.training)
+    return Attached(delta, refresher, decay, candidates, resident.magnitudes[key], selection.scores)

@@ -18,6 +18,7 @@ from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.training.context import RunContext
+from gallop_ray.training.decay import DecayToBase
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.errors import Diverged
 from gallop_ray.training.refresh import Refresher
@@ -76,6 +77,7 @@ def train(
     attachment: Attachment,
     engine: Engine,
     refresher: Refresher | None = None,
+    decay: DecayToBase | None = None,
     begun: TrainState | None = None,
     keep: Callable[[TrainState], None] = lambda state: None,
     validation: Validation | None = None,
@@ -90,7 +92,7 @@ def train(
     context.phases.first_forward()
     # An interrupted run goes on with the batches that it has not seen.
     for batch in islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps):
-        _step(context, engine, batch, state, refresher)
+        _step(context, engine, batch, state, refresher, decay)
         attachment.write()
         state.step += 1
         if refresher is not None:
@@ -123,12 +125,19 @@ def _late(state: TrainState, training: TrainingSpec) -> bool:
 
 
 def _step(
-    context: RunContext, engine: Engine, batch: Sequence[Encoded], state: TrainState, refresher: Refresher | None
+    context: RunContext,
+    engine: Engine,
+    batch: Sequence[Encoded],
+    state: TrainState,
+    refresher: Refresher | None,
+    decay: DecayToBase | None,
 ) -> None:
     """One optimizer step; notes this rank's mean loss."""
     rate, losses = learning_rate(context.training, state.step, state.steps), []
     parts = list(micro_batches(batch, context.training.micro_batch_size))
-    with refresher.step(state.step + 1, state.steps, len(parts)) if refresher is not None else nullcontext():
+    if decay is not None:
+        decay.apply(engine, rate)
+    with refresher.step(state.step + 1, state.steps) if refresher is not None else nullcontext():
         for part in parts:
             loss = context.resident.losses(engine, part).mean()
             engine.backward(loss)

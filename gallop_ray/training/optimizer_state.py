@@ -89,6 +89,13 @@ class OptimizerState:
         return [v.clone() for v in bits.view(torch.float32).split(sizes)]
 
     @torch.no_grad()
+    def pull(self, targets: Sequence[Tensor], share: float) -> None:
+        """Move the float32 values by `share` of the way to `targets`, whole vectors (k_m,)."""
+        for p in self._pieces():
+            own = p.flat.detach().view(-1)[p.at : p.at + p.size]
+            own.lerp_(targets[p.number][p.start : p.start + p.size].to(own), share)
+
+    @torch.no_grad()
     def write(self, state: State, shared: Mapping[str, Tensor]) -> None:
         """Put vectors in the place of the optimizer's, and their rounded values into the parameters."""
         kept = self._inner.state

@@ -29,14 +29,11 @@ class Refresher:
         """Whether gradients have been added up that the next choice still needs."""
 
     @contextmanager
-    def step(self, step: int, steps: int, accumulation: int) -> Iterator[None]:
-        """Around the backward passes of optimizer step `step` (1, 2, ...), `accumulation` of them on each rank."""
+    def step(self, step: int, steps: int) -> Iterator[None]:
+        """Around the backward passes of optimizer step `step` (1, 2, ...)."""
         accumulates = self._method.accumulates_in(step, steps)
         for m, layer in enumerate(self._delta.layers):
             layer.take = partial(self._owned.add, m) if accumulates else None
-        if self._method.delta_decay:
-            for layer, base in zip(self._delta.layers, self._delta.base(), strict=True):
-                layer.pull = (self._method.delta_decay / accumulation, base)
         yield
         self.accumulating |= accumulates
 
@@ -82,7 +79,8 @@ class Refresher:
 def moved(state: State, old: list[Tensor], new: list[Tensor], present: list[Tensor]) -> State:
     """The optimizer's vectors for the entries `new` instead of `old`, matrix by matrix.
 
-    What stays keeps its float32 value and its moments; newcomers begin at their present weight with moments 0.
+    What stays keeps its float32 value and its moments; newcomers begin at their present weight with moments 0,
+    and age 0 where the optimizer counts that by entry.
     """
     answer: State = {}
     for key, vectors in state.items():

@@ -94,20 +94,28 @@ def _train_and_measure(
             phases.first_forward()
             return measure(resident, attachment.module), TrainState(steps=0)
     with phases.phase("attaching"):
-        optimizer = make_optimizer(context.training, attachment.parameters)
+        optimizer = _optimizer(context, what)
         engine = Engine(attachment.module, resident.config(context.training, trained), optimizer)
     try:
         with phases.phase("training"):
             validation = Validation(context, attachment, base)
             begun = None if checkpoint is None else _go_on(context, attachment, engine, checkpoint, validation)
             keep = partial(_keep, what=what, engine=engine, validation=validation, path=context.reporter.checkpoint)
-            state = train(context, attachment, engine, what.refresher, begun, keep, validation)
+            state = train(context, attachment, engine, what.refresher, what.decay, begun, keep, validation)
             state.best_step = validation.go_back()
             attachment.settle()
         with phases.phase("evaluating"):
             return measure(resident, engine.module), state
     finally:
         engine.close()
+
+
+def _optimizer(context: RunContext, what: Attached) -> torch.optim.Optimizer:
+    """The run's optimizer; weight decay to the base is not its business."""
+    training = context.training
+    if what.delta is not None and training.decay_to == "base":
+        training = training.model_copy(update={"weight_decay": 0.0})
+    return make_optimizer(training, what.attachment.parameters, context.configuration.method.entry_ages)
 
 
 def _keep(state: TrainState, what: Attached, engine: Engine, validation: Validation, path: Path) -> None:

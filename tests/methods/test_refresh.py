@@ -7,15 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from gallop_ray.methods import METHODS, MatrixState
+from gallop_ray.methods import METHODS, MatrixState, RefreshedMethod
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.spec.methods import SpielSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import answer_loss, collate
+from gallop_ray.training.attach import Attached
+from gallop_ray.training.decay import decay_to_base
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import TrainState, batches, learning_rate, train
-from gallop_ray.training.optimizers import make_optimizer
-from gallop_ray.training.refresh import Refresher
+from gallop_ray.training.optimizers import EntryAdamW, make_optimizer
+from gallop_ray.training.refresh import Refresher, moved
+from gallop_ray.training.run import _optimizer
 from gallop_ray.training.selection import select
 from tests.training import tiny
 
@@ -24,17 +28,20 @@ METHODS_HERE: dict[str, dict[str, Any]] = {
     "lift": {"density": {"lora_rank": 2}, "rank": 4, "refresh_every": 3},
     "spiel": {"density": 0.04, "refresh_every": 4, "accumulate": 2, "initial_rate": 0.5, "delta_decay": DECAY},
     "sara": {"density": 0.04, "refresh_at": 0.5},
+    "magnitude": {"density": 0.04},
 }
+REFRESHED = ("lift", "spiel", "sara")
+OF_ONE_AGE = ("lift",)  # all entries count the run's steps, as in its paper
 Masks = dict[str, list[int]]
 
 
-def the_sweep(stage: int) -> Sweep:
-    return tiny.sweep(stage, steps=STEPS, weight_decay=0.1, clip_norm=None, checkpoint_steps=1)
+def the_sweep(stage: int, decay_to: str = "zero") -> Sweep:
+    return tiny.sweep(stage, steps=STEPS, weight_decay=0.1, decay_to=decay_to, clip_norm=None, checkpoint_steps=1)
 
 
-def refreshed(stage: int, name: str) -> dict[str, Any]:
+def refreshed(stage: int, name: str, decay_to: str = "zero") -> dict[str, Any]:
     """On each rank: the first mask, those after each step that could be kept, and the trained weights."""
-    resident = tiny.resident(the_sweep(stage))
+    resident = tiny.resident(the_sweep(stage, decay_to))
     context = tiny.context(resident, SEED, method={"type": name, **METHODS_HERE[name]})
     method: Any = METHODS[name](context.configuration.method)
     candidates = find_candidates(resident.model)
@@ -48,9 +55,10 @@ def refreshed(stage: int, name: str) -> dict[str, Any]:
 
     note(TrainState(STEPS))
     trained = sum(i.numel() for i in delta.indices)
-    optimizer = make_optimizer(context.training, delta.parameters)
+    optimizer = _optimizer(context, Attached(delta))
     engine = Engine(delta.module, resident.config(context.training, trained), optimizer)
-    train(context, delta, engine, Refresher(method, delta, SEED), keep=note)
+    refresher = Refresher(method, delta, SEED) if isinstance(method, RefreshedMethod) else None
+    train(context, delta, engine, refresher, decay_to_base(method, delta, context.training), keep=note)
     engine.close()
     after = tiny.whole_weights(resident.model)
     delta.detach()
@@ -61,13 +69,16 @@ def refreshed(stage: int, name: str) -> dict[str, Any]:
 class Dense:
     """One process, plain torch: AdamW on whole matrices, with masks of the same shape."""
 
-    def __init__(self, name: str, first: Masks) -> None:
+    def __init__(self, name: str, first: Masks, decay_to: str) -> None:
+        self.decay_to = decay_to
         self.options = METHODS_HERE[name]
         self.model, self.sweep = tiny.model(), the_sweep(0)
         self.weights = {c.name: c.weight for c in find_candidates(self.model)}
         self.base = {n: w.clone() for n, w in self.weights.items()}
         self.masks = {n: self.mask(n, first[n]) for n in first}
         self.moments = {n: [torch.zeros_like(w), torch.zeros_like(w)] for n, w in self.weights.items()}
+        self.ages = {n: torch.zeros_like(w) for n, w in self.weights.items()}
+        self.of_one_age = name in OF_ONE_AGE
         self.grown = {n: torch.zeros_like(w) for n, w in self.weights.items()}
         self.stream = batches(tiny.examples(), self.sweep.training.batch_size, SEED)
 
@@ -93,11 +104,14 @@ class Dense:
             weight, mask, (first, second) = self.weights[name], self.masks[name], self.moments[name]
             if accumulate:
                 self.grown[name] += gradient
-            pulled = gradient + self.options.get("delta_decay", 0.0) * (weight - self.base[name])
-            first.mul_(0.9).add_(0.1 * pulled * mask)
-            second.mul_(0.999).add_(0.001 * (pulled * mask) ** 2)
-            update = first / (1 - 0.9**number) / ((second / (1 - 0.999**number)).sqrt() + 1e-8)
-            weight -= rate * (update + 0.1 * weight) * mask
+            first.mul_(0.9).add_(0.1 * gradient * mask)
+            second.mul_(0.999).add_(0.001 * (gradient * mask) ** 2)
+            age = torch.full_like(weight, number) if self.of_one_age else self.ages[name].add_(mask)
+            update = first / (1 - 0.9**age) / ((second / (1 - 0.999**age)).sqrt() + 1e-8)
+            to_base = self.options.get("delta_decay", 0.0) + 0.1 * (self.decay_to == "base")
+            weight -= rate * to_base * (weight - self.base[name])
+            weight *= 1 - rate * 0.1 * (self.decay_to == "zero") * mask
+            weight -= torch.where(mask, rate * update, 0)
 
     def refresh(self, name: str, choose: Callable[[str], Tensor], restore: bool) -> None:
         for matrix, weight in self.weights.items():
@@ -105,7 +119,7 @@ class Dense:
             assert old.sum() == new.sum()
             if restore:
                 weight.copy_(torch.where(old & ~new, self.base[matrix], weight))
-            for moment in self.moments[matrix]:
+            for moment in (*self.moments[matrix], self.ages[matrix]):
                 moment.mul_(old & new)
             self.masks[matrix] = new
             self.grown[matrix].zero_()
@@ -124,21 +138,21 @@ class Dense:
     def regrown(self, matrix: str, number: int) -> Tensor:
         mask = self.masks[matrix]
         k = int(mask.sum())
-        n = int(0.5 * (1 - number / STEPS) * k)
+        n = k if number == 2 else int(0.5 * (1 - number / STEPS) * k)
         change = (self.weights[matrix] - self.base[matrix]).abs().masked_fill(~mask, -1)
-        growth = self.grown[matrix].abs().masked_fill(mask, -1)
-        return self.top(matrix, change, k - n) | self.top(matrix, growth, n)
+        kept = self.top(matrix, change, k - n)
+        return kept | self.top(matrix, self.grown[matrix].abs().masked_fill(kept, -1), n)
 
 
-def reference(name: str, first: Masks) -> tuple[dict[int, Masks], dict[str, Tensor]]:
-    dense, masks = Dense(name, first), {}
+def reference(name: str, first: Masks, decay_to: str = "zero") -> tuple[dict[int, Masks], dict[str, Tensor]]:
+    dense, masks = Dense(name, first, decay_to), {}
     for number in range(1, STEPS + 1):
-        dense.step(number, accumulate=name == "spiel" and number in (3, 4, 7, 8))
+        dense.step(number, accumulate=name == "spiel" and number in (1, 2, 5, 6, 9, 10))
         if name == "lift" and number in (3, 6, 9):
             dense.refresh(name, dense.principal, restore=False)
         if name == "sara" and number == 6:
             dense.refresh(name, dense.smallest, restore=False)
-        if name == "spiel" and number in (4, 8):
+        if name == "spiel" and number in (2, 6, 10):
             dense.refresh(name, lambda matrix, number=number: dense.regrown(matrix, number), restore=True)
         masks[number] = {n: m.view(-1).nonzero().view(-1).tolist() for n, m in dense.masks.items()}
     return masks, dense.weights
@@ -176,7 +190,7 @@ def test_what_bfloat16_rounds_away_decides_all_the_same(ranks: Callable, stage: 
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-@pytest.mark.parametrize("name", METHODS_HERE)
+@pytest.mark.parametrize("name", REFRESHED)
 def test_refreshes_equal_a_dense_reference(ranks: Callable, name: str, stage: int) -> None:
     found, other = ranks(2)(refreshed, stage, name)
     assert found["masks"] == other["masks"], "the ranks agree"
@@ -185,6 +199,75 @@ def test_refreshes_equal_a_dense_reference(ranks: Callable, name: str, stage: in
     assert found["masks"].keys() >= {4, 6, 8, 10}
     for step, mask in found["masks"].items():
         assert mask == masks[step], f"after step {step}"
-    assert len({str(mask) for mask in masks.values()}) == {"lift": 4, "spiel": 3, "sara": 2}[name]
+    assert len({str(mask) for mask in masks.values()}) == {"lift": 4, "spiel": 4, "sara": 2}[name]
     for matrix, weight in found["weights"].items():
         torch.testing.assert_close(weight, weights[matrix], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_weight_decay_to_the_base_equals_a_dense_reference(ranks: Callable, stage: int) -> None:
+    found, _ = ranks(2)(refreshed, stage, "magnitude", "base")
+    weights, to_zero = (reference("magnitude", found["masks"][0], where)[1] for where in ("base", "zero"))
+    for matrix, weight in found["weights"].items():
+        torch.testing.assert_close(weight, weights[matrix], atol=2e-5, rtol=1e-4)
+    assert any(not torch.allclose(w, to_zero[n], atol=2e-5, rtol=1e-4) for n, w in found["weights"].items())
+
+
+def largest_steps(optimizer: torch.optim.Optimizer, values: torch.nn.Parameter, begun: int) -> list[float]:
+    """Steps over the learning rate of two entries with steady gradients, the second chosen after `begun` steps."""
+    old, new, sizes = torch.tensor([3, 5]), torch.tensor([3, 8]), []
+    for step in range(begun + 50):
+        if step == begun:
+            state = {key: [v] for key, v in optimizer.state[values].items() if key != "step"}
+            optimizer.state[values] |= {k: v[0] for k, v in moved(state, [old], [new], [values.detach()]).items()}
+        before, values.grad = values.detach().clone(), torch.tensor([0.1, 0.1])
+        optimizer.step()
+        if step >= begun:
+            sizes.append(float((values.detach() - before)[1].abs()) / optimizer.param_groups[0]["lr"])
+    return sizes
+
+
+def test_no_newcomer_steps_further_than_the_learning_rate() -> None:
+    steps = {}
+    for ages in (True, False):
+        values = torch.nn.Parameter(torch.zeros(2))
+        optimizer = make_optimizer(tiny.sweep(learning_rate=1e-3).training, [values], entry_ages=ages)
+        steps[ages] = largest_steps(optimizer, values, begun=1000)
+    assert max(steps[False]) > 4, "with one count of steps for all"
+    assert max(steps[True]) == pytest.approx(1, abs=1e-3)
+
+
+def test_where_all_entries_are_of_one_age_it_is_torch_s_adamw() -> None:
+    options = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.8, 0.99), "eps": 1e-6}
+    start, generator = torch.linspace(-1, 1, 40), torch.Generator().manual_seed(0)
+    gradients, ends = torch.randn(30, 40, generator=generator), []
+    for kind in (EntryAdamW, torch.optim.AdamW):
+        values = torch.nn.Parameter(start.clone())
+        optimizer = kind([values], **options)
+        for gradient in gradients:
+            values.grad = gradient.clone()
+            optimizer.step()
+        ends.append(values.detach())
+    torch.testing.assert_close(*ends, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [30, 3])
+def test_spiel_first_replaces_all_and_then_after_each_interval(steps: int) -> None:
+    method: Any = METHODS["spiel"](SpielSpec(refresh_every=10, accumulate=3, initial_rate=0.5))
+    numbers = range(1, steps + 1)
+    expected = [3, 13, 23] if steps == 30 else []
+    assert [s for s in numbers if method.refreshes_after(s, steps)] == expected
+    assert [s for s in numbers if method.accumulates_in(s, steps)] == [s for e in expected for s in (e - 2, e - 1, e)]
+    if not expected:
+        return
+    gradient = torch.arange(20.0).view(4, 5)
+    old = torch.tensor([0, 1, 17, 19])
+
+    def chosen(step: int) -> list[int]:
+        delta, generator = torch.tensor([5.0, 4.0, 1.0, 2.0]), torch.Generator()
+        state = MatrixState(torch.zeros(4, 5), gradient.clone(), old, delta, step, steps, generator)
+        return method.refresh(state).tolist()
+
+    assert chosen(3) == [16, 17, 18, 19], "none is kept for its own sake"
+    assert chosen(29) == old.tolist(), "nearly at the end none is given up"
+    assert chosen(13) == [0, 1, 17, 19], "of four one may go, and has the larger gradient than newcomers but 19"

@@ -106,14 +106,3 @@ def test_many_entries_are_picked_from_the_whole_product() -> None:
         sparse(x).sum().backward()
         dense = weight_gradient(x, torch.ones(8, 30)).view(-1)[:k]
         torch.testing.assert_close(sparse.values.grad, dense, atol=1e-5, rtol=1e-5)
-
-
-def test_a_pull_is_the_gradient_of_an_l2_penalty_on_the_delta() -> None:
-    linear, sparse, indices = a_layer()
-    base = linear.weight.view(-1)[indices] - torch.linspace(-1, 1, 50)
-    sparse.pull = (0.3, base)
-    x = torch.randn(8, 40)
-    sparse(x).sum().backward()
-    pulled, sparse.values.grad, sparse.pull = sparse.values.grad, None, None
-    sparse(x).sum().backward()
-    torch.testing.assert_close(pulled - sparse.values.grad, 0.3 * torch.linspace(-1, 1, 50))

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,8 @@ def slow_likelihood_correct(model, tokenizer, examples):
     for example in examples:
         encoded = encode_options(example, tokenizer, SETTINGS.prompt, SETTINGS.max_length)
         scores = []
-        for option in encoded.options:
+        last_alone = len({(len(o), *o[:-1]) for o in encoded.options}) == 1
+        for option in encoded.options if last_alone else [[*o, tokenizer.eos_token_id] for o in encoded.options]:
             with torch.no_grad():
                 logits = model(torch.tensor([encoded.prompt + option])).logits[0].log_softmax(-1)
             start = len(encoded.prompt) - 1
@@ -53,6 +55,24 @@ def test_likelihood_equals_a_slow_reference():
     for batch_size in (1, 4, 100):
         settings = EvaluationSettings(SETTINGS.prompt, SETTINGS.max_length, batch_size)
         assert likelihood_correct(model, tokenizer, examples, settings) == expected
+
+
+@pytest.mark.parametrize("said", ["1", "12", "123"])
+def test_an_option_that_others_continue_can_win_and_so_can_they(said):
+    """Without the end, 1 would be the likeliest for every model."""
+    model, tokenizer = untrained()
+    tokens = [*tokenizer(said, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+    def say(module, args, kwargs, output):
+        before = kwargs["input_ids"][:, -output.logits.shape[1] :]
+        output.logits.zero_()
+        for last, following in itertools.pairwise(tokens):
+            output.logits[..., following][before == last] = 20.0
+
+    model.register_forward_hook(say, with_kwargs=True)
+    keys = ("1", "12", "123")
+    examples = [Example("max 3 7", "", keys, keys, label) for label in range(3)]
+    assert likelihood_correct(model, tokenizer, examples, SETTINGS) == [key == said for key in keys]
 
 
 def test_a_tie_is_not_correct():

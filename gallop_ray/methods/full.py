@@ -1,6 +1,6 @@
 """Full fine-tuning, what is made of its weights afterwards (WiSE-FT, LiNeS), and no training at all."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.budget import layer
+from gallop_ray.sparse.reach import reached
 from gallop_ray.sparse.weights import gather, local, rank
 from gallop_ray.spec.formats import FULL
 
@@ -99,14 +100,22 @@ class Lines(TunerMethod):
 
     def _scales(self, model: nn.Module) -> dict[str, float]:
         layers = {name: layer(name) for name, _ in model.named_parameters()}
-        blocks = list(dict.fromkeys(filter(None, layers.values())))
+        blocks = _text_blocks(model, dict.fromkeys(filter(None, layers.values())))
         scales: dict[str, float] = {}
         depth = 0
         for name, block in layers.items():
-            # What comes after the blocks counts with the last one, what comes before them with the first.
-            depth = blocks.index(block) if block else (len(blocks) - 1 if depth else 0)
+            if block in blocks:
+                depth = blocks.index(block)
+            elif not block:  # what comes after the blocks counts with the last one, what comes before with the first
+                depth = len(blocks) - 1 if depth else 0
             scales[name] = self.spec.first + (self.spec.last - self.spec.first) * depth / max(1, len(blocks) - 1)
         return scales
+
+
+def _text_blocks(model: nn.Module, blocks: Iterable[str]) -> list[str]:
+    """Those of `blocks` that text reaches: a vision tower's are no first layers."""
+    called = reached(model)
+    return list(blocks) if called is None else [b for b in blocks if any(name.startswith(f"{b}.") for name in called)]
 
 
 class _NothingAttached:

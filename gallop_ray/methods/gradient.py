@@ -44,7 +44,7 @@ class Snip(MaskMethod):
 
 
 class Smt(Saft):
-    """score of a block = its mean |g|; whole blocks are trained (SMT, arXiv 2405.15525).
+    """score of a block = its mean |g|, or |its mean g|; whole blocks are trained (SMT, arXiv 2405.15525).
 
     The number of blocks is the density's entries over those of a block on average, rounded: blocks at the edge of a
     matrix may be smaller.
@@ -71,7 +71,10 @@ class Smt(Saft):
         return found
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-        return block_means(super().score(weight, gradient, generator), self.spec.block_size)
+        assert gradient is not None
+        if self.spec.block_score == "absolute_of_mean":
+            return block_means(gradient, self.spec.block_size).abs_()
+        return block_means(gradient.abs_(), self.spec.block_size)
 
     def entries(self, units: Tensor, shape: Sequence[int]) -> Tensor:
         return block_entries(units, shape, self.spec.block_size)

@@ -35,4 +35,5 @@ def low_rank(weight: Tensor, rank: int) -> Tensor:
     gram = matrix @ matrix.t() if wide else matrix.t() @ matrix
     # eigh sorts upwards: the last vectors belong to the largest singular values.
     kept = torch.linalg.eigh(gram).eigenvectors[:, max(0, len(gram) - rank) :]
-    return (kept @ (kept.t() @ matrix) if wide else matrix @ kept @ kept.t()).float()
+    approximation: Tensor = kept @ (kept.t() @ matrix) if wide else matrix @ kept @ kept.t()
+    return approximation.float()

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from gallop_ray.sparse.reach import reached
 from gallop_ray.sparse.weights import full_shape
 
 
@@ -55,17 +56,23 @@ def find_candidates(model: nn.Module, target_modules: Sequence[str] | None = Non
     """The candidates in the model's module order, which fixes the global order of their entries.
 
     Without patterns: the linear layers of the transformer blocks. A pattern is the end of a module's path
-    (`q_proj`, `mlp.up_proj`) and may hold `*`; it may name embeddings and norms, too. Raises ValueError for a pattern
-    that matches nothing, and for a weight that two modules share.
+    (`q_proj`, `mlp.up_proj`) and may hold `*`; it may name embeddings and norms, too. Modules that text does not reach
+    are none, where that is known (`looking`). Raises ValueError for a pattern that matches nothing, or nothing but
+    those, and for a weight that two modules share.
     """
-    modules = {name: module for name, module in model.named_modules() if name and _has_weight(module)}
+    there = {name: module for name, module in model.named_modules() if name and _has_weight(module)}
+    called = reached(model)
+    modules = {name: module for name, module in there.items() if called is None or name in called}
     if target_modules is None:
         chosen = [n for n, m in modules.items() if isinstance(m, nn.Linear) and _inside_blocks(n)]
     else:
         for pattern in target_modules:
             if not any(_matches(name, pattern) for name in modules):
                 leaves = sorted({n.rsplit(".", 1)[-1] for n in modules})
-                raise ValueError(f"target module {pattern!r} matches nothing; the model has {', '.join(leaves)}")
+                beyond = " that a text reaches" if any(_matches(name, pattern) for name in there) else ""
+                raise ValueError(
+                    f"target module {pattern!r} matches nothing{beyond}; the model has {', '.join(leaves)}"
+                )
         chosen = [name for name in modules if any(_matches(name, pattern) for pattern in target_modules)]
     if not chosen:
         raise ValueError("the model has no linear layers inside its blocks; name them in target_modules")

@@ -12,6 +12,7 @@ from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.sparse.entries import contained, positions, union
 from gallop_ray.sparse.layers import sparse_layer
 from gallop_ray.sparse.mask import Mask
+from gallop_ray.sparse.reach import refuse_unreached
 from gallop_ray.sparse.weights import gather_all, rank, read_entries, write_entries
 
 
@@ -44,6 +45,11 @@ class SparseDelta:
     def write(self) -> None:
         """Write the optimizer's values into the weights; to be called after every optimizer step."""
         self._write(self.indices, gather_all(self.parameters))
+
+    def refuse_untrained(self) -> None:
+        """After the first step: raise ValueError, on every rank, where a chosen matrix has never had a gradient."""
+        had = [layer.had_gradient for layer in self.layers]
+        refuse_unreached([c.name for c in self.places], had, "the first step")
 
     def base(self) -> list[Tensor]:
         """The base values of the entries trained now, one (k_m,) per place."""

@@ -29,6 +29,7 @@ class _SparseMatmul(torch.autograd.Function):
         grad_x = grads[0] @ weight if ctx.needs_input_grad[0] else None
         layer: SparseLayer = ctx.layer
         if layer.take is None and worth_choosing(weight, layer.indices):
+            layer.had_gradient = True
             chosen = chosen_gradient(x, grads[0], layer.indices)
         else:
             chosen = layer.choose(weight_gradient(x, grads[0]))
@@ -49,11 +50,14 @@ class SparseLayer(nn.Module):
         _take_over(self, inner)
         self.register_buffer("indices", indices, persistent=False)
         self.values = nn.Parameter(values)
+        self.had_gradient = False
+        """Whether a backward pass has come here."""
         self.take: Callable[[Tensor], None] | None = None
         """Is handed each backward pass's dW, in the weight's shape, to keep or to change."""
 
     def choose(self, dense: Tensor) -> Tensor:
         """The chosen entries (k,) of dW, in the weight's shape."""
+        self.had_gradient = True
         chosen = dense.view(-1)[self.indices]
         if self.take is not None:
             self.take(dense)  # which may add the other ranks' gradients in place: the choice comes first

@@ -170,6 +170,9 @@ class SmtSpec(GradientMethodSpec):
 
     type: Literal["smt"] = "smt"
     block_size: int = Field(default=256, ge=1, description="rows and columns of a block")
+    block_score: Literal["mean_of_absolute", "absolute_of_mean"] = Field(
+        default="mean_of_absolute", description="of the gradients in a block; the latter is what the authors' code does"
+    )
 
 
 class SaraSpec(MaskMethodSpec):

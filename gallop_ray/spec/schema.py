@@ -114,6 +114,10 @@ class TrainingSpec(Frozen):
     steps: int | None = Field(default=None, ge=1, description="optimizer steps; overrides epochs")
     batch_size: int = Field(default=32, ge=1, description="examples per optimizer step, over all workers of a slot")
     micro_batch_size: int = Field(default=8, ge=1, description="examples per worker and backward pass")
+    loss: Literal["example", "token"] = Field(
+        default="example",
+        description="what a batch's loss is the mean of: its examples' mean answer losses, or all its answer tokens",
+    )
     learning_rate: float = Field(
         default=1e-4, gt=0, description="the highest of the schedule; search it for each method"
     )

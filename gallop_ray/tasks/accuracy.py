@@ -61,8 +61,8 @@ def likelihood_correct(
     """For each example, whether the right option has strictly the highest log-probability, summed over its tokens.
 
     The end of the sequence is one of them, as in training, so that an option that another one continues can win; it is
-    left out where the options differ in their last token alone, which decides. Every example has options. `model` is a transformers causal language model or a wrapper around one. Equal on every
-    rank.
+    left out where the options differ in their last token alone, which decides. Every example has options. `model` is a
+    transformers causal language model or a wrapper around one. Equal on every rank.
     """
     rows = [row for i, example in enumerate(examples) for row in _rows(i, example, tokenizer, settings)]
     rows.sort(key=lambda row: len(row.ids))

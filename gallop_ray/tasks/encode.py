@@ -32,6 +32,11 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
 
+    @property
+    def answer_tokens(self) -> int:
+        """How many tokens the loss is of."""
+        return len(self.labels) - self.labels.count(IGNORED)
+
 
 @lru_cache(maxsize=1 << 15)
 def encode_options(example: Example, tokenizer: Any, prompt: str, max_length: int) -> EncodedOptions:

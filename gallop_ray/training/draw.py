@@ -8,6 +8,7 @@ import torch
 from gallop_ray.spec.configuration import selection_ratios
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.training.context import RunContext
+from gallop_ray.training.gradient_pass import generator_of
 from gallop_ray.training.loop import batches
 
 
@@ -64,6 +65,9 @@ def share_of(examples: int, ratio: float) -> int:
 
 
 def permutation(examples: int, seed: int) -> list[int]:
-    """The seed's order of the training examples; a smaller ratio draws a part of a larger one's."""
-    order: list[int] = torch.randperm(examples, generator=torch.Generator().manual_seed(seed)).tolist()
+    """The seed's draw of the training examples, apart from its batches; a smaller ratio draws a part of a larger one's.
+
+    Were it the order of the batches, a run of less than an epoch would score the very examples that it trains on.
+    """
+    order: list[int] = torch.randperm(examples, generator=generator_of(seed, "selection")).tolist()
     return order

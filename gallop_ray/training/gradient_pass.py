@@ -1,10 +1,13 @@
 """The gradients of training examples at the base weights, and the scores made of them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gallop_ray.methods import MaskMethod
@@ -17,7 +20,7 @@ from gallop_ray.training.resident import Resident
 
 
 def accumulate(resident: Resident, examples: Sequence[Encoded], training: TrainingSpec, phases: Phases) -> None:
-    """Run the backward passes of the sum over `examples` of each example's mean answer loss.
+    """Run the backward passes of the sum over `examples` of each example's mean answer loss, free of dropout.
 
     Micro-batches go to the ranks in turn, examples of like length together. A rank that has run out repeats one with
     weight zero, because the gradients' way to their owners is collective.
@@ -27,16 +30,43 @@ def accumulate(resident: Resident, examples: Sequence[Encoded], training: Traini
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     model = resident.model
     model.eval()
-    for block in model.modules():
-        # Checkpointing works in training mode only; what is inside the blocks stays free of dropout.
-        block.training = training.gradient_checkpointing and isinstance(block, GradientCheckpointingLayer)
+    # Scores serve runs of any seed: what a model may still draw must be the same for all of them.
+    torch.manual_seed(0)
     phases.first_forward()
-    for turn in range(-(-len(batches) // world)):
-        index = turn * world + rank()
-        counted = index < len(batches)
-        losses = resident.losses(model, batches[index if counted else -1])
-        torch.autograd.backward(losses.sum() * counted)
-    model.eval()
+    with _checkpointed(model) if training.gradient_checkpointing else nullcontext():
+        for turn in range(-(-len(batches) // world)):
+            index = turn * world + rank()
+            counted = index < len(batches)
+            losses = resident.losses(model, batches[index if counted else -1])
+            torch.autograd.backward(losses.sum() * counted)
+
+
+@contextmanager
+def _checkpointed(model: nn.Module) -> Iterator[None]:
+    """While this is open the blocks are checkpointed although the model is in evaluation mode."""
+    blocks: list[Any] = [block for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
+    checkpoints = [block._gradient_checkpointing_func for block in blocks]
+    for block, checkpoint in zip(blocks, checkpoints, strict=True):
+        # transformers looks at the block's mode to decide whether to checkpoint; some blocks then drop out themselves.
+        block.training, block._gradient_checkpointing_func = True, partial(_evaluated, block, checkpoint)
+    try:
+        yield
+    finally:
+        for block, checkpoint in zip(blocks, checkpoints, strict=True):
+            block.training, block._gradient_checkpointing_func = False, checkpoint
+
+
+def _evaluated(block: nn.Module, checkpoint: Callable[..., Any], forward: Callable[..., Any], *args: Any) -> Any:
+    """The block's checkpointed forward pass, in evaluation mode: now, and when it is computed again."""
+
+    def in_evaluation(*inputs: Any) -> Any:
+        block.training = False
+        try:
+            return forward(*inputs)
+        finally:
+            block.training = True
+
+    return checkpoint(in_evaluation, *args)
 
 
 def score_owned(

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gallop_ray.methods import Attachment
-from gallop_ray.sparse.weights import collective_device, rank, sum_over_ranks, world_size
+from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.weights import collective_device, everywhere, local, rank, sum_over_ranks, world_size
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
@@ -84,15 +85,19 @@ def train(
 ) -> TrainState:
     """Train the attachment to the end, or go on from where it has `begun`; `keep` is called when a checkpoint is due.
 
-    Raises Diverged, on every rank, when the loss is no longer finite.
+    Raises, on every rank, Diverged when the loss is no longer finite, and ValueError where a chosen matrix had no
+    gradient in the first step.
     """
     training = context.training
     state = begun or TrainState(optimizer_steps(training, len(context.resident.train)))
+    first = state.step
     engine.module.train()
     context.phases.first_forward()
     # An interrupted run goes on with the batches that it has not seen.
     for batch in islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps):
         _step(context, engine, batch, state, refresher, decay)
+        if state.step == first and isinstance(attachment, SparseDelta):
+            attachment.refuse_untrained()
         attachment.write()
         state.step += 1
         if refresher is not None:
@@ -105,6 +110,7 @@ def train(
         if due:
             keep(state)
             state.kept, state.kept_at = state.step, time.perf_counter()
+    _refuse_infinite(attachment)
     return state
 
 
@@ -139,11 +145,30 @@ def _step(
         decay.apply(engine, rate)
     with refresher.step(state.step + 1, state.steps) if refresher is not None else nullcontext():
         for part in parts:
-            loss = context.resident.losses(engine, part).mean()
+            loss = _loss(context.resident.losses(engine, part), part, batch, context.training)
             engine.backward(loss)
             engine.step(rate)
             losses.append(loss.detach())
     state.unlogged.append(torch.stack(losses).mean())
+
+
+def _loss(losses: Tensor, part: Sequence[Encoded], batch: Sequence[Encoded], training: TrainingSpec) -> Tensor:
+    """What a micro-batch adds to the batch's loss, from the mean answer loss of each example (examples,).
+
+    The batch's is the mean of this over all micro-batches of all ranks. By tokens a micro-batch therefore counts as
+    much as it has of the batch's answer tokens, which every rank can count for itself.
+    """
+    if training.loss == "example":
+        return losses.mean()
+    tokens = torch.tensor([one.answer_tokens for one in part], dtype=losses.dtype, device=losses.device)
+    micro_batches_in_all = len(batch) / len(part)
+    return (losses * tokens).sum() * (micro_batches_in_all / sum(one.answer_tokens for one in batch))
+
+
+def _refuse_infinite(attachment: Attachment) -> None:
+    """The last step's loss was that before its update: raise Diverged, on every rank, for what the update made."""
+    if not everywhere(all(bool(local(p).isfinite().all()) for p in attachment.parameters)):
+        raise Diverged("what was trained is no finite number after the last step; a lower learning rate may help")
 
 
 def _log(state: TrainState, engine: Engine, training: TrainingSpec, reporter: Reporter) -> None:

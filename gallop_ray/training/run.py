@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from gallop_ray.methods import Attachment
+from gallop_ray.sparse.reach import looking, reached
 from gallop_ray.sparse.weights import everywhere, full_shape
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
+from gallop_ray.tasks.accuracy import evaluating
 from gallop_ray.tasks.metrics import Accuracies, forgetting, is_vacuous, summarize
 from gallop_ray.tasks.outputs import summarize_outputs
 from gallop_ray.training.attach import Attached, attached
@@ -48,6 +50,7 @@ def execute(
     base model is restored in every case.
     """
     context = RunContext(resident, configuration, seed, reporter, Phases(reporter))
+    look(resident)
     torch.manual_seed(seed)
     checkpoint = Checkpoint.load(reporter.checkpoint) if everywhere(reporter.checkpoint.exists()) else None
     with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
@@ -70,6 +73,15 @@ def execute(
         "outputs": measured.outputs,
         **context.phases.record(),
     }
+
+
+def look(resident: Resident) -> None:
+    """Find out, once for a base model, which of its modules text reaches: those that a training example calls."""
+    examples = resident.train or next(iter(resident.trains.values()), [])
+    if reached(resident.model) is None and examples:
+        model = resident.model
+        with resident.usable(model, resident.sweep.training), looking(model), evaluating(model):
+            resident.losses(model, examples[:1])
 
 
 def _metrics(resident: Resident, measured: Measured, base: Accuracies, base_text_loss: float | None) -> dict[str, Any]:

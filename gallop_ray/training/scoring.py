@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
+import transformers
+
 from gallop_ray.methods import METHODS, MaskMethod
 from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.ranking import Ranking, rank_scores
+from gallop_ray.sparse.reach import refuse_unreached
 from gallop_ray.spec.configuration import densities, fixed_scores, selection_ratios
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Sweep
@@ -31,7 +35,7 @@ Source = Literal["computed", "continued", "store", "checkpoint"]
 """Where scores came from: a pass from its first example, one from stored sums, the store; of a checkpoint, the mask."""
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 1  # of what scores are; a larger number leaves aside all that is stored
+_VERSION = 2  # of what scores are; a larger number leaves aside all that is stored
 _NO_FORMULA = {"name", "density", "selection_ratio", "target_modules"}
 
 
@@ -87,7 +91,9 @@ class _Scoring:
         """For each rung, a hash of all that its gradient sums depend on.
 
         Of the options of training only micro_batch_size changes the bits: it decides what is padded and added up
-        together, while gradient_checkpointing computes the same again. The seed is here by the examples that it draws.
+        together, while gradient_checkpointing computes the same again. The seed is here by the examples that it draws,
+        the prompt or chat template by the tokens of the training examples. torch and transformers are here because a
+        kernel or a model's code may compute otherwise in another version.
         The number of ranks changes last bits, as it does in training, but is left out: a sweep that goes on with
         another number keeps its masks.
         """
@@ -98,7 +104,9 @@ class _Scoring:
             "base": resident.base_hash,
             "config": {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")},
             "dtype": str(resident.dtype),
+            "attention": resident.model.config._attn_implementation,  # type: ignore[union-attr]
             "device": resident.device.type,
+            "versions": [torch.__version__, transformers.__version__],
             "train": resident.train_hash,
             "candidates": [[c.name, *c.shape] for c in self.candidates],
             "micro_batch_size": self.context.training.micro_batch_size,
@@ -156,6 +164,8 @@ class _Scoring:
         usable = resident.usable(resident.model, context.training)
         with context.phases.phase("scoring"), self.owned.listening(), usable:
             accumulate(resident, examples, context.training, context.phases)
+        had = [m in self.owned.sums for m in range(len(self.candidates))]
+        refuse_unreached([c.name for c in self.candidates], had, "scoring")
 
     def _rank(self, method: MaskMethod, quotas: Sequence[Quota], rung: int, keep: bool) -> Ranking:
         with self.context.phases.phase("selecting"):

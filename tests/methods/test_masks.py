@@ -48,12 +48,12 @@ def approximated() -> Matrices:
 
 
 def blocks(side: int) -> Callable[[], Matrices]:
-    def means() -> Matrices:
-        return {
-            n: g.reshape(g.shape[0] // side, side, g.shape[1] // side, side).mean((1, 3))
-            for n, g in ((n, np.abs(g)) for n, g in gradients().items())
-        }
+    return lambda: {n: block_means(np.abs(g), side) for n, g in gradients().items()}
 
+
+def block_means(matrix: np.ndarray, side: int) -> np.ndarray:
+    rows, columns = matrix.shape
+    means: np.ndarray = matrix.reshape(rows // side, side, columns // side, side).mean((1, 3))
     return means
 
 
@@ -106,6 +106,11 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Matrices], Callable[[], list
     "magnitude lowest": ({"choose": "lowest"}, both(lambda w, g: -np.abs(w)), lambda: everything(of_density())),
     "sara": ({}, both(lambda w, g: -np.abs(w)), lambda: everything(of_density())),
     "lift": ({"rank": 4, "density": {"lora_rank": 2}}, approximated, lambda: like_lora(2)),
+    "smt as its authors' code": (
+        {"block_size": 8, "block_score": "absolute_of_mean"},
+        lambda: {n: np.abs(block_means(g, 8)) for n, g in gradients().items()},
+        lambda: everything(round(of_density() / 64)),
+    ),
     "smt": ({"block_size": 8}, blocks(8), lambda: everything(round(of_density() / 64))),
 }
 
@@ -149,7 +154,8 @@ def masks() -> dict[str, dict[str, list[int]]]:
 @pytest.mark.parametrize("world", [1, 2])
 def test_masks_equal_brute_force(ranks: Callable, world: int) -> None:
     expected = {case: brute_force(scores(), quotas()) for case, (_, scores, quotas) in CASES.items()}
-    expected["smt"] = entries_of_blocks(expected["smt"], 8)
+    for case in ("smt", "smt as its authors' code"):
+        expected[case] = entries_of_blocks(expected[case], 8)
     for found in ranks(world)(masks):
         for case in CASES:
             assert found[case] == expected[case], case

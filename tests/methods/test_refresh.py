@@ -263,11 +263,12 @@ def test_spiel_first_replaces_all_and_then_after_each_interval(steps: int) -> No
     gradient = torch.arange(20.0).view(4, 5)
     old = torch.tensor([0, 1, 17, 19])
 
-    def chosen(step: int) -> list[int]:
-        delta, generator = torch.tensor([5.0, 4.0, 1.0, 2.0]), torch.Generator()
+    def chosen(step: int, smallest: float = 1.0) -> list[int]:
+        delta, generator = torch.tensor([5.0, 4.0, smallest, 1.5]), torch.Generator()
         state = MatrixState(torch.zeros(4, 5), gradient.clone(), old, delta, step, steps, generator)
         return method.refresh(state).tolist()
 
     assert chosen(3) == [16, 17, 18, 19], "none is kept for its own sake"
     assert chosen(29) == old.tolist(), "nearly at the end none is given up"
-    assert chosen(13) == [0, 1, 17, 19], "of four one may go, and has the larger gradient than newcomers but 19"
+    assert chosen(13) == [0, 1, 18, 19], "one goes, and the one with the largest gradient comes"
+    assert chosen(13, smallest=2.0) == [0, 1, 17, 19], "one is given up, and has itself the largest gradient"

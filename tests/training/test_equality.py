@@ -12,8 +12,9 @@ from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.encode import answer_loss, collate
+from gallop_ray.tasks.encode import IGNORED, answer_loss, collate
 from gallop_ray.training.engine import Engine
+from gallop_ray.training.errors import Diverged
 from gallop_ray.training.loop import batches, learning_rate, train
 from gallop_ray.training.run import checkpointing
 from tests.training import tiny
@@ -76,7 +77,10 @@ def dense_reference(sweep: Sweep, everywhere: bool = False) -> tuple[list[float]
             p.requires_grad_(True)
         batch = collate(next(stream), 0)
         labels = batch.pop("labels")
-        loss = answer_loss(model(**batch).logits, labels).mean()
+        losses_of_examples, tokens = answer_loss(model(**batch).logits, labels), (labels[:, 1:] != IGNORED).sum(1)
+        even = torch.full_like(losses_of_examples, 1 / len(tokens))
+        weights = tokens / tokens.sum() if training.loss == "token" else even
+        loss = (losses_of_examples * weights).sum()
         loss.backward()
         for n, p in chosen.items():
             p.grad *= masks[n.removesuffix(".weight")]
@@ -130,3 +134,29 @@ def test_other_numbers_of_workers(ranks: Callable, workers: int) -> None:
     assert result["losses"][0] == pytest.approx(losses, abs=1e-5)
     assert result["restored"]
     assert not math.isnan(losses[-1])
+
+
+@pytest.mark.parametrize(("stage", "micro"), [(1, 1), (3, 4)])
+def test_the_loss_by_tokens_is_exact_over_micro_batches_and_ranks(ranks: Callable, stage: int, micro: int) -> None:
+    sweep = tiny.sweep(stage, workers=2, loss="token", micro_batch_size=micro)
+    losses, weights = dense_reference(sweep)
+    result = ranks(2)(sparse_losses, sweep)[0]
+    assert result["losses"][0] == pytest.approx(losses, abs=1e-5)
+    for name, weight in result["trained"].items():
+        torch.testing.assert_close(weight, weights[name], atol=1e-5, rtol=1e-4)
+    assert losses != pytest.approx(dense_reference(tiny.sweep(stage, workers=2))[0], abs=1e-3)
+
+
+def ends_in_infinity() -> str:
+    """One step, whose loss is still that of the base model."""
+    sweep = tiny.sweep(1, workers=2, steps=1, learning_rate=1e30, weight_decay=1e10, schedule="constant")
+    try:
+        sparse_losses(sweep)
+    except Diverged as error:
+        return str(error)
+    return "nothing"
+
+
+def test_what_the_last_step_destroys_is_noticed(ranks: Callable) -> None:
+    for said in ranks(2)(ends_in_infinity):
+        assert said.startswith("what was trained is no finite number after the last step")

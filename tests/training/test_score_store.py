@@ -234,3 +234,21 @@ def random_state_after(folder: Path) -> list[Any]:
 def test_training_begins_alike_with_and_without_a_pass(ranks: Callable, tmp_path: Path) -> None:
     computed, stored = ranks(1)(random_state_after, tmp_path)[0]
     assert computed == stored
+
+
+def keys_by_attention(folder: Path) -> list[str]:
+    found = []
+    for attention in ("sdpa", "eager", "sdpa"):
+        whole = resident(folder, [{"type": "saft"}], {})
+        whole.model.set_attn_implementation(attention)  # type: ignore[operator]
+        context = tiny.context(whole, method={"type": "saft"})
+        method: Any = METHODS["saft"](context.configuration.method)
+        candidates = find_candidates(whole.model)
+        scoring = _Scoring(context, candidates, method, method.quotas(candidates, whole.parameters))
+        found.append(scoring.key(method.spec, scoring.rung))
+    return found
+
+
+def test_another_attention_has_scores_of_its_own(ranks: Callable, tmp_path: Path) -> None:
+    sdpa, eager, again = ranks(1)(keys_by_attention, tmp_path).pop()
+    assert sdpa == again != eager

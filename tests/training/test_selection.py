@@ -18,6 +18,7 @@ from gallop_ray.spec.methods import GallopSpec
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
 from gallop_ray.training.draw import permutation, share_of
 from gallop_ray.training.gradient_pass import accumulate
+from gallop_ray.training.loop import batches
 from gallop_ray.training.phases import Phases
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
@@ -185,3 +186,10 @@ def test_selection_examples_are_a_seeded_nested_draw() -> None:
         assert set(draw(small, 4)) < set(draw(large, 4))
     assert draw(0.5, 4) == draw(0.5, 4)
     assert len({tuple(sorted(draw(0.5, seed))) for seed in range(5)}) == 5
+
+
+def test_the_draw_is_apart_from_the_order_of_the_batches() -> None:
+    """Else a run of less than an epoch would score the very examples that it trains on."""
+    for seed in range(5):
+        drawn, trained = permutation(100, seed)[:20], next(batches(range(100), 20, seed))
+        assert len(set(drawn) & set(trained)) < 15

@@ -17,6 +17,7 @@ from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.spec.methods import LoraRank
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.resident import Resident
+from gallop_ray.training.scoring import _Scoring
 from gallop_ray.training.selection import select
 from tests.training import tiny
 

@@ -97,7 +97,7 @@ def _with_most_seeds(found: list[Summary]) -> list[Summary]:
 
     A configuration that was stopped after a lucky seed would otherwise beat one that had to stand by all of them.
     """
-    sound = [summary for summary in found if summary.finished and not summary.failed]
+    sound = [summary for summary in found if summary.values[0] is not None and not summary.failed]
     most: dict[str, int] = defaultdict(int)
     for summary in sound:
         most[summary.method] = max(most[summary.method], len(summary.finished))
@@ -130,7 +130,8 @@ def _best_of_each_method(found: list[Summary], count: int) -> list[Summary]:
 def best_run(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> RunFolder | None:
     """Of a best configuration the run that validates best among those whose adapter is still there; None without."""
     sign = -1 if objective.maximize else 1
-    runs = sorted(best.finished, key=lambda run: sign * run[objective.metric])
+    measured = [run for run in best.finished if run.get(objective.metric) is not None]
+    runs = sorted(measured, key=lambda run: sign * run[objective.metric])
     found = (folder.run(best.configuration, run["seed"]) for run in runs)
     return next((run for run in found if any(part.adapter.exists() for part in run.parts())), None)
 

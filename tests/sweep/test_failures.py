@@ -171,7 +171,7 @@ def test_only_the_best_configuration_of_each_method_keeps_its_adapters(tmp_path:
             run.start({}, "slot-0")
             run.adapter.write_bytes(b"adapter")
             identity = {"configuration": key, "seed": seed, "method": key.split("-")[0], "status": "finished"}
-            run.finish({**identity, "val_mean_accuracy": value})
+            run.finish({**identity, "val_id_accuracy": value})
             folder.append_result(run)
         configuration.write_status(status, [0, 1], value)
     keep_best(folder, tiny.sweep(), set())

@@ -42,7 +42,7 @@ def run(sweep: Sweep) -> RunFolder:
     save_file({f"{weight}.weight.indices": np.arange(3, dtype=np.int32)}, run.adapter)
     run.write("mask", {"chosen": 3, "matrices": {weight: [3, 8]}})
     identity = {"configuration": key, "seed": 0, "method": "random", "slot": "slot-0"}
-    run.finish({**identity, "status": "finished", "reason": None, "val_mean_accuracy": 0.5})
+    run.finish({**identity, "status": "finished", "reason": None, "val_id_accuracy": 0.5})
     folder.configuration(key).write_status("finished", [0], 0.5)
     studies.tell(key)
     return run

@@ -4,11 +4,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gallop_ray.spec.configuration import method_named, method_space, resolve
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.schema import Sweep, TrainingSpec
-from gallop_ray.spec.space import grid_size, witnesses
+from gallop_ray.spec.space import Range, grid_size, witnesses
 
 _CONFIGURATIONS = 8
 _MOST_AT_RANDOM = 10
@@ -124,13 +125,20 @@ def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | Sequenc
     return MethodPlan(method.name, configurations, configurations * len(sweep.seeds), confirmed, longest, learns_from)
 
 
+def _ends(values: Range) -> set[object]:
+    """The smallest and the largest value, and null where it is one."""
+    every = witnesses(values)
+    numbers: list[Any] = [each for each in every if each is not None]
+    return {*(numbers and (min(numbers), max(numbers))), *([None] if None in every else [])}
+
+
 def _longest_run(sweep: Sweep, method_name: str, train_examples: int | Sequence[int] | None) -> int | None:
     """The steps of the longest run in a method's space, of all its rounds, found at the ends of what decides them."""
     if not method_named(sweep, method_name).trains:
         return 0
     deciding = ("training.steps", "training.epochs", "training.batch_size")
     searched = {path: values for path, values in method_space(sweep, method_name).items() if path in deciding}
-    corners = itertools.product(*map(witnesses, searched.values()))
+    corners = itertools.product(*map(_ends, searched.values()))
     trainings = [resolve(sweep, method_name, dict(zip(searched, corner, strict=True))).training for corner in corners]
     if train_examples is None and any(training.steps is None for training in trainings):
         return None

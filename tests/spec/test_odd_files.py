@@ -14,6 +14,7 @@ from gallop_ray.cli import main
 from gallop_ray.spec.dump import resolved_yaml
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.plain_yaml import Dumper, Loader
+from gallop_ray.spec.plan import plan_sweep
 
 ALIASES = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
 CHAIN = "".join(f"a{i}: &a{i} {{x: *a{i - 1}}}\n" for i in range(1, 60))
@@ -117,6 +118,15 @@ def test_a_range_of_a_million_million_batch_sizes_is_checked_at_once(load, probl
         in (problems(f"training: {{batch_size: 12}}\n{micros}")[0])
     )
     assert time.process_time() - began < 2
+
+
+def test_many_choices_of_all_that_decides_the_steps_are_planned_at_once(load):
+    began, choices = time.process_time(), ", ".join(map(str, range(8, 1600, 8)))
+    fields = ("steps", "epochs", "batch_size")
+    space = ", ".join(f"training.{field}: {{choice: [{choices}{', null' * (field == 'steps')}]}}" for field in fields)
+    (method, _) = plan_sweep(load(f"search: {{space: {{{space}}}}}\n"), 1000).methods
+    assert method.steps_per_run == 1592 * 1000 // 8
+    assert time.process_time() - began < 3
 
 
 def test_numbers_and_texts_are_what_they_look_like():

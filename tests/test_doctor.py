@@ -10,7 +10,9 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from gallop_ray.cli import main
+from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.sweep.data_checks import general_text
 from gallop_ray.training.models import load_model
 from gallop_ray.training.pocket import pocket_tokenizer
 
@@ -197,6 +199,22 @@ def test_an_answer_that_does_not_fit_is_found_wherever_it_is_and_run_refuses_it_
     said = capsys.readouterr().err
     assert f"{tmp_path}/who.train.jsonl:351: the answer 'it is" in said
     assert "Traceback" not in said
+
+
+def test_general_text_is_read_by_doctor_and_before_a_run_starts(tmp_path, capsys):
+    path = tmp_path / "text.jsonl"
+    sweep = load_sweep(QUICKSTART, [f"output={tmp_path}/runs"])
+    assert list(general_text(sweep)) == [], "the quickstart's is generated"
+    path.write_text('{"text": "a b"}\n' * 70 + "{\n")
+    sweep = load_sweep(QUICKSTART, [f"output={tmp_path}/runs", f"evaluation.text={path}"])
+    (finding,) = general_text(sweep)
+    assert finding.level == "problem"
+    assert finding.text.startswith(f"evaluation.text: {path}:71: not a JSON object")
+    assert main(["run", QUICKSTART, "--set", f"output={tmp_path}/runs", "--set", f"evaluation.text={path}"]) == 2
+    assert f"gallop-ray: evaluation.text: {path}:71: not a JSON object" in capsys.readouterr().err
+    path.write_text('{"text": "a b"}\n' * 70)
+    (finding,) = general_text(sweep)
+    assert finding.text == f"general text: 70 texts in {path}, of which 64 are used"
 
 
 def test_a_cluster_that_does_not_answer(doctor, monkeypatch):

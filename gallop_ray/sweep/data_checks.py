@@ -1,13 +1,15 @@
 """What the data of a sweep is held against: itself, and the rules by which answers are read."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.findings import Finding, warning
+from gallop_ray.sweep.findings import Finding, ok, problem, warning
 from gallop_ray.tasks.examples import SPLITS, TaskData
 from gallop_ray.tasks.references import misread
 from gallop_ray.tasks.room import too_long
+from gallop_ray.tasks.text import file_texts
 from gallop_ray.training.models import local_tokenizer
 from gallop_ray.training.resident import load_tasks
 
@@ -16,12 +18,34 @@ _TOLD = 5  # examples, at most
 
 def refuse_unusable(sweep: Sweep) -> None:
     """Raises ValueError for own data that cannot be read or trained on, before a cluster is started for it."""
+    if (path := text_file(sweep)) is not None:
+        deque(file_texts(path), 0)
     if not Path(sweep.data.root).is_dir():
         return
     tasks, tokenizer = load_tasks(sweep), local_tokenizer(sweep.model)
     if tokenizer is not None and (unfit := too_long(tasks.values(), tokenizer, sweep.training.max_length)):
         more = [f"and {len(unfit) - _TOLD} more"] if len(unfit) > _TOLD else []
         raise ValueError("\n".join([*unfit[:_TOLD], *more]))
+
+
+def text_file(sweep: Sweep) -> Path | None:
+    """The file of general text; None where a sweep measures none, or another source's."""
+    source = sweep.evaluation.text_of(sweep.model.name)
+    return Path(source) if source is not None and source.endswith(".jsonl") else None
+
+
+def general_text(sweep: Sweep) -> Iterator[Finding]:
+    """Whether the file of general text can be read, all of it."""
+    if (path := text_file(sweep)) is None:
+        return
+    try:
+        count = sum(1 for _ in file_texts(path))
+    except ValueError as error:
+        yield problem(str(error), "Change it, give another file, or set evaluation.text to null")
+    else:
+        yield ok(
+            f"general text: {count} texts in {path}, of which {min(count, sweep.evaluation.text_examples)} are used"
+        )
 
 
 def overlaps(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:

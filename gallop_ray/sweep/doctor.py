@@ -11,6 +11,7 @@ import ray
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep import machine_checks, sweep_checks
 from gallop_ray.sweep.cluster import possible_slots
+from gallop_ray.sweep.data_checks import general_text
 from gallop_ray.sweep.findings import Finding, ok, print_findings, problem
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.mlflow_store import default_uri, tracking_uri
@@ -47,6 +48,7 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     of_model = list(sweep_checks.model(sweep))
     yield from of_model
     yield from sweep_checks.data(sweep)
+    yield from general_text(sweep)
     yield from sweep_checks.offload(sweep)
     if address == "local" and all(each.level != "problem" for each in of_model):
         yield from sweep_checks.slots(sweep)

@@ -31,7 +31,7 @@ def load_text(sweep: Sweep, tokenizer: Any) -> list[Encoded]:
     count = sweep.evaluation.text_examples
     if source == GENERATED_TEXT:
         return _generated(tokenizer, length, count)
-    texts = list(_file(Path(source)) if source.endswith(".jsonl") else _hub(source))
+    texts = list(file_texts(Path(source)) if source.endswith(".jsonl") else _hub(source))
     found = (_encoded(text, tokenizer, length) for text in shuffled(texts, "text"))
     kept = [one for one in found if len(one.input_ids) > 1][:count]
     if not kept:
@@ -77,7 +77,8 @@ def _generated(tokenizer: Any, length: int, count: int) -> list[Encoded]:
     return [encode(one, tokenizer, _PROMPT, length) for turn in zip(*solved, strict=True) for one in turn][:count]
 
 
-def _file(path: Path) -> Iterator[str]:
+def file_texts(path: Path) -> Iterator[str]:
+    """The texts of a file, a line each. Raises ValueError naming the line that has none."""
     try:
         for place, line in read_lines(path):
             text = json_object(line, place).get("text")

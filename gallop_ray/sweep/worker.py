@@ -34,7 +34,7 @@ from gallop_ray.tracking.slots import note_loaded
 from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
-from gallop_ray.training.run import execute, measure_base
+from gallop_ray.training.run import execute, look, measure_base
 
 
 def serve(config: Mapping[str, Any]) -> None:
@@ -119,8 +119,9 @@ def _begin(record: RunFolder, configuration: Configuration, job: RunJob, slot: s
 def _check_methods(resident: Resident) -> None:
     """Refuse what the model, torch or PEFT do not have, before anything is spent on it."""
     sweep = resident.sweep
-    make_optimizer(sweep.training, [torch.nn.Parameter(torch.zeros(1))])
+    look(resident)
     for spec in sweep.methods:
+        make_optimizer(sweep.training, [torch.nn.Parameter(torch.zeros(1))], spec.entry_ages)
         METHODS[spec.type](spec)
         if isinstance(spec, MaskMethodSpec):
             candidates = find_candidates(resident.model, spec.target_modules)

@@ -87,3 +87,11 @@ def test_other_optimizers_learn(ranks: Callable, name: str, options: dict[str, A
 def test_what_torch_does_not_know_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_optimizer(tiny.sweep(**wrong).training, [torch.nn.Parameter(torch.zeros(1))])
+
+
+def test_what_the_optimizer_of_a_changing_mask_does_not_have_is_refused() -> None:
+    training = tiny.sweep(optimizer_options={"amsgrad": True}).training
+    values = [torch.nn.Parameter(torch.zeros(1))]
+    assert make_optimizer(training, values).defaults["amsgrad"]
+    with pytest.raises(ValueError, match=r"training.optimizer_options: .*'amsgrad'"):
+        make_optimizer(training, values, entry_ages=True)

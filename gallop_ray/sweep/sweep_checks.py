@@ -29,7 +29,7 @@ from gallop_ray.training.models import PRESETS, hub_id, local_tokenizer, model_s
 from gallop_ray.training.resident import load_tasks
 
 _SECONDS = 3.0
-_LOOKED_AT = 200  # examples of a task
+_LOOKED_AT = 200  # examples of a split
 _TIGHT = 0.8
 _FEW = 50
 
@@ -140,7 +140,8 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         more = f"; so it is with {len(unfit) - 1} more" if len(unfit) > 1 else ""
         yield problem(unfit[0] + more, "")
         return
-    examples = [one for task in tasks.values() for one in (task.train + task.test)[:_LOOKED_AT]]
+    parts = [part[:_LOOKED_AT] for task in tasks.values() for part in (task.train, task.validation, task.test)]
+    examples = [one for part in parts for one in part]
     lengths = text_lengths(examples, tokenizer, sweep.data.prompt)
     cut = sum(length > longest for length in lengths.texts)
     text = f"prompts and answers have up to {max(lengths.texts)} tokens, training.max_length is {longest}"

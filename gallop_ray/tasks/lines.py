@@ -11,6 +11,7 @@ _OTHER_FILES = {
     b"PAR1": "a Parquet file; write one JSON object on each line",
     b"\xff\xfe": "not UTF-8 but UTF-16 or UTF-32; save it as UTF-8",
     b"\xfe\xff": "not UTF-8 but UTF-16; save it as UTF-8",
+    b"version https://git-lfs": "a pointer to a file in Git LFS; fetch it with git lfs pull",
     b"[": "a JSON array; write one object on each line, without brackets and commas around them",
 }
 _HEAD = 64  # bytes in which text has no zero, unless it is UTF-16
@@ -27,7 +28,7 @@ def read_lines(path: Path) -> list[tuple[str, bytes]]:
         content = path.read_bytes().removeprefix(_BOM)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    start = content.lstrip()[:4]
+    start = content[:_HEAD].lstrip()
     kind = next((text for magic, text in _OTHER_FILES.items() if start.startswith(magic)), None)
     if kind is None and b"\0" in content[:_HEAD]:
         kind = "not UTF-8 but UTF-16, or no text; save it as UTF-8"

@@ -85,7 +85,7 @@ def _source(name: str, data: DataSpec) -> _Source:
     if data.root == "generated":
         _check_known(name, list(GENERATED_TASKS), "among the generated tasks")
         return _Source(SPLITS, lambda split: generated_examples(name, split, data.split_seed))
-    root = Path(data.root).expanduser()
+    root = Path(data.root)
     _check_known(name, folder_tasks(root), f"in {root}", _other_files(root, name))
     return _Source(folder_splits(root, name), lambda split: folder_examples(root, name, split))
 

@@ -1,12 +1,15 @@
 import gzip
 import json
 import os
+import re
+from random import Random
 
 import pytest
 
 from gallop_ray.spec.schema import DataSpec
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.load import load_task
+from gallop_ray.tasks.references import misread
 
 
 def row(number, answer="answer1"):
@@ -125,6 +128,10 @@ def test_a_broken_line_is_named(tmp_path, line, message):
         (json.dumps([row(1)], indent=1).encode(), "1: the file is a JSON array; write one object on each line"),
         (json.dumps(row(1)).encode("utf-16"), "1: the file is not UTF-8 but UTF-16"),
         (json.dumps(row(1)).encode("utf-16-be"), "1: the file is not UTF-8 but UTF-16, or no text"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "1: the file is a pointer to a file in",
+        ),
         (gzip.compress(b"{}"), "1: the file is compressed with gzip; unpack it"),
     ],
 )
@@ -221,6 +228,59 @@ def test_options_of_a_script_without_spaces_are_found(tmp_path):
     line = {"instruction": "3 是偶数吗\nAnswer format: 甲/乙", "output": "正确答案是甲", "answer": "甲"}
     write(tmp_path, "quiz.validation.jsonl", [line])
     assert load_task("quiz", data(tmp_path), ["validation"]).validation[0].options == ("正确答案是甲", "正确答案是乙")
+
+
+def mutated(content, random):
+    """The bytes of a file with some of them exchanged, left out, put in, or said again."""
+    found = bytearray(content)
+    odd = (
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\xe2\x80\xa8",
+        b"\x00",
+        b"\r",
+        b"\n",
+        b"\\ud800",
+        b"NaN",
+        b"1e999",
+        b"[" * 3000,
+        b'"',
+        b"{",
+        b"}",
+    )
+    for _ in range(random.choice((1, 1, 3, 10))):
+        place, kind = random.randrange(len(found)), random.randrange(4)
+        if kind == 0:
+            found[place] = random.randrange(256)
+        elif kind == 1:
+            del found[place : place + random.choice((1, 10, 100))]
+        elif kind == 2:
+            found[place:place] = random.choice(odd)
+        else:
+            found[place:place] = found[random.randrange(len(found)) :][: random.randrange(200)]
+        found = found or bytearray(b"\n")
+    return bytes(found)
+
+
+def test_a_mutated_file_is_read_or_refused_with_its_line(tmp_path):
+    random, path = Random(1), tmp_path / "quiz.validation.jsonl"
+    options = [row(i) | {"input": "a\u2028é"} for i in range(4)]
+    numbers = [{"instruction": f"{i} + 1?", "output": f"It is {i + 1}", "answer": i + 1} for i in range(4)]
+    refused = []
+    for turn in range(100):
+        rows = (options, numbers)[turn % 2]
+        path.write_bytes(mutated("\n".join(json.dumps(one, ensure_ascii=False) for one in rows).encode(), random))
+        try:
+            examples = load_task("quiz", data(tmp_path), ["validation"]).validation
+            misread(examples)
+            json.dumps([one.question for one in examples], ensure_ascii=False).encode()
+        except ValueError as error:
+            refused.append(str(error))
+    assert 20 < len(refused) < 100
+    for said in refused:
+        before, *told = said.split(f"{path}:")
+        assert (before, bool(told)) == ("", True), said
+        assert all(re.match(r"\d+: ", each) for each in told), said
 
 
 def test_unknown_tasks_and_splits_are_named(tmp_path):

@@ -1,6 +1,6 @@
 """What can be said of a sweep before it runs: not wrong, but to be known. `validate`, `plan` and `run` print it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from gallop_ray.reporting.comparison import LEAST_SEEDS
 from gallop_ray.reporting.power import seeds_text
@@ -10,14 +10,14 @@ from gallop_ray.spec.edges import two_values
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.spec.space import grid_point, grid_size, points
+from gallop_ray.spec.space import Range, grid_point, grid_size, points
 
-_MOST_POINTS = 10_000  # of a grid that are looked at
+_MOST_POINTS = 1000  # of a grid whose left out values are named; each is held against each that is tried
 
 
 def advice(sweep: Sweep) -> list[str]:
     """Sentences about what this sweep's results will and will not say; none where there is nothing to know."""
-    said = [text for look in (_learning, _cut_grids, _two_values, _scales, _seeds) for text in look(sweep)]
+    said = [text for look in (_learning, cut_grids, _two_values, _scales, _seeds) for text in look(sweep)]
     return [*said, *filter(None, [selection_text(sweep)])]
 
 
@@ -42,7 +42,7 @@ def _finite(sweep: Sweep, plan: MethodPlan) -> bool:
     return grid_size(method_space(sweep, plan.method)) == plan.configurations
 
 
-def _cut_grids(sweep: Sweep) -> Iterator[str]:
+def cut_grids(sweep: Sweep) -> Iterator[str]:
     """What a grid's budget leaves out."""
     if sweep.search.sampler != "grid":
         return
@@ -51,16 +51,21 @@ def _cut_grids(sweep: Sweep) -> Iterator[str]:
         size = grid_size(space)
         if size is None or size <= plan.configurations:
             continue
-        tried = [grid_point(space, number) for number in range(min(plan.configurations, _MOST_POINTS))]
-        left = [
-            f"{path.partition('.')[2]} {value}"
-            for path, allowed in space.items()
-            for value in points(allowed) or ()
-            if all(point[path] != value for point in tried)
-        ]
+        left = _never_tried(space, plan.configurations) if size <= _MOST_POINTS else []
         never = f": {listed(left)} never" if left else ""
         what = f"{plan.method}: budget.configurations {plan.configurations} cuts its grid of {size} points"
         yield f"{what}{never}; raise it, or leave it out to try them all"
+
+
+def _never_tried(space: Mapping[str, Range], count: int) -> list[str]:
+    """The values that are in none of the first points of a grid."""
+    tried = [grid_point(space, number) for number in range(count)]
+    return [
+        f"{path.partition('.')[2]} {value}"
+        for path, allowed in space.items()
+        for value in points(allowed) or ()
+        if all(point[path] != value for point in tried)
+    ]
 
 
 def _two_values(sweep: Sweep) -> Iterator[str]:

@@ -101,6 +101,14 @@ def test_what_is_to_be_known_before_a_sweep_runs(changes: dict[str, Any], words:
     assert [sentence for sentence in advice(asked(**changes)) if words in sentence] != []
 
 
+def test_a_grid_too_large_to_look_through_is_counted_at_once() -> None:
+    space = {"lora.rank": {"integer": [1, 10**9]}, "training.epochs": {"choice": [1, 2, 3]}}
+    cut = asked(search={"sampler": "grid", "space": space}, budget={"configurations": 4})
+    assert any(
+        "lora: budget.configurations 4 cuts its grid of 3000000000 points; raise it" in said for said in advice(cut)
+    )
+
+
 def test_nothing_is_said_where_nothing_is_to_be_known() -> None:
     ratio = {"space": {"lora.rank": {"choice": [4, 8, 16]}}}
     quiet = asked(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gallop_ray.reporting.advice import cut_grids
 from gallop_ray.reporting.edges import edges_of
 from gallop_ray.reporting.report.material import Material
 
@@ -11,7 +12,7 @@ _DISAGREEMENT = 0.2  # of two forget ratios
 
 def notes(material: Material) -> list[str]:
     """Sentences, the weightiest first; none where there is nothing to warn of."""
-    found = (_unfinished, _bad, _learnt_nothing, _at_edges, _vacuous, _disagreeing, _few_seeds)
+    found = (_unfinished, _bad, _learnt_nothing, _at_edges, _cut_grids, _vacuous, _disagreeing, _few_seeds)
     return [note for look in found for note in look(material)]
 
 
@@ -56,6 +57,10 @@ def _at_edges(material: Material) -> Iterator[str]:
     for found in edges_of(material.folder, material.sweep, material.best).values():
         for edge in found:
             yield f"a better value may lie beyond what was tried: {edge}."
+
+
+def _cut_grids(material: Material) -> Iterator[str]:
+    yield from (f"{text}." for text in cut_grids(material.sweep))
 
 
 def _disagreeing(material: Material) -> Iterator[str]:

@@ -47,7 +47,10 @@ def reasoned(instruction: str, text: str, answer: str, number: float, place: str
 
 @dataclass(frozen=True)
 class TaskData:
-    """The examples of a task. A split that was not asked for is empty; no example is in two splits."""
+    """The examples of a task. A split that was not asked for is empty.
+
+    What is held out of a split shares no question with the rest; splits that are given may share some.
+    """
 
     name: str
     train: list[Example] = field(default_factory=list)

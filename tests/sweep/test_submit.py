@@ -17,6 +17,7 @@ _QUICK = (
     "training.steps=4",
     "resources.slots=1",
     "budget.configurations=1",
+    "seeds=2",
     "data.limits={train: 64, validation: 16, test: 16}",
 )
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,11 @@ def leaf_types(annotation: object) -> set[type]:
     return {annotation if isinstance(annotation, type) else type(annotation)}
 
 
+def _is_single(annotation: object) -> bool:
+    """Whether a field takes one value and never a list or a section."""
+    return get_origin(annotation) not in (tuple, dict) and all(map(_is_single, get_args(annotation)))
+
+
 class Frozen(BaseModel):
     """Base of every part of a sweep: immutable, and an unknown key is an error."""
 
@@ -34,11 +39,12 @@ class Frozen(BaseModel):
     @classmethod
     def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
         assert info.field_name is not None
-        types = leaf_types(cls.model_fields[info.field_name].annotation)
+        annotation = cls.model_fields[info.field_name].annotation
+        types = leaf_types(annotation)
         if isinstance(value, bool) and types & {int, float} and bool not in types:
             raise ValueError("must be a number")
         # pydantic would take "010" for ten, which is 8 to some and text to YAML.
-        if isinstance(value, str) and types & {int, float} and str not in types and not types & {tuple, dict}:
+        if isinstance(value, str) and types & {int, float} and str not in types and _is_single(annotation):
             raise ValueError("must be a number" if float in types else "must be a whole number")
         return value
 

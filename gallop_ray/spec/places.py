@@ -30,7 +30,9 @@ def expanded(text: str) -> str:
 def local_folder(text: str) -> str:
     """The path of a folder that is written to; ValueError also for addresses such as s3://."""
     if _SCHEME.match(text):
-        raise ValueError("must be the path of a folder that every node sees; an address is none, so mount it")
+        raise ValueError(
+            "must be the path of a folder that every node sees, not an address; mount it and give its path"
+        )
     return expanded(text)
 
 

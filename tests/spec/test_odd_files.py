@@ -67,6 +67,12 @@ SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
         ("training: {steps: 1:30}\n", '5: training.steps: "1:30" is not allowed; must be a whole number'),
         ("training: {steps: 010}\n", '5: training.steps: "010" is not allowed; must be a whole number'),
         ("training: {learning_rate: 1:30.5}\n", '5: training.learning_rate: "1:30.5" is not allowed; must be a number'),
+        ("seeds: three\n", '5: seeds: "three" is not allowed; must be a list of seeds, or how many to take'),
+        (
+            "search: {space: {training.epochs: {log: x}}}\n",
+            '5: search.space.training.epochs.log: "x" is not allowed; must be two numbers, [low, high]',
+        ),
+        ('training: {steps: "100"}\n', '5: training.steps: "100" is not allowed; must be a whole number'),
         ("seeds: [010]\n", '5: seeds.0: "010" is not allowed; must be a whole number'),
         ("resources: {slots: 010}\n", '5: resources.slots: "010" is not allowed; must be a whole number or'),
         ('"a\\nb": 1\n', "5: a\\\\nb: unknown key; allowed are"),

@@ -29,6 +29,8 @@ def written(tmp: Path, best: float) -> Written:
     for rate in RATES:
         for seed in (0, 1):
             made.end(made.begin("gallop", rate, seed), 0.8 if rate == best else 0.6)
+    for seed in (0, 1):
+        made.end(made.begin("random", 0.1, seed), 0.5)
     made.folder.rebuild_results()
     return made
 
@@ -52,6 +54,8 @@ def test_the_edge_is_said_in_table_report_best_and_status(tmp_path: Path, capsys
     places = said(made, capsys)
     assert [place for place, text in places.items() if EDGE not in text] == []
     assert "gallop^ 2" in places["table"]
+    assert "No verdict rests on 2 seeds, whatever they say: it takes 3 or more, and with 2 methods 5" in places["best"]
+    assert "validation data of the OOD tasks (max): OOD accuracy and forgetting are those of" in places["best"]
     record = SweepStatus(made.folder, made.sweep).look()
     assert record["best"]["edges"] == record["methods"]["gallop"]["best"]["edges"] == [EDGE]
     assert render(record) is not None

@@ -75,5 +75,5 @@ def compose(text: str, file: str, *, with_lines: bool = True) -> yaml.Node | Non
         mark = error.problem_mark or error.context_mark
         raise refused(mark.line + 1 if mark else 1, error.problem or error.context) from None
     except (ValueError, OverflowError):  # PyYAML takes any number for a character's
-        mark = loader.get_mark()  # type: ignore[no-untyped-call]
+        mark = loader.get_mark()
         raise refused(mark.line + 1, "an escape such as \\U00110000 names no character") from None

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from gallop_ray.export.peft_folder import attach_peft
 from gallop_ray.export.request import Request
 from gallop_ray.methods.peft import on_disk
 from gallop_ray.sparse.adapter import apply_adapter, refuse_other_base
+from gallop_ray.sparse.checked import load_whole
 from gallop_ray.spec.formats import DELTA, FULL, PEFT
 from gallop_ray.training.models import load_model
 from gallop_ray.training.save import save_model
@@ -32,7 +32,7 @@ def _merge_delta(model: Any, request: Request) -> Any:
 def _merge_peft(model: Any, request: Request) -> Any:
     refuse_other_base(model, request.run.adapter, request.metadata)
     wrapped = attach_peft(model, request)
-    saved = load_file(request.run.adapter)
+    saved, _ = load_whole(request.run.adapter)
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad:
             parameter.copy_(saved.pop(on_disk(name)))
@@ -42,7 +42,7 @@ def _merge_peft(model: Any, request: Request) -> Any:
 
 @torch.no_grad()
 def _load_full(model: Any, request: Request) -> Any:
-    trained, parameters = load_file(request.run.adapter), dict(model.named_parameters())
+    trained, parameters = load_whole(request.run.adapter)[0], dict(model.named_parameters())
     if {n: (t.shape, t.dtype) for n, t in trained.items()} != {n: (p.shape, p.dtype) for n, p in parameters.items()}:
         raise ValueError(
             f"{request.model.name} is not of the architecture and dtype that {request.run.adapter} was trained on; "

@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import peft
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gallop_ray.export.request import Request
 from gallop_ray.export.shira import to_shira
 from gallop_ray.methods import METHODS, TunerMethod
+from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
+from gallop_ray.sparse.checked import load_whole
 from gallop_ray.spec.formats import DELTA, PEFT
 from gallop_ray.spec.schema import Configuration
 from gallop_ray.training.models import meta_model, model_source
+
+_KINDS = ("indices", "delta")
 
 
 def write_peft(request: Request, folder: Path) -> None:
@@ -37,12 +41,16 @@ def attach_peft(model: Any, request: Request) -> Any:
 
 
 def _from_peft(request: Request) -> tuple[Any, dict[str, Tensor]]:
-    return attach_peft(meta_model(request.model), request).peft_config["default"], load_file(request.run.adapter)
+    return attach_peft(meta_model(request.model), request).peft_config["default"], load_whole(request.run.adapter)[0]
 
 
 def _from_delta(request: Request) -> tuple[Any, dict[str, Tensor]]:
+    found, _ = load_adapter(request.run.adapter)
+    model = meta_model(request.model)
+    refuse_misfit(request.run.adapter, found, {name: weight.numel() for name, weight in model.named_parameters()})
+    tensors = {f"{name}.{kind}": t for name, pair in found.items() for kind, t in zip(_KINDS, pair, strict=True)}
     try:
-        return to_shira(meta_model(request.model), load_file(request.run.adapter))
+        return to_shira(model, tensors)
     except ValueError as error:
         raise ValueError(f"{request.run.path} has no PEFT form: {error}; use --to merged or --to delta") from None
 

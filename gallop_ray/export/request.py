@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from safetensors import safe_open
-
+from gallop_ray.disk.damage import Damaged
+from gallop_ray.disk.tensors import metadata_of
 from gallop_ray.spec.formats import DELTA, FULL, PEFT
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.tracking.records import SweepFolder
@@ -84,12 +84,14 @@ def _metadata(run: RunFolder) -> dict[str, str]:
         raise ValueError(f"{run.path} has an adapter for each task that it was trained on; give one of {rounds}")
     if not run.adapter.exists():
         raise ValueError(f"{run.adapter} is not there any more; restore it, or run the seed again")
-    with safe_open(run.adapter, framework="numpy") as file:
-        metadata: dict[str, str] = file.metadata() or {}
+    metadata = metadata_of(run.adapter)
     if metadata.get("format") not in _POSSIBLE:
         raise ValueError(
             f"{run.adapter} has the format {metadata.get('format')!r}; this version exports {', '.join(_POSSIBLE)}"
         )
+    for name in ("base_hash", "configuration") if metadata["format"] == PEFT else ("base_hash",):
+        if not metadata.get(name):
+            raise Damaged(run.adapter, f"has no {name} in its metadata", "restore it, or run the seed again")
     return metadata
 
 

@@ -1,20 +1,49 @@
 """Writing an export: the whole folder or nothing."""
 
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from gallop_ray.disk.damage import Damaged
 from gallop_ray.export.merged import write_merged
 from gallop_ray.export.peft_folder import write_peft
 from gallop_ray.export.request import Request, Target
+from gallop_ray.reporting.masks import read_mask
+from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
+from gallop_ray.sparse.checked import load_whole
+from gallop_ray.spec.formats import DELTA
+
+_FIX = "restore it, or run the seed again"
 
 
 def export(request: Request) -> Path:
     """Write what was asked for; the folder. ValueError where the adapter does not fit the form or the base model."""
+    _refuse_incomplete(request)
     with _whole_or_nothing(request.output) as folder:
         _WRITERS[request.to](request, folder)
     return request.output
+
+
+def _refuse_incomplete(request: Request) -> None:
+    """Hold the adapter against its own checksums and, of a mask, against what the run recorded of it."""
+    path = request.run.adapter
+    if request.metadata["format"] != DELTA:
+        load_whole(path)
+        return
+    found, _ = load_adapter(path)
+    matrices = (read_mask(request.run) or {}).get("matrices", {})
+    refuse_misfit(path, found, {f"{name}.weight": numel for name, (_, numel) in matrices.items()} or _any(found))
+    for name, (chosen, _) in matrices.items():
+        there = found[f"{name}.weight"][0].numel() if f"{name}.weight" in found else 0
+        if there < chosen:
+            raise Damaged(path, f"holds {there} of the {chosen} entries that were trained in {name}", _FIX)
+
+
+def _any(found: Mapping[str, object]) -> dict[str, int]:
+    """Sizes that hold everything, of a run that recorded none."""
+    return dict.fromkeys(found, sys.maxsize)
 
 
 def _write_delta(request: Request, folder: Path) -> None:

@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.budget import layer
 from gallop_ray.sparse.reach import reached
+from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.weights import gather, local, rank
 from gallop_ray.spec.formats import FULL
 
@@ -65,7 +65,7 @@ class _FullAttachment:
             if rank() == 0:
                 weights[name] = whole.detach().cpu().contiguous()
         if rank() == 0:
-            save_file(weights, path, metadata={"format": FULL, **metadata})
+            save_checked(path, weights, {"format": FULL, **metadata})
 
     @torch.no_grad()
     def detach(self) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import peft
-from safetensors.torch import save_file
 from torch import nn
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.weights import gather, is_split, rank
 from gallop_ray.spec.formats import PEFT
 from gallop_ray.spec.methods import PeftSpec
@@ -47,7 +47,7 @@ class _PeftAttachment:
         trained = {name: gather(p).cpu() for name, p in self.module.named_parameters() if p.requires_grad}
         if rank() == 0:
             tensors = {on_disk(name): value.contiguous() for name, value in trained.items()}
-            save_file(tensors, path, metadata={"format": PEFT, **metadata})
+            save_checked(path, tensors, {"format": PEFT, **metadata})
 
     def detach(self) -> None:
         self.module.unload()

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.reporting.forecast import RunSeconds, slot_seconds_left
 from gallop_ray.spec.plan import MethodPlan
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.schema import ObjectiveSpec, Sweep
 from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.ranking import Summary, best
 from gallop_ray.tracking.records import FINAL, ConfigurationFolder, SweepFolder
@@ -48,7 +49,7 @@ class ActiveRun:
         elif event["event"] == "phase":
             self.phase = event["phase"]
         elif event["event"] == "step":
-            self.step, self.steps, self.loss = event["step"], event["steps"], event.get("loss")
+            self.step, self.steps, self.loss = event["step"], event.get("steps", self.steps), event.get("loss")
             self.times.append((event["time"], event["step"]))
 
     @property
@@ -57,6 +58,16 @@ class ActiveRun:
         if len(self.times) < 2 or self.times[-1][0] <= self.times[0][0]:
             return None
         return (self.times[-1][1] - self.times[0][1]) / (self.times[-1][0] - self.times[0][0])
+
+
+def _method(configuration: ConfigurationFolder) -> str:
+    """Where its record is damaged its key says it, too."""
+    try:
+        return str(configuration.configuration()["method"]["name"])
+    except (Damaged, KeyError) as error:
+        reason = error.reason if isinstance(error, Damaged) else "names no method"
+        note_damage(configuration.path / "configuration.json", reason, "the configuration is counted by its key")
+        return configuration.method
 
 
 class SweepState:
@@ -76,7 +87,7 @@ class SweepState:
         self.objective = objective
         self._kept = (*_KEPT, objective.metric)
         self._since = since
-        self._seeds = set(folder.spec()["seeds"])
+        self._seeds = set(folder.spec().get("seeds", Sweep.model_fields["seeds"].default))
         self.total_configurations = sum(plan.configurations for plan in planned)
         self._planned = planned
         self._looked = False
@@ -93,7 +104,7 @@ class SweepState:
         for configuration in self._open.look():
             status = configuration.status()
             if configuration.key not in self._methods:
-                self._methods[configuration.key] = configuration.configuration()["method"]["name"]
+                self._methods[configuration.key] = _method(configuration)
             runs = configuration.runs()
             news += [result for run in runs if (result := self._look_at(run))]
             self._note_status(configuration, status, runs)

@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.tensors import metadata_of, opened
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking.files import Record, read_json, write_json
+from gallop_ray.tracking.files import Record, write_json
 from gallop_ray.tracking.ranking import best
 from gallop_ray.tracking.records import MASK_REPORT, SweepFolder
 from gallop_ray.tracking.runs import RoundFolder, RunFolder
+from gallop_ray.tracking.shapes import Shape, integer, listed, mapping, optional
 
 OUTSIDE = "other"
 """The row of matrices that belong to no layer."""
 _INDICES = ".indices"
+_RUNS = listed(lambda run: mapping()(run) and {"configuration", "seed"} <= run.keys())
+_MASK = Shape(
+    needed={"chosen": integer, "matrices": mapping(lambda each: listed(integer)(each) and len(each) == 2)},
+    known={"magnitudes": optional(mapping())},
+)
+_REPORT = Shape(needed={"runs": _RUNS, "overlap": mapping(listed(mapping()))})
 
 
 def write_mask_report(folder: SweepFolder, objective: ObjectiveSpec) -> None:
@@ -51,17 +59,35 @@ def _identity(run: RunFolder) -> list[Any]:
 
 def _told_of(report: Path) -> list[list[Any]]:
     """Configuration and seed of the runs in masks.json, and the round of those that have rounds."""
-    told = (read_json(report) or {"runs": []})["runs"]
-    return [[run["configuration"], run["seed"], run.get("round")] for run in told]
+    return [[run["configuration"], run["seed"], run.get("round")] for run in mask_report(report).get("runs", [])]
+
+
+def mask_report(path: Path) -> Record:
+    """masks.json; empty where there is none, and where it is damaged: it is derived."""
+    try:
+        return _REPORT.read(path) or {}
+    except Damaged as error:
+        note_damage(error.path, error.reason, "the next report on masks replaces it")
+        return {}
 
 
 def _masks(folder: SweepFolder) -> Iterator[tuple[RunFolder, Record]]:
     """The finished runs that chose a mask, or each of their rounds, with what they recorded of it."""
     for run in folder.runs():
         for part in run.parts() if (run.result() or {}).get("status") == "finished" else ():
-            mask = part.read("mask")
-            if mask and mask.get("matrices"):
+            if mask := read_mask(part):
                 yield part, mask
+
+
+def read_mask(run: RunFolder) -> Record | None:
+    """What a run recorded of its mask; None of a run without one, and of a damaged record, which is said once."""
+    mask = run.read("mask")
+    if not mask or not mask.get("matrices"):
+        return None
+    if (wrong := _MASK.wrong(mask)) is not None:
+        note_damage(run.path / "mask.json", wrong, "it counts as not there")
+        return None
+    return mask
 
 
 def _round(run: RunFolder) -> Record:
@@ -105,7 +131,7 @@ def _place(name: str) -> tuple[int | str, str]:
 
 def jaccard(first: Path, second: Path) -> float:
     """Of two adapters' masks: the entries in both over the entries in either, in [0, 1]. Reads matrix by matrix."""
-    with safe_open(first, framework="numpy") as one, safe_open(second, framework="numpy") as other:
+    with opened(first) as one, opened(second) as other:
         ours, theirs = ({key for key in file.keys() if key.endswith(_INDICES)} for file in (one, other))  # noqa: SIM118
         both = sum(
             int(np.intersect1d(one.get_tensor(key), other.get_tensor(key), assume_unique=True).size)
@@ -134,4 +160,16 @@ def _between_methods(runs: Sequence[RunFolder], best: Mapping[str, str]) -> Iter
 
 
 def _with_adapter(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    return [run for run in runs if run.adapter.exists()]
+    return [run for run in runs if _is_whole(run.adapter)]
+
+
+def _is_whole(adapter: Path) -> bool:
+    """Whether it is there and as long as it says; a damaged one is said once."""
+    try:
+        metadata_of(adapter)
+    except FileNotFoundError:
+        return False
+    except Damaged as error:
+        note_damage(error.path, error.reason, "its mask is compared with no other")
+        return False
+    return True

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.reporting.live import ActiveRun, SweepState
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
@@ -45,6 +46,7 @@ class SweepDisplay:
         self._state = SweepState(folder, planned, objective)
         self._live: Live | None = None
         self._next_line = 0.0
+        self._trouble = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._show, name="sweep-display", daemon=True)
 
@@ -61,7 +63,10 @@ class SweepDisplay:
         """Show the last state and end."""
         self._stop.set()
         self._thread.join()
-        self._look()
+        try:
+            self._look()
+        except (OSError, ValueError) as error:
+            self._note_once(error)
         if self._live:
             self._live.stop()
         else:
@@ -84,9 +89,14 @@ class SweepDisplay:
         while not self._stop.wait(_LOOK_SECONDS):
             try:
                 self._look()
-            except OSError:
-                # A network disk that hiccups must not end the display: the next look tries again.
-                continue
+            except (OSError, ValueError) as error:
+                # A network disk that hiccups, or a damaged record, must not end the display: the next look tries again.
+                self._note_once(error)
+
+    def _note_once(self, error: Exception) -> None:
+        if self._trouble != str(error):
+            self._trouble = str(error)
+            self.note(f"the display cannot read all of the sweep: {described_trouble(error)}")
 
     def _look(self) -> None:
         for result in self._state.look():

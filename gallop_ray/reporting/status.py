@@ -13,9 +13,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from safetensors import safe_open
 
 from gallop_ray.reporting.edges import edges_of
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.tensors import opened as opened_tensors
 from gallop_ray.reporting.live import ActiveRun, SweepState
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import UNCHECKED, Sweep
@@ -178,11 +179,14 @@ def checkpoint_step(run: RunFolder) -> int | None:
 def _kept_step(part: RunFolder) -> int | None:
     result = part.result()
     if result is not None:
-        return int(result["steps"])
+        return int(result.get("steps") or 0)
     try:
-        with safe_open(part.checkpoint, framework="numpy") as file:
+        with opened_tensors(part.checkpoint) as file:
             return int(file.get_tensor("step"))
     except FileNotFoundError:
+        return None
+    except (Damaged, TypeError) as error:
+        note_damage(part.checkpoint, getattr(error, "reason", "has no step"), "the run begins from its start")
         return None
 
 

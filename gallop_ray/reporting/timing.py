@@ -59,7 +59,9 @@ def run_times(run: RunFolder) -> RunTimes | None:
         if event["event"] == "phase":
             phases[event["phase"]] += following["time"] - event["time"]
     forwards = [event["time"] for event in events if event["event"] == "first_forward"]
-    started, last = events[0], events[-1]["time"]
+    started, last = next((event for event in events if event["event"] == "run_started"), None), events[-1]["time"]
+    if started is None:  # its line is damaged
+        return None
     return RunTimes(
         started["slot"], run.configuration, started["time"], forwards[0] if forwards else None, last, dict(phases)
     )

@@ -8,22 +8,63 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gallop_ray.disk.damage import Damaged
 from gallop_ray.sparse.base_hash import base_hash
+from gallop_ray.sparse.checked import load_whole, save_checked
 from gallop_ray.spec.formats import DELTA
 
 
 def save_adapter(
     path: Path, indices: Mapping[str, Tensor], deltas: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write an adapter. `metadata` must hold `base_hash`; what else it holds is kept with it."""
+    """Write an adapter. `metadata` must hold `base_hash`; what else it holds is kept with it.
+
+    Raises OSError as `save_checked`.
+    """
     assert "base_hash" in metadata
     tensors = {f"{name}.indices": i.cpu() for name, i in indices.items()}
     tensors |= {f"{name}.delta": d.float().cpu() for name, d in deltas.items()}
-    save_file(tensors, path, metadata={"format": DELTA, **metadata})
+    save_checked(path, tensors, {"format": DELTA, **metadata})
+
+
+def load_adapter(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
+    """Indices and delta by weight, and the metadata.
+
+    Raises ValueError, naming the file, where anything is not as save_adapter() writes it; OSError where it cannot be
+    read. Whether it fits a model is not known here, except that no index is negative.
+    """
+    tensors, metadata = load_whole(path)
+    if metadata.get("format") != DELTA:
+        raise ValueError(f"{path} is not a gallop_ray adapter (format {metadata.get('format')!r}, expected {DELTA!r})")
+    if not metadata.get("base_hash"):
+        raise Damaged(path, "names no base model: its metadata has no base_hash", "restore it, or run the seed again")
+    names = {name.rpartition(".")[0] for name in tensors}
+    if tensors.keys() != {f"{name}.{kind}" for name in names for kind in ("indices", "delta")}:
+        alone = sorted(name for name in names if not tensors.keys() >= {f"{name}.indices", f"{name}.delta"})
+        what = f"{alone[0]} lacks its indices or its delta" if alone else "it holds other tensors"
+        raise _unfit(path, what)
+    found = {name: (tensors[f"{name}.indices"], tensors[f"{name}.delta"]) for name in sorted(names)}
+    for name, (indices, delta) in found.items():
+        if (wrong := _wrong(indices, delta)) is not None:
+            raise _unfit(path, f"{name}: {wrong}")
+    return found, metadata
+
+
+def _unfit(path: Path, reason: str) -> Damaged:
+    return Damaged(path, f"is no whole adapter ({reason})", "restore it, or run the seed again")
+
+
+def _wrong(indices: Tensor, delta: Tensor) -> str | None:
+    """Why these cannot be the entries of one weight and their change."""
+    if indices.dtype not in (torch.int32, torch.int64) or delta.dtype != torch.float32:
+        return f"indices of {indices.dtype} and a delta of {delta.dtype} are neither int32 or int64 nor float32"
+    if indices.ndim != 1 or indices.shape != delta.shape:
+        return f"indices of shape {tuple(indices.shape)} do not match a delta of shape {tuple(delta.shape)}"
+    if indices.numel() and (int(indices[0]) < 0 or bool((indices[1:] <= indices[:-1]).any())):
+        return "its indices are negative, repeated or not sorted"
+    return None if bool(delta.isfinite().all()) else "its delta is not finite"
 
 
 class AppliedAdapter:
@@ -42,34 +83,48 @@ class AppliedAdapter:
 
 @torch.no_grad()
 def apply_adapter(model: nn.Module, path: str | Path) -> AppliedAdapter:
-    """Add a saved delta to `model` in place.
+    """Add a saved delta to `model` in place: all of it, or nothing where it raises.
 
-    Raises ValueError where the file is no adapter of ours or was trained on other weights than the model's.
+    Raises ValueError, naming the file, where it is no whole adapter of ours or was trained on other weights than the
+    model's; OSError where it cannot be read.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        _refuse_foreign(model, Path(path), metadata)
-        undo = []
-        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            name, _, kind = key.rpartition(".")
-            if kind != "delta":
-                continue
-            weight = model.get_parameter(name)
-            indices = file.get_tensor(f"{name}.indices").to(weight.device)
-            base = weight.view(-1)[indices].clone()
-            weight.view(-1)[indices] = (base.float() + file.get_tensor(key).to(weight.device)).to(weight.dtype)
-            undo.append((weight, indices, base))
-    return AppliedAdapter(undo)
+    found, metadata = load_adapter(Path(path))
+    refuse_other_base(model, Path(path), metadata)
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    refuse_misfit(Path(path), found, {name: weight.numel() for name, weight in weights.items()})
+    places = [_place(Path(path), name, weights[name], *entries) for name, entries in found.items()]
+    for weight, indices, _, trained in places:
+        weight.view(-1)[indices] = trained
+    return AppliedAdapter([(weight, indices, base) for weight, indices, base, _ in places])
 
 
-def _refuse_foreign(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != DELTA:
-        raise ValueError(f"{path} is not a gallop_ray adapter (format {metadata.get('format')!r}, expected {DELTA!r})")
-    refuse_other_base(model, path, metadata)
+def refuse_misfit(path: Path, found: Mapping[str, tuple[Tensor, Tensor]], sizes: Mapping[str, int]) -> None:
+    """Raise ValueError unless every weight of an adapter is one of these sizes, in entries, with all its indices."""
+    for name, (indices, _) in found.items():
+        if name not in sizes:
+            raise _unfit(path, f"the model has no weight {name}")
+        if indices.numel() and int(indices[-1]) >= sizes[name]:
+            raise _unfit(path, f"{name}: index {int(indices[-1])} is outside of its {sizes[name]} entries")
+
+
+def _place(
+    path: Path, name: str, weight: nn.Parameter, indices: Tensor, delta: Tensor
+) -> tuple[nn.Parameter, Tensor, Tensor, Tensor]:
+    """A weight, the entries that change, their values before and after."""
+    if not weight.is_contiguous():
+        raise ValueError(f"{path} cannot be applied: {name} of this model is not contiguous in memory")
+    indices = indices.to(weight.device)
+    base = weight.view(-1)[indices].clone()
+    trained = (base.float() + delta.to(weight.device)).to(weight.dtype)
+    if not bool(trained.isfinite().all()):
+        raise _unfit(path, f"{name}: base and delta together are not finite")
+    return weight, indices, base, trained
 
 
 def refuse_other_base(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
     """Raise ValueError unless `model` has the very weights on which the adapter at `path` was trained."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(f"{path} needs a model with its weights loaded; this one has some on the meta device")
     here = base_hash(model)
     if metadata["base_hash"] != here:
         raise ValueError(

@@ -1,40 +1,39 @@
-"""Tensors on disk that are there whole and unharmed, or count as not there."""
+"""Tensors on disk that are there whole and unharmed, or are said to be damaged."""
 
 import json
-import os
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from gallop_ray.disk.damage import Damaged
+from gallop_ray.disk.tensors import opened
+from gallop_ray.disk.whole import drafted
 
 _CHECKSUMS, _CHECKSUM = "checksums", "checksum"
 
 
-def save_whole(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that is there as a whole or not at all, in place of what was there.
+def save_checked(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file with checksums, as a whole and durably, in place of what was there.
 
     Raises OSError where that cannot be.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, draft, metadata=metadata)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def save_checked(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """The same, in a file that load_checked() can trust."""
     whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     checksums = json.dumps({name: _checksum(t) for name, t in whole.items()})
-    save_whole(path, whole, {_CHECKSUMS: checksums, _CHECKSUM: str(zlib.crc32(checksums.encode()))})
+    described = {**(metadata or {}), _CHECKSUMS: checksums}
+    with drafted(path) as draft:
+        save_file(whole, draft, metadata={**described, _CHECKSUM: _seal(described)})
+
+
+def load_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file and its metadata, checked; a file of an earlier version, without checksums, is read too.
+
+    Raises Damaged for a file that was cut short, changed, or is none of safetensors; OSError where it cannot be read.
+    """
+    return _load(path, None)
 
 
 def load_checked(path: Path, names: Collection[str]) -> dict[str, Tensor] | None:
@@ -43,24 +42,48 @@ def load_checked(path: Path, names: Collection[str]) -> dict[str, Tensor] | None
     None where there is no file, or one that was cut short or changed since.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            checksums = _checksums(file.metadata())
-            found: dict[str, Tensor] = {name: file.get_tensor(name) for name in names if name in checksums}
-    except (OSError, SafetensorError, ValueError):
+        tensors, metadata = _load(path, names)
+    except (OSError, Damaged):
         return None
-    return found if all(_checksum(t) == checksums[name] for name, t in found.items()) else None
+    return tensors if _CHECKSUMS in metadata else None
 
 
-def _checksums(metadata: Mapping[str, str] | None) -> dict[str, int]:
-    """By tensor. Raises ValueError where they are missing, or themselves damaged."""
-    text = (metadata or {}).get(_CHECKSUMS, "")
-    if (metadata or {}).get(_CHECKSUM) != str(zlib.crc32(text.encode())):
-        raise ValueError("no checksums")
-    checksums: dict[str, int] = json.loads(text)
+def _load(path: Path, names: Collection[str] | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with opened(path, "pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        there = set(file.keys())
+        checksums = _checksums(path, metadata)
+        wanted = sorted(there if names is None else there & set(names))
+        found: dict[str, Tensor] = {name: file.get_tensor(name) for name in wanted}
+    if checksums is not None and set(checksums) != there:
+        raise Damaged(path, f"is damaged: not all of its tensors are there, or more ({_some(set(checksums) ^ there)})")
+    if checksums is not None and (wrong := [n for n, t in found.items() if _checksum(t) != checksums[n]]):
+        raise Damaged(path, f"is damaged: {_some(wrong)} is not what was written")
+    return found, metadata
+
+
+def _some(names: Collection[str]) -> str:
+    first = sorted(names)[0]
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} others"
+
+
+def _checksums(path: Path, metadata: Mapping[str, str]) -> dict[str, int] | None:
+    """By tensor; None where there are none. Raises Damaged where they are damaged themselves."""
+    if _CHECKSUMS not in metadata:
+        return None
+    if metadata.get(_CHECKSUM) != _seal(metadata):
+        raise Damaged(path, "is damaged: its metadata is not what was written")
+    checksums: dict[str, int] = json.loads(metadata[_CHECKSUMS])
     return checksums
+
+
+def _seal(metadata: Mapping[str, str]) -> str:
+    """A checksum of the checksums and of what else the metadata says."""
+    rest = {name: text for name, text in sorted(metadata.items()) if name not in (_CHECKSUMS, _CHECKSUM)}
+    return str(zlib.crc32((metadata[_CHECKSUMS] + (json.dumps(rest) if rest else "")).encode()))
 
 
 def _checksum(tensor: Tensor) -> int:
     """Of type, shape and content."""
     start = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    return zlib.crc32(tensor.view(-1).numpy().data, start) if tensor.numel() else start
+    return zlib.crc32(tensor.view(-1).view(torch.uint8).numpy().data, start) if tensor.numel() else start

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from gallop_ray.disk.trouble import is_disk_full
 from gallop_ray.reporting.progress import SweepDisplay
 from gallop_ray.reporting.status import SweepStatus, found_line, opened
 from gallop_ray.spec.checks import verify
@@ -29,7 +30,6 @@ from gallop_ray.sweep.searcher import SlotSearcher
 from gallop_ray.sweep.study import Studies
 from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
 from gallop_ray.tracking import control
-from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.ranking import best_of_search

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gallop_ray.disk.trouble import is_storage_trouble
 from gallop_ray.sparse.memory import is_out_of_memory
 from gallop_ray.sweep.jobs import Failure, Outcome
-from gallop_ray.tracking.files import Record, is_disk_full
+from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.training.errors import Diverged
@@ -41,14 +42,14 @@ POLICIES: dict[Failure, Policy] = {
     "diverged": Policy(retries=0, status="diverged"),
     "refused": Policy(retries=0),
     "failed": Policy(retries=1),
-    "disk_full": Policy(retries=0, stops_sweep=True),
+    "storage": Policy(retries=0, stops_sweep=True),  # full, read-only, gone: every run would come to it
 }
 
 
 def classify(error: BaseException) -> Failure:
     """The class of an exception that ended a run on one rank."""
-    if is_disk_full(error):
-        return "disk_full"
+    if is_storage_trouble(error):
+        return "storage"
     if is_out_of_memory(error):
         return "out_of_memory"
     if isinstance(error, Diverged):

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import tune
 
+from gallop_ray.disk.trouble import described_trouble, is_disk_full
 from gallop_ray.spec.machine import RetentionSpec
 from gallop_ray.sweep.space import described, free_bytes
 from gallop_ray.tracking.records import SweepFolder
@@ -68,9 +69,20 @@ class Watch(tune.Callback):
         return self._base.exception() if self._base.done() else None
 
 
-def no_space(folder: SweepFolder, retention: RetentionSpec, needed: float, error: object = None) -> Halted:
+def no_space(folder: SweepFolder, retention: RetentionSpec, needed: float) -> Halted:
     """A full disk: how much there is, and how much a run needs as far as that is known."""
-    wants = f", a run needs about {described(needed)}" if needed else ""
-    why = f" ({error})" if error else ""
+    wants = f", a run needs about {described(needed)} with its checkpoints" if needed else ""
     free = described(max(0, free_bytes(folder, retention)))
-    return Halted(f"no space left in {folder.path}: {free} are free{wants}{why}; make space")
+    return Halted(f"no space left in {folder.path}: {free} are free{wants}; make space")
+
+
+def refused_by_storage(folder: SweepFolder, retention: RetentionSpec, needed: float, error: BaseException) -> Halted:
+    """What the storage refuses, as the one sentence of why the sweep stops."""
+    if isinstance(error, Halted):
+        return error
+    if not is_disk_full(error):
+        return Halted(described_trouble(error, folder.path))
+    try:
+        return no_space(folder, retention, needed)
+    except OSError:  # what is gone cannot be asked how much there is
+        return Halted(described_trouble(error, folder.path))

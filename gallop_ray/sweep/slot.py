@@ -192,7 +192,7 @@ class Slot:
             self._changed.notify_all()
             if outcome.status == "finished" and len(turn.answers) < self._workers:
                 return True
-            together = outcome.status not in ("failed", "disk_full") and await self._all_answered(turn)
+            together = outcome.status not in ("failed", "storage") and await self._all_answered(turn)
             turn.end(turn.agreed())
             if not together:
                 self._joined.clear()  # the group goes down and comes back under another name

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from gallop_ray.spec.machine import RetentionSpec
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.files import read_lines
 from gallop_ray.tracking.ranking import best_of_search
 from gallop_ray.tracking.records import FINAL, SweepFolder
+from gallop_ray.tracking.runs import RunFolder
 
+_VALUE_BYTES = 4
 _RUNS_AHEAD = 5  # space for so many more runs in every slot is worth no warning
 
 
@@ -25,11 +26,23 @@ def _used(folder: Path) -> int:
     return sum((Path(path) / name).lstat().st_size for path, _, names in os.walk(folder) for name in names)
 
 
+def needed_bytes(run: RunFolder) -> float:
+    """What a run like this one needs at most: its adapters, and two checkpoints, of which one replaces the other.
+
+    A checkpoint holds each trained value and its two moments in float32, and with a mask the indices.
+    """
+    adapters = [part.adapter.stat().st_size for part in run.parts() if part.adapter.exists()]
+    trained = (run.result() or {}).get("trained_parameters") or 0
+    indices = max(0, max(adapters, default=0) - _VALUE_BYTES * trained)
+    checkpoint = 3 * _VALUE_BYTES * trained + indices if run.result() else 0
+    return sum(adapters) + 2 * checkpoint
+
+
 def shortage(free: float, needed: float) -> str | None:
     """A warning where the next runs may fill the disk. needed: bytes of one run."""
     if free > _RUNS_AHEAD * needed:
         return None
-    return f"the disk is almost full: {described(free)} are free, a run needs {described(needed)}"
+    return f"the disk is almost full: {described(free)} are free, a run needs up to {described(needed)}"
 
 
 def described(size: float) -> str:
@@ -42,7 +55,7 @@ def keep_best(folder: SweepFolder, sweep: Sweep, stripped: set[str]) -> None:
 
     stripped: those that have none any more, which is added to.
     """
-    results = read_lines(folder.path / "results.jsonl")
+    results = folder.listed()
     count = sweep.confirmation.best if sweep.confirmation else 1
     best = {summary.configuration for summary in best_of_search(results, sweep.objective, count)}
     for key in {result["configuration"] for result in results} - best - stripped:

@@ -8,16 +8,16 @@ from typing import Any
 import ray
 from ray import tune
 
+from gallop_ray.disk.trouble import NO_SPACE, is_storage_trouble
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.failures import POLICIES, Attempts, failure_record, hopeless
 from gallop_ray.sweep.gate import Gate
-from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, no_space
+from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, no_space, refused_by_storage
 from gallop_ray.sweep.jobs import Outcome, RunJob, execute_in
 from gallop_ray.sweep.pruning import Contestant, reason_to_prune
-from gallop_ray.sweep.space import free_bytes, keep_best, shortage
+from gallop_ray.sweep.space import free_bytes, keep_best, needed_bytes, shortage
 from gallop_ray.tasks.metrics import Correct
-from gallop_ray.tracking.files import is_disk_full
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, SweepFolder
 from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.summary import objective_value
@@ -66,9 +66,9 @@ class ConfigurationTrial(tune.Trainable):
             over = self._conclude() if may_start else True
         except (Halted, OSError) as error:
             self._return_slot()
-            halt = self._no_space(error) if is_disk_full(error) else error
-            if not isinstance(halt, Halted):
+            if not (isinstance(error, Halted) or is_storage_trouble(error)):
                 raise
+            halt = refused_by_storage(self._folder, self._sweep.retention, self._needed, error)
             return {"done": True, HALTED: str(halt), MISTAKE: halt.mistake}
         except BaseException:
             self._return_slot()
@@ -110,8 +110,7 @@ class ConfigurationTrial(tune.Trainable):
             return  # by a trial that was taken for dead, and was not: its node is gone, but not the process
         self._record(record, name, outcome, attempts)
         self._folder.append_result(record)
-        adapters = [part.adapter for part in record.parts()]
-        self._needed = max(self._needed, sum(each.stat().st_size for each in adapters if each.exists()))
+        self._needed = max(self._needed, needed_bytes(record))
         if outcome.status != "finished" and (reason := hopeless(self._folder)):
             self._conclude()
             raise Halted(reason, mistake=outcome.status == "refused")
@@ -121,15 +120,14 @@ class ConfigurationTrial(tune.Trainable):
         if self._needed:
             free = free_bytes(self._folder, self._sweep.retention)
             if free < self._needed:
-                raise self._no_space()
+                raise no_space(self._folder, self._sweep.retention, self._needed)
             self._warning = shortage(free, self._needed)
 
-    def _no_space(self, error: object = None) -> Halted:
-        return no_space(self._folder, self._sweep.retention, self._needed, error)
 
     def _micro_batch_size(self) -> int:
         """As asked, or what an earlier seed came down to for want of memory."""
-        sizes = [r["micro_batch_size"] for r in self._configuration.results() if r["status"] == "finished"]
+        results = self._configuration.results()
+        sizes = [r["micro_batch_size"] for r in results if r["status"] == "finished" and "micro_batch_size" in r]
         asked_for = int(self._configuration.configuration()["training"]["micro_batch_size"])
         return min(sizes, default=asked_for)
 
@@ -141,7 +139,9 @@ class ConfigurationTrial(tune.Trainable):
             record.finish({**identity, **end, **outcome.result})
             return
         if POLICIES[outcome.status].stops_sweep:
-            raise self._no_space(outcome.reason)
+            if NO_SPACE in str(outcome.reason):
+                raise no_space(self._folder, self._sweep.retention, self._needed)
+            raise Halted(str(outcome.reason))
         configuration = Configuration.model_validate(self._configuration.configuration())
         if not record.metrics.exists():
             record.start({"configuration": configuration.model_dump(mode="json")}, slot)
@@ -182,7 +182,7 @@ class ConfigurationTrial(tune.Trainable):
         seeds = [r["seed"] for r in done]
         value = objective_value(done, self._sweep.objective)
         if bad:
-            self._configuration.write_status(bad[0]["status"], seeds, value, bad[0]["reason"])
+            self._configuration.write_status(bad[0]["status"], seeds, value, bad[0].get("reason"))
         elif not self._seeds:
             self._configuration.write_status("finished", seeds, value)
         elif reason := self._reason_to_prune():
@@ -202,7 +202,7 @@ class ConfigurationTrial(tune.Trainable):
     def _contestant(self, configuration: ConfigurationFolder) -> Contestant:
         finished = {r["seed"]: r for r in configuration.results() if r["status"] == "finished"}
         metric = self._sweep.objective.metric
-        values = {seed: finished[seed][metric] for seed in self._sweep.seeds if seed in finished}
+        values = {s: finished[s][metric] for s in self._sweep.seeds if finished.get(s, {}).get(metric) is not None}
         return Contestant(configuration.key, values, lambda seed: _correct(configuration.run(seed)))
 
 

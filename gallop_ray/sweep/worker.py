@@ -17,6 +17,7 @@ import ray.train
 import torch
 import torch.distributed
 
+from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.methods import METHODS
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.memory import free_memory
@@ -83,6 +84,8 @@ def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: 
         if failure == "failed":
             traceback.print_exc()
         reason = str(error) if failure in ("refused", "diverged") else f"{type(error).__name__}: {error}"
+        if failure == "storage":
+            reason = described_trouble(error)
     # Only now, when the exception is gone and with it what its frames held.
     if failure == "out_of_memory":
         free_memory()

@@ -4,35 +4,37 @@ Commands write control.json; the driver and its trials look at it every half sec
 one begins without it.
 """
 
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
-from gallop_ray.tracking.files import Record, read_json, write_json
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.locks import Lock, is_held
+from gallop_ray.tracking.files import Record, write_json
 from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.shapes import Shape, integer, number, one_of, text
 
 Asked = Literal["pause", "stop", "stop now"]
 
 LOOK_SECONDS = 0.5
 _LOCK = ".lock"
+_DRIVER = Shape(known={"host": text, "pid": integer, "started": number, "slots": integer})
+_ASKED = Shape(needed={"asked": one_of("pause", "stop", "stop now")})
 
 
 @contextmanager
 def alone(folder: SweepFolder) -> Iterator[None]:
-    """While this is open no other process runs or changes the sweep. ValueError where one does already."""
+    """While this is open no other process runs or changes the sweep.
+
+    ValueError where one does already, and where the storage has no locks.
+    """
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.path / _LOCK)
-    try:
-        lock.acquire(timeout=1)  # the commands that look whether it is locked hold it for a moment
-    except Timeout:
-        raise ValueError(f"{folder.path} is being run by another process; wait for it, or stop it first") from None
+    lock = Lock(folder.path / _LOCK)
+    if not lock.acquire(timeout=1):  # the commands that look whether it is locked hold it for a moment
+        raise ValueError(f"{folder.path} is being run by another process; wait for it, or stop it first")
     try:
         yield
     finally:
@@ -47,18 +49,18 @@ def begin(folder: SweepFolder) -> None:
 
 def note_slots(folder: SweepFolder, slots: int) -> None:
     """Note how many slots this process has started."""
-    write_json(folder.path / "driver.json", {**(read_json(folder.path / "driver.json") or {}), "slots": slots})
+    write_json(folder.path / "driver.json", {**_read(folder, "driver.json", _DRIVER), "slots": slots})
 
 
 def driver(folder: SweepFolder) -> Record | None:
     """Host, pid and start of the process that runs the sweep; None while none does."""
-    return (read_json(folder.path / "driver.json") or {}) if _locked(folder.path / _LOCK) else None
+    return _read(folder, "driver.json", _DRIVER) if is_held(folder.path / _LOCK) else None
 
 
 def asked(folder: SweepFolder) -> Asked | None:
     """What the driver has been asked; None where it simply goes on."""
-    found = read_json(folder.path / "control.json")
-    return None if found is None else found["asked"]
+    what: Asked | None = _read(folder, "control.json", _ASKED).get("asked")
+    return what
 
 
 def ask(folder: SweepFolder, what: Asked | None) -> None:
@@ -69,16 +71,10 @@ def ask(folder: SweepFolder, what: Asked | None) -> None:
         write_json(folder.path / "control.json", {"asked": what, "time": time.time()})
 
 
-def _locked(path: Path) -> bool:
-    """Whether a process holds the lock."""
+def _read(folder: SweepFolder, name: str, shape: Shape) -> Record:
+    """Empty where there is none, and where it is damaged, which is said once."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        return shape.read(folder.path / name) or {}
+    except Damaged as error:
+        note_damage(error.path, error.reason, "it counts as not there")
+        return {}

@@ -1,26 +1,16 @@
-"""Files that survive a kill at any moment: JSON replaced as a whole, JSON lines appended one by one."""
+"""Records that survive a kill at any moment: JSON replaced as a whole, JSON lines appended one by one."""
 
-import errno
 import json
 import math
-import os
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from sys import intern
-from typing import Any
+from typing import Any, NamedTuple
+
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.whole import append, drafted
 
 Record = dict[str, Any]
-
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether a write failed for want of space; safetensors, being no Python, says so in words only."""
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return True
-    return any(os.strerror(number) in str(error) for number in _DISK_FULL)
 
 
 def _finite(value: Any) -> Any:
@@ -35,48 +25,39 @@ def _finite(value: Any) -> Any:
 
 
 def _write_whole(path: Path, parts: Iterable[str], durable: bool = True) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.writelines(parts)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with drafted(path, durable) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines(parts)
 
 
 def write_json(path: Path, value: Mapping[str, Any], durable: bool = True) -> None:
     """Replace the file as a whole: a reader, or the next start after a kill, sees the old content or the new.
 
-    durable: so, too, after a power cut. That takes milliseconds; what decides nothing goes without.
+    durable: as in `drafted`.
     """
     _write_whole(path, (json.dumps(_finite(value), indent=2, allow_nan=False), "\n"), durable)
 
 
 def read_json(path: Path) -> Record | None:
-    """The object in the file; None when there is no file. ValueError, naming the file, when it is no JSON object."""
+    """The object in the file; None when there is no file. Damaged, a ValueError, when it is no JSON object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_interned)
+        value = _parsed(path.read_bytes())
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise Damaged(path, "is a folder and no file") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON ({error}): restore or delete it") from error
+        raise Damaged(path, f"is no valid JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object: restore or delete it")
+        raise Damaged(path, "holds no JSON object")
     return value
+
+
+def _parsed(text: bytes) -> Any:
+    """Raises ValueError for whatever is no JSON of a depth that can be read."""
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_interned)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _interned(pairs: list[tuple[str, Any]]) -> Record:
@@ -89,25 +70,51 @@ def _line(value: Mapping[str, Any]) -> str:
 
 
 def write_lines(path: Path, values: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
-    """Replace the file as a whole by one JSON object a line; durable as in `write_json`."""
+    """Replace the file as a whole by one JSON object a line; durable as in `drafted`."""
     _write_whole(path, map(_line, values), durable)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one JSON object; opened anew each time, so that readers on other nodes of a network disk see it."""
-    with path.open("ab", buffering=0) as file:
-        file.write(_line(value).encode())
+    """Append one JSON object, whole or not at all; for the file's one writer. OSError as `append`."""
+    append(path, _line(value).encode())
 
 
-def parse_lines(data: bytes) -> tuple[list[Record], int]:
-    """The objects of all complete lines, and how many bytes those take; a torn last line stays unread."""
-    complete = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:complete].splitlines()], complete
+class Lines(NamedTuple):
+    """What complete lines hold: their objects, the bytes that they take, and why the first bad one is none."""
+
+    records: list[Record]
+    size: int
+    damage: str | None = None
+
+
+def parse_lines(data: bytes) -> Lines:
+    """All complete lines; a torn last line stays unread, and one that is no JSON object is left out."""
+    complete, records, damage = data.rfind(b"\n") + 1, [], None
+    for line in data[:complete].split(b"\n")[:-1]:
+        try:
+            value = _parsed(line)
+            if not isinstance(value, dict):
+                raise ValueError("no JSON object")
+            records.append(value)
+        except ValueError as error:
+            damage = damage or str(error)
+    return Lines(records, complete, damage)
 
 
 def read_lines(path: Path) -> list[Record]:
-    """All complete lines of the file; none when there is no file."""
+    """The objects of all complete lines; none when there is no file. Bad lines are left out, and said once."""
     try:
-        return parse_lines(path.read_bytes())[0]
+        found = parse_lines(path.read_bytes())
     except FileNotFoundError:
         return []
+    except IsADirectoryError:
+        note_damage(path, "is a folder and no file", "it counts as empty")
+        return []
+    note_bad_lines(path, found)
+    return found.records
+
+
+def note_bad_lines(path: Path, found: Lines) -> None:
+    """Say once that lines of a file were left out."""
+    if found.damage is not None:
+        note_damage(path, f"has lines that are no record ({found.damage})", "they are left out")

@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.locks import locked
 from gallop_ray.tracking.files import Record, append_line, read_json, read_lines, write_json, write_lines
+from gallop_ray.tracking.result_shape import FINAL, wrong_result
 from gallop_ray.tracking.runs import RunFolder
+from gallop_ray.tracking.shapes import Shape, integer, listed, mapping, number, one_of, optional, text
 from gallop_ray.tracking.summary import flatten
+
+__all__ = ["CONFIRMATION", "FINAL", "MASK_REPORT", "PAGE", "SEARCH", "VERDICT", "ConfigurationFolder", "SweepFolder"]
 
 SEARCH, CONFIRMATION = "search", "confirmation"
 """The stage of a run: with a seed of the sweep, or after the search with a fresh one."""
-FINAL = ("finished", "pruned", "failed", "diverged")
 MASK_REPORT = ("masks.json", "masks.png")
 """What a finished sweep says of its masks."""
 PAGE = "report/report.html"
@@ -32,6 +35,16 @@ VERDICT = "report/verdict.txt"
 """The report's verdict in plain words."""
 _LISTING = "results.jsonl"
 _SEED_FOLDER = re.compile(r"seed-(\d+)")
+_STATUS = Shape(
+    needed={"status": one_of("running", *FINAL)},
+    known={"reason": optional(text), "objective": optional(number), "seeds_done": listed(integer)},
+    defaults={"reason": None, "objective": None, "seeds_done": []},
+)
+_CONFIGURATION = Shape(known={"method": mapping(), "training": mapping()})
+_BASE = Shape(known={})
+_ACCURACIES = mapping(mapping(mapping(optional(number))))
+_MEASURED_AGAIN = "the next start measures the base model again"
+_TEXT = Shape(known={"text_loss": optional(number)})
 
 
 @dataclass(frozen=True)
@@ -53,19 +66,41 @@ class ConfigurationFolder:
     def create(self, configuration: Mapping[str, Any]) -> None:
         """Make the folder and write configuration.json; nothing changes when it is there already."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "configuration.json").exists():
-            write_json(self.path / "configuration.json", configuration)
+        path = self.path / "configuration.json"
+        try:
+            there = _CONFIGURATION.read(path) is not None
+        except Damaged as error:
+            note_damage(path, error.reason, "it is written again")
+            there = False
+        if not there:
+            write_json(path, configuration)
 
     def configuration(self) -> Record:
-        """configuration.json; ValueError when it is not there."""
-        value = read_json(self.path / "configuration.json")
+        """configuration.json; of a damaged one, which is said once, what its runs say. ValueError without either."""
+        path = self.path / "configuration.json"
+        try:
+            value = _CONFIGURATION.read(path)
+        except Damaged as error:
+            value = next((spec["configuration"] for spec in self._specs() if "configuration" in spec), None)
+            if value is None:
+                raise
+            note_damage(path, error.reason, "what its runs were asked counts instead")
         if value is None:
             raise ValueError(f"{self.path} is no configuration of a sweep: it has no configuration.json")
         return value
 
+    def _specs(self) -> Iterator[Record]:
+        return (spec for run in self.runs() if (spec := run.read("spec")))
+
     def status(self) -> Record:
-        """status.json; {"status": "running"} before the first was written."""
-        return read_json(self.path / "status.json") or {"status": "running"}
+        """status.json; running before the first was written, and where it is damaged, which is said once."""
+        path = self.path / "status.json"
+        try:
+            found = _STATUS.read(path)
+        except Damaged as error:
+            note_damage(path, error.reason, "the configuration counts as not over; the next start looks at its runs")
+            found = None
+        return found or {"status": "running"}
 
     def write_status(
         self, status: str, seeds_done: list[int], objective: float | None = None, reason: str | None = None
@@ -113,12 +148,24 @@ class SweepFolder:
         return spec
 
     def base(self) -> Record | None:
-        """Accuracy of the base model; None until it was measured."""
-        return read_json(self.path / "base.json")
+        """Accuracy of the base model; None until it was measured, and where it is damaged, which is said once."""
+        found = self._measured("base.json", _BASE)
+        if found is not None and not _ACCURACIES(found):
+            note_damage(self.path / "base.json", "holds no accuracies", _MEASURED_AGAIN)
+            return None
+        return found
+
+    def _measured(self, name: str, shape: Shape) -> Record | None:
+        try:
+            return shape.read(self.path / name)
+        except Damaged as error:
+            note_damage(error.path, error.reason, _MEASURED_AGAIN)
+            return None
 
     def base_text_loss(self) -> float | None:
         """The base model's loss of general text; None where none was measured."""
-        return (read_json(self.path / "base_text.json") or {}).get("text_loss")
+        loss: float | None = (self._measured("base_text.json", _TEXT) or {}).get("text_loss")
+        return loss
 
     def write_base(
         self,
@@ -160,23 +207,28 @@ class SweepFolder:
 
     def rebuild_results(self) -> None:
         """Write results.jsonl, one flat line a run, from the run folders."""
-        with self._listing():
+        with locked(self._listing):
             write_lines(self.path / _LISTING, (flatten(result) for run in self.runs() if (result := run.result())))
 
     def append_result(self, run: RunFolder) -> None:
         """Add a run that is over to results.jsonl; a retried run replaces its line."""
         result = run.result()
         assert result is not None, f"{run.path} is not over"
-        with self._listing():
+        with locked(self._listing):
             if run.attempt() == 1 or not self._lists(run):
                 append_line(self.path / _LISTING, flatten(result))
                 return
         self.rebuild_results()
 
-    def _listing(self) -> FileLock:
-        """Each trial is a process of its own: one that writes the file anew must not lose another's line."""
-        return FileLock(self.path / ".results.lock")
+    @property
+    def _listing(self) -> Path:
+        """Its lock: each trial is a process of its own, and one that replaces the file must not lose another's line."""
+        return self.path / ".results.lock"
+
+    def listed(self) -> list[Record]:
+        """The lines of results.jsonl, those of another shape left out: it is derived, and each start writes it."""
+        lines = read_lines(self.path / _LISTING)
+        return [line for line in lines if {"configuration", "seed", "method"} <= line.keys() and not wrong_result(line)]
 
     def _lists(self, run: RunFolder) -> bool:
-        lines = read_lines(self.path / _LISTING)
-        return any((line["configuration"], line["seed"]) == (run.configuration, run.seed) for line in lines)
+        return any((line["configuration"], line["seed"]) == (run.configuration, run.seed) for line in self.listed())

@@ -4,9 +4,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
-from gallop_ray.tracking.files import Record, append_line, parse_lines, read_json, read_lines, write_json, write_lines
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.whole import remove_drafts
+from gallop_ray.tracking.files import (
+    Lines,
+    Record,
+    append_line,
+    note_bad_lines,
+    parse_lines,
+    read_json,
+    write_json,
+    write_lines,
+)
+from gallop_ray.tracking.result_shape import wrong_event, wrong_result
 
 Document = Literal["spec", "environment", "mask", "correct", "outputs"]
 Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
@@ -86,6 +98,7 @@ class RunFolder:
         return attempt
 
     def _clear(self) -> None:
+        remove_drafts(self.path)
         for name in _LEFT_BY_AN_ATTEMPT:
             (self.path / name).unlink(missing_ok=True)
 
@@ -94,7 +107,7 @@ class RunFolder:
         try:
             with self.metrics.open("rb") as file:
                 return _attempt(file.readline())
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return 0
 
     def write(self, document: Document, value: Mapping[str, Any]) -> None:
@@ -102,8 +115,12 @@ class RunFolder:
         write_json(self.path / f"{document}.json", value, durable=document == "correct")  # by which a race decides
 
     def read(self, document: Document) -> Record | None:
-        """Read one of them; None when it is not there."""
-        return read_json(self.path / f"{document}.json")
+        """Read one of them; None when it is not there, or damaged, which is said once."""
+        try:
+            return read_json(self.path / f"{document}.json")
+        except Damaged as error:
+            note_damage(error.path, error.reason, "it counts as not there")
+            return None
 
     def event(self, event: str, **fields: Any) -> None:
         """Append an event, stamped with the present time."""
@@ -122,14 +139,31 @@ class RunFolder:
         write_json(self.path / "result.json", result)
         if result["status"] == "finished":
             self.checkpoint.unlink(missing_ok=True)
+            remove_drafts(self.path)
 
     def result(self) -> Record | None:
-        """result.json; None while the run goes on."""
-        return read_json(self.path / "result.json")
+        """result.json; None while the run goes on, and where it is damaged, which is said once: then the run is to do.
+
+        What an earlier version did not write has its default.
+        """
+        path = self.path / "result.json"
+        try:
+            found = read_json(path)
+            if found is not None and (wrong := wrong_result(found)) is not None:
+                raise Damaged(path, wrong)
+        except Damaged as error:
+            note_damage(error.path, error.reason, "the run counts as not finished, and the next start runs it again")
+            return None
+        return None if found is None else {**self._identity(), **found}
+
+    def _identity(self) -> Record:
+        """What the place of the run says of it."""
+        configuration = self.configuration
+        return {"configuration": configuration, "seed": self.seed, "method": configuration.rpartition("-")[0]}
 
     def events(self) -> list[Record]:
-        """All events so far, a torn last line left out."""
-        return read_lines(self.metrics)
+        """All events so far, a torn last line and bad lines left out; these are said once."""
+        return self.tail().events
 
     def tail(self, offset: int = 0, attempt: int = 0) -> Tail:
         """The events after byte `offset` of that attempt; from the beginning when another attempt has begun."""
@@ -137,12 +171,22 @@ class RunFolder:
             file = self.metrics.open("rb")
         except FileNotFoundError:
             return Tail([], 0, 0)
+        except IsADirectoryError:
+            note_damage(self.metrics, "is a folder and no file", "it counts as empty")
+            return Tail([], 0, 0)
         with file:
             current = _attempt(file.readline())
-            start = offset if current == attempt else 0
+            start = offset if current == attempt and _ends_a_line(file, offset) else 0
             file.seek(start)
-            events, size = parse_lines(file.read())
-        return Tail(events, current, start + size)
+            found = parse_lines(file.read())
+        return Tail(self._events(found), current, start + found.size)
+
+    def _events(self, found: Lines) -> list[Record]:
+        note_bad_lines(self.metrics, found)
+        wrong = [wrong_event(event) for event in found.records]
+        if (first := next(filter(None, wrong), None)) is not None:
+            note_damage(self.metrics, f"has a line that {first}", "such lines are left out")
+        return [event for event, bad in zip(found.records, wrong, strict=True) if bad is None]
 
     def version(self) -> tuple[int, int, int]:
         """Changes whenever an event or a result was added: (file number and bytes of metrics.jsonl, result's time)."""
@@ -194,8 +238,17 @@ class RoundFolder(RunFolder):
 
 
 def _attempt(first_line: bytes) -> int:
-    begun, _ = parse_lines(first_line)
-    return int(begun[0]["attempt"]) if begun else 0
+    begun = parse_lines(first_line).records
+    attempt = begun[0].get("attempt") if begun else None
+    return attempt if isinstance(attempt, int) else 0
+
+
+def _ends_a_line(file: BinaryIO, offset: int) -> bool:
+    """Whether a line ends there: not where the folder was removed, and an attempt of the same number begun."""
+    if offset == 0:
+        return True
+    file.seek(offset - 1)
+    return file.read(1) == b"\n"
 
 
 def _stat(path: Path) -> Any:

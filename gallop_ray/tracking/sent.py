@@ -1,10 +1,12 @@
 """What MLflow has been told of a folder."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from gallop_ray.tracking.files import read_json, write_json
+from gallop_ray.disk.damage import Damaged
+from gallop_ray.tracking.files import write_json
 from gallop_ray.tracking.mlflow_store import Status
+from gallop_ray.tracking.shapes import Shape, integer, text
 
 FINAL_STATUS: dict[str, Status] = {
     "finished": "FINISHED",
@@ -12,6 +14,11 @@ FINAL_STATUS: dict[str, Status] = {
     "failed": "FAILED",
     "diverged": "FAILED",
 }
+
+_SENT = Shape(
+    needed={"sweep_run": text, "run_id": text},
+    known={"status": text, **dict.fromkeys(("attempt", "offset", "last_step", "last_validation"), integer)},
+)
 
 
 @dataclass
@@ -42,7 +49,9 @@ class Sent:
     def load(cls, folder: Path, sweep_run: str) -> "Sent | None":
         """The folder's mlflow.json; None when there is none, or it is about another MLflow run of the sweep."""
         try:
-            value = read_json(folder / "mlflow.json")
-        except ValueError:  # cut short by a power cut: MLflow is asked for the run
+            value = _SENT.read(folder / "mlflow.json")
+        except Damaged:  # cut short by a power cut: MLflow is asked for the run
             return None
-        return cls(**value) if value and value["sweep_run"] == sweep_run else None
+        if value is None or value["sweep_run"] != sweep_run:
+            return None
+        return cls(**{name: value[name] for name in (each.name for each in fields(cls)) if name in value})

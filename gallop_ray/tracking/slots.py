@@ -6,8 +6,10 @@ from contextlib import suppress
 
 from gallop_ray.tracking.files import Record, append_line, read_lines
 from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.shapes import Shape, integer, number, text
 
 _FOLDER = "slots"
+_LOADED = Shape(needed={"time": number, "slot": text, "seconds": number, "slot_started": number, "workers": integer})
 
 
 def note_loaded(folder: SweepFolder, slot: str, started: float, model: str, workers: int, seconds: float) -> None:
@@ -26,4 +28,4 @@ def note_loaded(folder: SweepFolder, slot: str, started: float, model: str, work
 def loads(folder: SweepFolder) -> list[Record]:
     """Every time that a slot has loaded the model, in order."""
     lines = [line for file in (folder.path / _FOLDER).glob("*.jsonl") for line in read_lines(file)]
-    return sorted(lines, key=lambda line: float(line["time"]))
+    return sorted((line for line in lines if not _LOADED.wrong(line)), key=lambda line: float(line["time"]))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from torch import Tensor
 
-from gallop_ray.sparse.checked import save_whole
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.sparse.checked import load_whole, save_checked
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
-from gallop_ray.sparse.weights import rank, world_size
+from gallop_ray.sparse.weights import everywhere, rank, world_size
 from gallop_ray.training.optimizer_state import OptimizerState, State
 
 
@@ -62,12 +62,19 @@ class Checkpoint:
             tensors["best.values"] = torch.cat(self.best.values).cpu()
             tensors |= {"best.step": torch.tensor(self.best.step)}
             tensors |= {"best.value": torch.tensor(self.best.value, dtype=torch.float64)}
-        save_whole(path, tensors)
+        save_checked(path, tensors)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read what save() wrote. Raises OSError or safetensors' error for a file that is none."""
-        tensors = load_file(path)
+        """Read what save() wrote. Raises Damaged for a file that is none, OSError for one that cannot be read."""
+        tensors, _ = load_whole(path)
+        try:
+            return cls._of(tensors)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise Damaged(path, f"is no checkpoint ({type(error).__name__}: {error})") from error
+
+    @classmethod
+    def _of(cls, tensors: dict[str, Tensor]) -> "Checkpoint":
         sizes = tensors["sizes"].tolist()
         touched = _named(tensors, "touched.")
         values = _named(tensors, "values.")
@@ -82,6 +89,22 @@ class Checkpoint:
             touched={name: (indices, values[name]) for name, indices in touched.items()},
             best=Best(int(best["step"]), float(best["value"]), list(best["values"].split(sizes))) if best else None,
         )
+
+
+def last_checkpoint(path: Path) -> Checkpoint | None:
+    """Where an earlier attempt left off; None where there is nothing, or what is there is damaged. Collective.
+
+    A damaged one costs the run its progress and is said once.
+    """
+    if not everywhere(path.exists()):
+        return None
+    found = None
+    try:
+        found = Checkpoint.load(path)
+    except (Damaged, FileNotFoundError) as error:
+        if rank() == 0:
+            note_damage(path, getattr(error, "reason", "is gone"), "the run begins from its start")
+    return found if everywhere(found is not None) else None
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,13 +6,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GemmaConfig, LlamaConfig, PretrainedConfig
 
+from gallop_ray.disk.locks import NoLocks, locked
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.pocket import pocket_config, pocket_fingerprint, pretrain_pocket
 from gallop_ray.training.save import save_model
@@ -116,12 +117,17 @@ def _prepared(name: str, prepare: Callable[[Path], None]) -> str:
     """The cached folder `name`, made by `prepare` if missing: by one process per node, and whole or not at all."""
     target = cache_folder() / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with ExitStack() as stack:
+        with suppress(NoLocks):  # then two may prepare it at once: the first that is done counts
+            stack.enter_context(locked(Path(f"{target}.lock")))
         if not target.exists():
             partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
             try:
                 prepare(partial)
                 partial.rename(target)
+            except OSError:
+                if not target.exists():
+                    raise
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return str(target)

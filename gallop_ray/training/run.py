@@ -10,7 +10,7 @@ import torch
 
 from gallop_ray.methods import Attachment
 from gallop_ray.sparse.reach import looking, reached
-from gallop_ray.sparse.weights import everywhere, full_shape
+from gallop_ray.sparse.weights import full_shape
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
@@ -18,7 +18,7 @@ from gallop_ray.tasks.accuracy import evaluating
 from gallop_ray.tasks.metrics import Accuracies, forgetting, is_vacuous, summarize
 from gallop_ray.tasks.outputs import summarize_outputs
 from gallop_ray.training.attach import Attached, attached
-from gallop_ray.training.checkpoint import Checkpoint, restore, take_checkpoint
+from gallop_ray.training.checkpoint import Checkpoint, last_checkpoint, restore, take_checkpoint
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import TrainState, train
@@ -52,7 +52,7 @@ def execute(
     context = RunContext(resident, configuration, seed, reporter, Phases(reporter))
     look(resident)
     torch.manual_seed(seed)
-    checkpoint = Checkpoint.load(reporter.checkpoint) if everywhere(reporter.checkpoint.exists()) else None
+    checkpoint = last_checkpoint(reporter.checkpoint)
     with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
         trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
         measured, state = _train_and_measure(context, what, trained, checkpoint, base)

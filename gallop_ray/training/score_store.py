@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
+from gallop_ray.disk.locks import Lock, NoLocks
+from gallop_ray.disk.whole import remove_drafts
 from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.checked import load_checked, save_checked
 from gallop_ray.sparse.gradients import OwnedGradients
@@ -40,7 +41,7 @@ class ScoreStore:
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
         """While this is open no other run, in whatever process, is in here with that key."""
-        lock = FileLock(self.folder / f"{key}.lock")
+        lock = Lock(self.folder / f"{key}.lock")
         while not everywhere(rank() > 0 or _taken(lock)):
             pass
         try:
@@ -95,14 +96,12 @@ class ScoreStore:
         return self.folder / f"{key}{SUMS}"
 
 
-def _taken(lock: FileLock) -> bool:
+def _taken(lock: Lock) -> bool:
     """Where the folder does not take a lock, nobody is waited for: the worst is that two compute the same."""
     try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        return False
-    except OSError as error:
+        lock.path.parent.mkdir(parents=True, exist_ok=True)
+        return lock.acquire(timeout=_PATIENCE)
+    except (NoLocks, OSError) as error:
         _LOG.warning("no lock on scores: %s", error)
     return True
 
@@ -121,6 +120,7 @@ def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A run that has its scores does not fail for want of room to keep them."""
     try:
         path.parent.mkdir(exist_ok=True)
+        remove_drafts(path.parent, of=path.name)
         save_checked(path, tensors)
     except OSError as error:
         _LOG.warning("scores are not kept in %s: %s", path.parent, error)

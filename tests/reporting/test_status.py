@@ -59,12 +59,12 @@ def test_finished_rounds_count_as_kept(written: Written) -> None:
     run.event("step", step=130, steps=240, round="max", loss=1.0)
     for task in ("range", "max"):
         run.round(task).begin({"round": task})
-    run.round("range").end({"steps": 120})
+    run.round("range").end({"status": "finished", "steps": 120})
     status = SweepStatus(written.folder, written.sweep)
     assert [half["checkpoint_step"] for half in status.look()["half_done"]] == [40, 120]
     save_file({"step": np.array(8)}, run.round("max").checkpoint)
     assert [half["checkpoint_step"] for half in status.look()["half_done"]] == [40, 128]
-    run.round("max").end({"steps": 120})
+    run.round("max").end({"status": "finished", "steps": 120})
     assert [part.configuration for part in run.parts()] == [run.configuration] * 2
 
 

@@ -40,7 +40,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_an_adapter_that_does_not_fit_on_the_disk(small_disk: Path) -> None:
     with pytest.raises(Exception, match="No space left") as error:
         save_file({"a": torch.zeros(1 << 20)}, small_disk / "adapter.safetensors")
-    assert classify(error.value) == "disk_full"
+    assert classify(error.value) == "storage"
     assert re.search(r"[01]\.\d MB are free", str(no_space(SweepFolder(small_disk), RetentionSpec(), 0, error.value)))
 
 
@@ -49,7 +49,7 @@ def test_an_adapter_that_does_not_fit_on_the_disk(small_disk: Path) -> None:
     [
         (lambda: torch.empty(1 << 60, dtype=torch.uint8), "out_of_memory"),
         (lambda: bytearray(1 << 60), "out_of_memory"),
-        (lambda: append_line(FULL, {"event": "step"}), "disk_full"),
+        (lambda: append_line(FULL, {"event": "step"}), "storage"),
         (lambda: torch.zeros(2).view(3), "failed"),
         (lambda: int("many"), "refused"),
     ],
@@ -65,8 +65,8 @@ def test_real_exceptions_are_told_apart(fails: Any, expected: str) -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "storage"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "storage"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
         (OSError(errno.EIO, "Input/output error"), "failed"),
         (Diverged("the training loss was nan"), "diverged"),
@@ -112,12 +112,12 @@ def test_other_failures_have_their_own_numbers_of_attempts(run: RunFolder) -> No
         attempts = Attempts(run, 8)
         return 1 + sum(1 for _ in iter(lambda: attempts.again(Outcome(status, "why")), False))
 
-    assert {s: begun(s) for s in ("finished", "failed", "refused", "diverged", "disk_full")} == {
+    assert {s: begun(s) for s in ("finished", "failed", "refused", "diverged", "storage")} == {
         "finished": 1,
         "failed": 2,
         "refused": 1,
         "diverged": 1,
-        "disk_full": 1,
+        "storage": 1,
     }
 
 

@@ -96,7 +96,7 @@ def test_a_failure_counts_where_another_rank_finished(play: Any) -> None:
     async def scene(ranks: Ranks) -> None:
         job = await ranks.begin()
         assert await ranks.slot.answer(1, 1, FINE)
-        full = Outcome("disk_full", "No space left on device")
+        full = Outcome("storage", "No space left on device")
         assert await ranks.slot.answer(1, 0, full) is False
         assert await job == full
 

@@ -69,12 +69,12 @@ def test_a_torn_last_line_is_not_read_until_it_is_complete(tmp_path):
     run.event("step", step=1)
     tail = run.tail()
     with run.metrics.open("ab") as file:
-        file.write(b'{"event": "st')
+        file.write(b'{"time": 1, "event": "st')
     assert [event["event"] for event in run.events()] == ["run_started", "step"]
     assert run.tail(tail.offset, tail.attempt).events == []
     with run.metrics.open("ab") as file:
         file.write(b'ep", "step": 2}\n')
-    assert run.tail(tail.offset, tail.attempt).events == [{"event": "step", "step": 2}]
+    assert run.tail(tail.offset, tail.attempt).events == [{"time": 1, "event": "step", "step": 2}]
 
 
 def test_a_new_attempt_clears_what_the_last_one_left_and_counts_on(tmp_path):
@@ -112,7 +112,7 @@ def test_runs_come_sorted_by_configuration_and_number_of_the_seed(tmp_path):
 
 def test_results_are_flat_lines_and_a_retry_replaces_its_line(tmp_path):
     folder = SweepFolder(tmp_path)
-    path, key = tmp_path / "results.jsonl", {"configuration": "gallop-1"}
+    path, key = tmp_path / "results.jsonl", {"configuration": "gallop-1", "method": "gallop"}
     first, second = start(folder, seed=0), start(folder, seed=1)
     first.finish({**key, "seed": 0, "status": "failed", "seconds": {"training": 2.0, "total": 3.0}})
     folder.append_result(first)

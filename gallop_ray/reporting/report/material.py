@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 from gallop_ray.reporting.frame import frame_of, rows_of
-from gallop_ray.reporting.masks import described
+from gallop_ray.reporting.masks import described, mask_report, read_mask
 from gallop_ray.reporting.statistics import SweepStatistics, sweep_statistics
 from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.rounds import base_metrics
 from gallop_ray.tracking import ranking
-from gallop_ray.tracking.files import Record, read_json
+from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.ranking import (
     Summary,
     base_summary,
@@ -77,13 +77,13 @@ class Material:
 
     def masks(self) -> list[Record]:
         """The masks of these runs, as in masks.json; the methods in the sweep's order."""
-        masks = [(run, run.read("mask")) for _, run in sorted(self.best_runs(), key=lambda each: self._place(each[0]))]
-        return [described(run, mask) for run, mask in masks if mask and mask.get("matrices")]
+        masks = [(run, read_mask(run)) for _, run in sorted(self.best_runs(), key=lambda each: self._place(each[0]))]
+        return [described(run, mask) for run, mask in masks if mask]
 
     def overlap(self) -> list[Record]:
         """What masks.json says of pairs of methods; empty before it was written."""
-        report = read_json(self.folder.path / MASK_REPORT[0]) or {"overlap": {"methods": []}}
-        pairs: list[Record] = report["overlap"]["methods"]
+        report = mask_report(self.folder.path / MASK_REPORT[0])
+        pairs: list[Record] = report.get("overlap", {}).get("methods", [])
         return pairs
 
     def environment(self) -> Record:

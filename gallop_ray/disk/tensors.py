@@ -1,0 +1,34 @@
+"""Opening safetensors files, with or without torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+
+from gallop_ray.disk.damage import Damaged
+
+
+@contextmanager
+def opened(path: Path, framework: Literal["numpy", "pt"] = "numpy") -> Iterator[Any]:
+    """The open file, its size held against its header.
+
+    Raises Damaged where it is no whole safetensors file, FileNotFoundError where it is not there, other OSErrors where
+    it cannot be read. Used as `with`, what is read inside raises the same.
+    """
+    if path.is_dir():
+        raise Damaged(path, "is a folder and no file")
+    path.open("rb").close()  # safetensors says "not found" also of what may not be read
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except SafetensorError as error:
+        raise Damaged(path, f"is damaged ({error})") from error
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a file that is as long as its header says. Raises as `opened`."""
+    with opened(path) as file:
+        found: dict[str, str] = file.metadata() or {}
+        return found

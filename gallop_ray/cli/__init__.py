@@ -9,6 +9,7 @@ from typing import Any
 from gallop_ray import __version__
 from gallop_ray.cli.sweep_file import FAILED, add_sweep_file_commands, run
 from gallop_ray.cli.unexpected import NO_MISTAKE, told
+from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
 from gallop_ray.export.request import TARGETS, checked
 from gallop_ray.spec.problems import SweepFileError
 
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return _USER_ERROR
     except Exception as error:
+        if isinstance(error, OSError) and is_storage_trouble(error):
+            print(f"gallop-ray: {described_trouble(error)}", file=sys.stderr)
+            return _USER_ERROR
         # A ValueError says what the user can change. Whatever else comes this far is somebody's bug.
         mistake = isinstance(error, ValueError) and not isinstance(error, NO_MISTAKE)
         print(f"gallop-ray: {error if mistake else told(error)}", file=sys.stderr)

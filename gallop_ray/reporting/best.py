@@ -38,7 +38,7 @@ def _described(folder: SweepFolder, sweep: Sweep, best: Summary) -> str:
             *metrics,
             *(f"at an edge: {edge}" for found in edges_of(folder, sweep, [best]).values() for edge in found),
             "\n# its settings, for a sweep file",
-            _yaml({"methods": [settings["method"]], "training": _without_unused(settings["training"])}),
+            _yaml({"methods": [settings["method"]], "training": _without_unused(settings.get("training", {}))}),
             *_adapter(folder, best, objective),
         ]
     )
@@ -46,7 +46,7 @@ def _described(folder: SweepFolder, sweep: Sweep, best: Summary) -> str:
 
 def _without_unused(training: Record) -> Record:
     """Either steps or epochs, whichever count."""
-    unused = "steps" if training["steps"] is None else "epochs"
+    unused = "steps" if training.get("steps") is None else "epochs"
     return {name: value for name, value in training.items() if name != unused}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from gallop_ray.disk.trouble import is_disk_full
+from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
 from gallop_ray.reporting.progress import SweepDisplay
 from gallop_ray.reporting.status import SweepStatus, found_line, opened
 from gallop_ray.spec.checks import verify
@@ -23,8 +23,9 @@ from gallop_ray.sweep.commands import reopen
 from gallop_ray.sweep.data_checks import refuse_unusable
 from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.forget import Forgetful, Silent
-from gallop_ray.sweep.halt import Halted, Watch, no_space
+from gallop_ray.sweep.halt import Halted, Watch, refused_by_storage
 from gallop_ray.sweep.pool import Room, start_pool
+from gallop_ray.sweep.recheck import clear_leftovers, recheck
 from gallop_ray.sweep.report import ReportApart
 from gallop_ray.sweep.searcher import SlotSearcher
 from gallop_ray.sweep.study import Studies
@@ -92,17 +93,29 @@ def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
             raise UserError(str(halt)) from None
         raise
     except Exception as error:
-        if is_disk_full(error):
-            raise no_space(folder, sweep.retention, 0, error) from error
+        if is_storage_trouble(error):
+            raise refused_by_storage(folder, sweep.retention, 0, error) from error
         raise
     return folder
 
 
+@contextmanager
+def _before_anything() -> Iterator[None]:
+    """Where the storage refuses already now, nothing has been spent: that is for the user to change."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(described_trouble(error)) from error
+
+
 def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
     with ExitStack() as stack:
-        stack.enter_context(control.alone(folder))
-        _remember(folder, sweep)
-        control.begin(folder)
+        with _before_anything():
+            stack.enter_context(control.alone(folder))
+            _remember(folder, sweep)
+            control.begin(folder)
+            found_wrong = recheck(folder, sweep)
+            clear_leftovers(folder)
         stack.enter_context(ending_when_told(folder))
         folder.rebuild_results()
         found = found_line(SweepStatus(folder, sweep).look())
@@ -112,6 +125,8 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
         mirror = stack.enter_context(_mirrored(folder, sweep, studies))
         page = stack.enter_context(ReportApart(folder))
         display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
+        for line in found_wrong:
+            display.note(line)
         if not _complete(sweep, folder, studies):
             refuse_unusable(sweep)
             with _slots(sweep, folder, verbose, display.note) as pool, _told_first(mirror):

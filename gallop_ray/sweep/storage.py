@@ -12,8 +12,9 @@ import optuna
 import sqlalchemy
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+from gallop_ray.disk.damage import note_damage
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.files import read_json, write_json
+from gallop_ray.tracking.files import parse_lines, read_json, write_json
 from gallop_ray.tracking.records import SweepFolder
 
 _JOURNAL = "study.journal"
@@ -33,6 +34,10 @@ def open_storage(folder: SweepFolder, sweep: Sweep) -> optuna.storages.BaseStora
     path = folder.path / _JOURNAL
     # A killed driver leaves the journal's lock behind; the sweep's own lock says that no other driver is alive.
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    if (reason := _broken(path, torn=True)) is not None:
+        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+        path.rename(aside)
+        note_damage(path, reason, f"it is set aside as {aside.name}, and the studies are rebuilt from the run folders")
     return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
 
 
@@ -41,7 +46,34 @@ def read_storage(folder: SweepFolder, sweep: Sweep) -> optuna.storages.BaseStora
     if (url := sweep.search.storage) is not None:
         return database(url) if _prefix_file(folder).exists() else None
     journal = folder.path / _JOURNAL
-    return optuna.storages.JournalStorage(JournalFileBackend(str(journal))) if journal.exists() else None
+    if not journal.exists():
+        return None
+    if (reason := _broken(journal)) is not None:
+        note_damage(journal, reason, "the next start rebuilds the studies from the run folders")
+        return None
+    return optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+
+
+def _broken(journal: Path, torn: bool = False) -> str | None:
+    """What is wrong with a journal; None where nothing is, or it is not there.
+
+    torn: whether a last line without an end counts, to which Optuna would append. A reader sees it while it is written.
+    Optuna itself reads it last, whose errors are of any class.
+    """
+    try:
+        data = journal.read_bytes()
+    except FileNotFoundError:
+        return None
+    except IsADirectoryError:
+        return "is a folder and no file"
+    found = parse_lines(data)
+    if found.damage is not None or (torn and found.size < len(data)):
+        return f"is damaged ({found.damage or 'its last line is torn'})"
+    try:
+        optuna.storages.JournalStorage(JournalFileBackend(str(journal))).get_all_studies()
+    except Exception as error:
+        return f"is damaged ({type(error).__name__}: {error})"
+    return None
 
 
 def study_name(folder: SweepFolder, sweep: Sweep, method: str) -> str:

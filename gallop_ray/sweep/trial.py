@@ -45,7 +45,7 @@ class ConfigurationTrial(tune.Trainable):
         self._folder, self._pool = SweepFolder(context.folder), context.pool
         self._gate = Gate(self._folder, self._sweep.objective, context.deadline)
         self._lease: tuple[str, Any] | None = None
-        self._needed = 0
+        self._needed = 0.0
         self._warning: str | None = None
         self._stripped: set[str] = set()
         self.reset_config(config)
@@ -122,7 +122,6 @@ class ConfigurationTrial(tune.Trainable):
             if free < self._needed:
                 raise no_space(self._folder, self._sweep.retention, self._needed)
             self._warning = shortage(free, self._needed)
-
 
     def _micro_batch_size(self) -> int:
         """As asked, or what an earlier seed came down to for want of memory."""

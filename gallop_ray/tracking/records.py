@@ -40,7 +40,7 @@ _STATUS = Shape(
     known={"reason": optional(text), "objective": optional(number), "seeds_done": listed(integer)},
     defaults={"reason": None, "objective": None, "seeds_done": []},
 )
-_CONFIGURATION = Shape(known={"method": mapping(), "training": mapping()})
+_CONFIGURATION = Shape(needed={"method": mapping()}, known={"training": mapping()})
 _BASE = Shape(known={})
 _ACCURACIES = mapping(mapping(mapping(optional(number))))
 _MEASURED_AGAIN = "the next start measures the base model again"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def integer(value: Any) -> bool:
 
 
 def number(value: Any) -> bool:
-    """A number that a float holds, no truth value."""
-    return isinstance(value, float) or (integer(value) and abs(value) < 2**1000)
+    """A finite number that a float holds, no truth value."""
+    return (isinstance(value, float) and isfinite(value)) or (integer(value) and abs(value) < 2**1000)
 
 
 def truth(value: Any) -> bool:

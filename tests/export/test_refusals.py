@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from gallop_ray.cli import main
-from gallop_ray.sparse.adapter import save_adapter
+from gallop_ray.sparse.adapter import load_adapter, save_adapter
 from tests.export.trained import Trained
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,38 @@ def test_a_place_that_is_taken(trained: Trained, tmp_path: Path) -> None:
         assert inside.read_text() == "precious"
 
 
+@pytest.mark.parametrize("to", ["delta", "peft", "merged"])
+def test_a_damaged_adapter(copied: Path, tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = copied / "gallop-1" / "seed-0" / "adapter.safetensors"
+    whole, out = adapter.read_bytes(), tmp_path / "out"
+    for data in (b"", whole[: len(whole) // 2], whole[:-4] + b"\0\0\xc0\x7f"):
+        adapter.write_bytes(data)
+        assert main(["export", str(adapter.parent), "--to", to, "--output", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert f"{adapter} is damaged" in said
+        assert "Traceback" not in said
+        assert not out.exists()
+
+
+def test_an_adapter_that_lacks_what_its_run_recorded(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = copied / "gallop-1" / "seed-0", tmp_path / "out"
+    found, metadata = load_adapter(run / "adapter.safetensors")
+    name, (indices, delta) = found.popitem()
+    kept = {key: value for key, value in metadata.items() if key in ("base_hash", "configuration", "seed")}
+    for part in (found, {**found, name: (indices[1:], delta[1:])}):
+        save_adapter(
+            run / "adapter.safetensors",
+            {n: i for n, (i, _) in part.items()},
+            {n: d for n, (_, d) in part.items()},
+            kept,
+        )
+        assert main(["export", str(run), "--to", "delta", "--output", str(out)]) == 2
+        assert f"entries that were trained in {name.removesuffix('.weight')}" in capsys.readouterr().err
+        assert not out.exists()
+
+
 def test_a_foreign_adapter(copied: Path, tmp_path: Path) -> None:
     run = copied / "gallop-1" / "seed-0"
     save_file({"a": torch.zeros(1)}, run / "adapter.safetensors", {"format": "pt"})
@@ -86,6 +118,7 @@ def test_a_mask_too_full_for_shira_names_the_matrices(copied: Path, tmp_path: Pa
     indices = {full: torch.arange(1100, dtype=torch.int32), spare: torch.tensor([3], dtype=torch.int32)}
     deltas = {name: torch.ones(chosen.numel()) for name, chosen in indices.items()}
     save_adapter(run / "adapter.safetensors", indices, deltas, {"base_hash": "0"})
+    (run / "mask.json").unlink()
     said = refused(run, "peft", tmp_path / "out")
     assert "1100 of the 2048 entries of model.layers.0.mlp.up_proj are trained" in said
     assert "needs r = 12, and so 576 entries of model.layers.1.self_attn.k_proj, which has only 512" in said

@@ -1,0 +1,58 @@
+"""What a start finds on the disk, held against what the records say of it: damage costs a run, never the sweep."""
+
+import shutil
+
+from gallop_ray.disk.damage import Damaged
+from gallop_ray.disk.tensors import metadata_of
+from gallop_ray.disk.whole import remove_drafts
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.commands import reopen
+from gallop_ray.tracking.records import FINAL, SweepFolder
+from gallop_ray.tracking.runs import RunFolder
+
+_SHOWN = 3
+
+
+def clear_leftovers(folder: SweepFolder) -> None:
+    """Remove what earlier starts have left that is of no use: drafts of killed writers, and Ray's own folders."""
+    shutil.rmtree(folder.path / "ray", ignore_errors=True)
+    remove_drafts(folder.path)
+    for configuration in folder.configurations():
+        remove_drafts(configuration.path)
+
+
+def recheck(folder: SweepFolder, sweep: Sweep) -> list[str]:
+    """Put back to what is to do: finished runs without a whole adapter, and configurations that miss such runs.
+
+    A start looks at headers and sizes; contents are held against their checksums wherever an adapter is used. What
+    `retention` has removed is not missed. Returns lines that say what was done.
+    """
+    lost: list[str] = []
+    for run in folder.runs():
+        if (run.result() or {}).get("status") == "finished" and (reason := _lacks(run, sweep)):
+            (run.path / "result.json").unlink()
+            lost.append(f"{run.configuration} seed {run.seed} ({reason})")
+    for configuration in folder.configurations():
+        status = configuration.status()
+        over = {result["seed"] for result in configuration.results()}
+        if status["status"] in FINAL and not set(status["seeds_done"]) <= over:
+            reopen(configuration)
+    if not lost:
+        return []
+    more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+    return [f"finished runs without a whole adapter are run again: {', '.join(lost[:_SHOWN])}{more}"]
+
+
+def _lacks(run: RunFolder, sweep: Sweep) -> str | None:
+    """What is wrong with a finished run's adapters; None where nothing is, or it has none by right."""
+    if not (run.result() or {}).get("trained_parameters"):
+        return None
+    for part in run.parts():
+        try:
+            metadata_of(part.adapter)
+        except FileNotFoundError:
+            if sweep.retention.adapters == "all":
+                return f"{part.adapter} is missing"
+        except Damaged as error:
+            return f"{part.adapter} {error.reason}"
+    return None

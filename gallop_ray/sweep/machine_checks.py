@@ -16,8 +16,11 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
+from gallop_ray.disk.locks import Lock, NoLocks
+from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.sweep.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.tracking.environment import environment_record
+from gallop_ray.tracking.files import append_line, read_json, read_lines, write_json
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS = 3.0
@@ -108,6 +111,9 @@ def disk(output: str) -> Iterator[Finding]:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         yield problem(f"output {output}: {there} cannot be written to", "Give another folder as output")
         return
+    if (refused := _refused(there)) is not None:
+        yield problem(f"output {output}: {refused}", "")
+        return
     free = shutil.disk_usage(there).free
     line = f"output {output}: {gigabytes(free)} free"
     if free < 1e9:
@@ -116,6 +122,29 @@ def disk(output: str) -> Iterator[Finding]:
         yield warning(line, "Adapters may fill it: retention: {adapters: best}, or disk_gb as a budget")
     else:
         yield ok(line)
+
+
+def _refused(folder: Path) -> str | None:
+    """What of all that a run does with its records this storage refuses; None where nothing. Leaves nothing behind."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".gallop-ray-doctor-", dir=folder) as name:
+            trial = Path(name)
+            lock = Lock(trial / "lock")
+            lock.acquire(timeout=_SECONDS)
+            try:
+                write_json(trial / "a.json", {"written": 0})
+                write_json(trial / "a.json", {"written": 1})
+                append_line(trial / "a.jsonl", {"line": 0})
+                append_line(trial / "a.jsonl", {"line": 1})
+                if read_json(trial / "a.json") != {"written": 1} or len(read_lines(trial / "a.jsonl")) != 2:
+                    return f"{folder} does not give back what was just written to it; give another folder as output"
+            finally:
+                lock.release()
+    except NoLocks as error:
+        return str(error)
+    except OSError as error:
+        return described_trouble(error, folder)
+    return None
 
 
 def traps() -> Iterator[Finding]:

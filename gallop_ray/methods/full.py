@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.budget import layer
-from gallop_ray.sparse.reach import reached
 from gallop_ray.sparse.checked import save_checked
+from gallop_ray.sparse.reach import reached
 from gallop_ray.sparse.weights import gather, local, rank
 from gallop_ray.spec.formats import FULL
 

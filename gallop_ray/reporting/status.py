@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gallop_ray.reporting.edges import edges_of
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import opened as opened_tensors
+from gallop_ray.reporting.edges import edges_of
 from gallop_ray.reporting.live import ActiveRun, SweepState
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import UNCHECKED, Sweep

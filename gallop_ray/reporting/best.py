@@ -38,7 +38,7 @@ def _described(folder: SweepFolder, sweep: Sweep, best: Summary) -> str:
             *metrics,
             *(f"at an edge: {edge}" for found in edges_of(folder, sweep, [best]).values() for edge in found),
             "\n# its settings, for a sweep file",
-            _yaml({"methods": [settings["method"]], "training": _without_unused(settings.get("training", {}))}),
+            _yaml({"methods": [settings["method"]], "training": _without_unused(settings["training"])}),
             *_adapter(folder, best, objective),
         ]
     )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.reporting.forecast import RunSeconds, slot_seconds_left
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec, Sweep
@@ -60,16 +59,6 @@ class ActiveRun:
         return (self.times[-1][1] - self.times[0][1]) / (self.times[-1][0] - self.times[0][0])
 
 
-def _method(configuration: ConfigurationFolder) -> str:
-    """Where its record is damaged its key says it, too."""
-    try:
-        return str(configuration.configuration()["method"]["name"])
-    except (Damaged, KeyError) as error:
-        reason = error.reason if isinstance(error, Damaged) else "names no method"
-        note_damage(configuration.path / "configuration.json", reason, "the configuration is counted by its key")
-        return configuration.method
-
-
 class SweepState:
     """The present state of a sweep; `look` brings it up to date.
 
@@ -104,7 +93,7 @@ class SweepState:
         for configuration in self._open.look():
             status = configuration.status()
             if configuration.key not in self._methods:
-                self._methods[configuration.key] = _method(configuration)
+                self._methods[configuration.key] = configuration.method_name()
             runs = configuration.runs()
             news += [result for run in runs if (result := self._look_at(run))]
             self._note_status(configuration, status, runs)

@@ -40,7 +40,7 @@ _STATUS = Shape(
     known={"reason": optional(text), "objective": optional(number), "seeds_done": listed(integer)},
     defaults={"reason": None, "objective": None, "seeds_done": []},
 )
-_CONFIGURATION = Shape(needed={"method": mapping()}, known={"training": mapping()})
+_CONFIGURATION = Shape(needed={"method": mapping(), "training": mapping()})
 _BASE = Shape(known={})
 _ACCURACIES = mapping(mapping(mapping(optional(number))))
 _MEASURED_AGAIN = "the next start measures the base model again"
@@ -88,6 +88,13 @@ class ConfigurationFolder:
         if value is None:
             raise ValueError(f"{self.path} is no configuration of a sweep: it has no configuration.json")
         return value
+
+    def method_name(self) -> str:
+        """The method's name in configuration.json; where that does not say it, by the key."""
+        try:
+            return str((read_json(self.path / "configuration.json") or {})["method"]["name"])
+        except (Damaged, KeyError, TypeError):
+            return self.method
 
     def _specs(self) -> Iterator[Record]:
         return (spec for run in self.runs() if (spec := run.read("spec")))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import Record, read_json, write_json
 from gallop_ray.tracking.handout import hand_out
@@ -96,6 +97,8 @@ class SweepSync:
         except Refused as error:
             self._refused.add(folder)
             _LOG.warning("MLflow does not take the records of %s: %s", folder, error)
+        except Damaged as error:
+            note_damage(error.path, error.reason, "MLflow is not told of it while it is so")
 
     def _sync_configuration(self, configuration: ConfigurationFolder) -> None:
         # The status is read before the runs: whoever writes it has written the results first.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -37,7 +38,9 @@ def attach_peft(model: Any, request: Request) -> Any:
     spec = Configuration.model_validate_json(request.metadata["configuration"]).method
     method = METHODS[spec.type](spec)
     assert isinstance(method, TunerMethod)
-    return method.attach(model).module
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(request.metadata["seed"]))  # of what a tuner draws and does not save
+        return method.attach(model).module
 
 
 def _from_peft(request: Request) -> tuple[Any, dict[str, Tensor]]:

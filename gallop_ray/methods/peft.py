@@ -1,11 +1,14 @@
 """LoRA, DoRA and every other tuner that PEFT has."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 from torch import nn
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
@@ -53,21 +56,38 @@ class _PeftAttachment:
         self.module.unload()
 
 
-class Lora(TunerMethod):
+class PeftMethod(TunerMethod):
+    """What all tuners of PEFT have in common."""
+
+    @abstractmethod
+    def config(self, model: nn.Module) -> peft.PeftConfig:
+        """PEFT's configuration for this model. Raises ValueError for what PEFT refuses."""
+
+    def attach(self, model: nn.Module) -> _PeftAttachment:
+        """Raises ValueError where PEFT refuses the model or the options; the model may then be half wrapped."""
+        config = self.config(model)
+        try:
+            return _PeftAttachment(model, config)
+        except _REFUSALS as error:
+            raise ValueError(
+                f"PEFT's {peft.PeftType(config.peft_type).value.lower()} does not fit this model: {_first_line(error)}"
+            ) from error
+
+
+class Lora(PeftMethod):
     """W x + (alpha / r) B A x on the target modules; the default targets are those of the mask methods."""
 
     decompose = False
 
-    def attach(self, model: nn.Module) -> _PeftAttachment:
+    def config(self, model: nn.Module) -> peft.PeftConfig:
         spec = self.spec
-        config = peft.LoraConfig(
+        return peft.LoraConfig(
             r=spec.rank,
             lora_alpha=spec.chosen_alpha,
             lora_dropout=spec.dropout,
             target_modules=_names(model, spec.target_modules),
             use_dora=self.decompose,
         )
-        return _PeftAttachment(model, config)
 
 
 class Dora(Lora):
@@ -76,27 +96,51 @@ class Dora(Lora):
     decompose = True
 
 
-class Peft(TunerMethod):
-    """Any tuner of PEFT by its name there. Raises ValueError for a name or an option that PEFT does not know."""
+class Peft(PeftMethod):
+    """A tuner of PEFT by its name there. Raises ValueError for a name or an option that PEFT does not know."""
 
     def __init__(self, spec: PeftSpec) -> None:
         super().__init__(spec)
-        if self._type not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
-            known = ", ".join(sorted(t.value.lower() for t in peft.PEFT_TYPE_TO_CONFIG_MAPPING))
-            raise ValueError(f"PEFT has no tuner {spec.tuner!r}; it has {known}")
+        self._options = spec.options
+        self._made()
 
-    @property
-    def _type(self) -> Any:
-        return self.spec.tuner.upper()
-
-    def attach(self, model: nn.Module) -> _PeftAttachment:
-        try:
-            config: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[self._type](task_type="CAUSAL_LM", **self.spec.options)
-        except TypeError as error:
-            raise ValueError(f"PEFT's {self.spec.tuner}: {error}") from None
+    def config(self, model: nn.Module) -> peft.PeftConfig:
+        # PEFT's fixed seeds would give every run the same projections; torch's state is seeded by the run.
+        seed = torch.initial_seed() % 2**31
+        config = self._made(**{name: seed for name in self._seeds if name not in self._options})
         if getattr(config, "target_modules", "none") is None:
             config.target_modules = set(_names(model, self.spec.target_modules))
-        return _PeftAttachment(model, config)
+        made: peft.PeftConfig = config
+        return made
+
+    @property
+    def _class(self) -> Any:
+        known = peft.PEFT_TYPE_TO_CONFIG_MAPPING
+        if self.spec.tuner.upper() not in known:
+            names = ", ".join(sorted(t.value.lower() for t in known))
+            raise ValueError(f"PEFT {peft.__version__} has no tuner {self.spec.tuner!r}; it has {names}")
+        return known[self.spec.tuner.upper()]
+
+    @property
+    def _seeds(self) -> list[str]:
+        """The options of this tuner that are seeds of what it draws when it attaches."""
+        names = [field.name for field in fields(self._class)]
+        # The other one draws while it trains; by default from torch's state, which is seeded and resumed.
+        return [name for name in names if name.endswith(("seed", "prng_key")) and name != "generator_seed"]
+
+    def _made(self, **more: int) -> Any:
+        try:
+            return self._class(task_type="CAUSAL_LM", **self._options, **more)
+        except _REFUSALS as error:
+            raise ValueError(f"PEFT's {self.spec.tuner}: {_first_line(error)}") from None
+
+
+# By the types that PEFT raises for what a user gives it; a RuntimeError may be the machine's.
+_REFUSALS = (ValueError, TypeError, NotImplementedError, LookupError, AttributeError, AssertionError, ImportError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _names(model: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:

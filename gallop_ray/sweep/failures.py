@@ -11,7 +11,7 @@ from gallop_ray.sweep.jobs import Failure, Outcome
 from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.runs import RunFolder
-from gallop_ray.training.errors import Diverged
+from gallop_ray.training.errors import BaseChanged, Diverged
 
 _SAME_FAILURE = 3  # configurations that failed alike before any run has finished: then it is hardly theirs alone
 # What a rank sees of another's death, by gloo and by NCCL.
@@ -42,6 +42,7 @@ POLICIES: dict[Failure, Policy] = {
     "diverged": Policy(retries=0, status="diverged"),
     "refused": Policy(retries=0),
     "failed": Policy(retries=1),
+    "base_changed": Policy(retries=0),
     "storage": Policy(retries=0, stops_sweep=True),  # full, read-only, gone: every run would come to it
 }
 
@@ -54,6 +55,9 @@ def classify(error: BaseException) -> Failure:
         return "out_of_memory"
     if isinstance(error, Diverged):
         return "diverged"
+    if isinstance(error, BaseChanged):
+        # Where it cannot be restored here the workers start again, with the model loaded afresh, as after any failure.
+        return "base_changed" if error.restored else "failed"
     if any(words in f"{type(error).__name__}: {error}" for words in _PEER_GONE):
         return "lost"
     return "refused" if isinstance(error, ValueError) else "failed"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayActorError
 
-Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "storage"]
+Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "base_changed", "storage"]
 """`lost`, `preempted`: the worker group died and starts again, nothing is known of the run."""
 
 

@@ -19,6 +19,7 @@ import torch.distributed
 
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.methods import METHODS
+from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.memory import free_memory
 from gallop_ray.spec.configuration import asked, densities
@@ -32,6 +33,7 @@ from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.scores import scores_folder
 from gallop_ray.tracking.slots import note_loaded
+from gallop_ray.training.attach import try_to_attach
 from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
@@ -83,7 +85,8 @@ def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: 
         failure = classify(error)
         if failure == "failed":
             traceback.print_exc()
-        reason = str(error) if failure in ("refused", "diverged") else f"{type(error).__name__}: {error}"
+        said = failure in ("refused", "diverged", "base_changed")
+        reason = str(error) if said else f"{type(error).__name__}: {error}"
         if failure == "storage":
             reason = described_trouble(error)
     # Only now, when the exception is gone and with it what its frames held.
@@ -131,5 +134,5 @@ def _check_methods(resident: Resident) -> None:
             for value in densities(sweep, spec):
                 each: Any = METHODS[spec.type](spec.model_copy(update={"density": value}))
                 each.quotas(candidates, resident.parameters)
-        elif targets := getattr(spec, "target_modules", None):
-            find_candidates(resident.model, targets)
+        elif isinstance(METHODS[spec.type](spec), PeftMethod):
+            try_to_attach(resident, spec)

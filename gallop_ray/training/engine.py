@@ -15,11 +15,10 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 import deepspeed
 from deepspeed.runtime.zero import parameter_offload
 
+from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.machine import DeepspeedSpec
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.training.optimizer_state import OptimizerState
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def quiet() -> None:
@@ -38,8 +37,13 @@ def deepspeed_config(
 ) -> dict[str, Any]:
     """The DeepSpeed configuration of a run that trains `trained` parameters on `workers` ranks.
 
-    What the user passes in `extra` is merged in; what the run depends on wins.
+    What the user passes in `extra` is merged in; what the run depends on wins. Raises ValueError for a batch to train on
+    that the micro-batches of all ranks do not divide: DeepSpeed would step in the middle of it.
     """
+    at_once = training.micro_batch_size * workers
+    if trained and training.batch_size % at_once:
+        product = f"micro_batch_size x workers = {training.micro_batch_size} x {workers} = {at_once}"
+        raise ValueError(f"batch_size {training.batch_size} must be a multiple of {product}")
     # DeepSpeed's buckets are 2 GB a step by default; they need not be larger than what is trained. It wants even sizes.
     bucket = min(1024 * math.ceil(max(trained, 1) / 1024), 500_000_000)
     defaults = {"zero_optimization": {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}}
@@ -53,7 +57,7 @@ def deepspeed_config(
         zero["offload_param"] = {"device": "cpu"}
     needed = {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": max(1, training.batch_size // (training.micro_batch_size * workers)),
+        "gradient_accumulation_steps": max(1, training.batch_size // at_once),
         "gradient_clipping": training.clip_norm or 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
@@ -96,12 +100,11 @@ class Engine:
 
     def __init__(self, module: nn.Module, config: Mapping[str, Any], optimizer: torch.optim.Optimizer | None) -> None:
         self.module = module
-        self._before = [(m, dict(vars(m)), {h: dict(getattr(m, h)) for h in _HOOKS}) for m in module.modules()]
-        self._parameters = [(p, set(vars(p))) for p in module.parameters()]
+        self._before: Structure | None = Structure(module)
         try:
             self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(config))
         except BaseException:
-            self._restore()
+            self._before.restore()
             raise
         if optimizer is not None:
             self.state([p for p in module.parameters() if p.requires_grad]).clear_padding()
@@ -141,26 +144,15 @@ class Engine:
         """Take DeepSpeed off the module and free the optimizer."""
         self.drop_gathered()
         self._engine.destroy()
-        self._restore()
+        # Another engine would use what it finds hanging on modules and parameters.
+        assert self._before is not None, "an engine is closed once"
+        self._before.restore()
         parameter_offload.FWD_MODULE_STACK.clear()
         # Under ZeRO-3 closures inside DeepSpeed still hold the engine and its optimizer: let them hold empty shells.
         optimizer = self._engine.optimizer
         for shell in (getattr(optimizer, "optimizer", None), optimizer, self._engine):
             if shell is not None:
                 vars(shell).clear()
-        self._before, self._parameters = [], []
+        self._before = None
         del self._engine
         gc.collect()
-
-    def _restore(self) -> None:
-        """Take off all that DeepSpeed hung on modules and parameters: another engine would use what it finds there."""
-        for module, attributes, hooks in self._before:
-            vars(module).clear()
-            vars(module).update(attributes)
-            for name, before in hooks.items():
-                current = getattr(module, name)
-                current.clear()
-                current.update(before)
-        for parameter, names in self._parameters:
-            for name in vars(parameter).keys() - names:
-                delattr(parameter, name)

@@ -147,8 +147,9 @@ def _step(
         for part in parts:
             loss = _loss(context.resident.losses(engine, part), part, batch, context.training)
             engine.backward(loss)
-            engine.step(rate)
+            stepped = engine.step(rate)
             losses.append(loss.detach())
+            assert stepped == (len(losses) == len(parts)), "a batch is one optimizer step, at its last micro-batch"
     state.unlogged.append(torch.stack(losses).mean())
 
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gallop_ray.methods import METHODS, Attachment, MaskMethod
+from gallop_ray.sparse.base_state import Structure
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import assign_owners
@@ -105,20 +106,20 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
 @contextmanager
 def _attached(model: nn.Module, spec: MethodSpec, total: int) -> Iterator[tuple[Attachment, list[Candidate]]]:
     """The method's parameters on the model while this is open, and the matrices that it scores, if it does."""
-    method = METHODS[spec.type](spec)
+    method, before = METHODS[spec.type](spec), Structure(model)
     attachment: Attachment
     candidates: list[Candidate] = []
-    if isinstance(method, MaskMethod):
-        candidates = find_candidates(model, method.spec.target_modules)
-        units = sum(quota.k for quota in method.quotas(candidates, total))
-        mask = _even_mask(candidates, min(units * method.entries_per_unit, sum(c.numel for c in candidates)))
-        attachment = SparseDelta(model, candidates, mask)
-    else:
-        attachment = method.attach(model)
     try:
+        if isinstance(method, MaskMethod):
+            candidates = find_candidates(model, method.spec.target_modules)
+            units = sum(quota.k for quota in method.quotas(candidates, total))
+            mask = _even_mask(candidates, min(units * method.entries_per_unit, sum(c.numel for c in candidates)))
+            attachment = SparseDelta(model, candidates, mask)
+        else:
+            attachment = method.attach(model)
         yield attachment, candidates
     finally:
-        attachment.detach()
+        before.restore()  # what was refused half-way, too
 
 
 def _even_mask(candidates: Sequence[Candidate], k: int) -> Mask:

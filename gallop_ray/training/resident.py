@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from gallop_ray.sparse.base_hash import base_hash
+from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.weights import full_shape, world_size
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
@@ -46,6 +47,10 @@ class Resident:
     """How large the weights of the candidates with these names are, as exponent_counts; filled when first needed."""
     scores: Path | None = None
     """The folder of the score store; None for no store."""
+    at_rest: BaseState | None = None
+    """What the base model is between two runs."""
+    load: Callable[[], nn.Module] | None = None
+    """Reads the base model once more, whole and on the CPU, to restore what a run has changed."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -141,6 +146,7 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
         train=trains[data.train] if isinstance(data.train, str) else [],
         trains=trains,
         text=load_text(sweep, tokenizer),
+        load=lambda: cast(nn.Module, load(sweep.model)[0]),
     )
     if resident.stage == 3:
         split_over_ranks(model, resident.config(sweep.training))
@@ -150,7 +156,7 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    return resident
+    return replace(resident, at_rest=BaseState(model))
 
 
 def load_tasks(sweep: Sweep) -> dict[str, TaskData]:

@@ -10,7 +10,7 @@ import torch
 
 from gallop_ray.methods import Attachment
 from gallop_ray.sparse.reach import looking, reached
-from gallop_ray.sparse.weights import full_shape
+from gallop_ray.sparse.weights import full_shape, rank
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
@@ -18,9 +18,11 @@ from gallop_ray.tasks.accuracy import evaluating
 from gallop_ray.tasks.metrics import Accuracies, forgetting, is_vacuous, summarize
 from gallop_ray.tasks.outputs import summarize_outputs
 from gallop_ray.training.attach import Attached, attached
+from gallop_ray.training.base_guard import check_frozen
 from gallop_ray.training.checkpoint import Checkpoint, last_checkpoint, restore, take_checkpoint
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine
+from gallop_ray.training.errors import BaseChanged
 from gallop_ray.training.loop import TrainState, train
 from gallop_ray.training.measure import Measured, measure
 from gallop_ray.training.optimizers import make_optimizer
@@ -46,18 +48,25 @@ def execute(
 ) -> dict[str, Any]:
     """Score, choose, attach, train, measure, save, detach. Returns what result.json says of the run.
 
-    A run that has left a checkpoint goes on from it. Collective. Raises Diverged or ValueError on every rank alike; the
-    base model is restored in every case.
+    A run that has left a checkpoint goes on from it. Collective. Raises Diverged, ValueError or BaseChanged, on every
+    rank alike; the base model is restored in every case, but where a BaseChanged says that it is not.
     """
     context = RunContext(resident, configuration, seed, reporter, Phases(reporter))
     look(resident)
     torch.manual_seed(seed)
     checkpoint = last_checkpoint(reporter.checkpoint)
-    with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
-        trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
-        measured, state = _train_and_measure(context, what, trained, checkpoint, base)
-        with context.phases.phase("saving"):
-            what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
+    try:
+        with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
+            trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
+            measured, state = _train_and_measure(context, what, trained, checkpoint, base)
+            with context.phases.phase("saving"):
+                check_frozen(resident, configuration.method, what.trained, "while it trains")
+                what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
+    except BaseChanged:
+        if rank() == 0:  # neither adapter nor checkpoint belongs to the base model that they name
+            reporter.adapter.unlink(missing_ok=True)
+            reporter.checkpoint.unlink(missing_ok=True)
+        raise
     return {
         **asked(configuration, seed),
         **_size(resident, trained),

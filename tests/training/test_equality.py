@@ -13,7 +13,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED, answer_loss, collate
-from gallop_ray.training.engine import Engine
+from gallop_ray.training.engine import Engine, deepspeed_config
 from gallop_ray.training.errors import Diverged
 from gallop_ray.training.loop import batches, learning_rate, train
 from gallop_ray.training.run import checkpointing
@@ -160,3 +160,29 @@ def ends_in_infinity() -> str:
 def test_what_the_last_step_destroys_is_noticed(ranks: Callable) -> None:
     for said in ranks(2)(ends_in_infinity):
         assert said.startswith("what was trained is no finite number after the last step")
+
+
+@pytest.mark.parametrize(("batch", "micro", "workers"), [(10, 4, 1), (8, 4, 4), (30, 8, 1)])
+def test_a_batch_that_micro_batches_do_not_divide_is_refused(batch: int, micro: int, workers: int) -> None:
+    training = tiny.sweep().training.model_copy(update={"batch_size": batch, "micro_batch_size": micro})
+    with pytest.raises(ValueError, match=f"batch_size {batch} must be a multiple of micro_batch_size x workers"):
+        deepspeed_config(tiny.sweep().deepspeed, training, torch.float32, workers, 100)
+
+
+def step_too_often() -> str:
+    """Train with an engine that steps after every second micro-batch, where a batch has four."""
+    resident = tiny.resident(tiny.sweep())
+    candidates = find_candidates(resident.model)
+    delta = SparseDelta(resident.model, candidates, Mask({candidates[0].name: torch.arange(9, dtype=torch.int32)}))
+    config = resident.config(resident.sweep.training, 9) | {"gradient_accumulation_steps": 2}
+    engine = Engine(delta.module, config, torch.optim.AdamW(delta.parameters, lr=1.0))
+    try:
+        with pytest.raises(AssertionError, match="a batch is one optimizer step") as error:
+            train(tiny.context(resident, reporter=Losses()), delta, engine)
+    finally:
+        engine.close()
+    return str(error.value)
+
+
+def test_the_loop_counts_no_step_that_was_none_or_two(ranks: Callable) -> None:
+    assert ranks(1)(step_too_often)

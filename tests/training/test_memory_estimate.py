@@ -1,6 +1,7 @@
 """The estimate against what a real run of a Llama of 33 million parameters keeps, tensor by tensor."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gallop_ray.methods import METHODS, MaskMethod
+from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.spec.configuration import resolve
@@ -77,7 +79,7 @@ def a_resident(sweep: Sweep) -> Resident:
     whole = Resident(sweep, base, SimpleNamespace(pad_token_id=0), "random", total, {}, train)
     if whole.stage == 3:
         split_over_ranks(base, whole.config(sweep.training))
-    return whole
+    return replace(whole, at_rest=BaseState(base))
 
 
 def a_context(resident: Resident) -> RunContext:

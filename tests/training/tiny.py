@@ -1,6 +1,7 @@
 """A tiny base model and data, as a slot's worker would hold them, and the slow dense reference to train against."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
 from gallop_ray.training.context import RunContext
@@ -90,7 +92,7 @@ def resident(made_sweep: Sweep) -> Resident:
     )
     if whole.stage == 3:
         split_over_ranks(base, whole.config(made_sweep.training))
-    return whole
+    return replace(whole, at_rest=BaseState(base))
 
 
 def context(

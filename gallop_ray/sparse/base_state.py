@@ -1,0 +1,152 @@
+"""What a base model is while no run uses it: to tell whether a run has left it so, and to put it back.
+
+Nothing here is collective: under ZeRO-3 each rank looks at the shards that it stores.
+"""
+
+import copy
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gallop_ray.sparse.weights import full_shape, is_split, local, rank, write_all
+
+_HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+_ROW = 1024  # numbers of 8 bytes; a tensor's checksum is one over sums of rows and one over sums of columns
+_ODD = 0x1E3779B97F4A7C15  # golden ratio: successive multiples of it are far apart
+
+
+class Structure:
+    """The modules below a root and all that hangs on them, by reference: attributes, tables, hooks, classes."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self._modules: list[tuple[str, nn.Module, type, dict[str, Any], dict[str, Any]]] = [
+            (name, m, type(m), dict(vars(m)), _contents(m)) for name, m in root.named_modules()
+        ]
+        self._parameters = [(p, p.requires_grad, set(vars(p))) for p in root.parameters()]
+
+    def restore(self) -> None:
+        """Make everything hang as it did, whatever was put in its place, beside it or around it."""
+        for _, module, kind, attributes, contents in self._modules:
+            # nn.Module refuses a plain assignment of its tables.
+            object.__setattr__(module, "__class__", kind)
+            vars(module).clear()
+            vars(module).update(attributes)
+            for name, before in contents.items():
+                table = attributes[name]
+                table.clear()
+                table.update(before)
+        for parameter, trained, names in self._parameters:
+            parameter.requires_grad_(trained)
+            for name in vars(parameter).keys() - names:
+                delattr(parameter, name)
+
+    def differences(self, root: nn.Module) -> list[str]:
+        """What hangs otherwise than it did, in words; attributes that no model's computation knows of do not count."""
+        before = {name: (m, kind, contents) for name, m, kind, _, contents in self._modules}
+        now = dict(root.named_modules())
+        found = [f"module {name} is new" for name in now.keys() - before.keys()]
+        for name, (module, kind, contents) in before.items():
+            if (there := now.get(name)) is not module:
+                found.append(f"module {name} is {'gone' if there is None else f'another, a {type(there).__name__}'}")
+            elif type(there) is not kind:
+                found.append(f"module {name} is a {type(there).__name__}")
+            else:
+                found += _table_differences(name, there, contents)
+        found += ["a parameter's requires_grad"] if any(p.requires_grad != r for p, r, _ in self._parameters) else []
+        return sorted(found)
+
+
+def _contents(module: nn.Module) -> dict[str, Any]:
+    """What a module's tables hold: its parameters, buffers, children, hooks."""
+    return {name: copy.copy(table) for name, table in vars(module).items() if isinstance(table, dict | set)}
+
+
+def _table_differences(name: str, module: nn.Module, contents: dict[str, Any]) -> Iterator[str]:
+    parameters, before = module._parameters, contents["_parameters"]
+    if parameters.keys() != before.keys() or any(parameters[key] is not before[key] for key in before):
+        yield f"module {name} has other parameters"
+    if module._buffers.keys() != contents["_buffers"].keys():
+        yield f"module {name} has other buffers"
+    if any(vars(module)[hooks].keys() != contents[hooks].keys() for hooks in _HOOKS):
+        yield f"module {name} has other hooks"
+
+
+class BaseState:
+    """Structure, configuration and a checksum of each tensor of a base model, as they are now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._structure = model, Structure(model)
+        self._configs = [
+            (config, copy.deepcopy(vars(config)))
+            for name in ("config", "generation_config")
+            if (config := getattr(model, name, None)) is not None
+        ]
+        self._tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._checksums = {name: checksum(tensor) for name, tensor in self._tensors.items()}
+
+    def differences(self) -> list[str]:
+        """What of structure and configuration is not what it was, in words."""
+        configs = [f"{type(c).__name__} has changed" for c, before in self._configs if vars(c) != before]
+        return configs + self._structure.differences(self._model)
+
+    def restore(self) -> None:
+        """Put structure and configuration back."""
+        self._structure.restore()
+        for config, before in self._configs:
+            if vars(config) != before:
+                vars(config).clear()
+                vars(config).update(copy.deepcopy(before))
+        for tensor in self._tensors.values():
+            tensor.grad = None
+
+    def changed(self, but: Collection[Tensor] = ()) -> list[str]:
+        """The names of the tensors that do not hold what they did; those in `but` may hold anything."""
+        free = {id(tensor) for tensor in but}
+        return [
+            name
+            for name, tensor in self._tensors.items()
+            if id(tensor) not in free and checksum(tensor) != self._checksums[name]
+        ]
+
+    @torch.no_grad()
+    def refill(self, names: Collection[str], whole: nn.Module) -> None:
+        """Take what these tensors hold from an unharmed copy of the model, which is whole."""
+        source = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
+        for name in names:
+            tensor, value = self._tensors[name], source[name].detach()
+            if not is_split(tensor):
+                # A tensor whose storage was exchanged may have another type or shape, which copying would keep.
+                tensor.data = value.to(tensor.device, copy=True)
+            else:
+                write_all(tensor, value.reshape(-1))
+
+
+def checksum(tensor: Tensor) -> tuple[str, int, int]:
+    """Of what this rank stores: type and shape, and two sums of the bits that tell where each number stands.
+
+    Computed where the tensor lives, in one pass: 0.15 s for 0.5 GB on one CPU thread. It finds accidents, not forgers.
+    """
+    stored = local(tensor) if is_split(tensor) else tensor.detach().reshape(-1)
+    if is_split(tensor):  # what is behind the last entry is nobody's
+        stored = stored[: max(0, full_shape(tensor).numel() - rank() * stored.numel())]
+    kind = f"{stored.dtype} {tuple(full_shape(tensor))}"
+    octets = stored.view(torch.uint8)
+    if octets.storage_offset() % 8:  # a shard inside a larger buffer need not begin where a number of 8 bytes may
+        octets = octets.clone()
+    whole = octets.numel() // (8 * _ROW) * (8 * _ROW)
+    numbers = octets[:whole].view(torch.int64).view(-1, _ROW)
+    rest = octets[whole:].to(torch.int64)
+    # Integers wrap around, on every device alike.
+    by_row = _weighted(torch.cat([numbers.sum(1), rest]))
+    by_column = _weighted(torch.cat([numbers.sum(0), rest]))
+    return kind, by_row, by_column
+
+
+def _weighted(sums: Tensor) -> int:
+    places = torch.arange(1, sums.numel() + 1, device=sums.device, dtype=torch.int64)
+    return int((sums * (places * _ODD | 1)).sum())

@@ -1,0 +1,77 @@
+"""The base model is the same after a run as before, or the run has failed and says so."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from gallop_ray.sparse.base_state import BaseState
+from gallop_ray.sparse.weights import everywhere
+from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.training.errors import BaseChanged
+from gallop_ray.training.resident import Resident
+
+_LOG = logging.getLogger(__name__)
+_SHOWN = 3
+
+
+@contextmanager
+def base_kept(resident: Resident, spec: MethodSpec) -> Iterator[None]:
+    """While this is open a method may change the base model; when it closes everything is put back and compared.
+
+    Raises BaseChanged, on every rank, where the method did not put it back itself. An exception from inside goes its
+    way once the base model is restored, and is a BaseChanged where it cannot be.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Nothing collective here: this rank may be the only one that failed.
+        if _put_back(resident):
+            reason = f"the base model cannot be restored after: {error}"
+            raise BaseChanged(reason, restored=False) from error
+        raise
+    found = _state(resident).differences() + _changed(resident)
+    lost = _put_back(resident)
+    if not everywhere(not found):
+        left = f"{spec.name} left the base model changed ({_named(found)})"
+        raise BaseChanged(f"{left}; its results do not count", restored=everywhere(not lost))
+
+
+def check_frozen(resident: Resident, spec: MethodSpec, trained: Sequence[Tensor], when: str) -> None:
+    """Raise BaseChanged, on every rank, unless the base model is what it was in all but what is `trained`."""
+    changed = _changed(resident, trained)
+    if not everywhere(not changed):
+        reason = f"{spec.name} changes the base model {when} ({_named(changed)}), which its adapter would not tell"
+        raise BaseChanged(f"{reason}; leave it out, or change its options", restored=True)
+
+
+def _changed(resident: Resident, but: Sequence[Tensor] = ()) -> list[str]:
+    return [f"{name} holds other numbers" for name in _state(resident).changed(but)]
+
+
+def _state(resident: Resident) -> BaseState:
+    assert resident.at_rest is not None, "runs need a base model to compare with"
+    return resident.at_rest
+
+
+def _put_back(resident: Resident) -> list[str]:
+    """Restore the base model; what is still not as it was."""
+    state = _state(resident)
+    state.restore()
+    changed = state.changed()
+    if changed and resident.load is not None:
+        try:
+            state.refill(changed, resident.load())
+        except Exception:  # a disk, a memory, a model that has been moved: the next start of the workers tells
+            _LOG.exception("the base model could not be read again")
+        changed = state.changed()
+    return changed
+
+
+def _named(found: Sequence[str]) -> str:
+    """The first few, and how many more; what another rank has found is not known here."""
+    if not found:
+        return "seen by another rank"
+    more = len(found) - _SHOWN
+    return ", ".join(found[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

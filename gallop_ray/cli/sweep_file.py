@@ -2,9 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.methods import PeftSpec
+from gallop_ray.spec.problems import Path
 from gallop_ray.spec.schema import Sweep
 
 FAILED = 1
@@ -101,7 +104,16 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> Sweep:
-    return load_sweep(arguments.sweep, arguments.overrides)
+    return load_sweep(arguments.sweep, arguments.overrides, _refused_by_peft)
+
+
+def _refused_by_peft(sweep: Sweep) -> Iterable[tuple[Path, str]]:
+    """The options that PEFT itself refuses; it takes seconds to import, so only a sweep that names its tuners asks."""
+    if not any(isinstance(method, PeftSpec) for method in sweep.methods):
+        return ()
+    from gallop_ray.methods.peft import refused_by_peft
+
+    return refused_by_peft(sweep)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

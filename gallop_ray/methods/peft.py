@@ -1,7 +1,7 @@
 """LoRA, DoRA and every other tuner that PEFT has."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +18,9 @@ from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.weights import gather, is_split, rank
 from gallop_ray.spec.formats import PEFT
 from gallop_ray.spec.methods import PeftSpec
+from gallop_ray.spec.peft_tuners import peft_variants
+from gallop_ray.spec.problems import Path as FieldPath
+from gallop_ray.spec.schema import Sweep
 
 
 class _PeftAttachment:
@@ -141,6 +144,18 @@ _REFUSALS = (ValueError, TypeError, NotImplementedError, LookupError, AttributeE
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def refused_by_peft(sweep: Sweep) -> Iterator[tuple[FieldPath, str]]:
+    """What PEFT does not take of the tuners that a sweep names and of their options, by path."""
+    for place, spec in enumerate(sweep.methods):
+        if isinstance(spec, PeftSpec):
+            for path, variant in peft_variants(sweep, place, spec):
+                try:
+                    Peft(variant)
+                except ValueError as error:
+                    named = [key for key in variant.options if f"'{key}'" in str(error) or f"`{key}`" in str(error)]
+                    yield (*path, *named[:1]), f"is not allowed; {error}"
 
 
 def _names(model: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
 from gallop_ray.spec.messages import by_path, explain, shown
+from gallop_ray.spec.peft_tuners import tuners_work
 from gallop_ray.spec.places import is_file, is_folder
 from gallop_ray.spec.problems import Path, Problem, SweepFileError, did_you_mean, dotted
 from gallop_ray.spec.schema import UNCHECKED, Sweep
@@ -243,6 +244,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("search.sampler", "search.space"), grid_is_finite),
     (("methods", "search"), first_points_fit),
     (("methods", "search.space"), lora_has_one_scale),
+    (("methods", "search.space", "deepspeed.zero_stage"), tuners_work),
     (("training.keep", "training.validate_steps", "methods", "objective", "search"), best_can_be_kept),
     (("training.decay_to", "methods", "search"), decay_has_a_target),
     (("training.optimizer", "methods", "search"), entries_have_ages),

@@ -1,25 +1,31 @@
 """Reads a sweep file, or says everything that is wrong with it, each mistake with its line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from gallop_ray.spec.checks import check
 from gallop_ray.spec.document import read_document
 from gallop_ray.spec.draft import make_draft
 from gallop_ray.spec.overrides import apply_overrides, source
+from gallop_ray.spec.problems import Path as FieldPath
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.schema import Sweep
 
+Further = Callable[[Sweep], Iterable[tuple[FieldPath, str]]]
 
-def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = (), further: Further | None = None) -> Sweep:
     """The sweep of a YAML file, with each override (`data.root=generated`, `gallop.density=0.02`) put in its place.
 
+    further: what is wrong, by path, with a sweep in which nothing else is, for checks that need more than this package.
     Raises SweepFileError, a ValueError, with every problem, in the order of the lines and then of the overrides.
     """
     document = read_document(path)
     apply_overrides(document, overrides)
     draft, wrong_fields = make_draft(document)
     problems = [*document.problems, *wrong_fields, *check(document, draft)]
+    if not problems and further is not None:
+        problems = [document.problem(field, message) for field, message in further(draft.sweep)]
     if problems:
         sources = [document.file, *map(source, overrides)]
         by_line = sorted(problems, key=lambda problem: (sources.index(problem.file), problem.line or 0))

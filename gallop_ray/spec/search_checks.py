@@ -166,7 +166,8 @@ def _refused_values(
                 model.model_validate({field: value})
             except ValidationError as error:
                 for errors in by_path(error.errors(include_url=False), {field: value}).values():
-                    yield _at(key, kind, place), explain(errors, model)
+                    if errors[0]["type"] != "missing":  # the other fields are the method's own
+                        yield _at(key, kind, place), explain(errors, model)
 
 
 def _uneven_batch(sweep: Sweep, method: MethodSpec) -> Iterator[tuple[tuple[Path, ...], str]]:

@@ -37,8 +37,8 @@ def deepspeed_config(
 ) -> dict[str, Any]:
     """The DeepSpeed configuration of a run that trains `trained` parameters on `workers` ranks.
 
-    What the user passes in `extra` is merged in; what the run depends on wins. Raises ValueError for a batch to train on
-    that the micro-batches of all ranks do not divide: DeepSpeed would step in the middle of it.
+    What the user passes in `extra` is merged in; what the run depends on wins. Raises ValueError for a batch that the
+    micro-batches of all ranks do not divide: DeepSpeed would step in the middle of it.
     """
     at_once = training.micro_batch_size * workers
     if trained and training.batch_size % at_once:

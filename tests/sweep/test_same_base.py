@@ -80,7 +80,12 @@ PLANTED: Mapping[str, tuple[type, Mapping[str, Any], str, str]] = {
     "pissa": (Pissa, {}, "base_changed", "changes the base model when it attaches"),
     "head": (Head, {}, "base_changed", "left the base model changed"),
     "late": (Late, {}, "base_changed", "changes the base model while it trains (model.norm.weight holds"),
-    "careless": (Careless, {}, "base_changed", "module model.norm has other hooks, a parameter's requires_grad"),
+    "careless": (
+        Careless,
+        {},
+        "base_changed",
+        "LlamaConfig has changed, a parameter's requires_grad, module model.norm has other hooks",
+    ),
     # Embeddings come first and take a LoRA; the norm, which takes none, refuses it half-way.
     "half-way": (Lora, {"target_modules": ["embed_tokens", "q_proj", "norm"]}, "refused", "does not fit this model"),
 }

@@ -1,0 +1,130 @@
+"""Which of PEFT's tuners a sweep can use: those that need no more than to be attached and trained; each was tried.
+
+Of PEFT 0.21. A tuner works here where its parameters alone are trained, by the loss of the answers alone, and the base
+model is what it was when they are taken off.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gallop_ray.spec.configuration import space_keys
+from gallop_ray.spec.messages import shown
+from gallop_ray.spec.methods import PeftSpec
+from gallop_ray.spec.problems import Path
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search_checks import Finding
+from gallop_ray.spec.space import witnesses
+
+WORKING = (
+    *("beft", "boft", "c3a", "deft", "delora", "fourierft", "frod", "glora", "gralora", "hira", "hra", "ia3", "lily"),
+    *("ln_tuning", "loha", "lokr", "lora", "miss", "oft", "osf", "peanut", "psoft", "pvera", "randlora", "road"),
+    *("shira", "supertuning", "tinylora", "trainable_tokens", "unilora", "vblora", "vera", "waveft"),
+)
+"""Tuners that keep to what every method must; the contract's tests run over them."""
+
+WHOLE: tuple[str, ...] = ()
+"""Tuners that look at more than the shapes of the weights, which ZeRO-3 keeps in parts."""
+
+_LORA = "use lora or dora"
+_PROMPTS = "it puts tokens of its own before the prompt, where answers are not looked for yet"
+REFUSED: Mapping[str, str] = {
+    "adalora": f"its ranks would never be reallocated, nor its regularisation added to the loss; {_LORA}",
+    "adamss": f"its subspaces would never be reallocated; {_LORA}",
+    "adaption_prompt": f"it fits whole attention blocks of some models and cannot be taken off again; {_LORA}",
+    "cartridge": f"it trains a cache of keys and values, which is not passed on; {_LORA}",
+    "cpt": f"{_PROMPTS}, and its loss is one of its own; {_LORA}",
+    "multitask_prompt_tuning": f"{_PROMPTS}; {_LORA}",
+    "p_tuning": f"{_PROMPTS}; {_LORA}",
+    "poly": f"it asks for a task with every example; {_LORA}",
+    "prefix_tuning": f"it trains a cache of keys and values, which is not passed on; {_LORA}",
+    "prompt_tuning": f"{_PROMPTS}; {_LORA}",
+    "shadow": f"it runs a second model beside the blocks, with a loss of its own; {_LORA}",
+    "xlora": f"it mixes adapters that were trained before; {_LORA}",
+}
+"""Why a tuner is refused, and what to use instead."""
+
+_OURS = "is set by gallop-ray; leave it out"
+_NEEDS_LOSS = "adds a term to the loss, which would be left out"
+_CHANGES_BASE = "changes the base model's own weights, which its adapter would not tell"
+_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("task_type", "peft_type", "peft_version", "auto_mapping"), _OURS),
+    **dict.fromkeys(("base_model_name_or_path", "revision"), _OURS),
+    "inference_mode": "would leave nothing to train; leave it out",
+    "modules_to_save": "trains copies of whole modules, which stay in the base model; leave it out, or use full",
+    "layer_replication": "puts more blocks into the base model; leave it out",
+    "arrow_config": "mixes adapters that were trained before; leave it out",
+    "eva_config": "needs a pass over the data before training; leave it out",
+    "corda_config": "needs a pass over the data before training; leave it out",
+    "lora_ga_config": "needs gradients before training; leave it out",
+    "loftq_config": f"{_CHANGES_BASE}; leave it out",
+    "kasa_config": f"{_NEEDS_LOSS}; leave it out",
+    "monteclora_config": f"{_NEEDS_LOSS}; leave it out",
+    "megatron_config": "needs a model that Megatron runs; leave it out",
+    "alora_invocation_tokens": "needs the place of these tokens with every example; leave it out",
+    "use_qalora": "needs a quantised model; leave it out",
+}
+_INITS: Mapping[str, str] = {
+    **dict.fromkeys(("pissa", "olora", "loftq"), _CHANGES_BASE),
+    "eva": "needs a pass over the data before training, and would train the default initialisation",
+    "corda": f"needs a pass over the data before training, and {_CHANGES_BASE}",
+    "lora_ga": f"needs gradients before training, and {_CHANGES_BASE}",
+}
+
+
+def refused_tuner(name: str) -> str | None:
+    """Why a tuner cannot be used; None where it can, and for a name that PEFT may not know either."""
+    return REFUSED.get(name.lower())
+
+
+def refused_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The options of a tuner that need more than to attach and to train, each with the reason."""
+    for name, value in options.items():
+        if name in _OPTIONS and value not in (None, False, [], {}):
+            yield name, _OPTIONS[name]
+        elif name == "bias" and value != "none":
+            yield name, "trains biases of the base model, which its adapter would not tell; must be none"
+        elif name == "init_lora_weights" and (reason := _refused_init(value)):
+            yield name, f"{reason}; leave it out, or use gaussian or orthogonal"
+
+
+def _refused_init(value: object) -> str | None:
+    # pissa_niter_16 says how it is computed, and lower() is PEFT's for some of the names.
+    kind = str(value).lower().partition("_niter_")[0]
+    return _INITS.get(kind)
+
+
+def tuners_work(sweep: Sweep) -> Iterator[Finding]:
+    """Tuners of PEFT, and options of theirs, that need more than to be attached and trained; searched ones, too."""
+    for place, method in enumerate(sweep.methods):
+        if isinstance(method, PeftSpec):
+            keys, at = space_keys(sweep, method), ("methods", place)
+            for path, tuner in _values(sweep, keys, "tuner", (*at, "tuner"), method.tuner):
+                if reason := refused_tuner(str(tuner)):
+                    yield (path,), f"{shown(tuner)} is not allowed; {reason}"
+                elif sweep.deepspeed.zero_stage == 3 and tuner in WHOLE:
+                    message = f"{shown(tuner)} is not allowed at zero_stage 3; it computes with whole weights when it"
+                    yield (path, ("deepspeed", "zero_stage")), f"{message} attaches, so use zero_stage 2 or less"
+            for path, options in _values(sweep, keys, "options", (*at, "options"), method.options):
+                if isinstance(options, Mapping):
+                    for name, reason in refused_options(options):
+                        yield ((*path, name),), f"{shown(options[name])} is not allowed; {reason}"
+
+
+def peft_variants(sweep: Sweep, place: int, method: PeftSpec) -> Iterator[tuple[Path, PeftSpec]]:
+    """The tuners with their options that the method at this place of a sweep stands for, by the options' path."""
+    keys, at = space_keys(sweep, method), ("methods", place)
+    for _, tuner in _values(sweep, keys, "tuner", (*at, "tuner"), method.tuner):
+        for path, options in _values(sweep, keys, "options", (*at, "options"), method.options):
+            yield path, method.model_copy(update={"tuner": tuner, "options": options})
+
+
+def _values(
+    sweep: Sweep, keys: Mapping[str, str], field: str, at: Path, value: object
+) -> Iterator[tuple[Path, object]]:
+    """The values that a field of a method takes, each with its path."""
+    key = keys.get(f"method.{field}")
+    if key is None:
+        yield at, value
+        return
+    for place, each in enumerate(witnesses(sweep.search.space[key])):
+        yield ("search", "space", key, "choice", place), each

@@ -22,8 +22,8 @@ WORKING = (
 )
 """Tuners that keep to what every method must; the contract's tests run over them."""
 
-WHOLE: tuple[str, ...] = ()
-"""Tuners that look at more than the shapes of the weights, which ZeRO-3 keeps in parts."""
+WHOLE = ("deft", "delora", "frod", "ln_tuning", "loha")
+"""Tuners that look at whole weights, which ZeRO-3 keeps in parts: they fail there, or do not learn."""
 
 _LORA = "use lora or dora"
 _PROMPTS = "it puts tokens of its own before the prompt, where answers are not looked for yet"
@@ -79,7 +79,7 @@ def refused_tuner(name: str) -> str | None:
 def refused_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The options of a tuner that need more than to attach and to train, each with the reason."""
     for name, value in options.items():
-        if name in _OPTIONS and value not in (None, False, [], {}):
+        if name in _OPTIONS and value not in (None, False, []):
             yield name, _OPTIONS[name]
         elif name == "bias" and value != "none":
             yield name, "trains biases of the base model, which its adapter would not tell; must be none"

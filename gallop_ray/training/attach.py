@@ -1,0 +1,120 @@
+"""A method's parameters on the base model, for the length of a run."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gallop_ray.methods import METHODS, Attachment, MaskMethod, RefreshedMethod, TunerMethod
+from gallop_ray.sparse.candidates import Candidate, find_candidates
+from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
+from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.training.base_guard import base_kept, check_frozen
+from gallop_ray.training.checkpoint import Checkpoint
+from gallop_ray.training.context import RunContext
+from gallop_ray.training.decay import DecayToBase, decay_to_base
+from gallop_ray.training.errors import BaseChanged
+from gallop_ray.training.refresh import Refresher
+from gallop_ray.training.resident import Resident
+from gallop_ray.training.selection import Selection, select
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A method's parameters on the model, what keeps its mask fresh, and what pulls it to the base."""
+
+    attachment: Attachment
+    refresher: Refresher | None = None
+    decay: DecayToBase | None = None
+    candidates: Sequence[Candidate] = ()
+    magnitudes: Tensor | None = None
+    """Of all candidates, as exponent_counts."""
+    scores: str | None = None
+    """Where a gradient method's scores came from."""
+
+    @property
+    def delta(self) -> SparseDelta | None:
+        """The attachment of a mask method."""
+        return self.attachment if isinstance(self.attachment, SparseDelta) else None
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """What a run may change of model and adapter while this is attached."""
+        places = [] if self.delta is None else self.delta.places
+        return [*self.attachment.parameters, *(c.weight for c in places)]
+
+    def record(self) -> dict[str, Any]:
+        """What mask.json says; empty for a method without a mask."""
+        if self.delta is None or self.magnitudes is None:
+            return {}
+        trained = {c.name: i.numel() for c, i in zip(self.delta.places, self.delta.indices, strict=True)}
+        return {
+            "chosen": sum(trained.values()),
+            "touched": sum(i.numel() for i in self.delta.touched),
+            "matrices": {c.name: [trained.get(c.name, 0), c.numel] for c in self.candidates},
+            "magnitudes": magnitude_record(exponent_counts(self.delta.base()), self.magnitudes),
+        }
+
+
+@contextmanager
+def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Iterator[Attached]:
+    """The method's parameters on the model while this is open.
+
+    Raises BaseChanged, on every rank, where the method changes what it does not train, at once, or leaves the base
+    model changed when this closes.
+    """
+    spec, model = context.configuration.method, context.resident.model
+    with base_kept(context.resident, spec):
+        method = METHODS[spec.type](spec)
+        what = _masked(context, method, checkpoint) if isinstance(method, MaskMethod) else None
+        if what is None:
+            assert isinstance(method, TunerMethod)
+            with context.phases.phase("attaching"):
+                what = Attached(method.attach(model))
+        try:
+            with context.phases.phase("attaching"):
+                check_frozen(context.resident, spec, what.trained, "when it attaches")
+            yield what
+        finally:
+            what.attachment.detach()
+
+
+def try_to_attach(resident: Resident, spec: MethodSpec) -> None:
+    """Attach a tuner and take it off again. Raises ValueError where it does not fit the model, or changes it."""
+    method = METHODS[spec.type](spec)
+    assert isinstance(method, TunerMethod)
+    try:
+        with base_kept(resident, spec):
+            attachment = method.attach(resident.model)
+            try:
+                if not attachment.parameters:
+                    raise ValueError("it has nothing to train; change its options, or leave it out")
+                check_frozen(resident, spec, attachment.parameters, "when it attaches")
+            finally:
+                attachment.detach()
+    except (ValueError, BaseChanged) as error:
+        if isinstance(error, BaseChanged) and not error.restored:
+            raise
+        raise ValueError(f"method {spec.name}: {error}") from error
+
+
+def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | None) -> Attached:
+    resident = context.resident
+    candidates = find_candidates(resident.model, method.spec.target_modules)
+    if checkpoint is None:
+        selection = select(context, candidates, method)
+    else:
+        selection = Selection(checkpoint.mask, "checkpoint" if method.needs_gradients else None)
+    with context.phases.phase("attaching"):
+        key = tuple(c.name for c in candidates)
+        if key not in resident.magnitudes:
+            resident.magnitudes[key] = candidate_counts(candidates)
+        delta = SparseDelta(resident.model, candidates, selection.mask)
+        if checkpoint is not None:
+            delta.recall(checkpoint.touched)
+    refresher = Refresher(method, delta, context.seed) if isinstance(method, RefreshedMethod) else None
+    decay = decay_to_base(method, delta, context.training)
+    return Attached(delta, refresher, decay, candidates, resident.magnitudes[key], selection.scores)

@@ -1,0 +1,104 @@
+"""PEFT's tuners that need more than to be attached and trained are refused where the file names them."""
+
+from pathlib import Path
+
+import pytest
+
+from gallop_ray.methods.peft import refused_by_peft
+from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.peft_tuners import REFUSED, WHOLE, WORKING
+from gallop_ray.spec.problems import SweepFileError
+from tests.spec.conftest import Load, Problems
+
+SWEEP = """\
+name: small
+model: {name: pocket}
+data: {root: generated, train: sum, ood: [max, min]}
+methods:
+  - {type: gallop}
+  - type: peft
+    tuner: TUNER
+    options: {OPTIONS}
+"""
+
+
+def sweep_of(tuner: str, options: str = "") -> str:
+    return SWEEP.replace("TUNER", tuner).replace("OPTIONS", options)
+
+
+@pytest.mark.parametrize("tuner", REFUSED)
+def test_a_tuner_that_needs_more_is_refused_with_what_to_use(problems: Problems, tuner: str) -> None:
+    (line,) = problems(text=sweep_of(tuner))
+    assert line.startswith(f'7: methods.1.tuner: "{tuner}" is not allowed; it')
+    assert line.endswith("; use lora or dora")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("modules_to_save: [lm_head]", "trains copies of whole modules"),
+        ("init_lora_weights: pissa", "changes the base model's own weights"),
+        ("init_lora_weights: pissa_niter_16", "changes the base model's own weights"),
+        ("init_lora_weights: OLoRA", "changes the base model's own weights"),
+        ("init_lora_weights: loftq", "changes the base model's own weights"),
+        ("init_lora_weights: eva", "needs a pass over the data before training"),
+        ("init_lora_weights: corda", "needs a pass over the data before training"),
+        ("init_lora_weights: lora_ga", "needs gradients before training"),
+        ("bias: all", "trains biases of the base model"),
+        ("bias: lora_only", "trains biases of the base model"),
+        ("kasa_config: {}", "adds a term to the loss"),
+        ("monteclora_config: {}", "adds a term to the loss"),
+        ("layer_replication: [[0, 2]]", "puts more blocks into the base model"),
+        ("alora_invocation_tokens: [1]", "needs the place of these tokens"),
+        ("inference_mode: true", "would leave nothing to train"),
+        ("task_type: CAUSAL_LM", "is set by gallop-ray"),
+    ],
+)
+def test_an_option_that_needs_more_is_refused_on_its_line(problems: Problems, options: str, expected: str) -> None:
+    (line,) = problems(text=sweep_of("lora", options))
+    assert line.startswith(f"8: methods.1.options.{options.partition(':')[0]}: ")
+    assert expected in line
+
+
+@pytest.mark.parametrize("tuner", WORKING)
+def test_a_tuner_that_works_is_taken_but_by_zero_3_where_it_needs_whole_weights(load: Load, tuner: str) -> None:
+    load(text=sweep_of(tuner))
+    if tuner not in WHOLE:
+        load("deepspeed: {zero_stage: 3}\n", text=sweep_of(tuner))
+        return
+    with pytest.raises(SweepFileError, match="not allowed at zero_stage 3; .* use zero_stage 2 or less"):
+        load("deepspeed: {zero_stage: 3}\n", text=sweep_of(tuner))
+
+
+def test_searched_tuners_and_options_are_looked_at_too(problems: Problems, load: Load) -> None:
+    space = (
+        "search: {space: {peft.options: {choice: [{r: 4}, {r: 8, bias: all}]}, peft.tuner: {choice: [hra, poly]}}}\n"
+    )
+    options, tuner = sorted(problems(space, text=sweep_of("lora")))
+    assert "search.space.peft.options.choice.1.bias" in options
+    assert 'search.space.peft.tuner.choice.1: "poly" is not allowed' in tuner
+    load("search: {space: {peft.options: {choice: [{r: 4}, {r: 8}]}}}\n", text=sweep_of("lora"))
+
+
+@pytest.mark.parametrize(
+    ("tuner", "options", "expected"),
+    [
+        ("lora", "rnk: 4", "8: methods.1.options.rnk: is not allowed; PEFT's lora: "),
+        ("boft", "boft_block_size: 8, boft_block_num: 2", "8: methods.1.options.boft_block_size: is not allowed; "),
+        ("lorra", "", "8: methods.1.options: is not allowed; PEFT "),
+    ],
+)
+def test_what_peft_does_not_take_is_known_from_the_file(
+    tmp_path: Path, tuner: str, options: str, expected: str
+) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(sweep_of(tuner, options), encoding="utf-8")
+    with pytest.raises(SweepFileError) as caught:
+        load_sweep(path, (), refused_by_peft)
+    assert str(caught.value).startswith(f"{path}:{expected}")
+
+
+def test_what_peft_takes_passes(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(sweep_of("lora", "r: 4, init_lora_weights: gaussian"), encoding="utf-8")
+    assert load_sweep(path, (), refused_by_peft).methods[1].name == "peft"

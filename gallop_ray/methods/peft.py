@@ -1,5 +1,6 @@
 """LoRA, DoRA and every other tuner that PEFT has."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,7 @@ from gallop_ray.spec.formats import PEFT
 from gallop_ray.spec.methods import PeftSpec
 from gallop_ray.spec.peft_tuners import peft_variants
 from gallop_ray.spec.problems import Path as FieldPath
+from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.schema import Sweep
 
 
@@ -132,6 +134,11 @@ class Peft(PeftMethod):
         return [name for name in names if name.endswith(("seed", "prng_key")) and name != "generator_seed"]
 
     def _made(self, **more: int) -> Any:
+        known = [field.name for field in fields(self._class) if field.init]
+        for name in self._options:
+            if name not in known:
+                hint = did_you_mean(name, known) or f"; it has {', '.join(known)}"
+                raise ValueError(f"PEFT's {self.spec.tuner} has no option {name}{hint}")
         try:
             return self._class(task_type="CAUSAL_LM", **self._options, **more)
         except _REFUSALS as error:
@@ -154,8 +161,13 @@ def refused_by_peft(sweep: Sweep) -> Iterator[tuple[FieldPath, str]]:
                 try:
                     Peft(variant)
                 except ValueError as error:
-                    named = [key for key in variant.options if f"'{key}'" in str(error) or f"`{key}`" in str(error)]
-                    yield (*path, *named[:1]), f"is not allowed; {error}"
+                    yield (*path, *_named(variant.options, str(error))), f"is not allowed; {error}"
+
+
+def _named(options: Mapping[str, Any], message: str) -> list[str]:
+    """The option that a message names first, if it names one."""
+    places = {name: found.start() for name in options if (found := re.search(rf"\b{re.escape(name)}\b", message))}
+    return sorted(places, key=lambda name: places[name])[:1]
 
 
 def _names(model: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:

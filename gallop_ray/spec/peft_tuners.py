@@ -10,7 +10,7 @@ from typing import Any
 from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.messages import shown
 from gallop_ray.spec.methods import PeftSpec
-from gallop_ray.spec.problems import Path
+from gallop_ray.spec.problems import Path, did_you_mean
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search_checks import Finding
 from gallop_ray.spec.space import witnesses
@@ -22,7 +22,7 @@ WORKING = (
 )
 """Tuners that keep to what every method must; the contract's tests run over them."""
 
-WHOLE = ("deft", "delora", "frod", "ln_tuning", "loha")
+WHOLE = (*("deft", "delora", "frod", "ln_tuning", "loha", "osf", "supertuning", "tinylora", "trainable_tokens"),)
 """Tuners that look at whole weights, which ZeRO-3 keeps in parts: they fail there, or do not learn."""
 
 _LORA = "use lora or dora"
@@ -72,8 +72,11 @@ _INITS: Mapping[str, str] = {
 
 
 def refused_tuner(name: str) -> str | None:
-    """Why a tuner cannot be used; None where it can, and for a name that PEFT may not know either."""
-    return REFUSED.get(name.lower())
+    """Why a tuner cannot be used; None where it can."""
+    if name.lower() in WORKING:
+        return None
+    unknown = f"PEFT has no such tuner{did_you_mean(name, WORKING) or '; there are ' + ', '.join(WORKING)}"
+    return REFUSED.get(name.lower(), unknown)
 
 
 def refused_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -101,7 +104,7 @@ def tuners_work(sweep: Sweep) -> Iterator[Finding]:
             for path, tuner in _values(sweep, keys, "tuner", (*at, "tuner"), method.tuner):
                 if reason := refused_tuner(str(tuner)):
                     yield (path,), f"{shown(tuner)} is not allowed; {reason}"
-                elif sweep.deepspeed.zero_stage == 3 and tuner in WHOLE:
+                elif sweep.deepspeed.zero_stage == 3 and str(tuner).lower() in WHOLE:
                     message = f"{shown(tuner)} is not allowed at zero_stage 3; it computes with whole weights when it"
                     yield (path, ("deepspeed", "zero_stage")), f"{message} attaches, so use zero_stage 2 or less"
             for path, options in _values(sweep, keys, "options", (*at, "options"), method.options):

@@ -29,7 +29,7 @@ def sweep_of(tuner: str, options: str = "") -> str:
 @pytest.mark.parametrize("tuner", REFUSED)
 def test_a_tuner_that_needs_more_is_refused_with_what_to_use(problems: Problems, tuner: str) -> None:
     (line,) = problems(text=sweep_of(tuner))
-    assert line.startswith(f'7: methods.1.tuner: "{tuner}" is not allowed; it')
+    assert line.startswith(f'sweep.yaml:7: methods.1.tuner: "{tuner}" is not allowed; it')
     assert line.endswith("; use lora or dora")
 
 
@@ -56,7 +56,7 @@ def test_a_tuner_that_needs_more_is_refused_with_what_to_use(problems: Problems,
 )
 def test_an_option_that_needs_more_is_refused_on_its_line(problems: Problems, options: str, expected: str) -> None:
     (line,) = problems(text=sweep_of("lora", options))
-    assert line.startswith(f"8: methods.1.options.{options.partition(':')[0]}: ")
+    assert line.startswith(f"sweep.yaml:8: methods.1.options.{options.partition(':')[0]}: ")
     assert expected in line
 
 
@@ -66,7 +66,7 @@ def test_a_tuner_that_works_is_taken_but_by_zero_3_where_it_needs_whole_weights(
     if tuner not in WHOLE:
         load("deepspeed: {zero_stage: 3}\n", text=sweep_of(tuner))
         return
-    with pytest.raises(SweepFileError, match="not allowed at zero_stage 3; .* use zero_stage 2 or less"):
+    with pytest.raises(SweepFileError, match=r"not allowed at zero_stage 3; .* use zero_stage 2 or less"):
         load("deepspeed: {zero_stage: 3}\n", text=sweep_of(tuner))
 
 
@@ -83,9 +83,18 @@ def test_searched_tuners_and_options_are_looked_at_too(problems: Problems, load:
 @pytest.mark.parametrize(
     ("tuner", "options", "expected"),
     [
-        ("lora", "rnk: 4", "8: methods.1.options.rnk: is not allowed; PEFT's lora: "),
+        (
+            "lora",
+            "lora_alpa: 4",
+            "8: methods.1.options.lora_alpa: is not allowed; PEFT's lora has no",
+        ),
         ("boft", "boft_block_size: 8, boft_block_num: 2", "8: methods.1.options.boft_block_size: is not allowed; "),
-        ("lorra", "", "8: methods.1.options: is not allowed; PEFT "),
+        (
+            "ia3",
+            "target_modules: [k_proj], feedforward_modules: [zz]",
+            "8: methods.1.options.feedforward_modules: ",
+        ),
+        ("lorra", "", '7: methods.1.tuner: "lorra" is not allowed; PEFT has no such tuner; did you mean `lora`?'),
     ],
 )
 def test_what_peft_does_not_take_is_known_from_the_file(

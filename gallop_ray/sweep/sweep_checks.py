@@ -13,6 +13,9 @@ import huggingface_hub
 import torch
 from transformers import AutoTokenizer
 
+from gallop_ray.methods import METHODS
+from gallop_ray.methods.peft import PeftMethod
+from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.data_checks import overlaps, references
@@ -25,7 +28,7 @@ from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths
 from gallop_ray.tasks.room import too_long
-from gallop_ray.training.models import PRESETS, hub_id, local_tokenizer, model_source, preset_folder
+from gallop_ray.training.models import PRESETS, hub_id, local_tokenizer, meta_model, model_source, preset_folder
 from gallop_ray.training.resident import load_tasks
 
 _SECONDS = 3.0
@@ -154,6 +157,31 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         if answers > room:
             text = f"answers have up to {answers} tokens, evaluation.max_new_tokens is {room}: generated ones are cut"
             yield warning(text, f"Give {answers} or more")
+
+
+def tuners(sweep: Sweep) -> Iterator[Finding]:
+    """Whether PEFT takes the model and the options, as far as shapes tell; the first slot tries it with weights."""
+    methods = [METHODS[spec.type](spec) for spec in sweep.methods]
+    named = [method for method in methods if isinstance(method, PeftMethod)]
+    if not named:
+        return
+    try:
+        model = meta_model(sweep.model)
+    except Exception:  # what hinders loading is a finding of its own
+        return
+    structure = Structure(model)
+    for method in named:
+        spec = method.spec
+        try:
+            method.attach(model)
+            yield ok(f"method {spec.name}: PEFT takes the model and the options")
+        except ValueError as error:
+            if "meta" not in str(error):  # some look at weights, which this model has none of
+                yield problem(f"method {spec.name}: {error}", "Change its options or target modules, or leave it out")
+        except RuntimeError:
+            pass
+        finally:
+            structure.restore()
 
 
 def offload(sweep: Sweep) -> Iterator[Finding]:

@@ -8,7 +8,9 @@ from gallop_ray.methods.peft import refused_by_peft
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.peft_tuners import REFUSED, WHOLE, WORKING
 from gallop_ray.spec.problems import SweepFileError
+from gallop_ray.sweep import sweep_checks
 from tests.spec.conftest import Load, Problems
+from tests.sweep import command
 
 SWEEP = """\
 name: small
@@ -111,3 +113,29 @@ def test_what_peft_takes_passes(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(sweep_of("lora", "r: 4, init_lora_weights: gaussian"), encoding="utf-8")
     assert load_sweep(path, (), refused_by_peft).methods[1].name == "peft"
+
+
+def test_doctor_tries_the_options_on_the_model(load: Load) -> None:
+    options = "{target_modules: [embed_tokens, q_proj, norm]}"
+    sweep = load(
+        f"  - {{type: peft, name: odd, tuner: lora, options: {options}}}\n  - {{type: lora}}\n", text=sweep_of("psoft")
+    )
+    found = {finding.text.partition(":")[0]: finding for finding in sweep_checks.tuners(sweep)}
+    assert found["method odd"].level == "problem"
+    assert "PEFT's lora does not fit this model: Target module" in found["method odd"].text
+    assert found["method lora"].level == "ok"
+    assert found.get("method peft") is None or found["method peft"].level == "ok"
+
+
+def test_a_file_with_tuners_that_change_the_base_ends_before_anything_is_spent(tmp_path: Path) -> None:
+    methods = [
+        {"type": "peft", "name": "pissa", "tuner": "lora", "options": {"r": 4, "init_lora_weights": "pissa"}},
+        {"type": "peft", "name": "head", "tuner": "lora", "options": {"r": 4, "modules_to_save": ["lm_head"]}},
+        {"type": "gallop"},
+    ]
+    ended = command.run("run", command.write_sweep(tmp_path, methods=methods, search={}))
+    assert ended.returncode == 2
+    assert len(ended.stdout.splitlines()) == 2
+    assert "methods.0.options.init_lora_weights" in ended.stdout
+    assert "methods.1.options.modules_to_save" in ended.stdout
+    assert not (tmp_path / "runs").exists()

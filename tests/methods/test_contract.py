@@ -206,7 +206,7 @@ def fail_in_turn(name: str, tuner: str | None, stage: int, folder: Path) -> list
         ("step", failing_in_a_step(resident), run()),
         ("divergence", resident, run(learning_rate=1e30)),
     ):
-        (folder / case).mkdir(parents=True)
+        (folder / case).mkdir(parents=True, exist_ok=True)
         reporter = Silent(folder / case / "adapter.safetensors")
         try:
             with refused_half_way(resident.model) if case == "half-way" else nullcontext():

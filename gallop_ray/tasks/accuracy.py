@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from transformers import GenerationConfig
 
 from gallop_ray.sparse.memory import free_memory, is_out_of_memory
 from gallop_ray.sparse.weights import is_split, rank, world_size
@@ -144,25 +145,39 @@ def _strictly_best(values: Sequence[float], label: int) -> bool:
 
 def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int) -> list[str]:
     input_ids, mask = _left_padded(batch, tokenizer.pad_token_id, model.device)
-    # A model's own generation settings may sample or penalise repetition: greedy means none of it.
-    generated = model.generate(
-        input_ids=input_ids,
-        attention_mask=mask,
-        max_new_tokens=tokens,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=_end_ids(model, tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        synced_gpus=_in_step(model),  # go on until every rank has finished
-    )
+    with _greedy(model, tokenizer, tokens):
+        generated = model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            synced_gpus=_in_step(model),  # go on until every rank has finished
+        )
     texts: list[str] = tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
     return texts
 
 
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    own = model.generation_config.eos_token_id
+@contextmanager
+def _greedy(model: Any, tokenizer: Any, tokens: int) -> Iterator[None]:
+    """While this is open the model generates greedily: of its own generation settings only the end ids count.
+
+    They are put aside as a whole, for `generate` fills from them whatever a configuration that it is given leaves
+    open: minimum lengths, suppressed tokens, stop strings, several sequences.
+    """
+    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    before = owner.generation_config
+    owner.generation_config = GenerationConfig(
+        max_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=_end_ids(before, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    try:
+        yield
+    finally:
+        owner.generation_config = before
+
+
+def _end_ids(settings: GenerationConfig, tokenizer: Any) -> list[int]:
+    own = settings.eos_token_id
     known = own if isinstance(own, list) else [own]
     return sorted({tokenizer.eos_token_id, *(one for one in known if one is not None)})
 

@@ -1,9 +1,10 @@
 import itertools
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct, likelihood_correct
 from gallop_ray.tasks.answers import parse_answer
@@ -101,6 +102,44 @@ def test_generation_equals_greedy_decoding_one_by_one():
                 said.append(int(model(torch.tensor([ids + said])).logits[0, -1].argmax()))
         assert output == tokenizer.decode(said, skip_special_tokens=True)
         assert correct == (parse_answer(output, example.keys) == example.label)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"min_new_tokens": 4},
+        {"min_length": 40},
+        {"stop_strings": ["Ġ"]},
+        {"num_return_sequences": 3, "num_beams": 3},
+        {"do_sample": True, "temperature": 5.0, "repetition_penalty": 9.0, "no_repeat_ngram_size": 1},
+        {"renormalize_logits": True, "forced_eos_token_id": 9, "exponential_decay_length_penalty": [1, 9.0]},
+        {"max_time": 1e-9},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"prompt_lookup_num_tokens": 2},
+        {"guidance_scale": 3.0},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+@pytest.mark.parametrize("adapter", [False, True])
+def test_of_the_models_own_generation_settings_only_the_end_ids_count(own, adapter):
+    model, tokenizer = untrained()
+    model.lm_head.weight.data[tokenizer.eos_token_id] += 0.05
+    examples = mixed_examples()[:6]
+    plain = generation_correct(model, tokenizer, examples, SETTINGS)
+    suppressed = sorted({one for text in plain.outputs for one in tokenizer(text)["input_ids"]})
+    model.generation_config = GenerationConfig(suppress_tokens=suppressed, bad_words_ids=[[suppressed[0]]], **own)
+    asked = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM")) if adapter else model
+    assert generation_correct(asked, tokenizer, examples, SETTINGS) == plain
+    assert model.generation_config.suppress_tokens == suppressed, "put back"
+
+
+def test_the_end_ids_of_the_models_generation_settings_end_an_answer():
+    model, tokenizer = untrained()
+    (example,) = mixed_examples()[:1]
+    (text,) = generation_correct(model, tokenizer, [example], SETTINGS).outputs
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer(text)["input_ids"][:1])
+    (ended,) = generation_correct(model, tokenizer, [example], SETTINGS).outputs
+    assert len(tokenizer(ended)["input_ids"]) == 1
 
 
 def test_generation_ends_when_all_rows_have_ended():

@@ -145,8 +145,9 @@ def _strictly_best(values: Sequence[float], label: int) -> bool:
 
 def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int) -> list[str]:
     input_ids, mask = _left_padded(batch, tokenizer.pad_token_id, model.device)
-    with _greedy(model, tokenizer, tokens):
+    with _greedy(model, tokenizer, tokens) as settings:
         generated = model.generate(
+            generation_config=settings,
             input_ids=input_ids,
             attention_mask=mask,
             synced_gpus=_in_step(model),  # go on until every rank has finished
@@ -156,7 +157,7 @@ def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int) -
 
 
 @contextmanager
-def _greedy(model: Any, tokenizer: Any, tokens: int) -> Iterator[None]:
+def _greedy(model: Any, tokenizer: Any, tokens: int) -> Iterator[GenerationConfig]:
     """While this is open the model generates greedily: of its own generation settings only the end ids count.
 
     They are put aside as a whole, for `generate` fills from them whatever a configuration that it is given leaves
@@ -171,7 +172,7 @@ def _greedy(model: Any, tokenizer: Any, tokens: int) -> Iterator[None]:
         pad_token_id=tokenizer.pad_token_id,
     )
     try:
-        yield
+        yield owner.generation_config
     finally:
         owner.generation_config = before
 

@@ -10,16 +10,28 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GemmaConfig, LlamaConfig, PretrainedConfig
 
 from gallop_ray.disk.locks import NoLocks, locked
+from gallop_ray.sparse.memory import is_out_of_memory
+from gallop_ray.spec.model_folder import folder_problem
 from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.training.model_checks import (
+    first_line,
+    fit_tokenizer,
+    refuse_incomplete,
+    refuse_kind,
+    refuse_looking_ahead,
+    refuse_not_finite,
+)
 from gallop_ray.training.pocket import pocket_config, pocket_fingerprint, pretrain_pocket
 from gallop_ray.training.save import save_model
 
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _CONVERTED = "smollm2-135m-gguf"
+_TRIED_WHOLE = 2 * 10**9  # bytes of weights that doctor loads to look at their values
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -31,20 +43,61 @@ def cache_folder() -> Path:
 def load_model(spec: ModelSpec) -> tuple[Any, Any]:
     """The model (in evaluation mode, on the CPU, in the dtype asked for) and its tokenizer, with a padding token.
 
-    Raises ValueError for an unknown preset, a missing folder, and a hub id that cannot be reached.
+    Raises ValueError, in one line, for an unknown preset, a missing folder, a hub id that cannot be reached, and a
+    model that no result could be trusted of: incomplete or broken weights, no decoder, another one's tokenizer.
     """
-    source = model_source(spec.name)
+    model, tokenizer = _loaded(spec)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, revision=spec.revision, dtype=getattr(torch, spec.dtype)
+        refuse_not_finite(model)
+        refuse_looking_ahead(model)
+    except ValueError as error:
+        raise ValueError(_cannot_load(spec.name, str(error))) from error
+    return model, tokenizer
+
+
+def try_model(spec: ModelSpec) -> tuple[Any, Any]:
+    """Model and tokenizer as a run will load them, from this machine alone; errors as of `load_model`.
+
+    Of large weights only names, types and shapes are looked at: the model is on the meta device then.
+    """
+    files = [file for each in ("*.safetensors", "*.bin") for file in _local_folder(spec).glob(each)]
+    if sum(file.stat().st_size for file in files) <= _TRIED_WHOLE:
+        return load_model(spec)
+    return _loaded(spec, device_map="meta", local_files_only=True)
+
+
+def _local_folder(spec: ModelSpec) -> Path:
+    source = model_source(spec.name)
+    if Path(source).is_dir():
+        return Path(source)
+    config = huggingface_hub.try_to_load_from_cache(source, "config.json", revision=spec.revision)
+    return Path(config).parent if isinstance(config, str) else Path()
+
+
+def _loaded(spec: ModelSpec, **where: Any) -> tuple[Any, Any]:
+    source = model_source(spec.name)
+    if Path(source).is_dir() and (found := folder_problem(Path(source))):
+        raise ValueError(_cannot_load(spec.name, found))
+    options = {"revision": spec.revision, "trust_remote_code": False}
+    local = {"local_files_only": True} if where else {}
+    try:
+        refuse_kind(AutoConfig.from_pretrained(source, **options, **local))
+        tokenizer = AutoTokenizer.from_pretrained(source, **options, **local)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            **options,
+            **where,
+            dtype=getattr(torch, spec.dtype),
+            # What does not fit is refused below, by name.
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(_unreachable(spec.name, error)) from error
-    if tokenizer.eos_token is None:
-        raise ValueError(f"the tokenizer of {spec.name} has no end-of-sequence token; set eos_token in its folder")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        refuse_incomplete(info)
+        fit_tokenizer(model, tokenizer)
+    except Exception as error:  # transformers, safetensors and tokenizers raise what they like
+        if is_out_of_memory(error) or isinstance(error, MemoryError):
+            raise
+        raise ValueError(_cannot_load(spec.name, first_line(error))) from error
     return model.eval(), tokenizer
 
 
@@ -53,8 +106,10 @@ def local_tokenizer(spec: ModelSpec) -> Any | None:
     if spec.name in PRESETS and hub_id(spec.name) is None and not preset_folder(spec.name).exists():
         return None
     try:
-        return AutoTokenizer.from_pretrained(model_source(spec.name), revision=spec.revision, local_files_only=True)
-    except (OSError, ValueError):
+        return AutoTokenizer.from_pretrained(
+            model_source(spec.name), revision=spec.revision, local_files_only=True, trust_remote_code=False
+        )
+    except Exception:  # of many classes, for files that may hold anything; who needs the model is told why
         return None
 
 
@@ -71,12 +126,17 @@ def model_source(name: str) -> str:
         return PRESETS[name]()
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
+    if Path(name).expanduser().is_file():
+        raise ValueError(f"model {name} is a file; give the folder that holds config.json, weights and tokenizer")
     if name.startswith((".", "/", "~")):
         raise ValueError(f"model folder {name} does not exist on this machine")
     if "/" not in name:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"unknown model {name}: neither a preset ({', '.join(PRESETS)}) nor a folder{hint}")
+        raise ValueError(
+            f"unknown model {name}: neither a preset ({', '.join(PRESETS)}) nor a folder{hint}; a hub id has an owner, "
+            "as in openai-community/gpt2"
+        )
     return name
 
 
@@ -92,8 +152,14 @@ def hub_id(name: str) -> str | None:
     return None if name in PRESETS or Path(name).expanduser().is_dir() else model_source(name)
 
 
-def _unreachable(name: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0].rstrip(".")
+def _cannot_load(name: str, reason: str) -> str:
+    """One line with the reason, and with what to do where the reason does not say it."""
+    if "trust_remote_code" in reason or "custom code" in reason:
+        reason = "it comes with Python code of its own, which is not run; give a model whose class transformers has"
+    elif "CONVERSION" in reason:  # the details are a table in transformers' log
+        reason = "weights that belong together are missing or of other sizes (experts?); take the complete checkpoint"
+    if "; " in reason:
+        return f"cannot load model {name}: {reason}"
     return (
         f"cannot load model {name}: {reason}. A folder needs config.json, weights and tokenizer; a hub id needs "
         "network access or an earlier download (and HF_TOKEN where the model is gated)"
@@ -107,9 +173,12 @@ def _from_config(config: PretrainedConfig, dtype: torch.dtype) -> Any:
 
 def _config(spec: ModelSpec) -> PretrainedConfig:
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(model_source(spec.name), revision=spec.revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(_unreachable(spec.name, error)) from error
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            model_source(spec.name), revision=spec.revision, trust_remote_code=False
+        )
+        refuse_kind(config)
+    except Exception as error:  # of many classes, for a file that may hold anything
+        raise ValueError(_cannot_load(spec.name, first_line(error))) from error
     return config
 
 

@@ -1,0 +1,113 @@
+"""What the files of a model folder tell by themselves: neither torch nor transformers is needed to see it."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_LFS = b"version https://git-lfs"
+_WEIGHTS = ("*.safetensors", "*.bin")
+_TOKENIZER = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
+# Decoders that look a position up in a table, which has an end.
+_POSITION_TABLES = ("gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "biogpt", "codegen", "gptj", "ctrl")
+_DOWNLOAD_AGAIN = "download it again"
+
+
+def folder_problem(folder: Path) -> str | None:
+    """Why no run can load the model in this folder, and what to do; None where its files show no reason."""
+    checks: tuple[Callable[[Path], Iterator[str]], ...] = (_pointers, _lacking, _kind, _shards, _cut)
+    return next((problem for check in checks for problem in check(folder)), None)
+
+
+def quantised(config: Any) -> str | None:
+    """How the weights are quantised according to config.json, as a dictionary; None where they are not."""
+    found = config.get("quantization_config") or config.get("compression_config")
+    return None if not found else str(dict(found).get("quant_method") or "quantised")
+
+
+def position_table(config: Any) -> int | None:
+    """How many positions a model of these kinds has vectors for, by config.json as a dictionary; None without end."""
+    if config.get("model_type") not in _POSITION_TABLES:
+        return None
+    found = (config.get(key) for key in ("max_position_embeddings", "n_positions"))
+    return next((each for each in found if isinstance(each, int)), None)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder; empty where it cannot be read."""
+    try:
+        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _pointers(folder: Path) -> Iterator[str]:
+    for file in sorted(each for each in folder.iterdir() if each.is_file()):
+        with file.open("rb") as opened:
+            if opened.read(len(_LFS)) == _LFS:
+                yield f"{file.name} is a Git LFS pointer, not the file itself; run `git lfs pull` in the folder"
+
+
+def _lacking(folder: Path) -> Iterator[str]:
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        yield "it is a PEFT adapter, not a model; merge it into its base model and give the merged folder"
+    found = {
+        "config.json": (folder / "config.json").exists(),
+        "weights (*.safetensors)": any(any(folder.glob(each)) for each in _WEIGHTS),
+        "a tokenizer": any(any(folder.glob(each)) for each in _TOKENIZER),
+    }
+    if lacking := [what for what, there in found.items() if not there]:
+        fix = "save all of it: model.save_pretrained(FOLDER), tokenizer.save_pretrained(FOLDER)"
+        yield f"it lacks {', '.join(lacking)}; {fix}"
+
+
+def _kind(folder: Path) -> Iterator[str]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        yield f"config.json is no valid JSON ({error}); {_DOWNLOAD_AGAIN}, or correct it"
+        return
+    if not isinstance(config, dict) or not config.get("model_type"):
+        yield "config.json does not say the model_type; take the file that came with the model"
+        return
+    yield from refused_kind(config)
+
+
+def refused_kind(config: Any) -> Iterator[str]:
+    """Why models of this kind cannot be tuned, by config.json as a dictionary."""
+    if how := quantised(config):
+        yield f"its weights are quantised ({how}), and such weights cannot be trained; give the unquantised model"
+    if config.get("is_encoder_decoder"):
+        yield "it is an encoder-decoder model; give a decoder (a causal language model)"
+
+
+def _shards(folder: Path) -> Iterator[str]:
+    """An index names files: all must be there."""
+    for index in folder.glob("*.index.json"):
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError):
+            yield f"{index.name} cannot be read; {_DOWNLOAD_AGAIN}"
+            return
+        if absent := sorted(name for name in named if not (folder / name).exists()):
+            yield f"{index.name} names {len(absent)} files that are not there, first {absent[0]}; {_DOWNLOAD_AGAIN}"
+
+
+def _cut(folder: Path) -> Iterator[str]:
+    """A safetensors file says in its header how long it is."""
+    for file in sorted(folder.glob("*.safetensors")):
+        if file.stat().st_size != _safetensors_size(file):
+            yield f"{file.name} is not whole, as after a download that broke off; {_DOWNLOAD_AGAIN}"
+
+
+def _safetensors_size(file: Path) -> int | None:
+    """8 bytes with the header's length, the header, and the data of which it tells; None where there is no header."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        try:
+            header = json.loads(opened.read(length)) if length < file.stat().st_size else None
+            ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+    return 8 + length + max(ends, default=0)

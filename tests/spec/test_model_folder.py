@@ -1,0 +1,90 @@
+"""What a model folder's files tell by themselves; each folder is one that people really have."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gallop_ray.spec.model_folder import folder_problem
+from tests.training.tiny import of_pocket_vocabulary
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "whole"
+    model, tokenizer = of_pocket_vocabulary()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def config(folder: Path, **fields: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def pointer(name: str):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3700000\n"
+    return lambda folder: (folder / name).write_text(text)
+
+
+def without_shard(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    first, *others = weights
+    save_file({first: weights[first]}, folder / "a.safetensors", metadata={"format": "pt"})
+    named = {first: "a.safetensors", **dict.fromkeys(others, "b.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": named}))
+
+
+def adapter(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+BROKEN = {
+    "cut short": (cut, "model.safetensors is not whole, as after a download that broke off; download it again"),
+    "a web page": (lambda f: (f / "model.safetensors").write_text("<!DOCTYPE html>"), "is not whole"),
+    "an empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "is not whole"),
+    "a pointer": (pointer("model.safetensors"), "a Git LFS pointer, not the file itself; run `git lfs pull`"),
+    "the tokenizer's pointer": (pointer("tokenizer.json"), "tokenizer.json is a Git LFS pointer"),
+    "no shard": (without_shard, "names 1 files that are not there, first b.safetensors"),
+    "an adapter": (adapter, "it is a PEFT adapter, not a model; merge it"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"it lacks weights (*.safetensors); save all"),
+    "bad JSON": (lambda f: (f / "config.json").write_text("{'a': 1}"), "config.json is no valid JSON (Expecting"),
+    "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json does not say the model_type"),
+    "bitsandbytes": (
+        lambda f: config(f, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        "quantised (bitsandbytes), and such weights cannot be trained; give the unquantised model",
+    ),
+    "gptq": (lambda f: config(f, quantization_config={"quant_method": "gptq", "bits": 4}), "quantised (gptq)"),
+    "compressed": (lambda f: config(f, compression_config={"format": "dense"}), "its weights are quantised"),
+    "encoder-decoder": (lambda f: config(f, is_encoder_decoder=True), "an encoder-decoder model; give a decoder"),
+}
+
+
+@pytest.mark.parametrize(("broken", "said"), BROKEN.values(), ids=BROKEN)
+def test_a_folder_that_no_run_can_load_is_told_with_the_fix(whole, tmp_path, broken, said):
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    broken(folder)
+    found = folder_problem(folder)
+    assert found
+    assert said in found
+    assert "\n" not in found
+
+
+def test_a_whole_folder_has_nothing_against_it(whole, tmp_path):
+    assert folder_problem(whole) is None
+    weights = {name: tensor for name, tensor in load_file(whole / "model.safetensors").items()}
+    shutil.copytree(whole, tmp_path / "old")
+    (tmp_path / "old/model.safetensors").unlink()
+    torch.save(weights, tmp_path / "old/pytorch_model.bin")
+    assert folder_problem(tmp_path / "old") is None

@@ -25,6 +25,7 @@ from gallop_ray.sparse.mask import Mask, index_dtype
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
 from gallop_ray.training.engine import deepspeed_config
+from gallop_ray.training.model_checks import first_line
 from gallop_ray.training.run import checkpointing
 
 _FLOAT32 = 4
@@ -55,6 +56,8 @@ class Estimate:
     activations: int
     """What autograd saves for the backward pass of a micro-batch of full length, and what it then passes on."""
     offloaded: int
+    unknown: str = ""
+    """Why the activations could not be worked out, and are not counted; empty where they are."""
 
     @property
     def total(self) -> int:
@@ -90,7 +93,7 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         best = split.stored(trained) if training.keep == "best" else 0
         answer = min(sweep.evaluation.new_tokens() + 1, training.max_length - 1)
         formed = [c.weight for c in candidates] or trained
-        activations = _activations(attachment.module, model, training, answer, formed)
+        activations, unknown = _activations_if_known(attachment.module, model, training, answer, formed)
     return Estimate(
         parameters=total,
         trained=k,
@@ -99,6 +102,7 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         scores=_FLOAT32 * _largest_share([c.numel for c in candidates], workers),
         values=values + (0 if split.offload_parameters else best),
         activations=activations,
+        unknown=unknown,
         offloaded=on_host + (weights + best) * split.offload_parameters,
     )
 
@@ -203,24 +207,44 @@ class _Split:
         return max(self.itemsize * (bucket + (k if self.stage == 1 else own)), (self.itemsize + _FLOAT32) * own)
 
 
-def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: int, formed: Sequence[Tensor]) -> int:
+def _activations_if_known(
+    module: nn.Module, model: Any, training: TrainingSpec, answer: int, formed: Sequence[Tensor]
+) -> tuple[int, str]:
+    """The bytes of `_activations` and nothing, or 0 and why they cannot be worked out.
+
+    A forward pass on the meta device needs more of a model's code than a real one: it is tried with a whole
+    mask, as of a batch with padding, then without any. An estimate decides nothing, so what fails is said.
+    """
+    errors: list[Exception] = []
+    for whole_mask in (True, False):
+        try:
+            return _activations(module, model, training, answer, formed, whole_mask), ""
+        except Exception as failure:  # of whatever class the model's own code raises
+            errors.append(failure)
+        finally:
+            module.eval()
+    return 0, first_line(errors[0])
+
+
+def _activations(
+    module: nn.Module, model: Any, training: TrainingSpec, answer: int, formed: Sequence[Tensor], whole_mask: bool
+) -> int:
     """Bytes alive when the backward pass is at its largest, beside weights and what it leaves behind.
 
     answer: tokens of an answer. formed: the matrices whose whole gradient is formed, one at a time.
     """
-    inputs = _batch(training.micro_batch_size, training.max_length)
+    inputs = _batch(training.micro_batch_size, training.max_length, whole_mask)
     # Logits are computed where some example of the batch has an answer, at most.
     kept = torch.empty(min(training.micro_batch_size * answer, training.max_length), dtype=torch.long, device="meta")
     blocks = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
     module.train()
-    with _FusedAttention(), checkpointing(model, training), _calls(blocks[-1:]) as calls:
+    with _MetaKernels(), checkpointing(model, training), _calls(blocks[-1:]) as calls:
         saved, output = saved_for_backward(module, lambda: module(**inputs, use_cache=False, logits_to_keep=kept))
     again: int = 0
     if training.gradient_checkpointing:
         block, args, kwargs = calls[0]
-        with _FusedAttention():
+        with _MetaKernels():
             again, _ = saved_for_backward(block, lambda: block.forward(*args, **kwargs))
-    module.eval()
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     itemsize: int = model.dtype.itemsize
     of_head: int = itemsize * sum(p.numel() for p in formed if p is head)
@@ -231,13 +255,12 @@ def _activations(module: nn.Module, model: Any, training: TrainingSpec, answer: 
     return saved + max(answers + 2 * logits, logits + of_head, again + of_block)
 
 
-def _batch(examples: int, tokens: int) -> dict[str, Tensor]:
-    """A batch with padding, as the model sees it."""
-    return {
-        "input_ids": torch.empty(examples, tokens, dtype=torch.long, device="meta"),
-        # The model would make this of the usual mask of two dimensions, but look into that one first.
-        "attention_mask": torch.empty(examples, 1, tokens, tokens, dtype=torch.bool, device="meta"),
-    }
+def _batch(examples: int, tokens: int, whole_mask: bool) -> dict[str, Tensor]:
+    """A batch as the model sees it, with padding if it takes a whole mask."""
+    ids = torch.empty(examples, tokens, dtype=torch.long, device="meta")
+    # The model would make this of the usual mask of two dimensions, but look into that one first.
+    mask = torch.empty(examples, 1, tokens, tokens, dtype=torch.bool, device="meta") if whole_mask else None
+    return {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
 
 
 @contextmanager
@@ -272,15 +295,24 @@ def saved_for_backward(module: nn.Module, forward: Callable[[], Any]) -> tuple[i
     return sum(storage.nbytes() for storage in kept.values()), result
 
 
-class _FusedAttention(TorchFunctionMode):
-    """While this is open attention on the meta device saves what the fused kernels of CPU and GPU save.
+class _MetaKernels(TorchFunctionMode):
+    """While this is open operations on the meta device save what the kernels of CPU and GPU save.
 
-    By itself the meta device would take the plain formula, which saves every attention weight.
+    By itself it would take the plain formula of attention, which saves every attention weight, and the grouped
+    products of experts in bfloat16 only.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        chosen = _fused if func is functional.scaled_dot_product_attention else func
-        return chosen(*args, **(kwargs or {}))
+        if func is functional.scaled_dot_product_attention:
+            func = _fused
+        elif func in (functional.grouped_mm, torch._grouped_mm):  # the second is what the first calls
+            func = _grouped
+        return func(*args, **(kwargs or {}))
+
+
+def _grouped(input: Tensor, weight: Tensor, **others: Any) -> Tensor:
+    """Rows (S, in) times the experts' (E, in, out): saved are the rows and the weights, as by one product."""
+    return input @ weight[0]
 
 
 def _fused(
@@ -293,7 +325,9 @@ def _fused(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    mask = None if attn_mask is None else attn_mask.to(query.dtype)
+    mask, width = None if attn_mask is None else attn_mask.to(query.dtype), value.shape[-1]
+    if value.shape[-1] < query.shape[-1]:  # the kernel takes values of the width of keys
+        value = functional.pad(value, (0, query.shape[-1] - value.shape[-1]))
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     attended: Tensor = kernel(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
-    return attended
+    return attended[..., :width]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
+from safetensors.torch import load_file, save_file
 
 from gallop_ray.cli import main
 from gallop_ray.spec.load import load_sweep
@@ -15,6 +16,7 @@ from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.sweep.data_checks import general_text
 from gallop_ray.training.models import load_model
 from gallop_ray.training.pocket import pocket_tokenizer
+from tests.training.tiny import of_pocket_vocabulary
 
 QUICKSTART = str(Path(__file__).parents[1] / "sweeps/quickstart.yaml")
 
@@ -66,13 +68,10 @@ def test_without_a_sweep_it_says_which_models_fit(doctor):
         ("data.train=rang", "no task rang among the generated tasks"),
         ("model.name=nobody-there/no-such-model-1a2b3c", "neither in the cache nor on the hub"),
         ("model.name=poket", "unknown model poket"),
-        ("model.name=empty", "lacks weights (*.safetensors), a tokenizer"),
         ("output=file/runs", "output file/runs: "),
     ],
 )
 def test_a_problem_has_a_fix_and_is_exit_code_1(doctor, tmp_path, override, expected):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty/config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "file").touch()
     code, lines = doctor(QUICKSTART, "--set", override)
     assert code == 1
@@ -81,6 +80,25 @@ def test_a_problem_has_a_fix_and_is_exit_code_1(doctor, tmp_path, override, expe
 
 def test_a_mistake_in_the_sweep_file_is_exit_code_2(doctor):
     assert doctor(QUICKSTART, "--set", "seeds=0") == (2, [])
+
+
+def test_a_model_folder_that_lacks_files_is_refused_before_anything_is_looked_at(doctor, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/config.json").write_text('{"model_type": "llama"}')
+    assert main(["doctor", QUICKSTART, "--set", "model.name=empty"]) == 2
+    assert "it lacks weights (*.safetensors), a tokenizer; save all of it" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_lacks_weights_is_a_problem_that_names_them(doctor, tmp_path):
+    model, tokenizer = of_pocket_vocabulary()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    code, lines = doctor(QUICKSTART, "--set", "model.name=model")
+    assert code == 1
+    assert [line for line in lines if line.startswith("problem") and "lacks model.layers.1.mlp.up_proj" in line], lines
 
 
 def test_traps_of_the_environment(doctor, monkeypatch):

@@ -75,10 +75,18 @@ def find_candidates(model: nn.Module, target_modules: Sequence[str] | None = Non
                 )
         chosen = [name for name in modules if any(_matches(name, pattern) for pattern in target_modules)]
     if not chosen:
-        raise ValueError("the model has no linear layers inside its blocks; name them in target_modules")
+        matrices = {n.rsplit(".", 1)[-1] for n, m in modules.items() if _inside_blocks(n) and _weight_of(m).ndim == 2}
+        found = f": it has {', '.join(sorted(matrices))}" if matrices else ""
+        raise ValueError(f"the model has no linear layers inside its blocks; name them in target_modules{found}")
     for name in chosen:
         _refuse_shared(model, name, modules[name])
     return [Candidate(name, *_place(model, name), modules[name]) for name in chosen]
+
+
+def _weight_of(module: nn.Module) -> nn.Parameter:
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
 
 
 def _has_weight(module: nn.Module) -> bool:

@@ -1,13 +1,16 @@
 """What no single field can tell: the checks of one field against another."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
+from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
 from gallop_ray.spec.messages import by_path, explain, shown
+from gallop_ray.spec.model_folder import folder_problem, position_table, read_config
 from gallop_ray.spec.peft_tuners import tuners_work
 from gallop_ray.spec.places import is_file, is_folder
 from gallop_ray.spec.problems import Path, Problem, SweepFileError, did_you_mean, dotted
@@ -181,6 +184,19 @@ def _prompt_shows_task(sweep: Sweep) -> Iterator[Finding]:
         yield (("data", "prompt"),), f"{shown(prompt)} is not allowed; must contain {{instruction}}, or be `chat`"
 
 
+def _model_can_be_read(sweep: Sweep) -> Iterator[Finding]:
+    name, folder = sweep.model.name, FilePath(sweep.model.name).expanduser()
+    if not is_folder(name):
+        return
+    if found := folder_problem(folder):
+        yield (("model", "name"),), f"{shown(name)} cannot be loaded: {found}"
+        return
+    limit, longest = position_table(read_config(folder)), longest_text(sweep)
+    if limit is not None and longest > limit:
+        message = f"{longest} is not allowed; the model has {limit} positions, so give {limit} or less"
+        yield (("training", "max_length"), ("model", "name")), message
+
+
 def _root_exists(sweep: Sweep) -> Iterator[Finding]:
     root = sweep.data.root
     if root not in ("hub", "generated") and not is_folder(root):
@@ -233,6 +249,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("seeds", "pruning", "objective"), _pruning_fits),
     (("seeds", "confirmation", "objective"), _fresh_seeds),
     (("data.prompt",), _prompt_shows_task),
+    (("model.name", "training.max_length", "search.space"), _model_can_be_read),
     (("data.root",), _root_exists),
     (("evaluation.text",), _text_exists),
     (("deepspeed.extra",), _deepspeed_extra),
@@ -250,5 +267,5 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("training.optimizer", "methods", "search"), entries_have_ages),
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )
-_OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (_root_exists, _text_exists)
+_OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (_model_can_be_read, _root_exists, _text_exists)
 """They depend on the machine: they are checked where a sweep is read or run, not wherever its records are looked at."""

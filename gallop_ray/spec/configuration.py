@@ -29,6 +29,13 @@ def method_space(sweep: Sweep, method_name: str) -> dict[str, Range]:
     return {path: sweep.search.space[key] for path, key in keys.items()}
 
 
+def longest_text(sweep: Sweep) -> int:
+    """The largest training.max_length of any configuration, in tokens."""
+    searched = (values for path, values in sweep.search.space.items() if path.endswith("training.max_length"))
+    lengths = [length for values in searched for length in witnesses(values) if isinstance(length, int)]
+    return max(lengths, default=sweep.training.max_length)
+
+
 def space_keys(sweep: Sweep, method: MethodSpec) -> dict[str, str]:
     """For each normalised path that a method searches, the key of the sweep's search space that counts."""
     if not method.trains:

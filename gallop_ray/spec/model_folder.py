@@ -106,7 +106,7 @@ def _safetensors_size(file: Path) -> int | None:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         try:
-            header = json.loads(opened.read(length)) if length < file.stat().st_size else None
+            header: Any = json.loads(opened.read(length)) if length < file.stat().st_size else None
             ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError):
             return None

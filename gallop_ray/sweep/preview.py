@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.spec.configuration import method_space, resolve
 from gallop_ray.spec.dump import resolved_yaml
-from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
 from gallop_ray.spec.plan import SweepPlan, plan_sweep
 from gallop_ray.spec.schema import Configuration, DataSpec, Sweep
 from gallop_ray.spec.space import witnesses
@@ -39,6 +41,7 @@ _MEMORY_NOTE = """\
 Total: the peak; the scores are gone when the values come. Gathered: whole weights that ZeRO-3 has fetched, at most.
 Activations: of a micro-batch of max_length with answers of max_new_tokens.
 Not counted: the CUDA context, the allocator's caches, measuring accuracy."""
+_LARGE = 0.05  # share of the model from which on weights that cannot be chosen are named
 Row = tuple[str, str, Estimate]
 
 
@@ -49,13 +52,15 @@ def print_plan(sweep: Sweep) -> None:
     for what the sweep cannot do with its model or its data, with what to change.
     """
     quiet()
-    rows = list(estimates(sweep))
+    rows, reached = list(estimates(sweep)), reach(sweep)
     plan = plan_sweep(sweep, _train_examples(sweep.data))
     console = Console(markup=False)
     console.print(Text(resolved_yaml(sweep)), soft_wrap=True)
     for table, note in (_work(plan), _sizes(rows), _memory(sweep, rows)):
         console.print(table)
         console.print(Text(note + "\n"), soft_wrap=True)
+    for line in reached:
+        console.print(Text(line), soft_wrap=True)
 
 
 def _train_examples(data: DataSpec) -> list[int] | None:
@@ -96,6 +101,35 @@ def estimates(sweep: Sweep) -> Iterator[Row]:
             batches = [{**values, **batch} for batch in _corners(sweep, method, _BATCH)]
             estimates = [_estimate(model, sweep, resolve(sweep, method.name, each)) for each in batches]
             yield method.name, _written(values), max(estimates, key=lambda each: each.total)
+
+
+def reach(sweep: Sweep) -> list[str]:
+    """What of the model each mask method can choose from, a line each; with the large weights that it cannot."""
+    masks = [method for method in sweep.methods if isinstance(method, MaskMethodSpec)]
+    if not masks:
+        return []
+    model, lines = meta_model(sweep.model), {}
+    total = sum(p.numel() for p in model.parameters())
+    for method in masks:
+        candidates = find_candidates(model, method.target_modules)
+        share = sum(each.numel for each in candidates) / total
+        left = _left_out(model, {id(each.weight) for each in candidates}, total)
+        lines[method.name] = f"{share:.1%} of the model" + (f"; not {left}" if left else "")
+    return [
+        f"{', '.join(n for n in lines if lines[n] == line)}: chosen from {line}"
+        for line in dict.fromkeys(lines.values())
+    ]
+
+
+def _left_out(model: Any, chosen: set[int], total: int) -> str:
+    """The large weights that are not among those chosen from, by the ends of their names, with their shares."""
+    sizes: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in chosen and parameter.ndim > 1:
+            sizes[".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdigit())] += (
+                parameter.numel()
+            )
+    return ", ".join(f"{name} ({size / total:.0%})" for name, size in sizes.most_common() if size >= _LARGE * total)
 
 
 def _corners(sweep: Sweep, method: MethodSpec, paths: Sequence[str]) -> Iterator[dict[str, object]]:
@@ -149,8 +183,21 @@ def _memory(sweep: Sweep, rows: Sequence[Row]) -> tuple[Table, str]:
     title = f"Memory per worker ({workers} in a slot, ZeRO stage {stage}, {dtype}), estimated"
     table = _table(title, ("Method", "With"), list(parts))
     for name, choice, each in rows:
-        table.add_row(name, Text(choice), *(_size(part(each)) for part in parts.values()))
-    return table, _MEMORY_NOTE
+        table.add_row(name, Text(choice), *(_part(label, part(each), each) for label, part in parts.items()))
+    return table, "\n".join(
+        [_MEMORY_NOTE, *dict.fromkeys(map(no_estimate, (each for *_, each in rows if each.unknown)))]
+    )
+
+
+def no_estimate(each: Estimate) -> str:
+    """That the activations are not known, and why."""
+    return f"Activations: no estimate: {each.unknown}. They come on top of the total."
+
+
+def _part(label: str, size: int, each: Estimate) -> str:
+    if not each.unknown or label not in ("Activations", "Total"):
+        return _size(size)
+    return "unknown" if label == "Activations" else f"> {_size(size)}"
 
 
 def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:

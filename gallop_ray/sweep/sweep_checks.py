@@ -6,29 +6,38 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
-from pathlib import Path
 
 import datasets
 import huggingface_hub
 import torch
-from transformers import AutoTokenizer
 
 from gallop_ray.methods import METHODS
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.sparse.base_state import Structure
+from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.data_checks import overlaps, references
 from gallop_ray.sweep.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.sweep.machine_checks import host_memory, usable_cpus
-from gallop_ray.sweep.preview import estimates, offline
+from gallop_ray.sweep.preview import estimates, no_estimate, offline, reach
 from gallop_ray.sweep.storage import database, shown
+from gallop_ray.tasks.chat import changes_with_time
 from gallop_ray.tasks.encode import CHAT
 from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths
 from gallop_ray.tasks.room import too_long
-from gallop_ray.training.models import PRESETS, hub_id, local_tokenizer, meta_model, model_source, preset_folder
+from gallop_ray.training.model_checks import refuse_positions
+from gallop_ray.training.models import (
+    PRESETS,
+    hub_id,
+    is_cached,
+    local_tokenizer,
+    meta_model,
+    preset_folder,
+    try_model,
+)
 from gallop_ray.training.resident import load_tasks
 
 _SECONDS = 3.0
@@ -45,29 +54,31 @@ def model(sweep: Sweep) -> Iterator[Finding]:
     except ValueError as error:
         yield problem(str(error), "Mend model.name")
         return
-    if hub is not None:
+    if hub is not None and not is_cached(sweep.model):
         yield _on_hub(f"model {name}", hub, "model")
     elif name in PRESETS and not preset_folder(name).exists():
         yield ok(f"model {name}: is made here at its first use, about a minute")
     else:
-        yield _in_folder(name, Path(model_source(name)).resolve())
+        yield from _loads(sweep)
     if sweep.model.dtype == "bfloat16" and not sweep.resources.gpus_per_worker:
         yield warning("model.dtype bfloat16 on the CPU: few multiply it quickly", "Give float32")
     elif sweep.model.dtype == "bfloat16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         yield warning("model.dtype bfloat16 on a GPU that has to emulate it", "Give float32")
 
 
-def _in_folder(name: str, folder: Path) -> Finding:
-    lacking = [] if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else ["weights (*.safetensors)"]
-    lacking += [] if (folder / "config.json").exists() else ["config.json"]
+def _loads(sweep: Sweep) -> Iterator[Finding]:
+    """What a run will find when it loads the model, which is therefore loaded; of a large one only the headers."""
     try:
-        AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError):
-        lacking.append("a tokenizer")
-    if lacking:
-        fix = "Save all of it: model.save_pretrained(FOLDER), tokenizer.save_pretrained(FOLDER)"
-        return problem(f"model {name}: {folder} lacks {', '.join(lacking)}", fix)
-    return ok(f"model {name}: {folder}")
+        model, _ = try_model(sweep.model)
+        refuse_positions(model, sweep)
+    except ValueError as error:
+        yield problem(str(error), "")
+        return
+    yield ok(f"model {sweep.model.name}: loads, {sum(p.numel() for p in model.parameters()):,} parameters")
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(known, int) and longest_text(sweep) > known:
+        text = f"training.max_length is {longest_text(sweep)}, the model was trained on {known} positions"
+        yield warning(f"{text}: what lies beyond is new to it", f"Give {known} or less")
 
 
 def _on_hub(what: str, repository: str, kind: str) -> Finding:
@@ -145,7 +156,15 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         return
     parts = [part[:_LOOKED_AT] for task in tasks.values() for part in (task.train, task.validation, task.test)]
     examples = [one for part in parts for one in part]
-    lengths = text_lengths(examples, tokenizer, sweep.data.prompt)
+    try:
+        lengths = text_lengths(examples, tokenizer, sweep.data.prompt)
+        dated = sweep.data.prompt == CHAT and changes_with_time(tokenizer)
+    except ValueError as error:
+        yield problem(str(error), "")
+        return
+    if dated:
+        text = "the model's chat template writes the date into every prompt: all runs get that of the sweep's start"
+        yield warning(text, "Two sweeps begun on two days differ in it")
     cut = sum(length > longest for length in lengths.texts)
     text = f"prompts and answers have up to {max(lengths.texts)} tokens, training.max_length is {longest}"
     if cut:
@@ -218,6 +237,9 @@ def _memory(sweep: Sweep, at_once: int) -> Iterator[Finding]:
     except ValueError as error:
         yield problem(str(error), "Change the method's options")
         return
+    for each in dict.fromkeys(no_estimate(row[2]) for row in rows if row[2].unknown):
+        yield warning(f"memory: {each}", "Watch the first run, or lower training.micro_batch_size")
+    yield from map(ok, reach(sweep))
     workers, on_gpus = asked.workers_per_slot * at_once, asked.gpus_per_worker > 0
     if on_gpus:
         name, _, most = max(rows, key=lambda row: row[2].total)

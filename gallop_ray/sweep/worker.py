@@ -29,6 +29,8 @@ from gallop_ray.sweep.failures import classify, out_of_memory_kills
 from gallop_ray.sweep.jobs import BaseJob, Job, Outcome, RunJob
 from gallop_ray.sweep.rounds import execute_rounds
 from gallop_ray.tracking.environment import environment_record
+from gallop_ray.tracking.identity import begun as begun_at
+from gallop_ray.tracking.identity import settle
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.runs import RunFolder
 from gallop_ray.tracking.scores import scores_folder
@@ -47,7 +49,8 @@ def serve(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
     try:
         # Sweeps with the same output share their scores.
-        resident = replace(load_resident(sweep), scores=scores_folder(folder))
+        resident = replace(load_resident(sweep, moment=begun_at(folder)), scores=scores_folder(folder))
+        settle(folder, resident.identity)
     except Exception as error:
         # Not raised: Ray Train would start the group again, for ever.
         ray.get(slot.refuse.remote(str(error) if isinstance(error, ValueError | OSError) else traceback.format_exc()))

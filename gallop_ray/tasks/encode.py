@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gallop_ray.tasks.chat import chat_ids
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.token_loss import token_losses
 
@@ -149,12 +150,7 @@ def _prompt_ids(example: Example, tokenizer: Any, prompt: str) -> list[int]:
 
 
 def _chat_ids(example: Example, tokenizer: Any) -> list[int]:
-    if tokenizer.chat_template is None:
-        raise ValueError("prompt is `chat`, but the model's tokenizer has no chat template; write a prompt template")
-    content = "\n".join(part for part in (example.instruction, example.input) if part)
-    messages = [{"role": "user", "content": content}]
-    ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    return ids
+    return chat_ids("\n".join(part for part in (example.instruction, example.input) if part), tokenizer)
 
 
 def _cut_left(ids: list[int], room: int, tokenizer: Any) -> list[int]:

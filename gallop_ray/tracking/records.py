@@ -2,7 +2,8 @@
 
 Times are seconds (points in time: since 1970), sizes bytes. Below <output>/<sweep name>/ there are
 
-- spec.json, base.json, base_correct.json, base_outputs.json, base_text.json, results.jsonl, masks.json, masks.png,
+- spec.json, base.json, base_correct.json, base_outputs.json, base_text.json, identity.json, results.jsonl,
+  masks.json, masks.png,
   slots/, report/,
 - <configuration>/configuration.json and status.json,
 - <configuration>/seed-<n>/spec.json, environment.json, mask.json, correct.json, outputs.json, metrics.jsonl,

@@ -189,4 +189,11 @@ def _log(state: TrainState, engine: Engine, training: TrainingSpec, reporter: Re
     )
     state.unlogged, state.since = [], now
     if not math.isfinite(state.loss):
-        raise Diverged(f"the training loss was {state.loss} at step {state.step}; a lower learning rate may help")
+        raise Diverged(f"the training loss was {state.loss} at step {state.step}; {_advice(state.step)}")
+
+
+def _advice(step: int) -> str:
+    """At the first step nothing has been trained yet: its learning rate cannot have done it."""
+    if step > 1:
+        return "a lower learning rate may help"
+    return "the base model gives it on this data before anything is trained: look at long texts, and at model.dtype"

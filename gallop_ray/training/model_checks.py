@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
+from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.model_folder import position_table, refused_kind
+from gallop_ray.spec.schema import Sweep
 
 _NAMED = 4
 _LONGEST = 240  # characters of another's message
@@ -59,7 +61,7 @@ def refuse_looking_ahead(model: Any) -> None:
     declared = getattr(model.config, "is_decoder", None) is False
     if not declared and sum(p.numel() for p in model.parameters()) > _TRIED:
         return
-    rows = torch.tensor([[2, 3, 4, 5], [2, 3, 4, 6]]) % model.get_input_embeddings().weight.shape[0]
+    rows = torch.tensor([[2, 3, 4, 5], [2, 3, 4, 6]]) % embeddings(model)
     try:
         with torch.no_grad():
             one, other = model(input_ids=rows, use_cache=False).logits[:, :-1].float()
@@ -75,7 +77,7 @@ def fit_tokenizer(model: Any, tokenizer: Any) -> None:
 
     Padding is masked wherever it stands, so the end token will do.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = embeddings(model)
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token; set eos_token in its folder")
     if tokenizer.eos_token_id >= rows:
@@ -93,6 +95,21 @@ def refuse_unknown_tokens(rows: int, name: str, texts: Iterable[list[int]]) -> N
         raise ValueError(
             f"{name} has token {highest}, the model has {rows} embeddings; take the tokenizer of this model, or resize "
             "the embeddings and save both"
+        )
+
+
+def embeddings(model: Any) -> int:
+    """How many tokens the model has a vector for; under ZeRO-3, too, while its weights are whole."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def refuse_positions(model: Any, sweep: Sweep) -> None:
+    """Raises ValueError where texts may be longer than the model has positions."""
+    limit, longest = position_limit(model), longest_text(sweep)
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"training.max_length is {longest}, but the model has {limit} positions; set training.max_length to "
+            f"{limit} or less"
         )
 
 

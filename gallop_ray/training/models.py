@@ -66,12 +66,17 @@ def try_model(spec: ModelSpec) -> tuple[Any, Any]:
     return _loaded(spec, device_map="meta", local_files_only=True)
 
 
+def is_cached(spec: ModelSpec) -> bool:
+    """Whether the weights of a hub id are on this machine."""
+    return any(any(_local_folder(spec).glob(each)) for each in ("*.safetensors", "*.bin"))
+
+
 def _local_folder(spec: ModelSpec) -> Path:
     source = model_source(spec.name)
     if Path(source).is_dir():
         return Path(source)
     config = huggingface_hub.try_to_load_from_cache(source, "config.json", revision=spec.revision)
-    return Path(config).parent if isinstance(config, str) else Path()
+    return Path(config).parent if isinstance(config, str) else Path("/nonexistent")
 
 
 def _loaded(spec: ModelSpec, **where: Any) -> tuple[Any, Any]:
@@ -83,7 +88,8 @@ def _loaded(spec: ModelSpec, **where: Any) -> tuple[Any, Any]:
     try:
         refuse_kind(AutoConfig.from_pretrained(source, **options, **local))
         tokenizer = AutoTokenizer.from_pretrained(source, **options, **local)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model, info = load(
             source,
             **options,
             **where,

@@ -3,9 +3,10 @@
 import gc
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +19,13 @@ from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.weights import full_shape, world_size
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
-from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode
-from gallop_ray.tasks.examples import TaskData
+from gallop_ray.tasks.chat import fix_time
+from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode, encode_prompt
+from gallop_ray.tasks.examples import SPLITS, Example, TaskData
 from gallop_ray.tasks.load import load_task
 from gallop_ray.tasks.text import load_text
 from gallop_ray.training.engine import Engine, deepspeed_config, init_distributed, quiet, split_over_ranks, zero_stage
+from gallop_ray.training.model_checks import embeddings, position_limit, refuse_positions, refuse_unknown_tokens
 from gallop_ray.training.models import load_model
 
 
@@ -64,6 +67,17 @@ class Resident:
         for example in self.train:
             digest.update(array("q", [len(example.input_ids), *example.input_ids, *example.labels]).tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Hashes of all that results depend on and the sweep only names: weights, examples, text, and its tokens."""
+        examples = {
+            name: {split: _hash_of(map(repr, map(_content, getattr(task, split)))) for split in SPLITS}
+            for name, task in self.tasks.items()
+        }
+        tokens = {name: _hash_of(str(one.input_ids) for one in encoded) for name, encoded in self.trains.items()}
+        text = _hash_of(str(one.input_ids) for one in self.text)
+        return {"base model": self.base_hash, "examples of": examples, "tokens of": tokens, "general text": text}
 
     @cached_property
     def rounds(self) -> dict[str, "Resident"]:
@@ -122,11 +136,32 @@ class Resident:
             engine.close()
 
 
-def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_model) -> Resident:
-    """Load the base model and the data of a sweep, and split the model over the ranks where ZeRO-3 asks for it."""
+def _content(example: Example) -> tuple[Any, ...]:
+    """All of an example but where it stands."""
+    return tuple(getattr(example, each.name) for each in fields(example) if each.name != "place")
+
+
+def _hash_of(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def load_resident(
+    sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_model, moment: datetime | None = None
+) -> Resident:
+    """Load the base model and the data of a sweep, and split the model over the ranks where ZeRO-3 asks for it.
+
+    moment: what a chat template takes for the present; None for the time that it is. Raises ValueError for a model
+    that cannot be loaded or trusted, and for data that does not fit it.
+    """
     quiet()
     init_distributed()
     model, tokenizer = load(sweep.model)
+    refuse_positions(model, sweep)
+    if moment is not None:
+        fix_time(tokenizer, moment)
     model.requires_grad_(False)
     model.config.use_cache = False
     identity = base_hash(model)
@@ -148,6 +183,7 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
         text=load_text(sweep, tokenizer),
         load=lambda: cast(nn.Module, load(sweep.model)[0]),
     )
+    _refuse_unfit(resident)
     if resident.stage == 3:
         split_over_ranks(model, resident.config(sweep.training))
     else:
@@ -157,6 +193,26 @@ def load_resident(sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_mode
     gc.collect()
     gc.freeze()
     return replace(resident, at_rest=BaseState(model))
+
+
+def _refuse_unfit(resident: Resident) -> None:
+    """Raises ValueError where some text has a token, or a position, that the model has no vector for."""
+    sweep, model = resident.sweep, resident.model
+    prompt, length = sweep.data.prompt, sweep.training.max_length
+    rows, limit = embeddings(model), position_limit(model)
+    refuse_unknown_tokens(rows, "evaluation.text", (one.input_ids for one in resident.text))
+    for name, task in resident.tasks.items():
+        measured = (*task.validation, *task.test)
+        prompts = [encode_prompt(one, resident.tokenizer, prompt, length) for one in measured]
+        trained = [one.input_ids for one in resident.trains.get(name, ())]
+        refuse_unknown_tokens(rows, f"task {name}", [*prompts, *trained])
+        new = sweep.evaluation.new_tokens(reasoning=any(one.number is not None for one in measured))
+        longest = max(map(len, prompts), default=0)
+        if limit is not None and sweep.evaluation.generate and longest + new > limit:
+            raise ValueError(
+                f"task {name} has prompts of up to {longest} tokens, and {new} more are generated, but the model has "
+                f"{limit} positions; lower training.max_length or evaluation.max_new_tokens"
+            )
 
 
 def load_tasks(sweep: Sweep) -> dict[str, TaskData]:

@@ -91,7 +91,7 @@ def test_a_model_that_cannot_be_found_is_explained(tmp_path, monkeypatch):
         load_model(ModelSpec(name="pokcet"))
     with pytest.raises(ValueError, match="does not exist on this machine"):
         load_model(ModelSpec(name=str(tmp_path / "nowhere")))
-    with pytest.raises(ValueError, match=r"A folder needs config\.json"):
+    with pytest.raises(ValueError, match=r"it lacks config\.json, weights .*, a tokenizer; save all of it"):
         load_model(ModelSpec(name=str(tmp_path)))
 
 

@@ -1,0 +1,51 @@
+"""Prompts by a model's own chat template: what it refuses is said in its words, and its date is one for all runs."""
+
+from datetime import datetime
+from typing import Any
+
+_A_DATE, _ANOTHER = datetime(2001, 2, 3, 4, 5, 6), datetime(2012, 11, 10, 9, 8, 7)
+
+
+def chat_ids(content: str, tokenizer: Any) -> list[int]:
+    """The tokens of one user's message, up to where the answer begins. Raises ValueError where the template refuses."""
+    if tokenizer.chat_template is None:
+        raise ValueError("prompt is `chat`, but the model's tokenizer has no chat template; write a prompt template")
+    messages = [{"role": "user", "content": content}]
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    except Exception as error:  # the template is a program: it raises what its errors come to
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        fix = "write data.prompt as a template of {instruction} and {input}, or correct it in the tokenizer's folder"
+        raise ValueError(f"the model's chat template cannot be used ({reason}); {fix}") from error
+    return ids
+
+
+def fix_time(tokenizer: Any, moment: datetime) -> None:
+    """Let the chat template see one moment whenever it is asked, for prompts that hold the day would change daily.
+
+    Raises ValueError for a template with a syntax error.
+    """
+    if not isinstance(tokenizer.chat_template, str):
+        return
+    # Private, but the only place of the clock: keyword arguments reach a template as plain data, not as functions. The
+    # compiled template is kept by transformers, per text, so that this holds for all prompts of the process.
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        compiled: Any = _compile_jinja_template(tokenizer.chat_template)
+    except Exception:
+        return  # whoever uses the template is told what is wrong with it
+    compiled.globals["strftime_now"] = moment.strftime
+
+
+def changes_with_time(tokenizer: Any) -> bool:
+    """Whether a prompt by the chat template depends on the day or the hour. The moment is free again afterwards."""
+    before = datetime.now()
+    found = []
+    try:
+        for moment in (_A_DATE, _ANOTHER):
+            fix_time(tokenizer, moment)
+            found.append(chat_ids("?", tokenizer))
+    finally:
+        fix_time(tokenizer, before)
+    return found[0] != found[1]

@@ -23,12 +23,17 @@ from transformers import (
     XLNetLMHeadModel,
 )
 
+from gallop_ray.cli import main
 from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.tasks.examples import Example, TaskData
 from gallop_ray.training import models
-from gallop_ray.training.model_checks import position_limit
+from gallop_ray.training.model_checks import position_limit, refuse_positions
 from gallop_ray.training.models import load_model, meta_model, try_model
 from gallop_ray.training.pocket import pocket_tokenizer
-from tests.training.tiny import of_pocket_vocabulary
+from gallop_ray.training.resident import Resident, _refuse_unfit
+from tests.training.tiny import of_pocket_vocabulary, sweep
+
+QUICKSTART = str(Path(__file__).parents[2] / "sweeps/quickstart.yaml")
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -181,3 +186,40 @@ def test_positions_end_where_there_is_a_table_of_them():
     bert = BertLMHeadModel(BertConfig(**SMALL, is_decoder=True, max_position_embeddings=40))
     assert [position_limit(each) for each in (gpt2, opt, bert)] == [64, 48, 40]
     assert position_limit(of_pocket_vocabulary()[0]) is None
+
+
+def a_resident(model: torch.nn.Module, instruction: str = "Is 2 even?", **training: object) -> Resident:
+    example = Example(instruction, "", ("yes", "no"), ("yes", "no"), 0)
+    tasks = {"parity": TaskData("parity", train=[], validation=[example], test=[example])}
+    return Resident(sweep(**training), model, pocket_tokenizer(), "hash", 1, tasks, [])
+
+
+def test_texts_and_answers_that_reach_beyond_the_positions_are_refused_with_the_fix():
+    model = GPT2LMHeadModel(GPT2Config(n_positions=48, n_embd=32, n_layer=1, n_head=2, vocab_size=300))
+    with pytest.raises(
+        ValueError, match=r"max_length is 64, but the model has 48 positions; set training.max_length to 48"
+    ):
+        refuse_positions(model, sweep(max_length=64))
+    refuse_positions(model, sweep(max_length=48))
+    _refuse_unfit(a_resident(model, max_length=48))
+    with pytest.raises(
+        ValueError, match=r"task parity has prompts of up to 4\d tokens, and 16 more are generated, but"
+    ):
+        _refuse_unfit(a_resident(model, "Is 2 even? " * 9, max_length=48))
+    _refuse_unfit(a_resident(of_pocket_vocabulary()[0], "Is 2 even? " * 9, max_length=48))
+
+
+def test_texts_with_tokens_that_the_model_does_not_know_are_refused():
+    model, _ = of_pocket_vocabulary()
+    model.resize_token_embeddings(200)
+    with pytest.raises(
+        ValueError, match=r"task parity has token \d+, the model has 200 embeddings; take the tokenizer"
+    ):
+        _refuse_unfit(a_resident(model, "range 3 4"))
+
+
+def test_validate_compares_the_length_with_the_table_of_positions(tmp_path, capsys):
+    saved(tmp_path / "model", GPT2LMHeadModel(GPT2Config(n_positions=48, n_embd=32, n_layer=1, n_head=2, **ids())))
+    own = [f"model.name={tmp_path / 'model'}", "training.max_length=64"]
+    assert main(["validate", QUICKSTART, *(word for each in own for word in ("--set", each))]) == 2
+    assert "64 is not allowed; the model has 48 positions, so give 48 or less" in capsys.readouterr().err

@@ -97,8 +97,9 @@ def bare_tune(size: int, output: Path) -> dict[str, Any]:
     from ray.tune.search.optuna import OptunaSearch
 
     from gallop_ray.sweep.cluster import connect
+    from gallop_ray.sweep.ray_address import find_ray
 
-    connect(verbose=False)
+    connect(find_ray(), verbose=False)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     backend = optuna.storages.journal.JournalFileBackend(str(output / "journal"))
     search = OptunaSearch(

@@ -44,7 +44,7 @@ def run_sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), verbose:
     from gallop_ray.sweep.driver import run_sweep as run
 
     asked = sweep if isinstance(sweep, Sweep) else load_sweep(sweep, overrides)
-    return run(located(asked), verbose).path
+    return run(located(asked), verbose, None if isinstance(sweep, Sweep) else sweep).path
 
 
 def results(directory: str | Path) -> "pd.DataFrame":

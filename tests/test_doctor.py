@@ -2,8 +2,12 @@
 
 import http.server
 import json
+import shutil
 import socket
+import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from gallop_ray.cli import main
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.sweep import machine_checks
 from gallop_ray.sweep.data_checks import general_text
+from gallop_ray.tracking.mlflow_file import make_whole
 from gallop_ray.training.models import load_model
 from gallop_ray.training.pocket import pocket_tokenizer
 from tests.training.tiny import of_pocket_vocabulary
@@ -121,21 +127,73 @@ def test_mlflow_that_is_away_is_a_warning_and_keeps_its_password(doctor, monkeyp
         assert "secret" not in line
 
 
-def test_mlflow_that_answers(doctor, monkeypatch):
-    class Healthy(http.server.BaseHTTPRequestHandler):
+@contextmanager
+def server(status: int, answer: dict[str, object]) -> Iterator[str]:
+    """What answers every question in the same way; its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/health" else 404)
+            self.send_response(status)
             self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
 
         def log_message(self, *arguments: object) -> None:
             pass
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Healthy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}/")
-        _, lines = doctor(QUICKSTART)
-        server.shutdown()
-    assert f"ok       MLflow at http://127.0.0.1:{server.server_port}/" in lines
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{made.server_port}"
+        made.shutdown()
+
+
+def experiment(stage: str) -> dict[str, object]:
+    return {"experiment": {"experiment_id": "7", "name": "gallop_ray", "lifecycle_stage": stage}}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "expected"),
+    [
+        (200, experiment("active"), ""),
+        (404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"}, ""),
+        (200, experiment("deleted"), "was deleted: restore it (mlflow experiments restore --experiment-id 7)"),
+        (401, {"message": "You are not authenticated"}, "log in by MLFLOW_TRACKING_USERNAME"),
+        (404, {"message": "a page of something else"}, "there is no MLflow server at this address"),
+    ],
+)
+def test_what_an_mlflow_server_answers(status, answer, expected):
+    with server(status, answer) as uri:
+        (found,) = machine_checks.tracking(uri, "gallop_ray")
+    assert found.level == ("warning" if expected else "ok"), found
+    assert expected in found.text
+
+
+def test_an_mlflow_store_that_refuses_is_named_with_what_to_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "made.db"
+    make_whole(made)
+    for name, revision in (("old.db", "bda7b8c39065"), ("new.db", "ffffffffffff")):
+        shutil.copy(made, tmp_path / name)
+        with sqlite3.connect(tmp_path / name) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.close()
+    (tmp_path / "junk.db").write_text("no database at all\n" * 100)
+    expected = {
+        "sqlite:///made.db": "",
+        "sqlite:///absent.db": "",
+        "sqlite:///old.db": "run: mlflow db upgrade 'sqlite:///old.db'",
+        "sqlite:///new.db": "of a newer MLflow",
+        "sqlite:///junk.db": "move the file away",
+        "./mlruns": "MLFLOW_ALLOW_FILE_STORE",
+        "127.0.0.1:5000": "write http://127.0.0.1:5000",
+        "databricks": "databricks auth login",
+        "mysql://me:secret@localhost/db": "cannot be reached",
+    }
+    for uri, words in expected.items():
+        (found,) = machine_checks.tracking(uri, "gallop_ray")
+        assert found.level == ("warning" if words else "ok"), found
+        assert words in found.text
+        assert "secret" not in found.text
+    assert not (tmp_path / "absent.db").exists(), "a look makes nothing"
 
 
 def test_texts_that_are_cut_are_told_with_their_lengths(doctor, tmp_path):

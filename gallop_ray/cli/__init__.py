@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     text = "open the MLflow UI on what was logged"
     ui = commands.add_parser("ui", help=text, description=text)
-    ui.add_argument("--output", default="runs", help="the folder of sweeps (default: runs)")
+    ui.add_argument("--output", default="runs", help="the folder of sweeps, or of one sweep (default: runs)")
     ui.add_argument("--uri", help="another MLflow store")
     ui.add_argument("--experiment", default="gallop_ray", help="the MLflow experiment to show (default: gallop_ray)")
     ui.add_argument("--port", type=int, default=5000, help="where to serve it")
@@ -171,8 +171,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _ui(arguments: argparse.Namespace) -> int:
-    from gallop_ray.tracking.mlflow_store import default_uri
+    from gallop_ray.reporting.status import stored_at
     from gallop_ray.tracking.ui import open_ui
 
-    uri = arguments.uri or default_uri(arguments.output)
+    uri = arguments.uri or stored_at(arguments.output)
     return open_ui(uri, arguments.port, not arguments.no_browser, arguments.experiment)

@@ -150,18 +150,18 @@ def _run(arguments: argparse.Namespace) -> int:
     _print_advice(sweep)
     from gallop_ray.sweep.driver import located
 
-    return run(located(sweep), arguments.verbose)
+    return run(located(sweep), arguments.verbose, arguments.sweep)
 
 
-def run(sweep: Sweep, verbose: bool) -> int:
-    """Run a sweep whose paths are absolute; returns the command's exit code."""
+def run(sweep: Sweep, verbose: bool, file: str | None = None) -> int:
+    """Run a sweep whose paths are absolute, read from that file; returns the command's exit code."""
     from gallop_ray.sweep.driver import run_sweep
     from gallop_ray.sweep.ending import StoppedNow, Terminated
     from gallop_ray.sweep.halt import Halted
     from gallop_ray.sweep.summary import print_summary
 
     try:
-        folder = run_sweep(sweep, verbose)
+        folder = run_sweep(sweep, verbose, file)
     except StoppedNow:
         print(f"stopped; what was finished is kept. {_AGAIN}", file=sys.stderr)
         return 0

@@ -22,9 +22,11 @@ from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import UNCHECKED, Sweep
 from gallop_ray.tracking import control
 from gallop_ray.tracking.files import Record
+from gallop_ray.tracking.mlflow_store import default_uri, tracking_uri
 from gallop_ray.tracking.ranking import Summary
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.runs import RunFolder
+from gallop_ray.tracking.source import completed
 
 _COUNTS = ("total", "finished", "running", "pruned", "failed", "to_do")
 _FOLLOW_SECONDS = 2.0
@@ -40,7 +42,15 @@ def opened(directory: str) -> tuple[SweepFolder, Sweep]:
         sweep = Sweep.model_validate(folder.spec(), context=UNCHECKED)
     except ValidationError as error:
         raise ValueError(f"{path / 'spec.json'} is no sweep of this version: {error}") from None
-    return folder, sweep.model_copy(update={"output": str(path.parent), "name": path.name})
+    moved = sweep.model_copy(update={"output": str(path.parent), "name": path.name})
+    return folder, completed(folder, moved)
+
+
+def stored_at(directory: str) -> str:
+    """The MLflow store of a sweep, given its folder, or of a folder of sweeps that name none."""
+    if not SweepFolder(Path(directory).expanduser()).exists():
+        return default_uri(directory)
+    return tracking_uri(opened(directory)[1])
 
 
 class SweepStatus:

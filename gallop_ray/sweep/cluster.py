@@ -33,7 +33,9 @@ _RAY = {
 }
 _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves on the head what its autoscaler goes by
 _ROUNDING = 1e-9
-_PASSED_ON = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
+# Nothing secret: Ray logs a runtime environment as it is. On this machine the workers inherit HF_TOKEN; a cluster's
+# nodes have their own.
+_PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
 
 
 def connect(verbose: bool) -> None:

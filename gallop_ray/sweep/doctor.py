@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import ray
 
+from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep import machine_checks, sweep_checks
 from gallop_ray.sweep.cluster import possible_slots
@@ -35,7 +36,7 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     yield from machine_checks.traps()
     yield ok(f"DeepSpeed {environment_record()['deepspeed']} loads; it has nothing to compile for a sweep")
     yield from machine_checks.disk(sweep.output if sweep else "runs")
-    yield from machine_checks.tracking(tracking_uri(sweep) if sweep else default_uri("runs"))
+    yield from machine_checks.tracking(*_store(sweep))
     address = os.environ.get("RAY_ADDRESS", "local")
     if address != "local":
         yield from _cluster(address, sweep)
@@ -54,6 +55,13 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     yield from sweep_checks.offload(sweep)
     if address == "local" and all(each.level != "problem" for each in of_model):
         yield from sweep_checks.slots(sweep)
+
+
+def _store(sweep: Sweep | None) -> tuple[str, str]:
+    """MLflow's address and experiment."""
+    if sweep is None:
+        return default_uri("runs"), str(TrackingSpec.model_fields["experiment"].default)
+    return tracking_uri(sweep), sweep.tracking.experiment
 
 
 def _cluster(address: str, sweep: Sweep | None) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from gallop_ray.spec.checks import verify
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.secrets import lacks_secrets, without_secrets
 from gallop_ray.sweep.base import prepare
 from gallop_ray.sweep.cluster import beside_driver, connect, count_slots
 from gallop_ray.sweep.commands import reopen
@@ -36,6 +37,7 @@ from gallop_ray.tracking.mlflow_store import tracking_uri
 from gallop_ray.tracking.ranking import best_of_search
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, SweepFolder
 from gallop_ray.tracking.scores import drop_sums
+from gallop_ray.tracking.source import note_source
 
 
 class UserError(ValueError):
@@ -73,21 +75,28 @@ def _absolute_file(name: str | None) -> str | None:
 def _absolute_database(url: str | None, start: Path) -> str | None:
     """Of an SQLite file the absolute path, which four slashes begin; other databases as they are."""
     scheme, separator, path = (url or "").partition(":///")
-    if not separator or not scheme.startswith("sqlite") or not path or path.startswith(("/", ":")):
+    if not separator or not scheme.startswith("sqlite") or not path or path.startswith(("/", ":", "file:")):
         return url
     return f"{scheme}:///{(start / path).resolve()}"
 
 
-def run_sweep(sweep: Sweep, verbose: bool = False) -> SweepFolder:
+def run_sweep(sweep: Sweep, verbose: bool = False, file: str | Path | None = None) -> SweepFolder:
     """Run what is not yet done of a located sweep.
+
+    file: where it was read from, from which `resume` takes the passwords that no record holds.
 
     Raises UserError for what the user has to change, SweepFileError for a sweep that breaks a rule,
     and Halted where it had to stop before its end for another reason.
     """
     verify(sweep)
     folder = SweepFolder(Path(sweep.output) / sweep.name)
+    if lacks_secrets(sweep):
+        raise UserError(
+            f"{folder.path} keeps no passwords of tracking.uri and search.storage, and the sweep file that has them "
+            "was not found; run `gallop-ray run SWEEP_FILE`"
+        )
     try:
-        _run_sweep(sweep, folder, verbose)
+        _run_sweep(sweep, folder, verbose, file)
     except Halted as halt:
         if halt.mistake:
             raise UserError(str(halt)) from None
@@ -108,11 +117,12 @@ def _before_anything() -> Iterator[None]:
         raise UserError(described_trouble(error)) from error
 
 
-def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
+def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool, file: str | Path | None) -> None:
     with ExitStack() as stack:
         with _before_anything():
             stack.enter_context(control.alone(folder))
             _remember(folder, sweep)
+            note_source(folder, sweep, file)
             control.begin(folder)
             found_wrong = recheck(folder, sweep)
             clear_leftovers(folder)
@@ -123,7 +133,7 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool) -> None:
         plans = plan_sweep(sweep, None).methods
         display = stack.enter_context(SweepDisplay(folder, plans, sweep.objective))
         mirror = stack.enter_context(_mirrored(folder, sweep, studies))
-        page = stack.enter_context(ReportApart(folder))
+        page = stack.enter_context(ReportApart(folder, sweep))
         display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
         for line in found_wrong:
             display.note(line)
@@ -148,7 +158,7 @@ def _remember(folder: SweepFolder, sweep: Sweep) -> None:
                 f"{folder.path} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
                 "give this one another name, or remove the folder"
             )
-    folder.create(json.loads(sweep.model_dump_json()))
+    folder.create(json.loads(without_secrets(sweep).model_dump_json()))
     _reopen_incomplete(folder, sweep)
 
 
@@ -206,7 +216,7 @@ def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str
         control.note_slots(folder, slots)
         workers = sweep.resources.workers_per_slot
         note(f"starting {slots} slot{'s' * (slots > 1)} of {workers} worker{'s' * (workers > 1)}")
-        pool = start_pool(most, sweep.model_dump_json(), str(folder.path))
+        pool = start_pool(most, without_secrets(sweep).model_dump_json(), str(folder.path))
         try:
             yield pool
         except KeyboardInterrupt:
@@ -256,7 +266,7 @@ def _tune(
     deadline: float | None,
     watch: Watch,
 ) -> None:
-    context = TrialContext(sweep.model_dump_json(), folder.path, pool, deadline)
+    context = TrialContext(without_secrets(sweep).model_dump_json(), folder.path, pool, deadline)
     # Trials only wait: they take no CPU from the workers, and live and die with the driver.
     trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), beside_driver())
     tuner = tune.Tuner(

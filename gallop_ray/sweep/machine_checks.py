@@ -1,12 +1,10 @@
 """What a sweep needs of this machine, whatever its file says."""
 
 import os
-import re
 import shutil
 import socket
 import tempfile
 import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
@@ -18,12 +16,17 @@ from packaging.requirements import Requirement
 
 from gallop_ray.disk.locks import Lock, NoLocks
 from gallop_ray.disk.trouble import described_trouble
+from gallop_ray.spec.secrets import hidden
 from gallop_ray.sweep.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.files import append_line, read_json, read_lines, write_json
+from gallop_ray.tracking.mlflow_file import file_of
+from gallop_ray.tracking.mlflow_store import look
+from gallop_ray.tracking.mlflow_trouble import trouble
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS = 3.0
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 _LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 _RAY_SOCKET = "/ray/session_2026-01-31_23-59-59_999999_9999999/sockets/plasma_store"
 
@@ -157,38 +160,37 @@ def traps() -> Iterator[Finding]:
         yield problem(f"the path {folder} is too long for Ray's sockets", "Run: export RAY_TMPDIR=/tmp")
 
 
-def tracking(uri: str) -> Iterator[Finding]:
-    """Whether MLflow can be reached; a sweep runs without it, and tells it later what it missed."""
-    parts, shown = urllib.parse.urlsplit(uri), re.sub(r"//[^/@]*@", "//", uri)  # without a password
-    if parts.scheme in ("http", "https"):
-        reason = _health(uri)
-    elif parts.hostname:
-        reason = _unreachable(parts.hostname, parts.port or {"mysql": 3306}.get(parts.scheme, 5432))
-    else:
-        folder = Path(parts.path if parts.scheme != "sqlite" else parts.path[1:]).parent
-        there = next((each for each in (folder, *folder.parents) if each.exists()), folder)
-        reason = "" if os.access(there, os.W_OK) else f"{there} cannot be written to"
-    if reason:
-        yield warning(
-            f"MLflow at {shown} cannot be reached: {reason}",
-            "Start it, or mend tracking.uri or MLFLOW_TRACKING_URI; a sweep runs without it and tells it later",
-        )
+def tracking(uri: str, experiment: str) -> Iterator[Finding]:
+    """Whether MLflow takes records, asked as a sweep asks; a sweep runs without it, and sends later what it missed."""
+    shown, reason = hidden(uri), _unreachable(uri)
+    refuses = False
+    if not reason:
+        try:
+            look(uri, experiment)
+        except Exception as error:  # of MLflow, of a database's driver, of a package that is missing
+            refuses, reason = trouble(error, uri)
+    later = "a sweep runs without it and sends later what it missed"
+    if refuses:
+        yield warning(f"MLflow at {shown} refuses the records: {reason}", f"Change that; {later}")
+    elif reason:
+        fix = "Start it, or change tracking.uri or MLFLOW_TRACKING_URI"
+        yield warning(f"MLflow at {shown} cannot be reached: {reason}", f"{fix}; {later}")
     else:
         yield ok(f"MLflow at {shown}")
 
 
-def _health(uri: str) -> str:
+def _unreachable(uri: str) -> str:
+    """Why nothing is there, found out sooner than MLflow would; empty where something is."""
+    if (path := file_of(uri)) is not None:
+        there = next(each for each in path.absolute().parents if each.exists())
+        return "" if os.access(there, os.W_OK) else f"{there} cannot be written to"
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS):
-            return ""
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
-
-
-def _unreachable(host: str, port: int) -> str:
-    """Why nothing answers there; empty where something does."""
-    try:
-        with socket.create_connection((host, port), _SECONDS):
-            return ""
+        parts = urllib.parse.urlsplit(uri)
+        host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+        if host and port:
+            socket.create_connection((host, port), _SECONDS).close()
+    except ValueError:  # no address: MLflow says it
+        return ""
     except OSError as error:
         return error.strerror or str(error)
+    return ""

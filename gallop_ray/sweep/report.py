@@ -1,6 +1,7 @@
 """The report, with what only Optuna's studies know; `python -m gallop_ray.sweep.report DIR` is its process."""
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from gallop_ray.reporting.status import opened
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.importance import importances
 from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.source import handed_down
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,8 +37,8 @@ class ReportApart:
     It may start as soon as all results are written. Ended with the context, whether or not it is done.
     """
 
-    def __init__(self, folder: SweepFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: SweepFolder, sweep: Sweep) -> None:
+        self._folder, self._sweep = folder, sweep
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "ReportApart":
@@ -44,7 +46,8 @@ class ReportApart:
 
     def start(self) -> None:
         """Begin to write."""
-        self._process = subprocess.Popen([sys.executable, "-m", __name__, str(self._folder.path)])
+        command = [sys.executable, "-m", __name__, str(self._folder.path)]
+        self._process = subprocess.Popen(command, env={**os.environ, **handed_down(self._sweep)})
 
     def finish(self) -> None:
         """Wait until it is written."""

@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from gallop_ray.disk.damage import note_damage
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.secrets import hidden, hidden_in
 from gallop_ray.tracking.files import parse_lines, read_json, write_json
 from gallop_ray.tracking.records import SweepFolder
 
@@ -129,18 +130,13 @@ def _told(url: str) -> Iterator[None]:
     except ImportError as error:
         lacking = f"a package is missing: {error.name or error}"
         fix = "for PostgreSQL: pip install 'psycopg[binary]'"
-        raise ValueError(f"search.storage {shown(url)}: {lacking}; {fix}") from None
-    except (*_AWAY, RuntimeError) as error:  # RuntimeError: made by another version of Optuna
-        raise ValueError(f"search.storage {shown(url)} cannot be used: {_reason(error)}") from None
+        raise ValueError(f"search.storage {hidden(url)}: {lacking}; {fix}") from None
+    except sqlalchemy.exc.ArgumentError:
+        raise ValueError("search.storage is no URL of a database, such as postgresql://HOST/NAME") from None
+    except (*_AWAY, RuntimeError, ValueError) as error:  # RuntimeError: made by another version of Optuna
+        reason = hidden_in(_reason(error), url)
+        raise ValueError(f"search.storage {hidden(url)} cannot be used: {reason}") from None
 
 
 def _reason(error: Exception) -> str:
-    return str(error.__cause__ or error).strip().splitlines()[0]
-
-
-def shown(url: str) -> str:
-    """The address without its password."""
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return "(no URL of a database)"
+    return hidden_in(str(error.__cause__ or error).strip().splitlines()[0])

@@ -10,6 +10,7 @@ from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import configurations_table, final_table
 from gallop_ray.reporting.timing import timing_table
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.secrets import hidden
 from gallop_ray.tasks.metrics import VACUOUS, is_vacuous
 from gallop_ray.tasks.rounds import base_metrics
 from gallop_ray.tracking import control
@@ -36,7 +37,8 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     if any(is_vacuous(base, each.ood) for each in sweep.data.rounds):
         console.print(VACUOUS, soft_wrap=True)
     console.print(timing_table(folder))
-    console.print(f"records: {folder.path}\nMLflow:  {tracking_uri(sweep)}  (gallop-ray ui --output {sweep.output})")
+    console.print(f"records: {folder.path}")
+    console.print(f"MLflow:  {hidden(tracking_uri(sweep))}  (gallop-ray ui --output {folder.path})", soft_wrap=True)
     if (page := folder.path / PAGE).exists():
         console.print(f"report:  {page}", soft_wrap=True)
     left = SweepStatus(folder, sweep).look()["runs"]["to_do"]

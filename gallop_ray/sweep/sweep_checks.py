@@ -17,11 +17,12 @@ from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.secrets import hidden
 from gallop_ray.sweep.data_checks import overlaps, references
 from gallop_ray.sweep.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.sweep.machine_checks import host_memory, usable_cpus
 from gallop_ray.sweep.preview import estimates, no_estimate, offline, reach
-from gallop_ray.sweep.storage import database, shown
+from gallop_ray.sweep.storage import database
 from gallop_ray.tasks.chat import changes_with_time
 from gallop_ray.tasks.encode import CHAT
 from gallop_ray.tasks.examples import TaskData
@@ -104,7 +105,7 @@ def studies(sweep: Sweep) -> Iterator[Finding]:
         except ValueError as error:
             yield problem(str(error), "Mend search.storage, or leave it out for a file")
         else:
-            yield ok(f"studies in {shown(url)}")
+            yield ok(f"studies in {hidden(url)}")
 
 
 def data(sweep: Sweep) -> Iterator[Finding]:

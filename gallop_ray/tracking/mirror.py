@@ -1,17 +1,17 @@
 """The driver's one thread that mirrors run folders to MLflow. Whatever MLflow does, the sweep goes on."""
 
 import logging
-import re
 import sys
 import threading
 from pathlib import Path
 
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.secrets import hidden
 from gallop_ray.tracking.mlflow_store import MlflowStore
+from gallop_ray.tracking.mlflow_trouble import Trouble, trouble
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.sync import SweepSync
 
-_CREDENTIALS = re.compile(r"//[^/@\s]+@")
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -35,7 +35,7 @@ class MlflowMirror:
         self._sync: SweepSync | None = None
         self._finished, self._now = False, False
         self._complete = False
-        self._away = False
+        self._trouble: Trouble | None = None
         self._stop = threading.Event()
         # A daemon, because a server that hangs must not keep the process alive.
         self._thread = threading.Thread(target=self._mirror, name="mlflow-mirror", daemon=True)
@@ -60,7 +60,8 @@ class MlflowMirror:
         self._join(timeout)
         complete = self._complete and not self._thread.is_alive()
         if not complete:
-            _LOG.warning("MLflow does not hold all of %s; run the sweep again to send the rest", self._folder.path)
+            first = "once it takes them, " if self._trouble and self._trouble.refuses else ""
+            _LOG.warning("MLflow does not hold all of %s; %srun the sweep again to send it", self._folder.path, first)
         return complete
 
     def _join(self, timeout: float) -> None:
@@ -89,11 +90,11 @@ class MlflowMirror:
             if last:
                 sync.close(self._finished)
         except Exception as error:
-            self._note_away(error)
+            self._note_trouble(error)
             return False
-        if self._away:
+        if self._trouble:
             _LOG.info("MLflow is back and has been sent what it missed")
-        self._away = False
+        self._trouble = None
         return True
 
     def _connected(self) -> SweepSync:
@@ -103,10 +104,14 @@ class MlflowMirror:
             self._sync = SweepSync(self._folder, self._sweep, self._store)
         return self._sync
 
-    def _note_away(self, error: Exception) -> None:
-        """One line when MLflow goes away, and not one a second."""
-        if not self._away:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            reason = _CREDENTIALS.sub("//", reason)
-            _LOG.warning("MLflow cannot be reached; the run folders keep everything meanwhile (%.200s)", reason)
-        self._away = True
+    def _note_trouble(self, error: Exception) -> None:
+        """One line when MLflow goes away or refuses, and not one a second."""
+        found = trouble(error, self._uri)
+        if found != self._trouble:
+            if found.refuses:
+                _LOG.warning("MLflow at %s refuses the records, which stay here: %s", hidden(self._uri), found.reason)
+            elif self._trouble is None:
+                _LOG.warning(
+                    "MLflow cannot be reached; the run folders keep everything meanwhile (%.300s)", found.reason
+                )
+        self._trouble = found

@@ -1,13 +1,21 @@
 """The only place that knows MLflow. Everything here may raise; whoever calls it must go on without."""
 
+import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.mlflow_file import address_of, file_of, is_broken, make_whole, prepare, remove_stray, set_aside
+from gallop_ray.tracking.mlflow_trouble import Refused
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -17,19 +25,11 @@ _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Without it MLflow's page may show the experiment as one of language model applications."""
 _POINTS_PER_REQUEST = 800  # of the 1000 that MLflow takes; up to 100 each may be parameters and tags
 _PARAM_LENGTH = 500
-# One attempt and short waits: the mirror repeats by itself, and the end of a sweep must not hang on a dead server.
-_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
+_NAME_LENGTH = 250
+# Not what MLflow takes, and what would look like one of these.
+_STRANGE = re.compile(r"[^/\w.\- :]|-(?=[0-9A-F]+-)")
+_LOG = logging.getLogger(__name__)
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST")
-
-
-class Refused(Exception):
-    """MLflow is there and does not want this: repeating it is of no use (for example, somebody deleted the run)."""
 
 
 class Point(NamedTuple):
@@ -48,7 +48,14 @@ def tracking_uri(sweep: Sweep) -> str:
 
 def default_uri(output: str) -> str:
     """MLFLOW_TRACKING_URI, or an SQLite file in the output folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(output).expanduser().resolve() / _DATABASE}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or address_of(Path(output).expanduser().resolve() / _DATABASE)
+
+
+def look(uri: str, experiment: str) -> None:
+    """Ask for the experiment as a sweep does that begins; nothing is made. Raises what the sweep would come to."""
+    if (path := file_of(uri)) is not None and not path.exists():
+        return
+    _find(_client(uri), experiment)
 
 
 class MlflowStore:
@@ -61,20 +68,23 @@ class MlflowStore:
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        _silence()
-        from mlflow import MlflowClient
-
         self.taken = 0  # batches and files
-        self._client = MlflowClient(uri)
-        found = self._client.get_experiment_by_name(experiment)
+        self._strange: set[str] = set()
+        self._client = _opened(uri, artifacts.with_name(_DATABASE))
         location = None if uri.startswith(("http:", "https:")) else artifacts.resolve().as_uri()
-        self._experiment = (
-            found.experiment_id
-            if found
-            else self._client.create_experiment(experiment, artifact_location=location, tags=_TRAINING)
-        )
+        self._experiment = _find(self._client, experiment) or self._made(experiment, location)
+
+    def _made(self, experiment: str, location: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            made = self._client.create_experiment(experiment, artifact_location=location, tags=_TRAINING)
+        except MlflowException as error:
+            # Another sweep that begins at the same time has made it.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or not (found := _find(self._client, experiment)):
+                raise
+            return found
+        return str(made)
 
     def is_active(self, run_id: str) -> bool:
         """Whether the run is there and was not deleted."""
@@ -113,14 +123,34 @@ class MlflowStore:
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [Metric(point.name, point.value, _ms(point.time), point.step) for point in points]
+        metrics = [Metric(metric_name(point.name), point.value, _ms(point.time), point.step) for point in points]
         pairs = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in (params or {}).items()]
         marks = [RunTag(name, str(value)) for name, value in (tags or {}).items()]
-        with _refusals():
-            for first in range(0, max(1, len(metrics)), _POINTS_PER_REQUEST):
-                self._client.log_batch(run_id, metrics[first : first + _POINTS_PER_REQUEST], pairs, marks)
-                pairs, marks = [], []
-                self.taken += 1
+        for first in range(0, max(1, len(metrics)), _POINTS_PER_REQUEST):
+            self._send(run_id, metrics[first : first + _POINTS_PER_REQUEST], pairs, marks)
+            pairs, marks = [], []
+
+    def _send(
+        self, run_id: str, metrics: "Sequence[Metric]", params: "Sequence[Param]", tags: "Sequence[RunTag]"
+    ) -> None:
+        """One request; where it is refused for some of its metrics, those are left out."""
+        try:
+            with _refusals():
+                self._client.log_batch(run_id, metrics, params, tags)
+            self.taken += 1
+        except Refused as error:
+            if not metrics or not self.is_active(run_id):
+                raise
+            if len(metrics) == 1 and not params and not tags:
+                if metrics[0].key not in self._strange:
+                    _LOG.warning("MLflow does not take the metric %s: %s", metrics[0].key, error)
+                self._strange.add(metrics[0].key)
+                return
+            self._send(run_id, [], params, tags)
+            half = (len(metrics) + 1) // 2
+            for part in (metrics[:half], metrics[half:]):
+                if part:
+                    self._send(run_id, part, [], [])
 
     def set_status(self, run_id: str, status: Status, end: float | None = None) -> None:
         """Set the run's status; `end` in seconds since 1970, None for now. Refused as in `log`."""
@@ -151,6 +181,53 @@ class MlflowStore:
         return f"#/experiments/{self._experiment}/runs/{run_id}/artifacts/{artifact}"
 
 
+def metric_name(name: str) -> str:
+    """A metric's name in the characters that MLflow takes: `c++` is `c-2B--2B-`, so that no two names become one."""
+    taken = _STRANGE.sub(lambda found: f"-{ord(found[0]):X}-", name)
+    if len(taken) <= _NAME_LENGTH:
+        return taken
+    return f"{taken[: _NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _client(uri: str) -> "MlflowClient":
+    prepare()
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def _find(client: "MlflowClient", experiment: str) -> str | None:
+    """The experiment's id; None where there is none. Refused where it was deleted."""
+    found = client.get_experiment_by_name(experiment)
+    if found is not None and found.lifecycle_stage != "active":
+        restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        raise Refused(f"the experiment {experiment} was deleted: restore it ({restore}), or name another in tracking")
+    return None if found is None else str(found.experiment_id)
+
+
+def _opened(uri: str, own: Path) -> "MlflowClient":
+    """A client of the store. A file that is not there is made, and a broken one made again if it is the sweeps' own."""
+    path, client = file_of(uri), _client(uri)
+    if path is None:
+        return client
+    make_whole(path)
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        if path.resolve() != own.resolve() or not is_broken(error):
+            raise
+        reason = str(error).splitlines()[0]
+        if aside := set_aside(path):
+            _LOG.warning(
+                "%s is broken (%s): it was renamed %s and is made again from the run folders of this sweep; "
+                "those of another are sent when it is run again",
+                path, reason, aside.name,
+            )  # fmt: skip
+        make_whole(path)
+    remove_stray(path)
+    return client
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Turns MLflow's errors that repetition cannot mend into Refused."""
@@ -166,10 +243,3 @@ def _refusals() -> Iterator[None]:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _silence() -> None:
-    """MLflow and alembic tell of every table they make, on loggers that MLflow sets up while it is imported."""
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -14,7 +14,8 @@ from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import Record, read_json, write_json
 from gallop_ray.tracking.handout import hand_out
-from gallop_ray.tracking.mlflow_store import MlflowStore, Point, Refused, Status
+from gallop_ray.tracking.mlflow_store import MlflowStore, Point, Status
+from gallop_ray.tracking.mlflow_trouble import Refused
 from gallop_ray.tracking.records import ConfigurationFolder, SweepFolder
 from gallop_ray.tracking.runs import Document, RunFolder
 from gallop_ray.tracking.sent import FINAL_STATUS, Sent
@@ -261,7 +262,16 @@ class SweepSync:
             finished = finished and status in FINAL_STATUS
         if finished:
             self._upload(partial(hand_out, self._folder, self._sweep, self._store, self._id))
+        for path in self._refused:
+            self._leave(path)
         self._store.set_status(self._id, "FINISHED" if finished else "KILLED")
+
+    def _leave(self, folder: Path) -> None:
+        """Of what MLflow refused to take in full the run is not left RUNNING; it may be the run that was deleted."""
+        sent = self._sent.get(folder) or Sent.load(folder, self._id)
+        if sent is not None and not sent.ended:
+            with suppress(Refused):
+                self._store.set_status(sent.run_id, "KILLED")
 
     def _end(self, folder: Path, word: str) -> None:
         sent = self._sent.get(folder) or Sent.load(folder, self._id)

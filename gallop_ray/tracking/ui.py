@@ -13,6 +13,9 @@ import webbrowser
 from pathlib import Path
 from urllib.parse import quote
 
+from gallop_ray.spec.secrets import HIDDEN, hidden
+from gallop_ray.tracking.mlflow_file import file_of, make_whole
+
 _HOST = "127.0.0.1"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
@@ -38,6 +41,8 @@ def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: s
         return 0
     if _answers(port):
         raise ValueError(f"port {port} is in use on this machine: choose another")
+    if (path := file_of(uri)) is not None:
+        make_whole(path)
     # MLflow makes a folder for artifacts where it is started, although the experiments say where theirs are.
     with tempfile.TemporaryDirectory() as start_folder:
         log = Path(start_folder) / "log"
@@ -86,7 +91,11 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, log: Path) -> N
 
 
 def _runs_of(experiment: str, address: str) -> str:
-    """The page of the experiment's runs; the server's first page where it does not tell the experiment."""
+    """The page of the experiment's runs; the server's first page where it does not tell the experiment.
+
+    Without a password, for which the browser asks: what stands on a command line everybody on the machine can read.
+    """
+    address = hidden(address).replace(f"{HIDDEN}@", "")
     question = f"{address.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment)}"
     try:
         with urllib.request.urlopen(question, timeout=_ANSWER_SECONDS) as answer:

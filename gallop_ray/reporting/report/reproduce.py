@@ -1,13 +1,10 @@
 """Everything that is needed to run the sweep again."""
 
-import re
-
 from gallop_ray.reporting.report.material import Material
 from gallop_ray.spec.dump import resolved_yaml
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.files import Record
 
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _MACHINE = ("platform", "hostname", "cpu_count", "gpus", "git_commit")
 
 
@@ -47,5 +44,5 @@ def _data(sweep: Sweep) -> str:
 
 
 def sweep_yaml(sweep: Sweep) -> str:
-    """The resolved sweep file; what stands before the @ of an address is a password as often as not."""
-    return _PASSWORD.sub("***", resolved_yaml(sweep))
+    """The resolved sweep file."""
+    return resolved_yaml(sweep)

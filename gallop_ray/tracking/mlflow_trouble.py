@@ -1,0 +1,77 @@
+"""What MLflow's errors mean: it is away and will be back, or it refuses what is asked and something has to change."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from gallop_ray.spec.secrets import hidden, hidden_in
+
+_LONGEST = 500
+_PLACE = re.compile(r"[\w.-]+:\d+(/.*)?")
+_LOGIN = "log in by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_KINDS = "tracking.uri names a server (http://HOST:5000) or a database (postgresql://HOST/NAME, sqlite:///FILE)"
+_FIXES = (
+    ("Can't locate revision", "its tables are of a newer MLflow than the installed one: install that, or name another"),
+    ("filesystem tracking backend", "a folder of files needs MLFLOW_ALLOW_FILE_STORE=true; better name a database"),
+    ("error code 401", _LOGIN),
+    ("error code 403", _LOGIN),
+    ("error code 404", "there is no MLflow server at this address"),
+    ("Databricks", "set up its login (databricks auth login), or name another store in tracking.uri"),
+    ("unsupported URI", _KINDS),
+    ("Could not parse SQLAlchemy URL", _KINDS),
+    ("Invalid url", "in a user name or password write @ as %40 and / as %2F"),
+    ("password authentication failed", "give the right user and password"),
+    ("no password supplied", "give the password, in PGPASSWORD or ~/.pgpass"),
+    ("does not exist", "make the database first"),
+    ("readonly database", "make it writable"),
+    ("unable to open database file", "give a path that can be written to"),
+    ("is not a database", "move the file away, or name another in tracking.uri"),
+)
+
+
+class Refused(Exception):
+    """MLflow is there and does not want this: repeating it is of no use (for example, somebody deleted the run)."""
+
+
+class Trouble(NamedTuple):
+    """Why MLflow takes nothing. refuses: something has to be changed, no waiting helps; `reason` then says what."""
+
+    refuses: bool
+    reason: str
+
+
+def trouble(error: Exception, uri: str) -> Trouble:
+    """What an error of MLflow's means for whoever uses this store; its reason holds no password."""
+    said = hidden_in(_first_sentences(error), uri)
+    fix = next(_fixes(error, uri), "")
+    return Trouble(bool(fix) or isinstance(error, Refused), f"{said.rstrip('.')}; {fix}" if fix else said)
+
+
+def _fixes(error: Exception, uri: str) -> Iterator[str]:
+    text = str(error)
+    if _PLACE.fullmatch(uri):
+        yield f"it is no address: write http://{hidden(uri)}"
+    if isinstance(error, ImportError):
+        yield "install the database's driver; for PostgreSQL: pip install 'psycopg[binary]'"
+    if found := re.search(r"out-of-date database schema \(found version (\w+)", text):
+        yield _migration(found[1], uri)
+    yield from (fix for words, fix in _FIXES if words in text)
+
+
+def _migration(version: str, uri: str) -> str:
+    import mlflow.store.db_migrations
+
+    steps = Path(str(mlflow.store.db_migrations.__path__[0])) / "versions"
+    if version == "None" or any(steps.glob(f"{version}_*.py")):
+        return f"its tables are of an older MLflow: keep a copy of it, and run: mlflow db upgrade '{hidden(uri)}'"
+    return f"its tables are of a newer MLflow: install that (here is {mlflow.__version__}), or name another store"
+
+
+def _first_sentences(error: Exception) -> str:
+    """Without SQL, links, and what follows: a page of it tells no more."""
+    text = str(error).strip() or type(error).__name__
+    line = re.split(r"\n|\s\(Background on|\[SQL", text)[0]
+    if "out-of-date database schema" in line or "filesystem tracking backend" in line:
+        line = line.partition(". ")[0]
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

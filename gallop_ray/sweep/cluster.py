@@ -16,6 +16,7 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from gallop_ray.spec.machine import ResourcesSpec
+from gallop_ray.sweep.ray_address import LOCAL, RayAddress
 
 _RAY = {
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the job may pass on the same variables as we do
@@ -38,19 +39,20 @@ _ROUNDING = 1e-9
 _PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
 
 
-def connect(verbose: bool) -> None:
-    """Join the cluster that RAY_ADDRESS names, as in a submitted job; without one start Ray on this machine."""
+def connect(found: RayAddress, verbose: bool) -> None:
+    """Join the cluster that was found; without one start Ray on this machine."""
     for name, value in _RAY.items():
         os.environ.setdefault(name, value)
     passed_on = {name: os.environ[name] for name in (*_RAY, *_PASSED_ON) if name in os.environ}
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(level)
-    address = os.environ.get("RAY_ADDRESS", "local")
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    if not os.environ.get("RAY_ADDRESS", LOCAL).strip():
+        del os.environ["RAY_ADDRESS"]  # Ray takes it for an address
+    options: dict[str, Any] = {"include_dashboard": False} if found.is_local else {}
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(
-        address=address,
+        address=found.address,
         log_to_driver=verbose,
         logging_level=level,
         runtime_env={"env_vars": passed_on},

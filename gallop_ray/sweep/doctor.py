@@ -1,8 +1,6 @@
 """`gallop-ray doctor`: does this machine, or the cluster of RAY_ADDRESS, have what sweeps need?"""
 
 import logging
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -13,12 +11,11 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep import machine_checks, sweep_checks
 from gallop_ray.sweep.cluster import possible_slots
 from gallop_ray.sweep.data_checks import general_text
-from gallop_ray.sweep.findings import Finding, ok, print_findings, problem
+from gallop_ray.sweep.findings import Finding, ok, print_findings, problem, warning
+from gallop_ray.sweep.ray_address import RayAddress, find_ray
 from gallop_ray.tracking.environment import environment_record
 from gallop_ray.tracking.mlflow_store import default_uri, tracking_uri
 from gallop_ray.training.engine import quiet
-
-_SECONDS = 3.0
 
 
 def examine(sweep: Sweep | None) -> bool:
@@ -37,11 +34,14 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     yield ok(f"DeepSpeed {environment_record()['deepspeed']} loads; it has nothing to compile for a sweep")
     yield from machine_checks.disk(sweep.output if sweep else "runs")
     yield from machine_checks.tracking(*_store(sweep))
-    address = os.environ.get("RAY_ADDRESS", "local")
-    if address != "local":
-        yield from _cluster(address, sweep)
-    else:
-        yield ok(f"Ray {environment_record()['ray']} will be started here; RAY_ADDRESS names no cluster")
+    found: RayAddress | None = None
+    try:
+        found = find_ray()
+    except ValueError as error:
+        what, _, fix = str(error).rpartition("; ")
+        yield problem(what, fix[0].upper() + fix[1:])
+    if found is not None:
+        yield from _ray(found, sweep)
     if sweep is None:
         yield from sweep_checks.presets()
         return
@@ -53,7 +53,7 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     if all(each.level != "problem" for each in of_model):
         yield from sweep_checks.tuners(sweep)
     yield from sweep_checks.offload(sweep)
-    if address == "local" and all(each.level != "problem" for each in of_model):
+    if found is not None and found.is_local and all(each.level != "problem" for each in of_model):
         yield from sweep_checks.slots(sweep)
 
 
@@ -64,27 +64,25 @@ def _store(sweep: Sweep | None) -> tuple[str, str]:
     return tracking_uri(sweep), sweep.tracking.experiment
 
 
-def _cluster(address: str, sweep: Sweep | None) -> Iterator[Finding]:
-    """Whether the cluster answers and holds a slot. Ray itself waits long for one that does not."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if port.isdecimal():
-        try:
-            socket.create_connection((host, int(port)), _SECONDS).close()
-        except OSError as error:
-            fix = "Start it (ray start --head), or unset RAY_ADDRESS to run on this machine"
-            yield problem(f"no Ray cluster at {address}: {error.strerror or error}", fix)
-            return
+def _ray(found: RayAddress, sweep: Sweep | None) -> Iterator[Finding]:
+    """Which Ray a sweep would use; whether a cluster takes it and holds a slot."""
+    if found.stale:
+        yield warning(found.stale, "Run: ray stop")
+    if found.is_local:
+        yield ok(f"{found.text} (version {environment_record()['ray']})")
+        return
+    yield ok(found.text)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # of another version, with another token, not there: Ray says which
+        ray.init(address=found.address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of another version, with another token: Ray says which
         reason = str(error).strip().splitlines()[0]
-        yield problem(f"the Ray cluster at {address} cannot be joined: {reason}", "See cluster/README.md")
+        yield problem(f"the Ray cluster at {found.address} cannot be joined: {reason}", "See cluster/README.md")
         return
     with suppress(Exception):
         have = ray.cluster_resources()
         nodes = sum(node["Alive"] for node in ray.nodes())
         cpus, gpus = (have.get(name, 0) for name in ("CPU", "GPU"))
-        yield ok(f"Ray cluster at {address}: nodes {nodes}, CPUs {cpus:g}, GPUs {gpus:g}")
+        yield ok(f"Ray cluster at {found.address}: nodes {nodes}, CPUs {cpus:g}, GPUs {gpus:g}")
         if sweep is not None:
             yield _room(sweep)
     ray.shutdown()

@@ -26,6 +26,7 @@ from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.forget import Forgetful, Silent
 from gallop_ray.sweep.halt import Halted, Watch, refused_by_storage
 from gallop_ray.sweep.pool import Room, start_pool
+from gallop_ray.sweep.ray_address import find_ray
 from gallop_ray.sweep.recheck import clear_leftovers, recheck
 from gallop_ray.sweep.report import ReportApart
 from gallop_ray.sweep.searcher import SlotSearcher
@@ -205,9 +206,16 @@ def _told_first(mirror: MlflowMirror) -> Iterator[None]:
 def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str], None]) -> Iterator[Any]:
     most = plan_sweep(sweep, None).configurations
     try:
-        connect(verbose)
+        ray_found = find_ray()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    for line in filter(None, (ray_found.stale, ray_found.text)):
+        note(line)
+    try:
+        connect(ray_found, verbose)
     except Exception as error:  # of many classes, mostly of a machine that is too busy to start it in time
-        raise Halted(f"Ray did not start: {str(error).strip() or type(error).__name__}") from error
+        what = "Ray did not start" if ray_found.is_local else f"the Ray cluster at {ray_found.address} cannot be joined"
+        raise Halted(f"{what}: {str(error).strip().rstrip('.') or type(error).__name__}") from error
     try:
         try:
             slots = min(count_slots(sweep.resources), most)

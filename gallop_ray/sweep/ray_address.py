@@ -1,0 +1,93 @@
+"""Which Ray a sweep uses: the cluster of RAY_ADDRESS, a running one that `ray start` has noted here, or its own."""
+
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray._common.utils import get_ray_address_file  # where `ray start` notes its cluster; Ray offers no public way
+
+LOCAL = "local"
+_SECONDS = 3.0
+_ANSWER_SECONDS = 20.0
+_FIX = "start it (ray start --head), or unset RAY_ADDRESS to run on this machine"
+
+
+@dataclass(frozen=True)
+class RayAddress:
+    """address: for ray.init, `local` to start one. text: what to tell the user. stale: of a note that was ignored."""
+
+    address: str
+    text: str
+    stale: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether Ray is started by the sweep, on this machine."""
+        return self.address == LOCAL
+
+
+def find_ray() -> RayAddress:
+    """Look for a cluster. An empty RAY_ADDRESS counts as unset; `local` asks for an own Ray whatever is running.
+
+    The Ray that another sweep has started for itself is in no note, and stays its own.
+
+    Raises:
+        ValueError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    named = os.environ.get("RAY_ADDRESS", "").strip()
+    if named == LOCAL:
+        return RayAddress(LOCAL, "Ray is started on this machine, as RAY_ADDRESS says")
+    if named and named != "auto":
+        if reason := _silent(named):
+            raise ValueError(f"no Ray cluster at {named}, which RAY_ADDRESS names: {reason}; {_FIX}")
+        return RayAddress(named, f"Ray: the cluster at {named}, which RAY_ADDRESS names")
+    note = Path(get_ray_address_file(None))
+    noted = _read(note)
+    if noted and not (reason := _silent(noted)):
+        return RayAddress(noted, f"Ray: the running cluster at {noted}, noted in {note}; RAY_ADDRESS=local ignores it")
+    if named:
+        raise ValueError(f"RAY_ADDRESS is auto, and no Ray cluster runs here; {_FIX}")
+    stale = f"the Ray cluster at {noted}, noted in {note}, does not answer: ignored" if noted else ""
+    return RayAddress(LOCAL, "Ray is started on this machine; RAY_ADDRESS names no cluster", stale)
+
+
+def _read(note: Path) -> str:
+    try:
+        return note.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _silent(address: str) -> str:
+    """Why no cluster answers there; empty where one does. Ray itself would wait a quarter of an hour."""
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if not port.isdecimal():
+        return "it is no HOST:PORT"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if scheme else _no_head(place)
+
+
+def _no_head(place: str) -> str:
+    """Something listens there: whether it is Ray's head, asked in a thread, for Ray's client cannot be interrupted."""
+    found: list[str] = []
+
+    def ask() -> None:
+        from ray._raylet import GcsClient
+
+        try:
+            GcsClient(address=place)
+        except Exception as error:  # Ray's own say which: another version, another token
+            found.append(str(error).strip().splitlines()[0])
+        else:
+            found.append("")
+
+    asked = threading.Thread(target=ask, daemon=True)
+    asked.start()
+    asked.join(_ANSWER_SECONDS)
+    return found[0] if found else "what listens there is no Ray head, or one that hangs"

@@ -1,5 +1,6 @@
 """The process of the command gallop-ray, also as `python -m gallop_ray`."""
 
+import io
 import os
 import sys
 
@@ -8,6 +9,9 @@ _SIGNALLED, _INTERRUPTED, _BROKEN_PIPE = 128, 130, 141
 
 def command() -> None:
     """Run the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± is no reason to fail
     try:
         from gallop_ray.cli import main  # takes a second, in which an interrupt may come, too
 

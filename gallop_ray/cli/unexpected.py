@@ -4,18 +4,20 @@ import json
 import tempfile
 import traceback
 
+from gallop_ray.spec.secrets import hidden_in
+
 NO_MISTAKE = (UnicodeError, json.JSONDecodeError)
 """ValueErrors of Python's own, which say nothing that a user could change in a sweep."""
 
 
 def told(error: Exception) -> str:
     """One sentence; the trace goes to a file that it names, where there is room for one."""
-    reason = f"{type(error).__name__}: {_last_line(error)}"
+    reason = hidden_in(f"{type(error).__name__}: {_last_line(error)}")
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="gallop-ray-", suffix=".txt", delete=False, errors="replace"
         ) as file:
-            traceback.print_exception(error, file=file)
+            file.write(hidden_in("".join(traceback.format_exception(error))))
     except OSError:
         return f"unexpected {reason}"
     return f"unexpected {reason} (trace in {file.name})"

@@ -29,6 +29,7 @@ from gallop_ray.spec.search_checks import (
     range_values,
     training_paths,
 )
+from gallop_ray.spec.secrets import hidden
 
 _OWNED_BY_US = {
     "train_batch_size": "training.batch_size",
@@ -40,6 +41,7 @@ _OWNED_BY_US = {
     "optimizer": "training.learning_rate and training.weight_decay",
     "scheduler": "training.schedule and training.warmup_ratio",
 }
+_DATABASES = ("sqlite", "postgresql", "mysql")
 _COPIED_WEIGHTS = {
     "zero_hpz_partition_size": (0, 1),
     "zero_quantized_weights": (False,),
@@ -210,6 +212,21 @@ def _text_exists(sweep: Sweep) -> Iterator[Finding]:
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; there is no such file"
 
 
+def _no_buckets(sweep: Sweep) -> Iterator[Finding]:
+    """Addresses that no part of us can open; taken for a hub's name or a relative path they would fail late."""
+    places = {("model", "name"): sweep.model.name, ("evaluation", "text"): sweep.evaluation.text}
+    for path, value in places.items():
+        if value and "://" in value:
+            yield (
+                (path,),
+                f"{shown(hidden(value))} is not allowed; an address is not read, give a path on shared storage",
+            )
+    storage = sweep.search.storage
+    if storage and "://" in storage and storage.partition(":")[0].partition("+")[0] not in _DATABASES:
+        message = f"{shown(hidden(storage))} is not allowed; must be the address of a database"
+        yield (("search", "storage"),), f"{message}, which begins with {', '.join(f'{each}://' for each in _DATABASES)}"
+
+
 def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
     extra = sweep.deepspeed.extra
     zero: Any = extra.get("zero_optimization", {})
@@ -252,6 +269,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("model.name", "training.max_length", "search.space"), _model_can_be_read),
     (("data.root",), _root_exists),
     (("evaluation.text",), _text_exists),
+    (("model.name", "evaluation.text", "search.storage"), _no_buckets),
     (("deepspeed.extra",), _deepspeed_extra),
     (("resources",), _whole_gpus),
     ((), fixed_paths),

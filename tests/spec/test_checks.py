@@ -36,6 +36,15 @@ from gallop_ray.spec.configuration import first_points
             "evaluation: {text: nowhere.jsonl}\n",
             'evaluation.text: "nowhere.jsonl" is not allowed; there is no such file',
         ),
+        (
+            "evaluation: {text: 's3://bucket/text'}\n",
+            'evaluation.text: "s3://bucket/text" is not allowed; an address is not read, give a path on shared storage',
+        ),
+        (
+            "search: {storage: 'redis://me:secret@host/1'}\n",
+            'search.storage: "redis://***@host/1" is not allowed; must be the address of a database, which begins '
+            "with sqlite://, postgresql://, mysql://",
+        ),
         ("seeds: [1, 2, 1]\n", "seeds.2: 1 is there twice; every seed must differ"),
         (
             "pruning: {type: median}\n",

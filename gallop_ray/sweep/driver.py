@@ -105,6 +105,8 @@ def run_sweep(sweep: Sweep, verbose: bool = False, file: str | Path | None = Non
     except Exception as error:
         if is_storage_trouble(error):
             raise refused_by_storage(folder, sweep.retention, 0, error) from error
+        if isinstance(error, ray.exceptions.RayError):
+            raise Halted(f"a process of Ray ended ({_cause(error)})") from error
         raise
     return folder
 
@@ -116,6 +118,11 @@ def _before_anything() -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(described_trouble(error)) from error
+
+
+def _cause(error: Exception) -> str:
+    """Of Ray's many lines the last, which names it."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
 
 
 def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool, file: str | Path | None) -> None:

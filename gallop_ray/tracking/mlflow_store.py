@@ -207,23 +207,23 @@ def _find(client: "MlflowClient", experiment: str) -> str | None:
 
 def _opened(uri: str, own: Path) -> "MlflowClient":
     """A client of the store. A file that is not there is made, and a broken one made again if it is the sweeps' own."""
-    path, client = file_of(uri), _client(uri)
+    path = file_of(uri)
     if path is None:
-        return client
+        return _client(uri)
     make_whole(path)
     try:
-        client.search_experiments(max_results=1)
+        client = _client(uri)  # which looks at the tables
     except Exception as error:
         if path.resolve() != own.resolve() or not is_broken(error):
             raise
-        reason = str(error).splitlines()[0]
         if aside := set_aside(path):
             _LOG.warning(
                 "%s is broken (%s): it was renamed %s and is made again from the run folders of this sweep; "
                 "those of another are sent when it is run again",
-                path, reason, aside.name,
-            )  # fmt: skip
+                *(path, str(error).splitlines()[0], aside.name),
+            )
         make_whole(path)
+        client = _client(uri)
     remove_stray(path)
     return client
 

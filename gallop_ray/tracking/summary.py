@@ -67,19 +67,21 @@ def objective_value(
     return aggregate(finished, objective, of)
 
 
-def over_seeds(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def over_seeds(results: Iterable[Mapping[str, Any]], first: Sequence[str] = ()) -> dict[str, float]:
     """Of the finished runs: the mean of each measurement under its name, <name>_std beside it, and n_seeds.
 
-    Of groups only what configurations are compared by: test sets of tasks, and the whole time.
+    Of groups only what configurations are compared by: test sets of tasks, and the whole time. The measurements of
+    `first` come before the others: MLflow's page that compares runs opens with the first one that it was sent.
     """
     runs = [measurements(result) for result in results if result["status"] == "finished"]
-    summary = {"n_seeds": float(len(runs))}
-    for name in sorted({name for run in runs for name in run if _compared(name)}):
+    summary: dict[str, float] = {}
+    names = sorted({name for run in runs for name in run if _compared(name)})
+    for name in sorted(names, key=lambda name: name not in first):
         mean, std = mean_and_std(run.get(name) for run in runs)
         varies = "/" not in name and name not in _BY_CONFIGURATION
         summary |= {name: mean} if mean is not None else {}
         summary |= {f"{name}_std": std} if std is not None and varies else {}
-    return summary
+    return summary | {"n_seeds": float(len(runs))}
 
 
 def _compared(name: str) -> bool:

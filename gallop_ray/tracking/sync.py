@@ -221,7 +221,8 @@ class SweepSync:
         points: list[Point] = []
         if ended and not sent.ended and self._means.get(configuration.path) != ended:
             results, now = configuration.results(), time.time()
-            points = [Point(name, value, now) for name, value in over_seeds(results).items()]
+            means = over_seeds(results, self._sweep.objective.all_metrics)
+            points = [Point(name, value, now) for name, value in means.items()]
             self._add_params(sent, density_params(configuration.configuration(), results))
         ends = status in FINAL_STATUS and sent.status != FINAL_STATUS[status]
         self._log(configuration.path, sent, points, {"status": status} if ends else {})

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tracking.mirror import MlflowMirror
-from gallop_ray.tracking.mlflow_store import tracking_uri
+from gallop_ray.tracking.mlflow_store import metric_name, tracking_uri
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.runs import RunFolder
 
@@ -141,6 +142,77 @@ def test_a_finished_sweep_arrives_nested_with_params_metrics_and_artifacts(sweep
     assert means["id_accuracy_std"] == pytest.approx(0.1 * 2**0.5)
     assert means["n_seeds"] == 2
     assert runs["demo"].data.metrics == {"configurations_finished": 1, "runs_finished": 2}
+
+
+@pytest.mark.parametrize("name", ["c++", "q&a (v2)", "50 %", "a-2B-b", "x" * 300])
+def test_a_name_that_mlflow_refuses_is_written_in_its_characters(name):
+    import mlflow.utils.validation as mlflow_rules
+
+    mlflow_rules._validate_metric_name(metric_name(name))
+    mlflow_rules._validate_length_limit("metric", mlflow_rules.MAX_ENTITY_KEY_LENGTH, metric_name(name))
+    others = ("c--", "c__", "c-2B--2B-", "a+b", "x" * 299 + "y", "tasks/boolq_test", "val_mean_accuracy")
+    assert metric_name(name) not in map(metric_name, others)
+    assert metric_name("tasks/boolq-v2_test") == "tasks/boolq-v2_test"
+
+
+def test_tasks_of_any_name_arrive_and_the_objective_is_the_first_metric(sweep):
+    folder = begin(sweep)
+    run, configuration = folder.run("gallop-1", 0), folder.configuration("gallop-1")
+    run.start({"seed": 0}, slot="slot-0")
+    tasks = {"c++": {"id_test_accuracy": 0.5}, "q&a (v2)": {"id_test_accuracy": 0.25}}
+    result = {"configuration": "gallop-1", "seed": 0, "status": "finished", "reason": None, "ended": 2e9}
+    run.finish({**result, "id_accuracy": 0.7, "val_mean_accuracy": 0.75, "tasks": tasks})
+    configuration.write_status("finished", [0], 0.75)
+    assert mirror(folder, sweep)
+    runs = mlflow_runs(sweep)
+    assert {each.info.status for each in runs.values()} == {"FINISHED"}
+    found = runs["demo/gallop-1/seed 0"].data.metrics
+    for task, values in tasks.items():
+        assert found[metric_name(f"tasks/{task}_id_test_accuracy")] == values["id_test_accuracy"]
+    means = list(runs["demo/gallop-1"].data.metrics)
+    assert (means[0], means[-1]) == ("val_mean_accuracy", "n_seeds")
+
+
+def test_a_metric_that_mlflow_refuses_costs_only_itself(sweep, caplog, monkeypatch):
+    monkeypatch.setattr("gallop_ray.tracking.mlflow_store.metric_name", lambda name: name)
+    folder = begin(sweep)
+    run = folder.run("gallop-1", 0)
+    run.start({"seed": 0}, slot="slot-0")
+    result = {"configuration": "gallop-1", "seed": 0, "status": "finished", "reason": None, "ended": 2e9}
+    run.finish({**result, "good": 0.7, "b+d": 0.5, "later": 0.6})
+    folder.configuration("gallop-1").write_status("finished", [0], 0.7)
+    assert mirror(folder, sweep)
+    runs = mlflow_runs(sweep)
+    assert {each.info.status for each in runs.values()} == {"FINISHED"}
+    assert runs["demo/gallop-1/seed 0"].data.metrics == {"good": 0.7, "later": 0.6}
+    assert caplog.text.count("does not take the metric b+d") == 1
+
+
+def test_an_experiment_that_was_deleted_is_refused_in_one_line_with_the_fix(sweep, caplog):
+    from mlflow import MlflowClient
+
+    folder = begin(sweep)
+    client = MlflowClient(tracking_uri(sweep))
+    client.delete_experiment(client.create_experiment(sweep.tracking.experiment))
+    assert mirror(folder, sweep) is False
+    assert caplog.text.count("refuses the records") == 1
+    assert "was deleted: restore it (mlflow experiments restore --experiment-id" in caplog.text
+    assert "cannot be reached" not in caplog.text
+
+
+def test_a_database_that_was_made_by_half_is_set_aside_and_made_again(sweep, caplog):
+    output = Path(sweep.output)
+    (output / "mlflow.db").unlink()
+    with sqlite3.connect(output / "mlflow.db") as connection:
+        connection.execute("CREATE TABLE spans (key VARCHAR(250))")
+    connection.close()
+    folder = begin(sweep)
+    run_seed(folder.run("gallop-1", 0), 0.5)
+    folder.configuration("gallop-1").write_status("finished", [0], 0.5)
+    assert mirror(folder, sweep)
+    assert len(mlflow_runs(sweep)) == 3
+    assert caplog.text.count("is made again from the run folders") == 1
+    assert len(list(output.glob("mlflow.broken-*.db"))) == 1
 
 
 @pytest.mark.parametrize("asked", [{}, {"density": {"lora_rank": 8}}])

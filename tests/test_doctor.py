@@ -21,7 +21,6 @@ from gallop_ray.sweep import machine_checks
 from gallop_ray.sweep.data_checks import general_text
 from gallop_ray.tracking.mlflow_file import make_whole
 from gallop_ray.training.models import load_model
-from gallop_ray.training.pocket import pocket_tokenizer
 from tests.training.tiny import of_pocket_vocabulary
 
 QUICKSTART = str(Path(__file__).parents[1] / "sweeps/quickstart.yaml")
@@ -260,9 +259,9 @@ def test_examples_of_one_split_in_another_are_told(doctor, tmp_path):
 
 
 def test_an_answer_that_does_not_fit_is_found_wherever_it_is_and_run_refuses_it_at_once(doctor, tmp_path, capsys):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text('{"model_type": "llama"}')
-    pocket_tokenizer().save_pretrained("model")
+    model, tokenizer = of_pocket_vocabulary()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
     rows = [(f"Which of {i}?\nAnswer format: a/b", "it is a", "a") for i in range(400)]
     rows[350] = (rows[350][0], "it is " + 90 * "very " + "a", "a")
     own = [*own_data(tmp_path, "who", {"train": rows, "test": rows[:60]}), "--set", "model.name=model"]

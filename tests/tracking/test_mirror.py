@@ -159,7 +159,7 @@ def test_tasks_of_any_name_arrive_and_the_objective_is_the_first_metric(sweep):
     folder = begin(sweep)
     run, configuration = folder.run("gallop-1", 0), folder.configuration("gallop-1")
     run.start({"seed": 0}, slot="slot-0")
-    tasks = {"c++": {"id_test_accuracy": 0.5}, "q&a (v2)": {"id_test_accuracy": 0.25}}
+    tasks = {"c++": {"test": {"likelihood": 0.5}}, "q&a (v2)": {"test": {"likelihood": 0.25}}}
     result = {"configuration": "gallop-1", "seed": 0, "status": "finished", "reason": None, "ended": 2e9}
     run.finish({**result, "id_accuracy": 0.7, "val_mean_accuracy": 0.75, "tasks": tasks})
     configuration.write_status("finished", [0], 0.75)
@@ -168,7 +168,7 @@ def test_tasks_of_any_name_arrive_and_the_objective_is_the_first_metric(sweep):
     assert {each.info.status for each in runs.values()} == {"FINISHED"}
     found = runs["demo/gallop-1/seed 0"].data.metrics
     for task, values in tasks.items():
-        assert found[metric_name(f"tasks/{task}_id_test_accuracy")] == values["id_test_accuracy"]
+        assert found[metric_name(f"tasks/{task}_test_likelihood")] == values["test"]["likelihood"]
     means = list(runs["demo/gallop-1"].data.metrics)
     assert (means[0], means[-1]) == ("val_mean_accuracy", "n_seeds")
 

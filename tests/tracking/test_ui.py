@@ -37,7 +37,7 @@ def test_the_page_is_served_until_ctrl_c(tmp_path):
         ui.send_signal(signal.SIGINT)
         assert ui.wait(timeout=30) == 0
     assert not answers(port)
-    assert [path.name for path in tmp_path.iterdir()] == ["m.db"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".m.db.lock", "m.db"]
 
 
 def test_a_taken_port_is_refused():

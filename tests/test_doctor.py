@@ -127,14 +127,14 @@ def test_mlflow_that_is_away_is_a_warning_and_keeps_its_password(doctor, monkeyp
 
 
 @contextmanager
-def server(status: int, answer: dict[str, object]) -> Iterator[str]:
+def server(status: int, answer: str | dict[str, object]) -> Iterator[str]:
     """What answers every question in the same way; its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+            self.wfile.write((answer if isinstance(answer, str) else json.dumps(answer)).encode())
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -155,8 +155,8 @@ def experiment(stage: str) -> dict[str, object]:
         (200, experiment("active"), ""),
         (404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"}, ""),
         (200, experiment("deleted"), "was deleted: restore it (mlflow experiments restore --experiment-id 7)"),
-        (401, {"message": "You are not authenticated"}, "log in by MLFLOW_TRACKING_USERNAME"),
-        (404, {"message": "a page of something else"}, "there is no MLflow server at this address"),
+        (401, "You are not authenticated", "log in by MLFLOW_TRACKING_USERNAME"),
+        (404, "a page of something else", "there is no MLflow server at this address"),
     ],
 )
 def test_what_an_mlflow_server_answers(status, answer, expected):

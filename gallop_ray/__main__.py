@@ -2,9 +2,11 @@
 
 import io
 import os
+import signal
 import sys
+from types import FrameType
 
-_SIGNALLED, _INTERRUPTED, _BROKEN_PIPE = 128, 130, 141
+_SIGNALLED, _INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 128, 130, 141, 143
 
 
 def command() -> None:
@@ -12,10 +14,11 @@ def command() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± is no reason to fail
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         from gallop_ray.cli import main  # takes a second, in which an interrupt may come, too
 
-        code = main()
+        code = main(watch=True)
     except KeyboardInterrupt:
         print("\ngallop-ray: interrupted", file=sys.stderr)
         code = _INTERRUPTED
@@ -28,6 +31,11 @@ def command() -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    print("gallop-ray: terminated", file=sys.stderr)
+    sys.exit(_TERMINATED)
 
 
 if __name__ == "__main__":

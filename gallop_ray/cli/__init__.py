@@ -4,11 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from gallop_ray import __version__
-from gallop_ray.cli.sweep_file import FAILED, add_sweep_file_commands, run
+from gallop_ray.cli.sweep_file import add_sweep_file_commands, run
 from gallop_ray.cli.unexpected import NO_MISTAKE, told
+from gallop_ray.cli.watched import FAILED, LastWord, watched
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
 from gallop_ray.export.request import TARGETS, checked
 from gallop_ray.spec.problems import SweepFileError
@@ -16,13 +18,21 @@ from gallop_ray.spec.problems import SweepFileError
 _USER_ERROR = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, watch: bool = False) -> int:
     """Run a command; returns its exit code.
+
+    watch: run a sweep in a process of its own, so that every end of it has its sentence and its code.
 
     0: done, or stopped as asked; 1: runs failed, or something that nobody expected; 2: the user has to change
     something; 130, 143: ended by SIGINT, SIGTERM.
     """
     parsed = make_parser().parse_args(arguments)
+    return watched(partial(_ended, parsed)) if watch and parsed.sweeps else _ended(parsed)
+
+
+def _ended(parsed: argparse.Namespace, word: LastWord | None = None) -> int:
+    """Run the command. word: where it is watched."""
+    parsed.word = word
     try:
         code: int = parsed.command(parsed)
     except SweepFileError as error:
@@ -44,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The parser; each subparser sets `command`, a function of the parsed arguments that returns the exit code."""
     parser = argparse.ArgumentParser(prog="gallop-ray", description="Distributed sweeps of sparse fine-tuning.")
+    parser.set_defaults(sweeps=False)
     parser.add_argument("--version", action="version", version=f"gallop_ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_sweep_file_commands(commands)
@@ -70,6 +81,7 @@ def _add_folder_commands(commands: Any) -> None:
         return sub
 
     resume = add("resume", _resume, "go on with a sweep, or lift its pause; says first what is done")
+    resume.set_defaults(sweeps=True)
     resume.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
     status = add("status", _status, "how a sweep stands, whether or not it runs just now")
     status.add_argument("--json", action="store_true", help="as one JSON object; with --follow one a line")
@@ -112,7 +124,7 @@ def _resume(arguments: argparse.Namespace) -> int:
         print(said)
         return 0
     _, sweep = opened(arguments.sweep)
-    return run(sweep, arguments.verbose)
+    return run(sweep, arguments)
 
 
 def _status(arguments: argparse.Namespace) -> int:

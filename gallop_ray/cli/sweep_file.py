@@ -1,18 +1,18 @@
 """The commands that take a sweep file."""
 
 import argparse
-import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path as FilePath
 from typing import Any
 
+from gallop_ray.cli.apart import LOG, libraries_apart
+from gallop_ray.cli.watched import AGAIN, FAILED, INTERRUPTED, TERMINATED, LastWord
+from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.methods import PeftSpec
 from gallop_ray.spec.problems import Path
 from gallop_ray.spec.schema import Sweep
-
-FAILED = 1
-_INTERRUPTED, _TERMINATED = 130, 143
-_AGAIN = "The same command goes on from here."
 
 
 def add_sweep_file_commands(commands: Any) -> None:
@@ -28,7 +28,7 @@ def add_sweep_file_commands(commands: Any) -> None:
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("sweep", help="the sweep file")
         _add_overrides(sub)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, sweeps=name == "run")
         if name == "plan":
             text = "run a few steps of each method on this machine, and say how long the sweep will take"
             sub.add_argument("--probe", action="store_true", help=text)
@@ -150,28 +150,39 @@ def _run(arguments: argparse.Namespace) -> int:
     _print_advice(sweep)
     from gallop_ray.sweep.driver import located
 
-    return run(located(sweep), arguments.verbose, arguments.sweep)
+    return run(located(sweep), arguments, arguments.sweep)
 
 
-def run(sweep: Sweep, verbose: bool, file: str | None = None) -> int:
+def run(sweep: Sweep, arguments: argparse.Namespace, file: str | None = None) -> int:
     """Run a sweep whose paths are absolute, read from that file; returns the command's exit code."""
     from gallop_ray.sweep.driver import run_sweep
     from gallop_ray.sweep.ending import StoppedNow, Terminated
     from gallop_ray.sweep.halt import Halted
     from gallop_ray.sweep.summary import print_summary
 
+    word: LastWord = arguments.word or LastWord()
     try:
-        folder = run_sweep(sweep, verbose, file)
+        with _apart(sweep, arguments, word) as terminal:
+            folder = run_sweep(sweep, arguments.verbose, file, terminal)
     except StoppedNow:
-        print(f"stopped; what was finished is kept. {_AGAIN}", file=sys.stderr)
+        word.say(f"stopped. {AGAIN}")
         return 0
     except Terminated:
-        print(f"terminated; what was finished is kept. {_AGAIN}", file=sys.stderr)
-        return _TERMINATED
+        word.say(f"terminated. {AGAIN}")
+        return TERMINATED
     except KeyboardInterrupt:
-        print(f"\ninterrupted; what was finished is kept. {_AGAIN}", file=sys.stderr)
-        return _INTERRUPTED
+        word.say(f"\ninterrupted. {AGAIN}")
+        return INTERRUPTED
     except Halted as halt:
-        print(f"stopped: {halt}. What was finished is kept. {_AGAIN}", file=sys.stderr)
+        word.stopped(str(halt))
         return FAILED
     return 0 if print_summary(folder, sweep) else FAILED
+
+
+def _apart(sweep: Sweep, arguments: argparse.Namespace, word: LastWord) -> AbstractContextManager[Terminal | None]:
+    """In a process of its own a sweep keeps what libraries print off the terminal, unless it is asked for."""
+    if arguments.word is None or arguments.verbose:
+        return nullcontext()
+    folder = FilePath(sweep.output) / sweep.name
+    word.log = folder / LOG
+    return libraries_apart(folder)

@@ -1,5 +1,6 @@
 """What the terminal shows while a sweep runs: a display that renews itself; without a terminal, plain lines."""
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.reporting.live import ActiveRun, SweepState
+from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
 from gallop_ray.tracking.files import Record
@@ -32,7 +34,8 @@ class SweepDisplay:
         folder: the sweep's records, with spec.json.
         planned: the work of each method, if no configuration is stopped early.
         objective: what the search goes by.
-        console: where to show it; standard output by default.
+        console: where to show it; the terminal's output by default.
+        terminal: where else to print; the standard streams by default.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class SweepDisplay:
         planned: Sequence[MethodPlan],
         objective: ObjectiveSpec,
         console: Console | None = None,
+        terminal: Terminal | None = None,
     ) -> None:
-        self._console = console or Console(markup=False)
+        self._terminal = terminal or Terminal()
+        self._console = console or Console(file=terminal.out if terminal else None, markup=False)
         self._state = SweepState(folder, planned, objective)
         self._live: Live | None = None
         self._next_line = 0.0
@@ -54,8 +59,16 @@ class SweepDisplay:
         """Begin to show; runs that ended before are counted, not listed."""
         self._state.look()
         if self._console.is_terminal:
-            self._live = Live(render(self._state), console=self._console, auto_refresh=False)
+            here = self._console.file is sys.stdout
+            self._live = Live(
+                render(self._state),
+                console=self._console,
+                auto_refresh=False,
+                redirect_stdout=here,
+                redirect_stderr=here,
+            )
             self._live.start()
+            self._terminal.above = self.note
         self._next_line = time.monotonic() + _LINE_SECONDS
         self._thread.start()
 
@@ -68,6 +81,7 @@ class SweepDisplay:
         except (OSError, ValueError) as error:
             self._note_once(error)
         if self._live:
+            self._terminal.above = None
             self._live.stop()
         else:
             self.note(status_line(self._state))

@@ -1,5 +1,6 @@
 """Ray: starting or joining it, and how many slots it holds."""
 
+import gc
 import logging
 import math
 import os
@@ -16,6 +17,7 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from gallop_ray.spec.machine import ResourcesSpec
+from gallop_ray.sweep.ending import Terminated
 from gallop_ray.sweep.ray_address import LOCAL, RayAddress
 
 _RAY = {
@@ -51,15 +53,32 @@ def connect(found: RayAddress, verbose: bool) -> None:
         del os.environ["RAY_ADDRESS"]  # Ray takes it for an address
     options: dict[str, Any] = {"include_dashboard": False} if found.is_local else {}
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=found.address,
-        log_to_driver=verbose,
-        logging_level=level,
-        runtime_env={"env_vars": passed_on},
-        **options,
-    )
+    try:
+        ray.init(
+            address=found.address,
+            log_to_driver=verbose,
+            logging_level=level,
+            runtime_env={"env_vars": passed_on},
+            **options,
+        )
+    except SystemExit as error:  # what Ray makes of SIGTERM while it starts
+        raise Terminated from error
     # Ray has set one of its own, which leaves no time to say how to go on.
     signal.signal(signal.SIGTERM, handler)
+
+
+def leave() -> None:
+    """Shut Ray down.
+
+    An object reference that another thread's garbage collection finds after Ray's core has gone, and before Ray has
+    noted so, ends the process with code 1. Tune leaves some in cycles.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def beside_driver() -> dict[str, float]:

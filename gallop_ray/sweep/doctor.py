@@ -9,7 +9,7 @@ import ray
 from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep import machine_checks, sweep_checks
-from gallop_ray.sweep.cluster import possible_slots
+from gallop_ray.sweep.cluster import leave, possible_slots
 from gallop_ray.sweep.data_checks import general_text
 from gallop_ray.sweep.findings import Finding, ok, print_findings, problem, warning
 from gallop_ray.sweep.ray_address import RayAddress, find_ray
@@ -85,7 +85,7 @@ def _ray(found: RayAddress, sweep: Sweep | None) -> Iterator[Finding]:
         yield ok(f"Ray cluster at {found.address}: nodes {nodes}, CPUs {cpus:g}, GPUs {gpus:g}")
         if sweep is not None:
             yield _room(sweep)
-    ray.shutdown()
+    leave()
 
 
 def _room(sweep: Sweep) -> Finding:

@@ -1,9 +1,10 @@
 """One sweep from start to end, or from where an earlier start left it."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,25 @@ from ray import tune
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
 from gallop_ray.reporting.progress import SweepDisplay
 from gallop_ray.reporting.status import SweepStatus, found_line, opened
+from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.checks import verify
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import lacks_secrets, without_secrets
 from gallop_ray.sweep.base import prepare
-from gallop_ray.sweep.cluster import beside_driver, connect, count_slots
+from gallop_ray.sweep.cluster import beside_driver
 from gallop_ray.sweep.commands import reopen
 from gallop_ray.sweep.data_checks import refuse_unusable
 from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.forget import Forgetful, Silent
 from gallop_ray.sweep.halt import Halted, Watch, refused_by_storage
-from gallop_ray.sweep.pool import Room, start_pool
-from gallop_ray.sweep.ray_address import find_ray
+from gallop_ray.sweep.pool import Room
+from gallop_ray.sweep.ray_watch import gone
 from gallop_ray.sweep.recheck import clear_leftovers, recheck
 from gallop_ray.sweep.report import ReportApart
 from gallop_ray.sweep.searcher import SlotSearcher
+from gallop_ray.sweep.slot_pool import UserError, slot_pool
 from gallop_ray.sweep.study import Studies
 from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
 from gallop_ray.tracking import control
@@ -39,10 +42,6 @@ from gallop_ray.tracking.ranking import best_of_search
 from gallop_ray.tracking.records import CONFIRMATION, SEARCH, SweepFolder
 from gallop_ray.tracking.scores import drop_sums
 from gallop_ray.tracking.source import note_source
-
-
-class UserError(ValueError):
-    """The sweep cannot run as it was asked for; the message says what to change."""
 
 
 def located(sweep: Sweep) -> Sweep:
@@ -81,10 +80,13 @@ def _absolute_database(url: str | None, start: Path) -> str | None:
     return f"{scheme}:///{(start / path).resolve()}"
 
 
-def run_sweep(sweep: Sweep, verbose: bool = False, file: str | Path | None = None) -> SweepFolder:
+def run_sweep(
+    sweep: Sweep, verbose: bool = False, file: str | Path | None = None, terminal: Terminal | None = None
+) -> SweepFolder:
     """Run what is not yet done of a located sweep.
 
     file: where it was read from, from which `resume` takes the passwords that no record holds.
+    terminal: where to show progress; the standard streams by default.
 
     Raises UserError for what the user has to change, SweepFileError for a sweep that breaks a rule,
     and Halted where it had to stop before its end for another reason.
@@ -97,7 +99,7 @@ def run_sweep(sweep: Sweep, verbose: bool = False, file: str | Path | None = Non
             "was not found; run `gallop-ray run SWEEP_FILE`"
         )
     try:
-        _run_sweep(sweep, folder, verbose, file)
+        _run_sweep(sweep, folder, verbose, file, terminal)
     except Halted as halt:
         if halt.mistake:
             raise UserError(str(halt)) from None
@@ -106,7 +108,7 @@ def run_sweep(sweep: Sweep, verbose: bool = False, file: str | Path | None = Non
         if is_storage_trouble(error):
             raise refused_by_storage(folder, sweep.retention, 0, error) from error
         if isinstance(error, ray.exceptions.RayError):
-            raise Halted(f"a process of Ray ended ({_cause(error)})") from error
+            raise gone() or Halted(_cause(error)) from error
         raise
     return folder
 
@@ -121,11 +123,16 @@ def _before_anything() -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """Of Ray's many lines the last, which names it."""
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
+    """Of Ray's many lines which actor has died, or the first sentence of the last one."""
+    if actor := re.search(r"class_name: (\w+)", str(error)):
+        return f"a process of the sweep has died, that of {actor[1]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"a process of Ray has ended ({lines[-1].partition('. ')[0]})"
 
 
-def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool, file: str | Path | None) -> None:
+def _run_sweep(
+    sweep: Sweep, folder: SweepFolder, verbose: bool, file: str | Path | None, terminal: Terminal | None
+) -> None:
     with ExitStack() as stack:
         with _before_anything():
             stack.enter_context(control.alone(folder))
@@ -134,12 +141,12 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool, file: str | Pat
             control.begin(folder)
             found_wrong = recheck(folder, sweep)
             clear_leftovers(folder)
-        stack.enter_context(ending_when_told(folder))
+        end = stack.enter_context(ending_when_told(folder))
         folder.rebuild_results()
         found = found_line(SweepStatus(folder, sweep).look())
         studies = Studies(sweep, folder)
         plans = plan_sweep(sweep, None).methods
-        display = stack.enter_context(SweepDisplay(folder, plans, sweep.objective))
+        display = stack.enter_context(SweepDisplay(folder, plans, sweep.objective, terminal=terminal))
         mirror = stack.enter_context(_mirrored(folder, sweep, studies))
         page = stack.enter_context(ReportApart(folder, sweep))
         display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
@@ -147,7 +154,7 @@ def _run_sweep(sweep: Sweep, folder: SweepFolder, verbose: bool, file: str | Pat
             display.note(line)
         if not _complete(sweep, folder, studies):
             refuse_unusable(sweep)
-            with _slots(sweep, folder, verbose, display.note) as pool, _told_first(mirror):
+            with slot_pool(sweep, folder, verbose, display.note, end) as pool, _told_first(mirror):
                 base = prepare(pool, sweep, folder, display.note)
                 _search(sweep, folder, studies, pool, Watch(base, display.note), display.note)
                 page.start()  # while the slots end
@@ -193,8 +200,8 @@ def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[M
     mirror.start()
     try:
         yield mirror
-    except BaseException:
-        mirror.stop(timeout=2, finished=False)
+    except BaseException as error:
+        mirror.stop(timeout=2, finished=False, now=isinstance(error, KeyboardInterrupt))
         raise
     mirror.stop(finished=_complete(sweep, folder, studies))
 
@@ -207,46 +214,6 @@ def _told_first(mirror: MlflowMirror) -> Iterator[None]:
     except KeyboardInterrupt:
         mirror.stop(timeout=2, finished=False, now=True)
         raise
-
-
-@contextmanager
-def _slots(sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str], None]) -> Iterator[Any]:
-    most = plan_sweep(sweep, None).configurations
-    try:
-        ray_found = find_ray()
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    for line in filter(None, (ray_found.stale, ray_found.text)):
-        note(line)
-    try:
-        connect(ray_found, verbose)
-    except Exception as error:  # of many classes, mostly of a machine that is too busy to start it in time
-        what = "Ray did not start" if ray_found.is_local else f"the Ray cluster at {ray_found.address} cannot be joined"
-        raise Halted(f"{what}: {str(error).strip().rstrip('.') or type(error).__name__}") from error
-    try:
-        try:
-            slots = min(count_slots(sweep.resources), most)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        control.note_slots(folder, slots)
-        workers = sweep.resources.workers_per_slot
-        note(f"starting {slots} slot{'s' * (slots > 1)} of {workers} worker{'s' * (workers > 1)}")
-        pool = start_pool(most, without_secrets(sweep).model_dump_json(), str(folder.path))
-        try:
-            yield pool
-        except KeyboardInterrupt:
-            raise  # there is no time; slots end with the job
-        except BaseException:
-            _stop(pool)
-            raise
-        _stop(pool)
-    finally:
-        ray.shutdown()
-
-
-def _stop(pool: Any) -> None:
-    with suppress(ray.exceptions.RayError):  # what is left of the slots ends with the job
-        ray.get(pool.stop.remote(), timeout=20)
 
 
 def _search(

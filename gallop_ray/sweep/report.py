@@ -39,7 +39,7 @@ class ReportApart:
 
     def __init__(self, folder: SweepFolder, sweep: Sweep) -> None:
         self._folder, self._sweep = folder, sweep
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "ReportApart":
         return self
@@ -47,14 +47,18 @@ class ReportApart:
     def start(self) -> None:
         """Begin to write."""
         command = [sys.executable, "-m", __name__, str(self._folder.path)]
-        self._process = subprocess.Popen(command, env={**os.environ, **handed_down(self._sweep)})
+        environment = {**os.environ, **handed_down(self._sweep)}
+        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     def finish(self) -> None:
         """Wait until it is written."""
         if self._process is None:
             self.start()
         assert self._process is not None
-        if code := self._process.wait():
+        said, _ = self._process.communicate()
+        for line in said.splitlines():
+            _LOG.warning("%s", line)
+        if code := self._process.returncode:
             _LOG.warning("no report on %s: its process ended with %d", self._folder.path, code)
 
     def __exit__(self, *error: object) -> None:
@@ -78,4 +82,5 @@ def _attempt(what: str, write: Callable[[], object]) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("gallop_ray").addHandler(logging.StreamHandler(sys.stdout))  # the sweep's process repeats it
     _write(sys.argv[1])

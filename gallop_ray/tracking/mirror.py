@@ -59,7 +59,7 @@ class MlflowMirror:
         self._stop.set()
         self._join(timeout)
         complete = self._complete and not self._thread.is_alive()
-        if not complete:
+        if not complete and not now:  # of an interrupted sweep it goes without saying
             first = "once it takes them, " if self._trouble and self._trouble.refuses else ""
             _LOG.warning("MLflow does not hold all of %s; %srun the sweep again to send it", self._folder.path, first)
         return complete

@@ -1,5 +1,7 @@
-"""How many slots may come, by what `ray up` leaves on the head."""
+"""How many slots may come, by what `ray up` leaves on the head; the end of Ray."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,32 @@ def test_slots_to_come_are_those_of_the_largest_nodes_first(
     assert cluster.possible_slots(asked) == (0, 0), "nothing is known of nodes to come"
     (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(_CONFIG))
     assert cluster.possible_slots(asked) == (0, slots)
+
+
+_GARBAGE = """
+import ray
+from ray._private.worker import global_worker
+from gallop_ray.sweep.cluster import leave
+
+class Collected:
+    # Ray's core, after whose end, as another thread might, this one makes so much that garbage is collected.
+    def __getattr__(self, name):
+        return getattr(core, name)
+
+    def shutdown_driver(self):
+        core.shutdown_driver()
+        [[] for _ in range(200_000)]
+
+ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False)
+core, global_worker.core_worker = global_worker.core_worker, Collected()
+cycle = [ray.put(1)]
+cycle.append(cycle)
+del cycle
+leave()
+print("left")
+"""
+
+
+def test_garbage_that_is_found_while_ray_ends_does_not_end_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", _GARBAGE], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr

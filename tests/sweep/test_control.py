@@ -138,7 +138,7 @@ def test_a_stop_finishes_the_run_that_goes_on_and_ends_well(handled: Handled) ->
 def test_sigterm_ends_at_once_and_leaves_nothing_running(handled: Handled) -> None:
     code, output, status, mlflow = handled.seen["terminated"]
     assert code == 143, output
-    assert "The same command goes on" in output
+    assert "The same command resumes" in output
     assert f"found {handled.seen['stopped'][2]['runs']['finished']} of 6 runs finished" in output
     assert status["half_done"][0]["checkpoint_step"] >= 5
     assert "RUNNING" not in mlflow

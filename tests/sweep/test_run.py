@@ -61,7 +61,7 @@ def test_ends_well_and_shows_every_method(finished: dict[str, Any]) -> None:
 def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(finished: dict[str, Any]) -> None:
     code, output = finished["interrupted"]
     assert code == 130, output
-    assert "The same command goes on from here" in output
+    assert "The same command resumes the sweep" in output
     assert "Traceback" not in output
 
 

@@ -45,6 +45,12 @@ def is_disk_full(error: BaseException) -> bool:
     return (found is not None and found.errno in _FULL) or any(os.strerror(number) in str(error) for number in _FULL)
 
 
+def is_over_quota(error: BaseException) -> bool:
+    """Whether it failed because this user may not write more, whatever the disk has left."""
+    found = as_os_error(error)
+    return (found is not None and found.errno == errno.EDQUOT) or os.strerror(errno.EDQUOT) in str(error)
+
+
 def is_storage_trouble(error: BaseException) -> bool:
     """Whether an exception is the storage's, and no program's mistake: every run would come to it."""
     found = as_os_error(error)

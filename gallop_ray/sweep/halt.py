@@ -6,9 +6,9 @@ from typing import Any
 
 from ray import tune
 
-from gallop_ray.disk.trouble import described_trouble, is_disk_full
+from gallop_ray.disk.trouble import described_trouble, is_disk_full, is_over_quota
 from gallop_ray.spec.machine import RetentionSpec
-from gallop_ray.sweep.space import described, free_bytes
+from gallop_ray.sweep.space import described, files_left, free_bytes
 from gallop_ray.tracking.records import SweepFolder
 
 HALTED, MISTAKE, WARNING = "halted", "mistake", "warning"
@@ -71,16 +71,19 @@ class Watch(tune.Callback):
 
 def no_space(folder: SweepFolder, retention: RetentionSpec, needed: float) -> Halted:
     """A full disk: how much there is, and how much a run needs as far as that is known."""
-    wants = f", a run needs about {described(needed)} with its checkpoints" if needed else ""
-    free = described(max(0, free_bytes(folder, retention)))
-    return Halted(f"no space left in {folder.path}: {free} are free{wants}; make space")
+    if not files_left(folder):
+        return Halted(f"no space left in {folder.path}: the disk takes no more files (inodes); remove some")
+    free = max(0, free_bytes(folder, retention))
+    # What a run has just failed to write is removed again, and others write, too: the disk may have more by now.
+    wants = f", a run needs about {described(needed)} with its checkpoints" if needed > free else ""
+    return Halted(f"no space left in {folder.path}: {described(free)} are free{wants}; make space")
 
 
 def refused_by_storage(folder: SweepFolder, retention: RetentionSpec, needed: float, error: BaseException) -> Halted:
     """What the storage refuses, as the one sentence of why the sweep stops."""
     if isinstance(error, Halted):
         return error
-    if not is_disk_full(error):
+    if not is_disk_full(error) or is_over_quota(error):
         return Halted(described_trouble(error, folder.path))
     try:
         return no_space(folder, retention, needed)

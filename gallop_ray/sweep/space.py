@@ -22,6 +22,12 @@ def free_bytes(folder: SweepFolder, retention: RetentionSpec) -> float:
     return min(free, retention.disk_gb * 1e9 - _used(folder.path))
 
 
+def files_left(folder: SweepFolder) -> bool:
+    """Whether the disk takes more files, however small. Some disks do not count them."""
+    found = os.statvfs(folder.path)
+    return found.f_files == 0 or found.f_favail > 0
+
+
 def _used(folder: Path) -> int:
     return sum((Path(path) / name).lstat().st_size for path, _, names in os.walk(folder) for name in names)
 

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -42,6 +43,21 @@ def test_an_adapter_that_does_not_fit_on_the_disk(small_disk: Path) -> None:
         save_file({"a": torch.zeros(1 << 20)}, small_disk / "adapter.safetensors")
     assert classify(error.value) == "storage"
     assert re.search(r"[01]\.\d MB are free", str(no_space(SweepFolder(small_disk), RetentionSpec(), 0)))
+
+
+def test_what_is_said_of_a_full_disk_is_true_of_it(small_disk: Path) -> None:
+    folder = SweepFolder(small_disk)
+    assert "are free, a run needs about 5.0 MB with its checkpoints; make space" in str(
+        no_space(folder, RetentionSpec(), 5e6)
+    )
+    enough = str(no_space(folder, RetentionSpec(), 1e3))
+    assert "needs" not in enough, "what did not fit was more than that"
+    subprocess.run(["mount", "-o", "remount,nr_inodes=10", small_disk], check=True)
+    for number in range(9):
+        (small_disk / str(number)).touch()
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "another").touch()
+    assert str(no_space(folder, RetentionSpec(), 5e6)).endswith("the disk takes no more files (inodes); remove some")
 
 
 @pytest.mark.parametrize(

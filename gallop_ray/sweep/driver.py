@@ -201,7 +201,7 @@ def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[M
     try:
         yield mirror
     except BaseException as error:
-        mirror.stop(timeout=2, finished=False, now=isinstance(error, KeyboardInterrupt))
+        mirror.stop(timeout=2, finished=False, now=isinstance(error, KeyboardInterrupt), early=True)
         raise
     mirror.stop(finished=_complete(sweep, folder, studies))
 
@@ -212,7 +212,7 @@ def _told_first(mirror: MlflowMirror) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        mirror.stop(timeout=2, finished=False, now=True)
+        mirror.stop(timeout=2, finished=False, now=True, early=True)
         raise
 
 

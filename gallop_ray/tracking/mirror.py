@@ -5,6 +5,7 @@ import sys
 import threading
 from pathlib import Path
 
+from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
 from gallop_ray.tracking.mlflow_store import MlflowStore
@@ -44,13 +45,14 @@ class MlflowMirror:
         """Begin to mirror; returns at once."""
         self._thread.start()
 
-    def stop(self, timeout: float = 60.0, finished: bool = True, now: bool = False) -> bool:
+    def stop(self, timeout: float = 60.0, finished: bool = True, now: bool = False, early: bool = False) -> bool:
         """Send what is left and end the thread.
 
         Args:
             timeout: seconds to wait for it; for a complete sweep again and again while MLflow takes what it is sent.
             finished: whether the sweep is complete, and not interrupted.
             now: only leave nothing shown as running; what is left is sent by the next start.
+            early: the sweep itself says that it has not come to its end, and how to resume it.
 
         Returns:
             Whether MLflow holds everything.
@@ -59,7 +61,7 @@ class MlflowMirror:
         self._stop.set()
         self._join(timeout)
         complete = self._complete and not self._thread.is_alive()
-        if not complete and not now:  # of an interrupted sweep it goes without saying
+        if not complete and not early:
             first = "once it takes them, " if self._trouble and self._trouble.refuses else ""
             _LOG.warning("MLflow does not hold all of %s; %srun the sweep again to send it", self._folder.path, first)
         return complete
@@ -106,9 +108,12 @@ class MlflowMirror:
 
     def _note_trouble(self, error: Exception) -> None:
         """One line when MLflow goes away or refuses, and not one a second."""
-        found = trouble(error, self._uri)
+        ours = isinstance(error, OSError) and error.filename is not None and is_storage_trouble(error)
+        found = Trouble(True, described_trouble(error)) if ours else trouble(error, self._uri)
         if found != self._trouble:
-            if found.refuses:
+            if ours:
+                _LOG.warning("MLflow is not told of this sweep meanwhile: %s", found.reason)
+            elif found.refuses:
                 _LOG.warning("MLflow at %s refuses the records, which stay here: %s", hidden(self._uri), found.reason)
             elif self._trouble is None:
                 _LOG.warning(

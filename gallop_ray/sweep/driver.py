@@ -105,10 +105,12 @@ def run_sweep(
             raise UserError(str(halt)) from None
         raise
     except Exception as error:
+        if (reason := gone()) is not None:
+            raise reason from error
         if is_storage_trouble(error):
             raise refused_by_storage(folder, sweep.retention, 0, error) from error
         if isinstance(error, ray.exceptions.RayError):
-            raise gone() or Halted(_cause(error)) from error
+            raise Halted(_cause(error)) from error
         raise
     return folder
 

@@ -23,11 +23,13 @@ class RayGone(Halted):
 def watching_ray(end: Callable[[RayGone], None]) -> Iterator[None]:
     """While this is open `end` is called, once, when the raylet or the head that this process has started has ended."""
     over = threading.Event()
-    threading.Thread(target=_watch, args=(end, over), name="ray-watch", daemon=True).start()
+    thread = threading.Thread(target=_watch, args=(end, over), name="ray-watch", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         over.set()
+        thread.join()  # else it might take the end that Ray is now going to come to for another
 
 
 def _watch(end: Callable[[RayGone], None], over: threading.Event) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from gallop_ray.tracking.records import SweepFolder
 from tests.faults import books
+from tests.faults.victims import ACTORS
 from tests.sweep import command
 
 pytestmark = pytest.mark.faults
@@ -143,7 +144,7 @@ def test_a_process_of_rays_that_dies_ends_the_sweep_at_once(blows: Blows, victim
 def test_the_driver_that_dies_is_spoken_for_and_the_same_command_completes(blows: Blows) -> None:
     end = blows.killed("driver")
     end.check(1, "stopped: the sweep's process was killed by SIGKILL")
-    end = blows.killed("ray::ConfigurationTrial")
+    end = blows.killed(ACTORS["trial"])
     assert end.code == 0, end.output
     assert not [words for words in _OTHERS if words in end.output], end.output
     books.check(blows.folder, blows.tracking, configurations=3, runs=6)

@@ -15,7 +15,8 @@ from tests.faults import books
 from tests.sweep import command
 
 PHASES = ("scoring", "selecting", "attaching", "training", "evaluating", "saving")
-ACTORS = {"worker": "ray::RayTrainWorker", "slot": "ray::Slot", "trial": "ray::ConfigurationTrial"}
+# A trial has the name of the class in which Tune wraps ours.
+ACTORS = {"worker": "ray::RayTrainWorker", "slot": "ray::Slot", "trial": "ray::ResourceTrainable"}
 _PATIENCE = 300.0
 
 

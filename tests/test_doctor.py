@@ -157,6 +157,12 @@ def experiment(stage: str) -> dict[str, object]:
         (200, experiment("deleted"), "was deleted: restore it (mlflow experiments restore --experiment-id 7)"),
         (401, "You are not authenticated", "log in by MLFLOW_TRACKING_USERNAME"),
         (404, "a page of something else", "there is no MLflow server at this address"),
+        (401, {"detail": "Not authenticated"}, "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"),
+        (403, {"message": "Forbidden"}, "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"),
+        (404, {"detail": "Not Found"}, "there is no MLflow server at this address"),
+        (503, {"detail": "starting"}, "cannot be reached: "),
+        (200, "<html>a page of something else</html>", "there is no MLflow server at this address"),
+        (200, {"status": "fine"}, "what answers is no MLflow server"),
     ],
 )
 def test_what_an_mlflow_server_answers(status, answer, expected):

@@ -64,7 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
     ui = commands.add_parser("ui", help=text, description=text)
     ui.add_argument("--output", default="runs", help="the folder of sweeps, or of one sweep (default: runs)")
     ui.add_argument("--uri", help="another MLflow store")
-    ui.add_argument("--experiment", default="gallop_ray", help="the MLflow experiment to show (default: gallop_ray)")
+    shown = "the MLflow experiment to show (default: that of the sweep, gallop_ray for a folder of sweeps)"
+    ui.add_argument("--experiment", help=shown)
     ui.add_argument("--port", type=int, default=5000, help="where to serve it")
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(command=_ui)
@@ -188,5 +189,6 @@ def _ui(arguments: argparse.Namespace) -> int:
     from gallop_ray.reporting.status import stored_at
     from gallop_ray.tracking.ui import open_ui
 
-    uri = arguments.uri or stored_at(arguments.output)
-    return open_ui(uri, arguments.port, not arguments.no_browser, arguments.experiment)
+    uri, experiment = stored_at(arguments.output)
+    experiment = arguments.experiment or experiment
+    return open_ui(arguments.uri or uri, arguments.port, not arguments.no_browser, experiment)

@@ -19,7 +19,7 @@ from gallop_ray.disk.tensors import opened as opened_tensors
 from gallop_ray.reporting.edges import edges_of
 from gallop_ray.reporting.live import ActiveRun, SweepState
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
-from gallop_ray.spec.schema import UNCHECKED, Sweep
+from gallop_ray.spec.schema import UNCHECKED, Sweep, TrackingSpec
 from gallop_ray.tracking import control
 from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.mlflow_store import default_uri, tracking_uri
@@ -46,11 +46,12 @@ def opened(directory: str) -> tuple[SweepFolder, Sweep]:
     return folder, completed(folder, moved)
 
 
-def stored_at(directory: str) -> str:
-    """The MLflow store of a sweep, given its folder, or of a folder of sweeps that name none."""
+def stored_at(directory: str) -> tuple[str, str]:
+    """The MLflow store and experiment of a sweep, given its folder, or of a folder of sweeps that name neither."""
     if not SweepFolder(Path(directory).expanduser()).exists():
-        return default_uri(directory)
-    return tracking_uri(opened(directory)[1])
+        return default_uri(directory), TrackingSpec().experiment
+    sweep = opened(directory)[1]
+    return tracking_uri(sweep), sweep.tracking.experiment
 
 
 class SweepStatus:

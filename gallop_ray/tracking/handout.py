@@ -36,15 +36,18 @@ def hand_out(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: str)
     if (report := (folder.path / PAGE).parent).exists():
         store.upload_folder(run_id, report)
     if chosen is not None:
-        _hand_out_adapter(chosen, store, run_id)
+        _hand_out_adapter(folder, chosen, store, run_id)
 
 
-def _hand_out_adapter(run: RunFolder, store: MlflowStore, run_id: str) -> None:
+def _hand_out_adapter(folder: SweepFolder, run: RunFolder, store: MlflowStore, run_id: str) -> None:
+    """As an artifact and as a model: there is one for the sweep, which a later and better adapter replaces."""
     size = run.adapter.stat().st_size
     if size > ADAPTER_BYTES:
         _LOG.warning("MLflow gets no copy of %s: %.1f GB are more than a copy should take", run.adapter, size / 1e9)
         return
     store.upload(run_id, run.adapter, str(Path(_ADAPTER).parent))
+    tags = {"sweep": folder.path.name, "configuration": run.configuration, "seed": str(run.seed)}
+    store.extras.log_model(run_id, folder.path.name, run.adapter, tags)
 
 
 def _description(folder: SweepFolder, store: MlflowStore, run_id: str, chosen: RunFolder | None) -> str:

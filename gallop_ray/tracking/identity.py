@@ -7,8 +7,11 @@ from typing import Any
 from gallop_ray.disk.locks import locked
 from gallop_ray.tracking.files import Record, read_json, write_json
 from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.tracking.shapes import Shape, mapping, text
 
 _FILE, _LOCK, _BEGUN = "identity.json", ".identity.lock", "begun"
+_EXAMPLES = "examples of"
+_SHAPE = Shape(known={_EXAMPLES: mapping(mapping(text))})
 
 
 def begun(folder: SweepFolder) -> datetime:
@@ -37,6 +40,12 @@ def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:
             f"{folder.path} was begun with other content under the same names: {', '.join(changed)}; put back what it "
             "was begun with, or give this sweep another name"
         )
+
+
+def split_hashes(folder: SweepFolder) -> list[tuple[str, str, str]]:
+    """Task, split and sha256 of its examples, as they are kept; none before the data was loaded. May raise Damaged."""
+    kept = (_SHAPE.read(folder.path / _FILE) or {}).get(_EXAMPLES, {})
+    return [(task, split, digest) for task, splits in kept.items() for split, digest in splits.items()]
 
 
 def _changes(path: str, kept: Record, found: Mapping[str, Any]) -> Iterator[str]:

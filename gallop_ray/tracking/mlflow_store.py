@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.mlflow_extras import ID_TAG, Extras
 from gallop_ray.tracking.mlflow_file import address_of, file_of, is_broken, make_whole, prepare, remove_stray, set_aside
-from gallop_ray.tracking.mlflow_trouble import Refused
+from gallop_ray.tracking.mlflow_trouble import REFUSALS, Refused
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _DATABASE = "mlflow.db"
-_ID_TAG = "gallop_ray.id"
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Without it MLflow's page may show the experiment as one of language model applications."""
 _POINTS_PER_REQUEST = 800  # of the 1000 that MLflow takes; up to 100 each may be parameters and tags
@@ -29,7 +29,6 @@ _NAME_LENGTH = 250
 # Not what MLflow takes, and what would look like one of these.
 _STRANGE = re.compile(r"[^/\w.\- :]|-(?=[0-9A-F]+-)")
 _LOG = logging.getLogger(__name__)
-_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST")
 
 
 class Point(NamedTuple):
@@ -73,6 +72,7 @@ class MlflowStore:
         self._client = _opened(uri, artifacts.with_name(_DATABASE))
         location = None if uri.startswith(("http:", "https:")) else artifacts.resolve().as_uri()
         self._experiment = _find(self._client, experiment) or self._made(experiment, location)
+        self.extras = Extras(self._client, self._experiment, self.is_active)
 
     def _made(self, experiment: str, location: str | None) -> str:
         from mlflow.exceptions import MlflowException
@@ -99,14 +99,14 @@ class MlflowStore:
 
     def find_or_create(self, identity: str, name: str, parent: str | None, start: float, tags: dict[str, str]) -> str:
         """The id of the run of that identity, which is made, RUNNING, when it is not there."""
-        found = self._client.search_runs([self._experiment], f"tags.`{_ID_TAG}` = '{identity}'", max_results=1)
+        found = self._client.search_runs([self._experiment], f"tags.`{ID_TAG}` = '{identity}'", max_results=1)
         return str(found[0].info.run_id) if found else self.create(identity, name, parent, start, tags)
 
     def create(self, identity: str, name: str, parent: str | None, start: float, tags: dict[str, str]) -> str:
         """Make a run of that identity, RUNNING; its id."""
         family = {"mlflow.parentRunId": parent} if parent else {}
         run = self._client.create_run(
-            self._experiment, start_time=_ms(start), tags={_ID_TAG: identity, **family, **tags}, run_name=name
+            self._experiment, start_time=_ms(start), tags={ID_TAG: identity, **family, **tags}, run_name=name
         )
         return str(run.info.run_id)
 
@@ -199,6 +199,8 @@ def _client(uri: str) -> "MlflowClient":
 def _find(client: "MlflowClient", experiment: str) -> str | None:
     """The experiment's id; None where there is none. Refused where it was deleted."""
     found = client.get_experiment_by_name(experiment)
+    if found is not None and not found.experiment_id:
+        raise Refused("what answers is no MLflow server: correct the address")
     if found is not None and found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
         raise Refused(f"the experiment {experiment} was deleted: restore it ({restore}), or name another in tracking")
@@ -236,7 +238,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code not in _REFUSALS:
+        if error.error_code not in REFUSALS:
             raise
         raise Refused(str(error).strip().splitlines()[0]) from error
 

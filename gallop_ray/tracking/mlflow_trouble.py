@@ -1,5 +1,6 @@
 """What MLflow's errors mean: it is away and will be back, or it refuses what is asked and something has to change."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,14 @@ _LONGEST = 500
 _PLACE = re.compile(r"[\w.-]+:\d+(/.*)?")
 _LOGIN = "log in by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _KINDS = "tracking.uri names a server (http://HOST:5000) or a database (postgresql://HOST/NAME, sqlite:///FILE)"
+_NO_SERVER = "there is no MLflow server at this address"
 _FIXES = (
     ("Can't locate revision", "its tables are of a newer MLflow than the installed one: install that, or name another"),
     ("filesystem tracking backend", "a folder of files needs MLFLOW_ALLOW_FILE_STORE=true; better name a database"),
     ("error code 401", _LOGIN),
     ("error code 403", _LOGIN),
-    ("error code 404", "there is no MLflow server at this address"),
+    ("error code 404", _NO_SERVER),
+    ("not in a valid JSON format", _NO_SERVER),
     ("Databricks", "set up its login (databricks auth login), or name another store in tracking.uri"),
     ("unsupported URI", _KINDS),
     ("Could not parse SQLAlchemy URL", _KINDS),
@@ -28,6 +31,8 @@ _FIXES = (
     ("unable to open database file", "give a path that can be written to"),
     ("is not a database", "move the file away, or name another in tracking.uri"),
 )
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST")
+"""MLflow's codes of errors that repetition does not make go away."""
 
 
 class Refused(Exception):
@@ -43,13 +48,36 @@ class Trouble(NamedTuple):
 
 def trouble(error: Exception, uri: str) -> Trouble:
     """What an error of MLflow's means for whoever uses this store; its reason holds no password."""
-    said = hidden_in(_first_sentences(error), uri)
-    fix = next(_fixes(error, uri), "")
+    text = _with_status(error, uri)
+    said = hidden_in(_first_sentences(text), uri)
+    fix = next(_fixes(error, text, uri), "")
     return Trouble(bool(fix) or isinstance(error, Refused), f"{said.rstrip('.')}; {fix}" if fix else said)
 
 
-def _fixes(error: Exception, uri: str) -> Iterator[str]:
-    text = str(error)
+def _with_status(error: Exception, uri: str) -> str:
+    """What it says. Of an answer in JSON that is not MLflow's own, MLflow drops the status: it is asked once more."""
+    text = str(error).strip() or type(error).__name__
+    from mlflow.exceptions import RestException
+
+    if not isinstance(error, RestException) or "error_code" in error.json:
+        return text
+    try:
+        return f"failed with error code {_status(uri)}: {json.dumps(error.json)}"
+    except Exception:  # whatever asking again comes to, the first answer is told
+        return text
+
+
+def _status(uri: str) -> int:
+    from mlflow import MlflowClient
+    from mlflow.utils.rest_utils import http_request
+
+    # The login that MLflow itself takes for this address, which no public function tells.
+    login = MlflowClient(uri)._tracking_client.store.get_host_creds()
+    question, name = "/api/2.0/mlflow/experiments/get-by-name", {"experiment_name": "Default"}
+    return int(http_request(login, question, "GET", params=name, raise_on_status=False).status_code)
+
+
+def _fixes(error: Exception, text: str, uri: str) -> Iterator[str]:
     if _PLACE.fullmatch(uri):
         yield f"it is no address: write http://{hidden(uri)}"
     if isinstance(error, ImportError):
@@ -68,9 +96,8 @@ def _migration(version: str, uri: str) -> str:
     return f"its tables are of a newer MLflow: install that (here is {mlflow.__version__}), or name another store"
 
 
-def _first_sentences(error: Exception) -> str:
+def _first_sentences(text: str) -> str:
     """Without SQL, links, and what follows: a page of it tells no more."""
-    text = str(error).strip() or type(error).__name__
     line = re.split(r"\n|\s\(Background on|\[SQL", text)[0]
     if "out-of-date database schema" in line or "filesystem tracking backend" in line:
         line = line.partition(". ")[0]

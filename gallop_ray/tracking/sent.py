@@ -6,7 +6,7 @@ from pathlib import Path
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.tracking.files import write_json
 from gallop_ray.tracking.mlflow_store import Status
-from gallop_ray.tracking.shapes import Shape, integer, text
+from gallop_ray.tracking.shapes import Shape, integer, text, truth
 
 FINAL_STATUS: dict[str, Status] = {
     "finished": "FINISHED",
@@ -17,7 +17,11 @@ FINAL_STATUS: dict[str, Status] = {
 
 _SENT = Shape(
     needed={"sweep_run": text, "run_id": text},
-    known={"status": text, **dict.fromkeys(("attempt", "offset", "last_step", "last_validation"), integer)},
+    known={
+        "status": text,
+        "datasets": truth,
+        **dict.fromkeys(("attempt", "offset", "last_step", "last_validation"), integer),
+    },
 )
 
 
@@ -35,6 +39,7 @@ class Sent:
     offset: int = 0
     last_step: int = -1
     last_validation: int = -1
+    datasets: bool = False
 
     @property
     def ended(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.tracking.datasets import DatasetInput, dataset_inputs
 from gallop_ray.tracking.files import Record, read_json, write_json
 from gallop_ray.tracking.handout import hand_out
 from gallop_ray.tracking.mlflow_store import MlflowStore, Point, Status
@@ -65,6 +66,7 @@ class SweepSync:
         self._counts: Counter[str] = Counter()
         self._uploads = True
         self._made: dict[Path, _Made] = {}
+        self._datasets: list[DatasetInput] = []
         # An earlier start, or a request that failed, may have made their MLflow runs without noting it.
         self._unsure = {
             path for each in folder.configurations() for path in (each.path, *(r.path for r in each.runs()))
@@ -89,6 +91,13 @@ class SweepSync:
         for configuration in self._open.look():
             self._unless_refused(configuration.path, partial(self._sync_configuration, configuration))
         self._send_counts()
+
+    def _send_datasets(self, run_id: str) -> bool:
+        """Whether a run now has its datasets; with the first one the sweep's own run gets them, too."""
+        if not self._datasets and (found := dataset_inputs(self._folder, self._sweep)):
+            self._store.extras.log_datasets(self._id, found)
+            self._datasets = found
+        return bool(self._datasets) and self._store.extras.log_datasets(run_id, self._datasets)
 
     def _unless_refused(self, folder: Path, send: Callable[[], None]) -> None:
         if folder in self._refused:
@@ -117,10 +126,14 @@ class SweepSync:
             self._forget(configuration.path, *(run.path for run in versions))
 
     def _forget(self, *folders: Path) -> None:
-        """Of what has ended, the folders remember what was sent: thousands of configurations would fill the memory."""
+        """Of what has ended, the folders remember what was sent: thousands of configurations would fill the memory.
+
+        What was refused has no such note, and `close` still has to end it.
+        """
         for folder in folders:
-            self._sent.pop(folder, None)
             self._means.pop(folder, None)
+            if folder not in self._refused:
+                self._sent.pop(folder, None)
 
     def _sync_run(self, run: RunFolder, version: Version, parent: Sent) -> None:
         """Send a run's news. `version` was taken before anything is read here, and the result before the events."""
@@ -193,7 +206,11 @@ class SweepSync:
         news = {name: value for name, value in tags.items() if made.tags.get(name) != value}
         if points or news or made.params:
             self._store.log(sent.run_id, points, made.params, news)
-        if self._made.pop(folder, None):
+        changed = folder in self._made
+        if not sent.datasets and self._send_datasets(sent.run_id):
+            sent.datasets = changed = True
+        self._made.pop(folder, None)
+        if changed:
             sent.save(folder)
 
     def _revive(self, folder: Path, sent: Sent) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gallop_ray.spec.secrets import HIDDEN, hidden
-from gallop_ray.tracking.mlflow_file import file_of, make_whole
+from gallop_ray.tracking.mlflow_file import address_of, file_of, make_whole
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 120.0
@@ -43,6 +43,7 @@ def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: s
         raise ValueError(f"port {port} is in use on this machine: choose another")
     if (path := file_of(uri)) is not None:
         make_whole(path)
+        uri = uri if path.is_absolute() else address_of(path.absolute())  # the server starts in another folder
     # MLflow makes a folder for artifacts where it is started, although the experiments say where theirs are.
     with tempfile.TemporaryDirectory() as start_folder:
         log = Path(start_folder) / "log"

@@ -86,6 +86,16 @@ def _check_mlflow(tracking: str, configurations: int, runs: int) -> None:
 
     assert Counter(depth(run) for run in found.values()) == {0: 1, 1: configurations, 2: runs}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
+    used = {tuple(sorted(_datasets(run))) for run in found.values()}
+    assert len(used) == 1, "all runs use the same data"
+    assert len(set(*used)) == len(*used) > 1
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    assert model.status.value == "READY"
+    assert [each.model_id for run in found.values() for each in run.outputs.model_outputs] == [model.model_id]
+
+
+def _datasets(run: Any) -> list[tuple[str, str, str]]:
+    return [(each.dataset.name, each.dataset.digest, each.tags[0].value) for each in run.inputs.dataset_inputs]
 
 
 def _runs(folder: SweepFolder) -> list[RunFolder]:

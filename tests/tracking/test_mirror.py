@@ -402,3 +402,22 @@ def test_the_store_is_the_sweeps_then_the_environments_then_a_file_beside_the_sw
     assert tracking_uri(sweep) == "http://elsewhere"
     own = sweep.tracking.model_copy(update={"uri": "http://own"})
     assert tracking_uri(sweep.model_copy(update={"tracking": own})) == "http://own"
+
+
+def test_a_run_of_which_mlflow_refuses_a_parameter_is_not_left_running(sweep, caplog):
+    from mlflow import MlflowClient
+
+    folder = begin(sweep)
+    run_seed(folder.run("gallop-1", 0), 0.5)
+    folder.configuration("gallop-1").write_status("finished", [0], 0.5)
+    assert mirror(folder, sweep)
+    # MLflow changes no parameter: a run that has the same identity and another value refuses all that comes with it.
+    path = folder.configuration("gallop-1").path / "configuration.json"
+    path.write_text(path.read_text().replace("0.001", "0.002"))
+    (folder.run("gallop-1", 0).path / "mlflow.json").unlink()
+    client = MlflowClient(tracking_uri(sweep))
+    client.update_run(mlflow_runs(sweep)["demo/gallop-1/seed 0"].info.run_id, "RUNNING")
+    assert mirror(folder, sweep)
+    statuses = {name: run.info.status for name, run in mlflow_runs(sweep).items()}
+    assert statuses == {"demo": "FINISHED", "demo/gallop-1": "FINISHED", "demo/gallop-1/seed 0": "KILLED"}
+    assert caplog.text.count("does not take the records") == 1

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
+from gallop_ray.tracking.identity import settle
 from gallop_ray.tracking.mirror import MlflowMirror
 from gallop_ray.tracking.mlflow_store import tracking_uri
 from tests.sweep.written import Written, small_sweep
@@ -42,10 +43,14 @@ def _finished_sweep(output: Path) -> None:
     choice = {"choice": list(_RATES)}
     space = {"gallop.training.learning_rate": choice, "random.training.learning_rate": choice}
     written = Written(small_sweep(output, search={"space": space}))
+    splits = {"range": {"train": "a1" * 32, "validation": "b2" * 32, "test": "c3" * 32}}
+    settle(written.folder, {"examples of": {**splits, "max": {"validation": "d4" * 32, "test": "e5" * 32}}})
     for place, method in enumerate(("gallop", "random")):
         for rate in _RATES:
             for seed in (0, 1):
-                written.end(written.begin(method, rate, seed), 0.5 + 0.1 * place + rate + 0.01 * seed)
+                run = written.begin(method, rate, seed)
+                run.adapter.write_bytes(b"of a run")
+                written.end(run, 0.5 + 0.1 * place + rate + 0.01 * seed)
     report = written.folder.path / "report"
     report.mkdir()
     (report / "report.html").write_text("<!doctype html><title>small</title><h1>The report of small</h1>")
@@ -76,21 +81,49 @@ def _runs(pages: str, level: str) -> list[Any]:
     return list(MlflowClient(server).search_runs([experiment], f"tags.`gallop_ray.level` = '{level}'"))
 
 
+def _comparison(pages: str) -> str:
+    """The address of the page that compares all four configurations."""
+    runs = _runs(pages, "configuration")
+    assert len(runs) == 4
+    ids, experiment = [run.info.run_id for run in runs], runs[0].info.experiment_id
+    server = pages.partition("/#")[0]
+    return f"{server}/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}"
+
+
 def test_the_experiment_lists_the_runs_nested_below_the_sweep(pages: str, page: Any) -> None:
     page.goto(pages)
-    page.get_by_role("link", name="small", exact=True).wait_for()
+    sweep = page.get_by_role("row").filter(has_text="small")
+    sweep.get_by_role("link", name="small", exact=True).first.wait_for()
     assert page.get_by_text("gallop lr=0.1").count() == 0, "configurations are folded in"
     page.get_by_role("row").filter(has_text="small").get_by_role("button").first.click()
     page.get_by_text(re.compile(r"gallop lr=0\.1 [0-9a-f]{8}")).first.wait_for()
     page.get_by_text(re.compile(r"random lr=0\.2 [0-9a-f]{8}")).first.wait_for()
 
 
+def test_the_table_of_runs_shows_the_datasets_and_the_model(pages: str, page: Any) -> None:
+    page.goto(pages)
+    row = page.get_by_role("row").filter(has_text="small")
+    row.get_by_text("range (a1a1a1a1a1a1)").wait_for()
+    told = row.get_by_role("gridcell").filter(has_text="range (").inner_text().split("\n,\n")
+    assert "Training" in told[0]
+    assert [each.partition(" ")[0] for each in told] == ["range"] * 3 + ["max"] * 2
+    model = row.locator("a[href*='/models/']")
+    assert model.inner_text() == "small"
+    page.goto(pages.partition("/#")[0] + "/" + str(model.get_attribute("href")) + "/artifacts")
+    page.get_by_text("adapter.safetensors").first.wait_for()
+
+
+def test_the_comparison_opens_with_the_objective(pages: str, page: Any) -> None:
+    page.goto(_comparison(pages))
+    page.get_by_text("Parallel Coordinates Plot").wait_for()
+    axes = page.locator("svg .axis-title")
+    axes.last.wait_for()
+    assert axes.all_text_contents()[-1] == "val_mean_accuracy"
+    assert page.locator("svg").get_by_text("n_seeds", exact=True).count() == 0
+
+
 def test_four_configurations_are_compared_by_what_differs_and_what_was_measured(pages: str, page: Any) -> None:
-    runs = _runs(pages, "configuration")
-    assert len(runs) == 4
-    ids, experiment = [run.info.run_id for run in runs], runs[0].info.experiment_id
-    server = pages.partition("/#")[0]
-    page.goto(f"{server}/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}")
+    page.goto(_comparison(pages))
     for name in ("learning_rate", "method", "val_mean_accuracy", "val_mean_accuracy_std", "n_seeds"):
         page.get_by_text(name, exact=True).first.wait_for()
     for value in ("0.1", "0.2", "gallop", "random"):

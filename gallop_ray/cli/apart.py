@@ -35,7 +35,7 @@ def libraries_apart(folder: Path) -> Iterator[Terminal]:
     for stream in before:
         stream.flush()
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
-    terminal = Terminal(*(_text(descriptor, like) for descriptor, like in zip(kept, before, strict=True)))
+    terminal = Terminal(_text(kept[0], sys.stdout), _text(kept[1], sys.stderr))
     handler = _Ours(terminal)
     logging.getLogger(_OURS).addHandler(handler)
     try:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import ray
+from ray._private import worker as ray_worker
 
 from gallop_ray.sweep.halt import Halted
 
@@ -44,7 +44,7 @@ def gone() -> RayGone | None:
 
     Ray tells of its processes in no public way.
     """
-    node = ray._private.worker._global_node
+    node = ray_worker._global_node
     for kind, name in _NAMES.items():
         for started in node.all_processes.get(kind, []) if node is not None else []:
             code = started.process.poll()

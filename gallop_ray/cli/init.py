@@ -209,8 +209,8 @@ def _measured(answers: Answers, sweep: Sweep) -> Answers:
     if answers.data in ("hub", "generated"):
         return answers
     from gallop_ray.tasks.lengths import text_lengths
+    from gallop_ray.tasks.load import load_tasks
     from gallop_ray.training.models import local_tokenizer
-    from gallop_ray.training.resident import load_tasks
 
     tasks, tokenizer = load_tasks(sweep), local_tokenizer(sweep.model)
     if tokenizer is None:

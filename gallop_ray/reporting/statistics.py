@@ -8,7 +8,6 @@ from itertools import combinations
 from statistics import fmean
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from gallop_ray.reporting.answers import recorded, weighted, weights_of
 from gallop_ray.reporting.comparison import Comparison, Side, compare, corrected
@@ -163,6 +162,8 @@ def rank_stability(methods: Sequence[Mapping[int, float]]) -> float | None:
         return None
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in methods)))
     columns = [[by_seed[seed] for by_seed in methods] for seed in seeds]
+    from scipy.stats import kendalltau  # here: a second or two, which validate, plan and run do not need
+
     taus = [float(kendalltau(one, other).statistic) for one, other in combinations(columns, 2)]
     known = [tau for tau in taus if not np.isnan(tau)]
     return fmean(known) if known else None

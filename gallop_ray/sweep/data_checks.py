@@ -7,11 +7,9 @@ from pathlib import Path
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.findings import Finding, ok, problem, warning
 from gallop_ray.tasks.examples import SPLITS, TaskData
+from gallop_ray.tasks.lines import file_texts
+from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.references import misread
-from gallop_ray.tasks.room import too_long
-from gallop_ray.tasks.text import file_texts
-from gallop_ray.training.models import local_tokenizer
-from gallop_ray.training.resident import load_tasks
 
 _TOLD = 5  # examples, at most
 
@@ -22,6 +20,10 @@ def refuse_unusable(sweep: Sweep) -> None:
         deque(file_texts(path), 0)
     if not Path(sweep.data.root).is_dir():
         return
+    # Here: transformers and torch take the driver seconds to import, which only own data needs.
+    from gallop_ray.tasks.room import too_long
+    from gallop_ray.training.models import local_tokenizer
+
     tasks, tokenizer = load_tasks(sweep), local_tokenizer(sweep.model)
     if tokenizer is not None and (unfit := too_long(tasks.values(), tokenizer, sweep.training.max_length)):
         more = [f"and {len(unfit) - _TOLD} more"] if len(unfit) > _TOLD else []

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, variance
 
-from scipy.stats import t as student
+from scipy.special import stdtr
 
 from gallop_ray.spec.schema import Metric
 from gallop_ray.tasks.metrics import Correct, plain
@@ -70,4 +70,4 @@ def _p_over_examples(weights: Mapping[str, float], by_seed: Sequence[Mapping[str
 def _p(difference: float, squared_error: float, freedom: float) -> float:
     if squared_error == 0:  # all differences are equal: there is nothing that chance could have done
         return 0.0 if difference < 0 else 1.0
-    return float(student.cdf(difference / math.sqrt(squared_error), freedom))
+    return float(stdtr(freedom, difference / math.sqrt(squared_error)))

@@ -8,11 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from gallop_ray.reporting.masks import write_mask_report
-from gallop_ray.reporting.report.write import write_report
 from gallop_ray.reporting.status import opened
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.importance import importances
 from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.tracking.source import handed_down
 
@@ -28,6 +25,10 @@ def report(folder: SweepFolder, sweep: Sweep, output: str | None = None) -> Path
     path = Path(output).expanduser().resolve() if output else None
     if path and (path.is_dir() or path.suffix != ".html"):
         raise ValueError(f"--output {output} is no page; give the path of a file that ends in .html")
+    # Here and below: the driver, which only starts the process, needs neither matplotlib nor Optuna's importances.
+    from gallop_ray.reporting.report.write import write_report
+    from gallop_ray.sweep.importance import importances
+
     return write_report(folder, sweep, importances(folder, sweep), path)
 
 
@@ -68,6 +69,8 @@ class ReportApart:
 
 
 def _write(directory: str) -> None:
+    from gallop_ray.reporting.masks import write_mask_report
+
     folder, sweep = opened(directory)
     _attempt(f"report on the masks of {folder.path}", partial(write_mask_report, folder, sweep.objective))
     _attempt(f"report on {folder.path}", partial(report, folder, sweep))

@@ -28,6 +28,7 @@ from gallop_ray.tasks.encode import CHAT
 from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths
+from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.room import too_long
 from gallop_ray.training.model_checks import refuse_positions
 from gallop_ray.training.models import (
@@ -39,7 +40,6 @@ from gallop_ray.training.models import (
     preset_folder,
     try_model,
 )
-from gallop_ray.training.resident import load_tasks
 
 _SECONDS = 3.0
 _LOOKED_AT = 200  # examples of a split

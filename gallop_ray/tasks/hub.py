@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import Dataset, load_dataset
-
 from gallop_ray.spec.problems import first_line
 from gallop_ray.tasks.answers import as_number
 from gallop_ray.tasks.examples import Example, Split, reasoned
@@ -33,17 +31,25 @@ def hub_splits(task: str) -> list[Split]:
     return list(HUB_TASKS[task].splits)
 
 
+def hub_rows(path: str, config: str | None, split: str) -> Any:
+    """A split of a hub dataset; raises whatever the hub's libraries raise."""
+    from datasets import Dataset, load_dataset  # here: two seconds, which sweeps of other sources do not need
+
+    rows = load_dataset(path, config, split=split)
+    assert isinstance(rows, Dataset)
+    return rows
+
+
 def hub_examples(task: str, split: Split) -> list[Example]:
     """All examples of a split, in the hub's order; ValueError where it can be neither downloaded nor found cached."""
     known = HUB_TASKS[task]
     try:
-        rows = load_dataset(known.path, known.config, split=known.splits[split])
+        rows = hub_rows(known.path, known.config, known.splits[split])
     except Exception as error:  # whatever the hub's libraries raise of a network, a name or a file
         raise ValueError(
             f"cannot load task {task} ({known.path}) from the hub: {first_line(error)}. Check the network, or "
             "set data.root to a folder of <task>.<split>.jsonl"
         ) from error
-    assert isinstance(rows, Dataset)
     return [known.example(row) for row in rows]
 
 

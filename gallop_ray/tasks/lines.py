@@ -1,6 +1,7 @@
 """A user's file of one JSON object a line, read as it is: without a cache, and without guessing its encoding."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,16 @@ def check_characters(text: str, field: str, place: str) -> None:
         raise ValueError(
             f"{place}: {field} has half of a character ({half}, a lone surrogate); write the whole character"
         ) from error
+
+
+def file_texts(path: Path) -> Iterator[str]:
+    """The texts of a file, a line each. Raises ValueError naming the line that has none."""
+    try:
+        for place, line in read_lines(path):
+            text = json_object(line, place).get("text")
+            if not isinstance(text, str):
+                raise ValueError(f"{place}: text missing or not text; every line needs it")
+            check_characters(text, "text", place)
+            yield text
+    except ValueError as error:
+        raise ValueError(f"evaluation.text: {error}") from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gallop_ray.spec.schema import DataSpec
+from gallop_ray.spec.schema import DataSpec, Sweep
 from gallop_ray.tasks.examples import SPLITS, Example, Split, TaskData, shuffled
 from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import GENERATED_TASKS, generated_examples
@@ -20,6 +20,23 @@ class _Source:
 
     splits: Sequence[Split]
     examples: Callable[[Split], list[Example]]
+
+
+def load_tasks(sweep: Sweep) -> dict[str, TaskData]:
+    """The data of every task of a sweep: all splits of those trained on, validation and test of the others.
+
+    Raises ValueError where a task cannot be measured as the sweep asks.
+    """
+    data = sweep.data
+    trained_on = {name: load_task(name, data) for name in data.train_tasks}
+    found = trained_on | {name: load_task(name, data, ("validation", "test")) for name in data.ood}
+    for name, task in found.items():
+        if not sweep.evaluation.generate and any(one.number is not None for one in task.test + task.validation):
+            raise ValueError(
+                f"task {name} has no answer options, so its accuracy needs generated answers; set evaluation.generate "
+                "to true, or leave the task out"
+            )
+    return found
 
 
 def load_task(name: str, data: DataSpec, splits: Sequence[Split] = SPLITS) -> TaskData:

@@ -1,10 +1,8 @@
 """Knowledge retention: the loss of general text, which no task is about."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from datasets import Dataset, load_dataset
 
 from gallop_ray.spec.problems import first_line
 from gallop_ray.spec.schema import GENERATED_TEXT, DataSpec, Sweep
@@ -12,7 +10,8 @@ from gallop_ray.tasks.accuracy import evaluating, over_ranks
 from gallop_ray.tasks.encode import IGNORED, Encoded, collate, encode
 from gallop_ray.tasks.examples import shuffled
 from gallop_ray.tasks.generated import SOURCE_TASKS, generated_examples
-from gallop_ray.tasks.lines import check_characters, json_object, read_lines
+from gallop_ray.tasks.hub import hub_rows
+from gallop_ray.tasks.lines import file_texts
 from gallop_ray.tasks.token_loss import token_losses
 
 _PROMPT: str = DataSpec.model_fields["prompt"].default
@@ -77,26 +76,11 @@ def _generated(tokenizer: Any, length: int, count: int) -> list[Encoded]:
     return [encode(one, tokenizer, _PROMPT, length) for turn in zip(*solved, strict=True) for one in turn][:count]
 
 
-def file_texts(path: Path) -> Iterator[str]:
-    """The texts of a file, a line each. Raises ValueError naming the line that has none."""
-    try:
-        for place, line in read_lines(path):
-            text = json_object(line, place).get("text")
-            if not isinstance(text, str):
-                raise ValueError(f"{place}: text missing or not text; every line needs it")
-            check_characters(text, "text", place)
-            yield text
-    except ValueError as error:
-        raise ValueError(f"evaluation.text: {error}") from error
-
-
 def _hub(source: str) -> list[str]:
     """The field `text` of a dataset's test split; `<hub id>` or `<hub id>:<configuration>`."""
     path, _, config = source.partition(":")
     try:
-        rows = load_dataset(path, config or None, split="test")
-        assert isinstance(rows, Dataset)
-        return [str(text) for text in rows["text"]]
+        return [str(text) for text in hub_rows(path, config or None, "test")["text"]]
     except Exception as error:  # whatever the hub's libraries raise of a network, a name or a file
         raise ValueError(
             f"evaluation.text {source} is no .jsonl file and cannot be loaded from the hub (split test, field text): "

@@ -22,7 +22,7 @@ from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.chat import fix_time
 from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode, encode_prompt
 from gallop_ray.tasks.examples import SPLITS, Example, TaskData
-from gallop_ray.tasks.load import load_task
+from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.text import load_text
 from gallop_ray.training.engine import Engine, deepspeed_config, init_distributed, quiet, split_over_ranks, zero_stage
 from gallop_ray.training.model_checks import embeddings, position_limit, refuse_positions, refuse_unknown_tokens
@@ -213,20 +213,3 @@ def _refuse_unfit(resident: Resident) -> None:
                 f"task {name} has prompts of up to {longest} tokens, and {new} more are generated, but the model has "
                 f"{limit} positions; lower training.max_length or evaluation.max_new_tokens"
             )
-
-
-def load_tasks(sweep: Sweep) -> dict[str, TaskData]:
-    """The data of every task of a sweep: all splits of those trained on, validation and test of the others.
-
-    Raises ValueError where a task cannot be measured as the sweep asks.
-    """
-    data = sweep.data
-    trained_on = {name: load_task(name, data) for name in data.train_tasks}
-    found = trained_on | {name: load_task(name, data, ("validation", "test")) for name in data.ood}
-    for name, task in found.items():
-        if not sweep.evaluation.generate and any(one.number is not None for one in task.test + task.validation):
-            raise ValueError(
-                f"task {name} has no answer options, so its accuracy needs generated answers; set evaluation.generate "
-                "to true, or leave the task out"
-            )
-    return found

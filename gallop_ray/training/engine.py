@@ -1,5 +1,6 @@
 """DeepSpeed, and nothing else imports it: a resident base model, and one engine after another on top of it."""
 
+import difflib
 import gc
 import logging
 import math
@@ -9,14 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 import deepspeed
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.zero import parameter_offload
 
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.machine import DeepspeedSpec
+from gallop_ray.spec.problems import first_line
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.training.optimizer_state import OptimizerState
 
@@ -65,6 +69,47 @@ def deepspeed_config(
         "bf16": {"enabled": dtype == torch.bfloat16},
     }
     return _merged(_merged(defaults, spec.extra), needed)
+
+
+class _Sections(dict[str, Any]):
+    """A configuration that notes which of its sections are looked for."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self.known = set[object]()
+
+    def __getitem__(self, key: str) -> Any:
+        self.known.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.known.add(key)
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.known.add(key)
+        return super().get(key, default)
+
+
+def refuse_extra(spec: DeepspeedSpec, config: Mapping[str, Any]) -> None:
+    """Raises ValueError, in one line, for `extra` that DeepSpeed would refuse at its start, or never look at."""
+    sections = _Sections(config)
+    try:
+        DeepSpeedConfig(sections)
+    except Exception as error:  # of many classes, assertions and TypeErrors among them
+        raise ValueError(f"deepspeed.extra: DeepSpeed refuses it: {_reason(error)}") from error
+    if unknown := [name for name in spec.extra if name not in sections.known]:
+        close = difflib.get_close_matches(unknown[0], map(str, sections.known), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"deepspeed.extra: DeepSpeed has no section {unknown[0]}{hint}")
+
+
+def _reason(error: Exception) -> str:
+    """The first field that is wrong, where pydantic says so; else the error's first line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return first_line(error)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

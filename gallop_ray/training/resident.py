@@ -24,7 +24,15 @@ from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, coll
 from gallop_ray.tasks.examples import SPLITS, Example, TaskData
 from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.text import load_text
-from gallop_ray.training.engine import Engine, deepspeed_config, init_distributed, quiet, split_over_ranks, zero_stage
+from gallop_ray.training.engine import (
+    Engine,
+    deepspeed_config,
+    init_distributed,
+    quiet,
+    refuse_extra,
+    split_over_ranks,
+    zero_stage,
+)
 from gallop_ray.training.model_checks import embeddings, position_limit, refuse_positions, refuse_unknown_tokens
 from gallop_ray.training.models import load_model
 
@@ -158,6 +166,8 @@ def load_resident(
     """
     quiet()
     init_distributed()
+    training, dtype = sweep.training, getattr(torch, sweep.model.dtype)
+    refuse_extra(sweep.deepspeed, deepspeed_config(sweep.deepspeed, training, dtype, world_size(), 1))
     model, tokenizer = load(sweep.model)
     refuse_positions(model, sweep)
     if moment is not None:

@@ -24,9 +24,12 @@ from transformers import (
 )
 
 from gallop_ray.cli import main
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.machine import DeepspeedSpec
+from gallop_ray.spec.schema import ModelSpec, Sweep
+from gallop_ray.sweep import sweep_checks
 from gallop_ray.tasks.examples import Example, TaskData
 from gallop_ray.training import models
+from gallop_ray.training.engine import deepspeed_config, refuse_extra
 from gallop_ray.training.model_checks import position_limit, refuse_positions
 from gallop_ray.training.models import load_model, meta_model, try_model
 from gallop_ray.training.pocket import pocket_tokenizer
@@ -223,3 +226,35 @@ def test_validate_compares_the_length_with_the_table_of_positions(tmp_path, caps
     own = [f"model.name={tmp_path / 'model'}", "training.max_length=64"]
     assert main(["validate", QUICKSTART, *(word for each in own for word in ("--set", each))]) == 2
     assert "64 is not allowed; the model has 48 positions, so give 48 or less" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"zero_optimization": {"nonsense": 1}}, "DeepSpeed refuses it: nonsense: Extra inputs are not permitted"),
+        ({"zero_optimization": {"overlap_comm": "maybe"}}, "overlap_comm: Input should be a valid boolean"),
+        ({"communication_data_type": "fp17"}, "Invalid communication_data_type"),
+        ({"sparse_attention": {}}, "Sparse Attention has been removed"),
+        ({"wall_clock_breakdown": "x"}, "unsupported operand"),
+        ({"zero_optimisation": {}}, "DeepSpeed has no section zero_optimisation; did you mean zero_optimization?"),
+        ({"steps_per_print": 5, "zero_optimization": {"overlap_comm": False}, "flops_profiler": {}}, None),
+    ],
+)
+def test_what_deepspeed_would_refuse_or_never_look_at_is_refused_in_a_line(extra, said):
+    spec, training = DeepspeedSpec(extra=extra), sweep().training
+    config = deepspeed_config(spec, training, torch.bfloat16, 1, 1)
+    if said is None:
+        refuse_extra(spec, config)
+        return
+    with pytest.raises(ValueError, match=r"^deepspeed\.extra: ") as refused:
+        refuse_extra(spec, config)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_doctor_tries_the_extra_of_a_sweep():
+    asked = sweep().model_dump()
+    asked["deepspeed"]["extra"] = {"communication_data_type": "fp17"}
+    (found,) = sweep_checks.extra(Sweep.model_validate(asked))
+    assert found.level == "problem"
+    assert "deepspeed.extra: DeepSpeed refuses it: Invalid communication_data_type" in found.text

@@ -57,6 +57,17 @@ def test_pocket_knows_the_sources_and_not_the_targets():
     assert mean_accuracy(TARGET_TASKS) <= 0.5
 
 
+def test_what_a_killed_process_had_begun_to_prepare_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GALLOP_RAY_CACHE", str(tmp_path))
+    left = tmp_path / ".model-killed"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_text("half of it")
+    other = left.with_name(".modelling-1")
+    other.mkdir()
+    assert _prepared("model", lambda partial: None) == str(left.with_name("model"))
+    assert (left.exists(), other.exists()) == (False, True)
+
+
 def test_a_model_is_prepared_once_by_whoever_comes_first(tmp_path, monkeypatch):
     monkeypatch.setenv("GALLOP_RAY_CACHE", str(tmp_path))
     made = []

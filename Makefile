@@ -45,7 +45,7 @@ lint: .venv/dev  ## ruff, mypy and the direction of imports
 	$(BIN)/lint-imports --no-cache
 
 test: lint  ## linters, then the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-faults: .venv/dev  ## what can go wrong: kills, full disks, failing runs, dying slots; most of an hour
 	$(BIN)/pytest -m faults -s

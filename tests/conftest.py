@@ -1,10 +1,20 @@
 """Fixtures that several test folders share."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.ranks import Ranks
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes of pytest-xdist do not see each other's Ray: each has a folder of its own, with a short path."""
+    if hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="r", dir="/tmp")  # sockets lie in it
+        config.add_cleanup(folder.cleanup)
+        os.environ["RAY_TMPDIR"] = folder.name
 
 
 @pytest.fixture(scope="session")

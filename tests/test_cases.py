@@ -307,6 +307,14 @@ def test_weights_that_are_missing_are_named(case):
     code, text = case.says("doctor", "model.name=model")
     assert code == 1, text
     assert any("model.layers.1.mlp.down_proj.weight" in line for line in problems(text)), text
+
+
+@pytest.mark.faults
+def test_weights_that_are_missing_are_named_by_run(case):
+    path = case.model() / "model.safetensors"
+    weights = load_file(path)
+    weights.pop("model.layers.1.mlp.down_proj.weight")
+    save_file(weights, path, metadata={"format": "pt"})
     code, text = case.runs("model.name=model")
     assert code == 2, text
     assert "model.layers.1.mlp.down_proj.weight" in text
@@ -346,6 +354,7 @@ def test_a_model_folder_that_cannot_be_loaded_is_said_in_a_line(case, spoil, exp
     assert max(map(len, text.splitlines())) < 600
 
 
+@pytest.mark.faults
 def test_a_padding_token_beyond_the_embeddings(case):
     model = case.model()
     tokenizer = AutoTokenizer.from_pretrained(model)

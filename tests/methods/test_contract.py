@@ -156,8 +156,13 @@ def try_method(name: str, stage: int, folder: Path) -> dict[str, Any]:
         "losses": [watch.losses for watch in watches],
         "digests": [digest(watch.weights) for watch in watches],
         "changed": changed(watches[0].weights, weights),
-        "failures": fail_in_turn(name, None, stage, folder),
+        "failures": fail_in_turn(name, None, stage, folder) if alone_or_split(stage) else None,
     }
+
+
+def alone_or_split(stage: int) -> bool:
+    """The two ends between which the other cases lie: one whole model, and one that two ranks hold parts of."""
+    return (torch.distributed.get_world_size(), stage) in {(1, 1), (2, 3)}
 
 
 class Planted(Exception):
@@ -231,13 +236,10 @@ def test_a_method_keeps_the_contract(ranks: Callable, tmp_path: Path, name: str,
     assert first == resumed, "it resumes from a checkpoint as if nothing had been"
     assert len(set(what["digests"])) == 1, "it ends with the same weights"
     _check_reach(tmp_path, name, what)
-    replaces = not issubclass(METHODS[name], Vanilla | Full | WiseFt | Lines)
-    assert what["failures"][0] == ("ValueError" if replaces else "finished")
+    if what["failures"] is not None:
+        _check_failures(name, *what["failures"])
     if name == "vanilla":
         return
-    assert what["failures"][1] == "Planted"
-    # DoRA scales directions, and the model's norms scale what comes of them: no number of it is infinite.
-    assert what["failures"][2] in ({"Diverged", "finished"} if name == "dora" else {"Diverged"})
     _check_adapters(tmp_path)
     losses, _, rest = what["losses"]
     assert losses[-1] < losses[0], "it learns"
@@ -246,6 +248,15 @@ def test_a_method_keeps_the_contract(ranks: Callable, tmp_path: Path, name: str,
     if world == 2 and name != "lora":  # LoRA's dropout differs with the number of ranks
         alone = ranks(1)(resume_alone, name, stage, tmp_path).pop()
         assert alone == pytest.approx(rest, abs=1e-4), "a checkpoint of two ranks is resumed with one"
+
+
+def _check_failures(name: str, refused: str, in_a_step: str, at_1e30: str) -> None:
+    replaces = not issubclass(METHODS[name], Vanilla | Full | WiseFt | Lines)
+    assert refused == ("ValueError" if replaces else "finished")
+    if name != "vanilla":
+        assert in_a_step == "Planted"
+        # DoRA scales directions, and the model's norms scale what comes of them: no number of it is infinite.
+        assert at_1e30 in ({"Diverged", "finished"} if name == "dora" else {"Diverged"})
 
 
 def try_tuner(tuner: str, folder: Path) -> tuple[list[float], list[str]]:

@@ -160,6 +160,7 @@ def test_a_finished_sweep_runs_nothing_and_can_be_extended(finished: dict[str, A
     assert {run.path: (run.path / "result.json").stat().st_mtime_ns for run in finished["folder"].runs()} == stamp
 
 
+@pytest.mark.faults
 def test_a_density_beyond_the_model_is_refused_before_anything_runs(tmp_path: Path) -> None:
     sweep = command.write_sweep(tmp_path, methods=[{"type": "random", "density": 1.0}], search={"space": {}})
     refused = command.run("run", sweep)

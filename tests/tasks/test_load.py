@@ -132,7 +132,7 @@ def test_a_broken_line_is_named(tmp_path, line, message):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
             "1: the file is a pointer to a file in",
         ),
-        (gzip.compress(b"{}"), "1: the file is compressed with gzip; unpack it"),
+        (gzip.compress(b"{}", mtime=0), "1: the file is compressed with gzip; unpack it"),
     ],
 )
 def test_a_file_of_another_kind_is_named(tmp_path, content, message):
@@ -142,7 +142,7 @@ def test_a_file_of_another_kind_is_named(tmp_path, content, message):
 
 
 def test_a_packed_file_is_not_silently_missing(tmp_path):
-    (tmp_path / "quiz.train.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    (tmp_path / "quiz.train.jsonl.gz").write_bytes(gzip.compress(b"{}", mtime=0))
     with pytest.raises(ValueError, match=r"there are: none. There is quiz.train.jsonl.gz: give it as .*, unpacked"):
         load_task("quiz", data(tmp_path))
 

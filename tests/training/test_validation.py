@@ -82,7 +82,15 @@ def adapter(folder: Path, name: str, turn: str | int) -> dict[str, Any]:
     return load_file(folder / name / str(turn) / "adapter.safetensors")
 
 
-@pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (1, "bfloat16"), (2, "float32"), (3, "float32")])
+@pytest.mark.parametrize(
+    ("stage", "dtype"),
+    [
+        pytest.param(0, "float32", marks=pytest.mark.faults),
+        (1, "bfloat16"),
+        pytest.param(2, "float32", marks=pytest.mark.faults),
+        (3, "float32"),
+    ],
+)
 def test_validation_while_training(ranks: Callable, tmp_path: Path, stage: int, dtype: str) -> None:
     seen, other = ranks(2)(try_validation, stage, dtype, tmp_path)
     assert seen == other, "the ranks agree"

@@ -18,8 +18,9 @@ from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import opened as opened_tensors
 from gallop_ray.reporting.edges import edges_of
 from gallop_ray.reporting.live import ActiveRun, SweepState
+from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
-from gallop_ray.spec.schema import UNCHECKED, Sweep, TrackingSpec
+from gallop_ray.spec.schema import UNCHECKED, Sweep
 from gallop_ray.tracking import control
 from gallop_ray.tracking.files import Record
 from gallop_ray.tracking.mlflow_store import default_uri, tracking_uri

@@ -6,6 +6,7 @@ Ray itself waits, 14 s for its raylet and a minute for its head (gcs_server), an
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ray._private import worker as ray_worker
 
@@ -44,7 +45,7 @@ def gone() -> RayGone | None:
 
     Ray tells of its processes in no public way.
     """
-    node = ray_worker._global_node
+    node: Any = ray_worker._global_node
     for kind, name in _NAMES.items():
         for started in node.all_processes.get(kind, []) if node is not None else []:
             code = started.process.poll()

@@ -56,7 +56,7 @@ class Extras:
         if model.status.value != "READY":
             self._client.finalize_logged_model(model.model_id, "READY")
         outputs = self._client.get_run(run_id).outputs
-        if not any(each.model_id == model.model_id for each in outputs.model_outputs):
+        if not any(each.model_id == model.model_id for each in (outputs.model_outputs if outputs else ())):
             self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
 
     def _model_of(self, run_id: str, name: str, tags: dict[str, str]) -> "LoggedModel":

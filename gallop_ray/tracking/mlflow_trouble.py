@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gallop_ray.spec.secrets import hidden, hidden_in
 
@@ -74,7 +74,8 @@ def _status(uri: str) -> int:
     # The login that MLflow itself takes for this address, which no public function tells.
     login = MlflowClient(uri)._tracking_client.store.get_host_creds()
     question, name = "/api/2.0/mlflow/experiments/get-by-name", {"experiment_name": "Default"}
-    return int(http_request(login, question, "GET", params=name, raise_on_status=False).status_code)
+    answer: Any = http_request(login, question, "GET", params=name, raise_on_status=False)  # type: ignore[no-untyped-call]
+    return int(answer.status_code)
 
 
 def _fixes(error: Exception, text: str, uri: str) -> Iterator[str]:

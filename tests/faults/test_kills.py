@@ -35,11 +35,12 @@ def write_sweep(folder: Path, tracking: str, each: int = EACH, seeds: int = SEED
     )
 
 
+@pytest.mark.faults
 def test_a_few_kills(tmp_path: Path) -> None:
     tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
     siege = Siege(write_sweep(tmp_path, tracking, each=1, seeds=2), SweepFolder(tmp_path / "runs/tiny"))
     try:
-        for victim, moment in (("worker", "training"), ("slot", "evaluating")):  # the driver: tests/sweep/test_run.py
+        for victim, moment in (("worker", "training"), ("slot", "evaluating"), ("driver", "saving")):
             assert siege.survive(Point(victim, moment, 0.01))
         siege.finish()
     finally:

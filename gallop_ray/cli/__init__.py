@@ -81,7 +81,7 @@ def _add_folder_commands(commands: Any) -> None:
         sub.set_defaults(command=command)
         return sub
 
-    resume = add("resume", _resume, "go on with a sweep, or lift its pause; says first what is done")
+    resume = add("resume", _resume, "resume a sweep, or lift its pause; says first what is done")
     resume.set_defaults(sweeps=True)
     resume.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
     status = add("status", _status, "how a sweep stands, whether or not it runs just now")

@@ -23,7 +23,7 @@ def add_sweep_file_commands(commands: Any) -> None:
     for name, command, text in (
         ("validate", _validate, "check a sweep file; every mistake with its line"),
         ("plan", _plan, "print the resolved sweep, its runs and steps, and the memory a worker needs"),
-        ("run", _run, "run a sweep, or go on where an earlier start stopped"),
+        ("run", _run, "run a sweep, or resume it where an earlier start stopped"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("sweep", help="the sweep file")

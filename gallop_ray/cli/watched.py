@@ -160,4 +160,4 @@ def _how(status: int) -> str:
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         return f"was killed by {name}, by the system where memory is short" if name == "SIGKILL" else f"died by {name}"
-    return f"was ended by Ray with code {os.WEXITSTATUS(status)}, as when one of Ray's own processes is gone"
+    return f"ended with code {os.WEXITSTATUS(status)}, as Ray ends it where one of its own processes is gone"

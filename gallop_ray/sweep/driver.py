@@ -210,7 +210,7 @@ def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[M
 
 @contextmanager
 def _told_first(mirror: MlflowMirror) -> Iterator[None]:
-    """MLflow hears of an early end before Ray is shut down: of the three seconds that are left, that takes most."""
+    """MLflow is told of an early end before Ray is shut down: of the three seconds that are left, that takes most."""
     try:
         yield
     except KeyboardInterrupt:

@@ -30,7 +30,7 @@ from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths
 from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.room import too_long
-from gallop_ray.training.engine import deepspeed_config, refuse_extra
+from gallop_ray.training.engine import refuse_extra
 from gallop_ray.training.model_checks import refuse_positions
 from gallop_ray.training.models import (
     PRESETS,
@@ -209,11 +209,8 @@ def extra(sweep: Sweep) -> Iterator[Finding]:
     """Whether DeepSpeed takes `deepspeed.extra`, and has what it then needs."""
     if not sweep.deepspeed.extra:
         return
-    training = sweep.training.model_copy(update={"batch_size": 1, "micro_batch_size": 1})  # one process, not a slot's
     try:
-        refuse_extra(
-            sweep.deepspeed, deepspeed_config(sweep.deepspeed, training, getattr(torch, sweep.model.dtype), 1, 1)
-        )
+        refuse_extra(sweep.deepspeed, sweep.training, getattr(torch, sweep.model.dtype), 1)
         yield ok("deepspeed.extra: DeepSpeed takes it")
     except ValueError as error:
         yield problem(str(error), "Change it, or leave it out")

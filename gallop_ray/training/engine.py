@@ -91,9 +91,12 @@ class _Sections(dict[str, Any]):
         return super().get(key, default)
 
 
-def refuse_extra(spec: DeepspeedSpec, config: Mapping[str, Any]) -> None:
+def refuse_extra(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype, workers: int) -> None:
     """Raises ValueError, in one line, for `extra` that DeepSpeed would refuse at its start, or never look at."""
-    sections = _Sections(config)
+    if not spec.extra:
+        return
+    # Nothing is trained: batch sizes are each configuration's own, and may be searched.
+    sections = _Sections(deepspeed_config(spec, training, dtype, workers, 0))
     try:
         DeepSpeedConfig(sections)
     except Exception as error:  # of many classes, assertions and TypeErrors among them

@@ -193,14 +193,11 @@ def _prepared(name: str, prepare: Callable[[Path], None]) -> str:
     target = cache_folder() / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        alone = False
         with suppress(NoLocks):  # then two may prepare it at once: the first that is done counts
             stack.enter_context(locked(Path(f"{target}.lock")))
-            alone = True
+            for left in target.parent.glob(f".{name}-*"):  # by processes that were killed
+                shutil.rmtree(left, ignore_errors=True)
         if not target.exists():
-            if alone:  # what is there is of processes that were killed
-                for left in target.parent.glob(f".{name}-*"):
-                    shutil.rmtree(left, ignore_errors=True)
             partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
             try:
                 prepare(partial)

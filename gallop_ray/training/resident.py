@@ -166,8 +166,7 @@ def load_resident(
     """
     quiet()
     init_distributed()
-    training, dtype = sweep.training, getattr(torch, sweep.model.dtype)
-    refuse_extra(sweep.deepspeed, deepspeed_config(sweep.deepspeed, training, dtype, world_size(), 1))
+    refuse_extra(sweep.deepspeed, sweep.training, getattr(torch, sweep.model.dtype), world_size())
     model, tokenizer = load(sweep.model)
     refuse_positions(model, sweep)
     if moment is not None:

@@ -29,7 +29,7 @@ from gallop_ray.spec.schema import ModelSpec, Sweep
 from gallop_ray.sweep import sweep_checks
 from gallop_ray.tasks.examples import Example, TaskData
 from gallop_ray.training import models
-from gallop_ray.training.engine import deepspeed_config, refuse_extra
+from gallop_ray.training.engine import refuse_extra
 from gallop_ray.training.model_checks import position_limit, refuse_positions
 from gallop_ray.training.models import load_model, meta_model, try_model
 from gallop_ray.training.pocket import pocket_tokenizer
@@ -241,13 +241,14 @@ def test_validate_compares_the_length_with_the_table_of_positions(tmp_path, caps
     ],
 )
 def test_what_deepspeed_would_refuse_or_never_look_at_is_refused_in_a_line(extra, said):
-    spec, training = DeepspeedSpec(extra=extra), sweep().training
-    config = deepspeed_config(spec, training, torch.bfloat16, 1, 1)
+    # 24 is no batch of two ranks' micro-batches of 8: a searched batch_size takes its place.
+    training = sweep().training.model_copy(update={"batch_size": 24, "micro_batch_size": 8})
+    tried = DeepspeedSpec(extra=extra), training, torch.bfloat16, 2
     if said is None:
-        refuse_extra(spec, config)
+        refuse_extra(*tried)
         return
     with pytest.raises(ValueError, match=r"^deepspeed\.extra: ") as refused:
-        refuse_extra(spec, config)
+        refuse_extra(*tried)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 

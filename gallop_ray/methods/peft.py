@@ -1,4 +1,7 @@
-"""LoRA, DoRA and every other tuner that PEFT has."""
+"""LoRA, DoRA and every other tuner that PEFT has.
+
+peft and transformers are imported when one is used: they take seconds, and mask methods need neither.
+"""
 
 import re
 from abc import abstractmethod
@@ -6,13 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import peft
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import find_candidates
@@ -25,11 +25,18 @@ from gallop_ray.spec.problems import Path as FieldPath
 from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.schema import Sweep
 
+if TYPE_CHECKING:
+    import peft
+
 
 class _PeftAttachment:
     """A PEFT adapter around the base model, whose own weights stay frozen."""
 
-    def __init__(self, model: nn.Module, config: peft.PeftConfig) -> None:
+    def __init__(self, model: nn.Module, config: "peft.PeftConfig") -> None:
+        import peft
+        from transformers import PreTrainedModel
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
         split = any(is_split(p) for p in model.parameters())
         # While this object lives PEFT gathers the weights that it looks at (DoRA's row norms) over the ranks.
         announced = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}}) if split else None
@@ -69,11 +76,13 @@ class PeftMethod(TunerMethod):
     """What all tuners of PEFT have in common."""
 
     @abstractmethod
-    def config(self, model: nn.Module) -> peft.PeftConfig:
+    def config(self, model: nn.Module) -> "peft.PeftConfig":
         """PEFT's configuration for this model. Raises ValueError for what PEFT refuses."""
 
     def attach(self, model: nn.Module) -> _PeftAttachment:
         """Raises ValueError where PEFT refuses the model or the options; the model may then be half wrapped."""
+        import peft
+
         config = self.config(model)
         try:
             return _PeftAttachment(model, config)
@@ -88,7 +97,9 @@ class Lora(PeftMethod):
 
     decompose = False
 
-    def config(self, model: nn.Module) -> peft.PeftConfig:
+    def config(self, model: nn.Module) -> "peft.PeftConfig":
+        import peft
+
         spec = self.spec
         return peft.LoraConfig(
             r=spec.rank,
@@ -113,7 +124,7 @@ class Peft(PeftMethod):
         self._options = spec.options
         self._made()
 
-    def config(self, model: nn.Module) -> peft.PeftConfig:
+    def config(self, model: nn.Module) -> "peft.PeftConfig":
         # PEFT's fixed seeds would give every run the same projections; torch's state is seeded by the run.
         seed = torch.initial_seed() % 2**31
         config = self._made(**{name: seed for name in self._seeds if name not in self._options})
@@ -124,6 +135,8 @@ class Peft(PeftMethod):
 
     @property
     def _class(self) -> Any:
+        import peft
+
         known = peft.PEFT_TYPE_TO_CONFIG_MAPPING
         if self.spec.tuner.upper() not in known:
             names = ", ".join(sorted(t.value.lower() for t in known))

@@ -17,7 +17,7 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from gallop_ray.spec.machine import ResourcesSpec
-from gallop_ray.sweep.ending import Terminated
+from gallop_ray.tracking.control import Terminated
 from gallop_ray.sweep.ray_address import LOCAL, RayAddress
 
 _RAY = {

@@ -8,15 +8,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from gallop_ray.tracking import control
+from gallop_ray.tracking.control import StoppedNow, Terminated
 from gallop_ray.tracking.records import SweepFolder
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as `ray job stop` sends it three seconds before it kills."""
-
-
-class StoppedNow(KeyboardInterrupt):
-    """The user asked for it."""
 
 
 @contextmanager

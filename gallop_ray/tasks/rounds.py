@@ -1,7 +1,6 @@
 """Metrics of a run that trains on several tasks in turn: means over its rounds."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 from gallop_ray.spec.schema import DataSpec
 from gallop_ray.tasks.metrics import Accuracies, summarize
@@ -16,8 +15,3 @@ def over_rounds(metrics: Sequence[Mapping[str, float | None]]) -> dict[str, floa
 def base_metrics(base: Accuracies, data: DataSpec) -> dict[str, float | None]:
     """The base model's metrics under the names that results use, each round's tasks being its ID and OOD tasks."""
     return over_rounds([summarize(base, base, each.train_task, each.ood) for each in data.rounds])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if len(known) == len(values) else None

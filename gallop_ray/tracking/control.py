@@ -25,6 +25,14 @@ _DRIVER = Shape(known={"host": text, "pid": integer, "started": number, "slots":
 _ASKED = Shape(needed={"asked": one_of("pause", "stop", "stop now")})
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as `ray job stop` sends it three seconds before it kills."""
+
+
+class StoppedNow(KeyboardInterrupt):
+    """The user asked for it."""
+
+
 @contextmanager
 def alone(folder: SweepFolder) -> Iterator[None]:
     """While this is open no other process runs or changes the sweep.

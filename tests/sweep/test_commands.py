@@ -11,7 +11,8 @@ import pytest
 from gallop_ray.cli import main
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.driver import UserError, _remember
-from gallop_ray.sweep.ending import StoppedNow, Terminated, ending_when_told
+from gallop_ray.sweep.ending import ending_when_told
+from gallop_ray.tracking.control import StoppedNow, Terminated
 from gallop_ray.sweep.gate import Gate
 from gallop_ray.sweep.study import Studies
 from gallop_ray.sweep.summary import print_summary

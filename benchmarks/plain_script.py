@@ -13,15 +13,15 @@ import peft
 import torch
 from transformers import Trainer, TrainingArguments
 
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.methods import GallopSpec, LoraRank, LoraSpec
 from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings, likelihood_correct
 from gallop_ray.tasks.encode import Encoded, collate, encode
 from gallop_ray.tasks.load import load_task
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RunFolder
+from gallop_ray.training.context import Phases
 from gallop_ray.training.models import load_model
-from gallop_ray.training.phases import Phases
 
 
 def main(folder: SweepFolder) -> None:

@@ -74,8 +74,8 @@ def sweep(size: int, output: Path) -> dict[str, Any]:
 
 def tpe(size: int, output: Path) -> dict[str, Any]:
     """A suggestion of TPE after so many results; what is on disk then is a random search's."""
-    from gallop_ray.sweep.study import Studies
-    from gallop_ray.tracking.records import SweepFolder
+    from gallop_ray.records.folders import SweepFolder
+    from gallop_ray.search.study import Studies
 
     folder = SweepFolder(output / "scale")
     folder.path.mkdir()
@@ -96,8 +96,8 @@ def bare_tune(size: int, output: Path) -> dict[str, Any]:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    from gallop_ray.sweep.cluster import connect
-    from gallop_ray.sweep.ray_address import find_ray
+    from gallop_ray.slots.cluster import connect
+    from gallop_ray.slots.ray_address import find_ray
 
     connect(find_ray(), verbose=False)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -5,12 +5,12 @@ from typing import Any
 
 import ray
 
+from gallop_ray.records.environment import environment_record
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.slots.jobs import Job, Outcome, RunJob
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration
-from gallop_ray.sweep.jobs import Job, Outcome, RunJob
 from gallop_ray.tasks.metrics import accuracies, summarize
-from gallop_ray.tracking.environment import environment_record
-from gallop_ray.tracking.records import SweepFolder
 
 STEPS, LAYERS, EXAMPLES = 10, 4, 200
 TASK, OTHER = "range", "max"
@@ -94,6 +94,6 @@ class SimulatedPool:
 
 
 def start_simulated_pool(most: int, sweep: str, folder: str) -> Any:
-    """In the place of gallop_ray.sweep.pool.start_pool."""
+    """In the place of gallop_ray.slots.pool.start_pool."""
     pool: Any = SimulatedPool
     return pool.remote(folder)

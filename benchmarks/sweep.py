@@ -12,7 +12,7 @@ from benchmarks.arms import Measured
 from benchmarks.models import Setting, base_model, setting
 from benchmarks.report import row
 from benchmarks.sweeps import Ran, run_ours, run_rival
-from gallop_ray.reporting.timing import slot_times
+from gallop_ray.analysis.timing import slot_times
 from gallop_ray.training.models import model_source
 from gallop_ray.training.pocket import pocket_tokenizer
 from gallop_ray.training.save import save_model

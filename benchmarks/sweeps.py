@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.records.folders import SweepFolder
 
 _ROOT = Path(__file__).parents[1]
 _ELSEWHERE = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")  # all arms stay on this machine

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.arms import Measured
 from benchmarks.report import row
 from benchmarks.sweeps import Ran, run_ours, run_rival
-from gallop_ray.reporting.timing import switch_seconds
+from gallop_ray.analysis.timing import switch_seconds
 
 CONFIGURATIONS, TRIALS = 12, 5
 QUICK_CONFIGURATIONS, QUICK_TRIALS = 3, 2

@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.records import SweepFolder
 
 _WAITING = 0.01
 """CPUs of a trial, which only waits; were it given a whole one, the worker could not have all of them."""

@@ -56,7 +56,7 @@ def results(directory: str | Path) -> "pd.DataFrame":
     Raises:
         ValueError: there is no sweep.
     """
-    from gallop_ray.reporting.frame import results_frame
+    from gallop_ray.analysis.frame import results_frame
     from gallop_ray.reporting.status import opened
 
     return results_frame(*opened(str(directory)))
@@ -71,8 +71,8 @@ def statistics(directory: str | Path) -> "pd.DataFrame":
     Raises:
         ValueError: there is no sweep.
     """
-    from gallop_ray.reporting.frame import spreads_frame
-    from gallop_ray.reporting.statistics import sweep_statistics
+    from gallop_ray.analysis.frame import spreads_frame
+    from gallop_ray.analysis.statistics import sweep_statistics
     from gallop_ray.reporting.status import opened
 
     return spreads_frame(sweep_statistics(*opened(str(directory))).configurations)
@@ -127,7 +127,7 @@ def _figure(directory: str | Path, name: str) -> "Figure":
     from gallop_ray.reporting.report.drawings import drawings
     from gallop_ray.reporting.report.material import gather
     from gallop_ray.reporting.status import opened
-    from gallop_ray.sweep.importance import importances
+    from gallop_ray.search.importance import importances
 
     folder, sweep = opened(str(directory))
     shares = importances(folder, sweep) if name == "importance" else {}

@@ -186,8 +186,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _ui(arguments: argparse.Namespace) -> int:
+    from gallop_ray.mlflow_mirror.ui import open_ui
     from gallop_ray.reporting.status import stored_at
-    from gallop_ray.tracking.ui import open_ui
 
     uri, experiment = stored_at(arguments.output)
     experiment = arguments.experiment or experiment

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import gallop_ray
+from gallop_ray.records.environment import environment_record
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.problems import SweepFileError, did_you_mean
@@ -21,7 +22,6 @@ from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.references import misread
-from gallop_ray.tracking.environment import environment_record
 
 _METHODS = ("gallop", "random", "lora", "full")
 _PRESETS = ("pocket", "smollm2-135m")

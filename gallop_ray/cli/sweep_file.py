@@ -98,7 +98,7 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     sweep = _load(arguments) if arguments.sweep else None
-    from gallop_ray.sweep.doctor import examine
+    from gallop_ray.preflight.doctor import examine
 
     return 0 if examine(sweep) else FAILED
 
@@ -125,7 +125,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _print_advice(sweep: Sweep) -> None:
-    from gallop_ray.reporting.advice import advice
+    from gallop_ray.analysis.advice import advice
 
     for sentence in advice(sweep):
         print(f"note: {sentence}")
@@ -133,7 +133,7 @@ def _print_advice(sweep: Sweep) -> None:
 
 def _plan(arguments: argparse.Namespace) -> int:
     sweep = _load(arguments)
-    from gallop_ray.sweep.preview import print_plan
+    from gallop_ray.preflight.plan import print_plan
 
     print_plan(sweep)
     _print_advice(sweep)
@@ -155,9 +155,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def run(sweep: Sweep, arguments: argparse.Namespace, file: str | None = None) -> int:
     """Run a sweep whose paths are absolute, read from that file; returns the command's exit code."""
+    from gallop_ray.records.control import StoppedNow, Terminated
     from gallop_ray.sweep.driver import run_sweep
-    from gallop_ray.tracking.control import StoppedNow, Terminated
-    from gallop_ray.sweep.halt import Halted
+    from gallop_ray.sweep.stop import Halted
     from gallop_ray.sweep.summary import print_summary
 
     word: LastWord = arguments.word or LastWord()

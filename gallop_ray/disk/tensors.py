@@ -1,4 +1,4 @@
-"""Opening safetensors files, with or without torch."""
+"""Safetensors files: opened with or without torch, and the formats that a run's adapter has."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,3 +32,11 @@ def metadata_of(path: Path) -> dict[str, str]:
     with opened(path) as file:
         found: dict[str, str] = file.metadata() or {}
         return found
+
+
+DELTA = "gallop_ray delta 1"
+"""Sorted indices and float32 deltas."""
+PEFT = "gallop_ray peft 1"
+"""A PEFT tuner's own parameters, by PEFT's names."""
+FULL = "gallop_ray full 1"
+"""Every weight of the model."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from gallop_ray.disk.tensors import DELTA, FULL, PEFT
 from gallop_ray.export.peft_folder import attach_peft
 from gallop_ray.export.request import Request
 from gallop_ray.methods.peft import on_disk
 from gallop_ray.sparse.adapter import apply_adapter, refuse_other_base
 from gallop_ray.sparse.checked import load_whole
-from gallop_ray.spec.formats import DELTA, FULL, PEFT
 from gallop_ray.training.models import load_model
 from gallop_ray.training.save import save_model
 

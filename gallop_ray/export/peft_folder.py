@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gallop_ray.disk.tensors import DELTA, PEFT
 from gallop_ray.export.request import Request
 from gallop_ray.export.shira import to_shira
 from gallop_ray.methods import METHODS, TunerMethod
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
 from gallop_ray.sparse.checked import load_whole
-from gallop_ray.spec.formats import DELTA, PEFT
 from gallop_ray.spec.schema import Configuration
 from gallop_ray.training.models import meta_model, model_source
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from gallop_ray.disk.damage import Damaged
-from gallop_ray.disk.tensors import metadata_of
-from gallop_ray.spec.formats import DELTA, FULL, PEFT
+from gallop_ray.disk.tensors import DELTA, FULL, PEFT, metadata_of
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RoundFolder, RunFolder
 from gallop_ray.spec.schema import ModelSpec
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RoundFolder, RunFolder
 
 Target = Literal["delta", "peft", "merged"]
 TARGETS: tuple[Target, ...] = get_args(Target)

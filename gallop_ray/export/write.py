@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gallop_ray.disk.damage import Damaged
+from gallop_ray.disk.tensors import DELTA
 from gallop_ray.export.merged import write_merged
 from gallop_ray.export.peft_folder import write_peft
 from gallop_ray.export.request import Request, Target
 from gallop_ray.reporting.masks import read_mask
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
 from gallop_ray.sparse.checked import load_whole
-from gallop_ray.spec.formats import DELTA
 
 _FIX = "restore it, or run the seed again"
 

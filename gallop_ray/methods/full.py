@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gallop_ray.disk.tensors import FULL
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.budget import layer
+from gallop_ray.sparse.candidates import reached
 from gallop_ray.sparse.checked import save_checked
-from gallop_ray.sparse.reach import reached
 from gallop_ray.sparse.weights import gather, local, rank
-from gallop_ray.spec.formats import FULL
 
 Scales = Callable[[nn.Module], Mapping[str, float]]
 

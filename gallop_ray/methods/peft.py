@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gallop_ray.disk.tensors import PEFT
 from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.weights import gather, is_split, rank
-from gallop_ray.spec.formats import PEFT
 from gallop_ray.spec.methods import PeftSpec
 from gallop_ray.spec.peft_tuners import peft_variants
 from gallop_ray.spec.problems import Path as FieldPath

@@ -2,14 +2,14 @@
 
 import yaml
 
-from gallop_ray.reporting.edges import edges_of
-from gallop_ray.reporting.statistics import sweep_statistics
+from gallop_ray.analysis.edges import edges_of
+from gallop_ray.analysis.ranking import Summary, best, best_run
+from gallop_ray.analysis.statistics import sweep_statistics
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.status import opened
 from gallop_ray.spec.plain_yaml import Dumper
 from gallop_ray.spec.schema import ObjectiveSpec, Sweep
-from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.ranking import Summary, best, best_run
-from gallop_ray.tracking.records import SweepFolder
 
 _TEST_METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio", "collapse_rate")
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gallop_ray.tracking.files import Record
+from gallop_ray.records.files import Record
 
 _COLOURS = "cividis"  # tells its values apart for colour-blind readers, and printed in grey
 _PANEL_INCHES = 3.6

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from gallop_ray.analysis.ranking import best
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import metadata_of, opened
+from gallop_ray.records.files import Record, write_json
+from gallop_ray.records.folders import MASK_REPORT, SweepFolder
+from gallop_ray.records.run_folder import RoundFolder, RunFolder
+from gallop_ray.records.shapes import Shape, integer, listed, mapping, optional
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking.files import Record, write_json
-from gallop_ray.tracking.ranking import best
-from gallop_ray.tracking.records import MASK_REPORT, SweepFolder
-from gallop_ray.tracking.runs import RoundFolder, RunFolder
-from gallop_ray.tracking.shapes import Shape, integer, listed, mapping, optional
 
 OUTSIDE = "other"
 """The row of matrices that belong to no layer."""

@@ -14,13 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gallop_ray.analysis.live import ActiveRun, SweepState
 from gallop_ray.disk.trouble import described_trouble
-from gallop_ray.reporting.live import ActiveRun, SweepState
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.records import SweepFolder
 
 _LOOK_SECONDS = 1.0
 _LINE_SECONDS = 30.0

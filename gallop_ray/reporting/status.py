@@ -14,20 +14,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gallop_ray.analysis.edges import edges_of
+from gallop_ray.analysis.live import ActiveRun, SweepState
+from gallop_ray.analysis.ranking import Summary
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import opened as opened_tensors
-from gallop_ray.reporting.edges import edges_of
-from gallop_ray.reporting.live import ActiveRun, SweepState
+from gallop_ray.mlflow_mirror.store import default_uri, tracking_uri
+from gallop_ray.records import control
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.source import completed
 from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import UNCHECKED, Sweep
-from gallop_ray.tracking import control
-from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.mlflow_store import default_uri, tracking_uri
-from gallop_ray.tracking.ranking import Summary
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RunFolder
-from gallop_ray.tracking.source import completed
 
 _COUNTS = ("total", "finished", "running", "pruned", "failed", "to_do")
 _FOLLOW_SECONDS = 2.0

@@ -6,19 +6,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from gallop_ray.reporting.edges import MARK
-from gallop_ray.spec.edges import Edge
+from gallop_ray.analysis import ranking
+from gallop_ray.analysis.edges import MARK, Edge
+from gallop_ray.analysis.ranking import BASE, Summary, base_summary, of_the_search, of_the_verdict, summaries
+from gallop_ray.records.files import Record
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking import ranking
-from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.ranking import (
-    BASE,
-    Summary,
-    base_summary,
-    of_the_search,
-    of_the_verdict,
-    summaries,
-)
 
 Edges = Mapping[str, Sequence[Edge]]
 _NO_EDGES: Edges = {}

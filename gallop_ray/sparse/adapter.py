@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gallop_ray.disk.damage import Damaged
-from gallop_ray.sparse.base_hash import base_hash
+from gallop_ray.disk.tensors import DELTA
+from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.sparse.checked import load_whole, save_checked
-from gallop_ray.spec.formats import DELTA
 
 
 def save_adapter(

@@ -1,9 +1,7 @@
-"""What a base model is while no run uses it: to tell whether a run has left it so, and to put it back.
-
-Nothing here is collective: under ZeRO-3 each rank looks at the shards that it stores.
-"""
+"""What a base model is while no run uses it: its identity, whether a run has left it so, and putting it back."""
 
 import copy
+import hashlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -11,6 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from gallop_ray.sparse.weights import full_shape, is_split, local, rank, write_all
+
+
+def base_hash(model: nn.Module) -> str:
+    """sha256 over names, types, shapes and bytes of all parameters, shared ones once. The weights must be whole."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        whole = parameter.detach().cpu().contiguous()
+        digest.update(whole.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
 
 _HOOKS = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),

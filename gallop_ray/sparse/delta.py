@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from gallop_ray.sparse.adapter import save_adapter
-from gallop_ray.sparse.candidates import Candidate
-from gallop_ray.sparse.entries import contained, positions, union
+from gallop_ray.sparse.candidates import Candidate, refuse_unreached
 from gallop_ray.sparse.layers import sparse_layer
-from gallop_ray.sparse.mask import Mask
-from gallop_ray.sparse.reach import refuse_unreached
+from gallop_ray.sparse.mask import Mask, contained, positions, union
 from gallop_ray.sparse.weights import gather_all, rank, read_entries, write_entries
 
 

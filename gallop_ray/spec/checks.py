@@ -9,11 +9,10 @@ from pydantic import ValidationError
 from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
-from gallop_ray.spec.messages import by_path, explain, shown
 from gallop_ray.spec.model_folder import folder_problem, position_table, read_config
 from gallop_ray.spec.peft_tuners import tuners_work
 from gallop_ray.spec.places import is_file, is_folder
-from gallop_ray.spec.problems import Path, Problem, SweepFileError, did_you_mean, dotted
+from gallop_ray.spec.problems import Path, Problem, SweepFileError, by_path, did_you_mean, dotted, explain, shown
 from gallop_ray.spec.schema import UNCHECKED, Sweep
 from gallop_ray.spec.search_checks import (
     Finding,

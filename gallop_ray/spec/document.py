@@ -6,9 +6,8 @@ from typing import Any
 
 import yaml
 
-from gallop_ray.spec.messages import shown
 from gallop_ray.spec.plain_yaml import DEEPEST, TAGS, Loader, compose
-from gallop_ray.spec.problems import Path, Problem, SweepFileError, dotted
+from gallop_ray.spec.problems import Path, Problem, SweepFileError, dotted, shown
 
 _LARGEST_FILE = 200_000  # bytes; what is larger is no sweep, and would take long to refuse
 _MOST_VALUES = 2_000  # with every alias written out

@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gallop_ray.spec.document import Document
-from gallop_ray.spec.messages import by_path, explain
-from gallop_ray.spec.problems import Path, Problem, dotted
+from gallop_ray.spec.problems import Path, Problem, by_path, dotted, explain
 from gallop_ray.spec.schema import UNCHECKED, Sweep
 
 # What stands in for a field that has no default. Any valid value does: nothing is said about a bad path again.

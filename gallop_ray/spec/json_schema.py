@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any, get_args
 
+from gallop_ray.spec.configuration import searchable
 from gallop_ray.spec.methods import AnyMethodSpec, MethodSpec
-from gallop_ray.spec.paths import searchable
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

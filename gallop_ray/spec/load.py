@@ -1,15 +1,20 @@
-"""Reads a sweep file, or says everything that is wrong with it, each mistake with its line."""
+"""Reads a sweep file, or says everything that is wrong with it, each mistake with its line; and writes one."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+import yaml
 
 from gallop_ray.spec.checks import check
 from gallop_ray.spec.document import read_document
 from gallop_ray.spec.draft import make_draft
 from gallop_ray.spec.overrides import apply_overrides, source
+from gallop_ray.spec.plain_yaml import Dumper
 from gallop_ray.spec.problems import Path as FieldPath
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.secrets import without_secrets
 
 Further = Callable[[Sweep], Iterable[tuple[FieldPath, str]]]
 
@@ -31,3 +36,13 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), further: Further
         by_line = sorted(problems, key=lambda problem: (sources.index(problem.file), problem.line or 0))
         raise SweepFileError(list(dict.fromkeys(by_line)))
     return draft.sweep
+
+
+def resolved_yaml(sweep: Sweep) -> str:
+    """A sweep file with every default written out and no password; loading it gives an otherwise equal sweep."""
+    return yaml.dump(without_secrets(sweep).model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def spec_json(sweep: Sweep) -> str:
+    """The same as JSON, for records."""
+    return json.dumps(without_secrets(sweep).model_dump(mode="json"), indent=2, ensure_ascii=False)

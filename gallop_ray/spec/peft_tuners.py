@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gallop_ray.spec.configuration import space_keys
-from gallop_ray.spec.messages import shown
 from gallop_ray.spec.methods import PeftSpec
-from gallop_ray.spec.problems import Path, did_you_mean
+from gallop_ray.spec.problems import Path, did_you_mean, shown
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search_checks import Finding
 from gallop_ray.spec.space import witnesses

@@ -1,8 +1,14 @@
-"""What is wrong with a sweep file: one line per mistake, all of them at once."""
+"""What is wrong with a sweep file: one line per mistake, in plain words, all of them at once."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
 Path = tuple[str | int, ...]
 
@@ -62,3 +68,119 @@ def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says; its name where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+_REQUIREMENTS = {
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text; put it in quotes",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} letters",
+    "too_short": "must not be empty",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a section of `key: value` lines",
+    "model_type": "must be a section of `key: value` lines",
+    "literal_error": "must be {expected}",
+    "union_tag_invalid": "must be one of {expected_tags}",
+}
+
+
+def shown(value: object) -> str:
+    """A value as it would stand in YAML, cut to 60 characters."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def located(error: ErrorDetails, data: object) -> Path:
+    """The path of an error in the data. pydantic's own location also names the branches of unions, left out here."""
+    path: list[str | int] = []
+    for part in error["loc"]:
+        is_key = isinstance(data, dict) and part in data
+        if is_key or (isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)):
+            data = data[part]  # type: ignore[index]  # just seen to hold it
+            path.append(part)
+    if error["type"] == "missing":
+        path.append(error["loc"][-1])
+    elif error["type"].startswith("union_tag") and isinstance(data, dict):
+        path.append("type")
+    return tuple(path)
+
+
+def by_path(errors: Sequence[ErrorDetails], data: object) -> dict[Path, list[ErrorDetails]]:
+    """Errors by where they are in the data; those of the alternatives of one field come together."""
+    found: dict[Path, list[ErrorDetails]] = {}
+    for error in errors:
+        # pydantic counts only the valid items, so a list with a wrong item is also called too short
+        if error["type"] != "too_short" or not error["input"]:
+            found.setdefault(located(error, data), []).append(error)
+    return found
+
+
+def explain(errors: Sequence[ErrorDetails], root: type[BaseModel]) -> str:
+    """One sentence about the errors of one field; several are those of the alternatives that it may take."""
+    first = errors[0]
+    if first["type"] == "missing":
+        return "is missing; it has no default, so give it a value"
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(str(first["loc"][-1]), sorted(_known_keys(first["loc"][:-1], root)))
+    value = first["input"]
+    if first["type"] == "union_tag_not_found":
+        wrong = "is missing" if isinstance(value, Mapping) else f"{shown(value)} is not allowed"
+        return f"{wrong}; every method needs a type, such as `- type: gallop`"
+    if first["type"] == "union_tag_invalid":
+        value = value["type"]
+    allowed = dict.fromkeys(_requirement(each) for each in errors)
+    sentence = " or ".join([next(iter(allowed)), *(each.removeprefix("must be ") for each in [*allowed][1:])])
+    return f"{shown(value)} is not allowed; {sentence}{did_you_mean(value, _quoted(errors))}"
+
+
+def _requirement(error: ErrorDetails) -> str:
+    context: Mapping[str, Any] = error.get("ctx", {})
+    if error["type"] == "value_error":
+        return str(context["error"])
+    template = _REQUIREMENTS.get(error["type"])
+    return template.format(**context) if template else error["msg"]
+
+
+def _quoted(errors: Sequence[ErrorDetails]) -> list[str]:
+    """The words among the allowed values, which pydantic lists as `'a', 'b' or 'c'`."""
+    contexts = [error.get("ctx", {}) for error in errors]
+    lists = [str(context.get("expected", context.get("expected_tags", ""))) for context in contexts]
+    return [word for text in lists for word in re.findall(r"'([^']*)'", text)]
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    return f"unknown key{did_you_mean(key, known) or '; allowed are ' + ', '.join(known)}"
+
+
+def _known_keys(location: Sequence[str | int], root: type[BaseModel]) -> set[str]:
+    """The keys allowed at a location, found by walking the models from the root."""
+    models = [root]
+    for part in location:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if fields:
+            models = [inner for each in fields for inner in _models(each.annotation)]
+        else:
+            models = [model for model in models if part in _tags(model)] or models
+    return {key for model in models for key in model.model_fields}
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _tags(model: type[BaseModel]) -> set[object]:
+    return {model.model_fields["type"].default} if "type" in model.model_fields else set()

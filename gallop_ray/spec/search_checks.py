@@ -4,11 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import ValidationError
 
-from gallop_ray.spec.configuration import space_keys
-from gallop_ray.spec.messages import by_path, explain, shown
+from gallop_ray.spec.configuration import known_paths, normalised, searchable, section_model, space_keys
 from gallop_ray.spec.methods import MethodSpec, leaf_types
-from gallop_ray.spec.paths import known_paths, normalised, searchable, section_model
-from gallop_ray.spec.problems import Path, did_you_mean
+from gallop_ray.spec.problems import Path, by_path, did_you_mean, explain, shown
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, holds, points, witnesses
 

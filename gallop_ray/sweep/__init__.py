@@ -1,1 +1,1 @@
-"""The driver side: study, slots, seeds. The only home of Ray and Optuna."""
+"""The driver: one sweep from start to end, as trials of Ray Tune that lease slots."""

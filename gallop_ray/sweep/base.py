@@ -8,12 +8,12 @@ from typing import Any
 
 import ray
 
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.slots.failures import POLICIES
+from gallop_ray.slots.jobs import BaseJob, CheckJob, Job, execute_in
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.failures import POLICIES
-from gallop_ray.sweep.halt import Halted
-from gallop_ray.sweep.jobs import BaseJob, CheckJob, Job, execute_in
+from gallop_ray.sweep.stop import Halted
 from gallop_ray.tasks.metrics import accuracies
-from gallop_ray.tracking.records import SweepFolder
 
 
 def prepare(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> Future[None]:

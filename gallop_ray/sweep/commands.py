@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+from gallop_ray.records import control
+from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
+from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.reporting.status import opened
-from gallop_ray.tracking import control
-from gallop_ray.tracking.records import ConfigurationFolder, SweepFolder
-from gallop_ray.tracking.runs import RunFolder
 
 _BAD = ("failed", "diverged")
 

@@ -11,37 +11,35 @@ from typing import Any
 import ray
 from ray import tune
 
+from gallop_ray.analysis.ranking import best_of_search
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
+from gallop_ray.mlflow_mirror.mirror import MlflowMirror
+from gallop_ray.mlflow_mirror.store import tracking_uri
+from gallop_ray.preflight.data_checks import refuse_unusable
+from gallop_ray.records import control
+from gallop_ray.records.folders import CONFIRMATION, SEARCH, SweepFolder
+from gallop_ray.records.scores import drop_sums
+from gallop_ray.records.source import note_source
 from gallop_ray.reporting.progress import SweepDisplay
 from gallop_ray.reporting.status import SweepStatus, found_line, opened
 from gallop_ray.reporting.terminal import Terminal
+from gallop_ray.search.study import Studies
+from gallop_ray.slots.cluster import beside_driver
+from gallop_ray.slots.pool import Room
 from gallop_ray.spec.checks import verify
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import lacks_secrets, without_secrets
 from gallop_ray.sweep.base import prepare
-from gallop_ray.sweep.cluster import beside_driver
 from gallop_ray.sweep.commands import reopen
-from gallop_ray.sweep.data_checks import refuse_unusable
-from gallop_ray.sweep.ending import ending_when_told
 from gallop_ray.sweep.forget import Forgetful, Silent
-from gallop_ray.sweep.halt import Halted, Watch, refused_by_storage
-from gallop_ray.sweep.pool import Room
-from gallop_ray.sweep.ray_watch import gone
 from gallop_ray.sweep.recheck import clear_leftovers, recheck
 from gallop_ray.sweep.report import ReportApart
 from gallop_ray.sweep.searcher import SlotSearcher
-from gallop_ray.sweep.slot_pool import UserError, slot_pool
-from gallop_ray.sweep.study import Studies
+from gallop_ray.sweep.slot_pool import UserError, gone, slot_pool
+from gallop_ray.sweep.stop import Halted, Watch, ending_when_told, refused_by_storage
 from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
-from gallop_ray.tracking import control
-from gallop_ray.tracking.mirror import MlflowMirror
-from gallop_ray.tracking.mlflow_store import tracking_uri
-from gallop_ray.tracking.ranking import best_of_search
-from gallop_ray.tracking.records import CONFIRMATION, SEARCH, SweepFolder
-from gallop_ray.tracking.scores import drop_sums
-from gallop_ray.tracking.source import note_source
 
 
 def located(sweep: Sweep) -> Sweep:

@@ -12,15 +12,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gallop_ray.reporting.timing import run_times
+from gallop_ray.analysis.timing import run_times
+from gallop_ray.records.files import Record, read_json
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import BudgetSpec, Limits, PruningSpec, Sweep
 from gallop_ray.sweep.driver import run_sweep
 from gallop_ray.tasks.load import load_task
-from gallop_ray.tracking.files import Record, read_json
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RunFolder
 
 _STEPS = 6
 _TRAIN_EXAMPLES = 256

@@ -5,10 +5,10 @@ import shutil
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import metadata_of
 from gallop_ray.disk.whole import remove_drafts
+from gallop_ray.records.folders import FINAL, SweepFolder
+from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.commands import reopen
-from gallop_ray.tracking.records import FINAL, SweepFolder
-from gallop_ray.tracking.runs import RunFolder
 
 _SHOWN = 3
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.source import handed_down
 from gallop_ray.reporting.status import opened
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.source import handed_down
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def report(folder: SweepFolder, sweep: Sweep, output: str | None = None) -> Path
         raise ValueError(f"--output {output} is no page; give the path of a file that ends in .html")
     # Here and below: the driver, which only starts the process, needs neither matplotlib nor Optuna's importances.
     from gallop_ray.reporting.report.write import write_report
-    from gallop_ray.sweep.importance import importances
+    from gallop_ray.search.importance import importances
 
     return write_report(folder, sweep, importances(folder, sweep), path)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from gallop_ray.sweep.halt import HALTED
-from gallop_ray.sweep.pool import Room
+from gallop_ray.slots.pool import Room
+from gallop_ray.sweep.stop import HALTED
 
 _DEATHS = 3  # of trials of one configuration, after which it is left for the next start of the sweep
 

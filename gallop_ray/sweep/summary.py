@@ -4,19 +4,18 @@ import sys
 
 from rich.console import Console
 
-from gallop_ray.reporting.edges import edges_of
-from gallop_ray.reporting.statistics import sweep_statistics
+from gallop_ray.analysis.edges import edges_of
+from gallop_ray.analysis.ranking import best
+from gallop_ray.analysis.statistics import sweep_statistics
+from gallop_ray.analysis.timing import timing_table
+from gallop_ray.mlflow_mirror.store import tracking_uri
+from gallop_ray.records import control
+from gallop_ray.records.folders import PAGE, SweepFolder
 from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import configurations_table, final_table
-from gallop_ray.reporting.timing import timing_table
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
-from gallop_ray.tasks.metrics import VACUOUS, is_vacuous
-from gallop_ray.tasks.rounds import base_metrics
-from gallop_ray.tracking import control
-from gallop_ray.tracking.mlflow_store import tracking_uri
-from gallop_ray.tracking.ranking import best
-from gallop_ray.tracking.records import PAGE, SweepFolder
+from gallop_ray.tasks.metrics import VACUOUS, base_metrics, is_vacuous
 
 
 def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:

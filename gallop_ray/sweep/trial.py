@@ -9,18 +9,17 @@ import ray
 from ray import tune
 
 from gallop_ray.disk.trouble import NO_SPACE, is_storage_trouble
+from gallop_ray.records.folders import CONFIRMATION, SEARCH, ConfigurationFolder, SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.summary import objective_value
+from gallop_ray.search.pruning import Contestant, reason_to_prune
+from gallop_ray.slots.failures import POLICIES, Attempts, failure_record, hopeless
+from gallop_ray.slots.jobs import Outcome, RunJob, execute_in
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.sweep.failures import POLICIES, Attempts, failure_record, hopeless
-from gallop_ray.sweep.gate import Gate
-from gallop_ray.sweep.halt import HALTED, MISTAKE, WARNING, Halted, no_space, refused_by_storage
-from gallop_ray.sweep.jobs import Outcome, RunJob, execute_in
-from gallop_ray.sweep.pruning import Contestant, reason_to_prune
-from gallop_ray.sweep.space import free_bytes, keep_best, needed_bytes, shortage
+from gallop_ray.sweep.admission import Gate, free_bytes, keep_best, needed_bytes, shortage
+from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, Halted, no_space, refused_by_storage
 from gallop_ray.tasks.metrics import Correct
-from gallop_ray.tracking.records import CONFIRMATION, SEARCH, ConfigurationFolder, SweepFolder
-from gallop_ray.tracking.runs import RunFolder
-from gallop_ray.tracking.summary import objective_value
 
 _LOOK_SECONDS = 0.05
 

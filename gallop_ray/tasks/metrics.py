@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TypeVar
 
+from gallop_ray.spec.schema import DataSpec
+
 COLLAPSED_BELOW = 0.01
 VACUOUS_BELOW = 0.05
 VACUOUS = (
@@ -108,3 +110,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """The mean, or None where there are no values or one of them is missing."""
     known = [one for one in values if one is not None]
     return fmean(known) if known and len(known) == len(values) else None
+
+
+def over_rounds(metrics: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean of each metric that all rounds have; None where it is None in one of them."""
+    names = [name for name in metrics[0] if all(name in each for each in metrics)]
+    return {name: _mean([each[name] for each in metrics]) for name in names}
+
+
+def base_metrics(base: Accuracies, data: DataSpec) -> dict[str, float | None]:
+    """The base model's metrics under the names that results use, each round's tasks being its ID and OOD tasks."""
+    return over_rounds([summarize(base, base, each.train_task, each.ood) for each in data.rounds])

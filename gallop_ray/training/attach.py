@@ -15,8 +15,8 @@ from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
 from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext
-from gallop_ray.training.decay import DecayToBase, decay_to_base
 from gallop_ray.training.errors import BaseChanged
+from gallop_ray.training.optimizers import DecayToBase, decay_to_base
 from gallop_ray.training.refresh import Refresher
 from gallop_ray.training.resident import Resident
 from gallop_ray.training.selection import Selection, select

@@ -1,11 +1,119 @@
-"""What everything in a run shares."""
+"""What everything in a run shares: whom it reports to, and the clock of its phases."""
 
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
 
 from gallop_ray.spec.schema import Configuration, TrainingSpec
-from gallop_ray.training.phases import Phases
-from gallop_ray.training.report import Reporter
 from gallop_ray.training.resident import Resident
+
+
+class Reporter(Protocol):
+    """The record of one run."""
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained adapter belongs."""
+        ...
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run's checkpoint belongs."""
+        ...
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Something happened."""
+        ...
+
+
+class Silent:
+    """The reporter of every rank but the first."""
+
+    def __init__(self, adapter: Path) -> None:
+        self.adapter = adapter
+        self.checkpoint = adapter.parent / "checkpoint.safetensors"
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Say nothing."""
+
+
+Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
+
+
+class Phases:
+    """Seconds by phase of one run, and the process's peak memory since it began."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._begun = time.perf_counter()
+        self.started = time.time()
+        self.seconds: dict[str, float] = {}
+        self._forwarded = False
+        self._present: Phase | None = None
+        self._since = self._begun
+        _reset_peak_memory()
+
+    def first_forward(self) -> None:
+        """Note the run's first forward pass; later calls do nothing."""
+        if not self._forwarded:
+            self._forwarded = True
+            self._reporter.event("first_forward")
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Count the time inside to a phase, and to no phase around it; the same phase may come more than once."""
+        around = self._turn_to(name)
+        try:
+            yield
+        finally:
+            self._turn_to(around)
+
+    def _turn_to(self, name: Phase | None) -> Phase | None:
+        """End the present phase and begin this one; which it was."""
+        now, before = time.perf_counter(), self._present
+        if before is not None:
+            self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
+        self._present, self._since = name, now
+        if name is not None:
+            self._reporter.event("phase", phase=name)
+        return before
+
+    def record(self) -> dict[str, object]:
+        """The times and the peak memory, as a result states them."""
+        seconds = {**self.seconds, "total": time.perf_counter() - self._begun}
+        return {
+            "seconds": {name: round(s, 4) for name, s in seconds.items()},
+            "peak_memory_bytes": _peak_memory(),
+            "started": self.started,
+            "ended": time.time(),
+        }
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again from here
+    except OSError:
+        return
+
+
+def _peak_memory() -> int:
+    """Bytes: of the GPU's allocator where there is one, else resident in this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.weights import gather, rank, world_size
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
-from gallop_ray.training.phases import Phases
+from gallop_ray.training.context import Phases
 from gallop_ray.training.resident import Resident
 
 

@@ -18,13 +18,12 @@ from gallop_ray.sparse.weights import collective_device, everywhere, local, rank
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
-from gallop_ray.training.context import RunContext
-from gallop_ray.training.decay import DecayToBase
+from gallop_ray.training.context import Reporter, RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.errors import Diverged
+from gallop_ray.training.measure import Validation
+from gallop_ray.training.optimizers import DecayToBase
 from gallop_ray.training.refresh import Refresher
-from gallop_ray.training.report import Reporter
-from gallop_ray.training.validation import Validation
 
 _T = TypeVar("_T")
 _LOGGED_STEPS = 50  # a run logs about this many of its steps

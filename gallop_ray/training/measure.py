@@ -1,15 +1,23 @@
-"""What is measured of a model: the base, and each run at its end."""
+"""What is measured of a model: the base, a run while it trains, and a run at its end."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from gallop_ray.methods import Attachment
+from gallop_ray.sparse.weights import gather_all, local, write_all
+from gallop_ray.spec.schema import larger_is_better
 from gallop_ray.tasks.accuracy import EvaluationSettings, Generated, generation_correct, likelihood_correct
 from gallop_ray.tasks.examples import Example
-from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies
+from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
 from gallop_ray.tasks.outputs import Outputs, describe
 from gallop_ray.tasks.text import text_loss
+from gallop_ray.training.checkpoint import Best
+from gallop_ray.training.context import RunContext
+from gallop_ray.training.engine import Engine
 from gallop_ray.training.resident import Resident
 
 
@@ -54,3 +62,87 @@ def measure_plain(module: Any, tokenizer: Any, examples: list[Example], settings
 
 def _digits(correct: list[bool]) -> str:
     return "".join(str(int(each)) for each in correct)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The best step so far, and what this rank stores of each trained parameter then."""
+
+    step: int
+    value: float
+    stored: list[Tensor]
+
+
+class Validation:
+    """Measures the validation sets every so many steps. Everything here is collective.
+
+    base: accuracies of the base model. The step that counts as best is the first with the best value of the sweep's
+    objective; with `keep: best` the last step is measured, too, so that it can be that.
+    """
+
+    def __init__(self, context: RunContext, attachment: Attachment, base: Accuracies) -> None:
+        self._context, self._attachment, self._base = context, attachment, base
+        self._keeps = context.training.keep == "best"
+        self._kept: _Kept | None = None
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether to measure after optimizer step `step` (1, 2, ...) of `steps`."""
+        every = self._context.training.validate_steps
+        return every is not None and (step % every == 0 or (self._keeps and step == steps))
+
+    def measure(self, step: int, steps: int, engine: Engine) -> float:
+        """Measure, say so, and remember the step where it is the best. Returns the seconds it took."""
+        begun = time.perf_counter()
+        with self._context.phases.phase("evaluating"):
+            with self._attachment.settled():
+                found = self._metrics(engine)
+            # What a forward pass alone has gathered would hide the shards that are written next.
+            engine.drop_gathered()
+            self._context.reporter.event("validation", step=step, steps=steps, **found)
+        value = found.get(self._context.resident.sweep.objective.metric)
+        if self._keeps and value is not None and self._is_best(value):
+            self._kept = _Kept(step, value, [local(p).clone() for p in self._attachment.parameters])
+        return time.perf_counter() - begun
+
+    def _metrics(self, engine: Engine) -> dict[str, float]:
+        """What the objective needs, and what comes with it, under the names that results use."""
+        resident = self._context.resident
+        sweep, settings = resident.sweep, resident.evaluation()
+        alone = set(sweep.objective.all_metrics) == {"val_id_accuracy"}
+        correct = {}
+        for name, task in resident.tasks.items():
+            if name == sweep.data.train_task or not alone:
+                ways = measure_plain(engine.module, resident.tokenizer, task.validation, settings)
+                correct[name] = {"validation": ways}
+        found = summarize(accuracies(correct), self._base, sweep.data.train_task, sweep.data.ood)
+        return {name: value for name, value in found.items() if name.startswith("val_") and value is not None}
+
+    def _is_best(self, value: float) -> bool:
+        if self._kept is None:
+            return True
+        maximize = larger_is_better(self._context.resident.sweep.objective.metric)
+        return value > self._kept.value if maximize else value < self._kept.value
+
+    def best(self) -> Best | None:
+        """The best step so far for a checkpoint; None where none is kept."""
+        if self._kept is None:
+            return None
+        values = gather_all(self._attachment.parameters, self._kept.stored)
+        return Best(self._kept.step, self._kept.value, values)
+
+    def recall(self, best: Best | None) -> None:
+        """Take up what an earlier attempt found best. Leaves its values in the parameters."""
+        if best is not None:
+            for parameter, values in zip(self._attachment.parameters, best.values, strict=True):
+                write_all(parameter, values)
+            self._kept = _Kept(best.step, best.value, [local(p).clone() for p in self._attachment.parameters])
+
+    @torch.no_grad()
+    def go_back(self) -> int | None:
+        """Put the best step's values back; which step that is, None where the last step's stay because none is kept."""
+        if self._kept is None:
+            return None
+        for parameter, stored in zip(self._attachment.parameters, self._kept.stored, strict=True):
+            local(parameter).copy_(stored)
+        self._attachment.write()
+        return self._kept.step

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gallop_ray.methods import MatrixState, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
-from gallop_ray.sparse.entries import contained, positions
 from gallop_ray.sparse.gradients import OwnedGradients
+from gallop_ray.sparse.mask import contained, positions
 from gallop_ray.sparse.weights import everywhere, gather, rank, world_size
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.errors import Diverged

@@ -14,8 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gallop_ray.sparse.base_hash import base_hash
-from gallop_ray.sparse.base_state import BaseState
+from gallop_ray.sparse.base_state import BaseState, base_hash
 from gallop_ray.sparse.weights import full_shape, world_size
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings

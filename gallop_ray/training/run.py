@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gallop_ray.methods import Attachment
-from gallop_ray.sparse.reach import looking, reached
+from gallop_ray.sparse.candidates import looking, reached
 from gallop_ray.sparse.weights import full_shape, rank
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
@@ -20,16 +20,13 @@ from gallop_ray.tasks.outputs import summarize_outputs
 from gallop_ray.training.attach import Attached, attached
 from gallop_ray.training.base_guard import check_frozen
 from gallop_ray.training.checkpoint import Checkpoint, last_checkpoint, restore, take_checkpoint
-from gallop_ray.training.context import RunContext
+from gallop_ray.training.context import Phases, Reporter, RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.errors import BaseChanged
 from gallop_ray.training.loop import TrainState, train
-from gallop_ray.training.measure import Measured, measure
+from gallop_ray.training.measure import Measured, Validation, measure
 from gallop_ray.training.optimizers import make_optimizer
-from gallop_ray.training.phases import Phases
-from gallop_ray.training.report import Reporter
 from gallop_ray.training.resident import Resident
-from gallop_ray.training.validation import Validation
 
 
 def measure_base(resident: Resident) -> Measured:

@@ -20,13 +20,12 @@ from torch import Tensor
 
 from gallop_ray.disk.locks import Lock, NoLocks
 from gallop_ray.disk.whole import remove_drafts
+from gallop_ray.records.scores import SUMS
 from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.checked import load_checked, save_checked
 from gallop_ray.sparse.gradients import OwnedGradients
-from gallop_ray.sparse.mask import hand_round, index_dtype
-from gallop_ray.sparse.ranking import Ranking
+from gallop_ray.sparse.mask import Ranking, hand_round, index_dtype
 from gallop_ray.sparse.weights import collective_device, everywhere, rank
-from gallop_ray.tracking.scores import SUMS
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 5.0  # seconds between two signs of life to the ranks that wait with the first, lest their group time out

@@ -19,10 +19,9 @@ import transformers
 
 from gallop_ray.methods import METHODS, MaskMethod
 from gallop_ray.sparse.budget import Quota
-from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.candidates import Candidate, refuse_unreached
 from gallop_ray.sparse.gradients import OwnedGradients
-from gallop_ray.sparse.ranking import Ranking, rank_scores
-from gallop_ray.sparse.reach import refuse_unreached
+from gallop_ray.sparse.mask import Ranking, rank_scores
 from gallop_ray.spec.configuration import densities, fixed_scores, selection_ratios
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Sweep

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from benchmarks import plain_script, sweep
 from benchmarks.models import setting
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.configuration import configuration_key, resolve
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import encode
 from gallop_ray.tasks.load import load_task
-from gallop_ray.tracking.records import SweepFolder
 from gallop_ray.training.models import load_model
 from gallop_ray.training.pocket import pocket_config, pocket_tokenizer
 

@@ -9,7 +9,7 @@ import pytest
 
 from gallop_ray.cli import main
 from gallop_ray.disk.locks import Lock, NoLocks, is_held
-from gallop_ray.tracking import control
+from gallop_ray.records import control
 from tests.sweep.written import Written, small_sweep
 
 

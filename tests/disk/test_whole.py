@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from gallop_ray.disk.whole import append, drafted, remove_drafts
+from gallop_ray.records.files import append_line, read_lines
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.sparse.adapter import save_adapter
 from gallop_ray.sparse.checked import save_checked
-from gallop_ray.tracking.files import append_line, read_lines
-from gallop_ray.tracking.records import SweepFolder
 from tests.small_disk import mounted
 
 

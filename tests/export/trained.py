@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RunFolder
-from gallop_ray.training.report import Silent
+from gallop_ray.training.context import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
 from gallop_ray.training.save import save_model

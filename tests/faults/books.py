@@ -9,8 +9,8 @@ import optuna
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RunFolder
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
 
 VARYING = {"seconds", "peak_memory_bytes", "started", "ended", "slot", "attempts", "scores"}
 """What a result says of how it came about, and not of what came out."""

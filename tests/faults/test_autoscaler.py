@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.slots import loads
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.slots import loads
 from gallop_ray.training.models import cache_folder
 from tests.ray_head import Head, ray_head
 from tests.sweep import command

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.records.folders import SweepFolder
 from tests.faults import books
 from tests.faults.victims import ACTORS
 from tests.sweep import command

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.records.folders import SweepFolder
 from tests.faults import books
 from tests.faults.mlflow_server import Server
 from tests.faults.victims import Point, Siege, points

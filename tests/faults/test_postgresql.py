@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.records.folders import SweepFolder
 from tests.faults import books
 from tests.faults.mlflow_server import Server
 from tests.sweep import command

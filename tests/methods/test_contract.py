@@ -22,7 +22,7 @@ from gallop_ray.spec.methods import PeftSpec
 from gallop_ray.spec.peft_tuners import REFUSED, WORKING
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.metrics import Accuracies
-from gallop_ray.training.report import Silent
+from gallop_ray.training.context import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
 from tests.training import test_run, tiny

@@ -14,10 +14,9 @@ from gallop_ray.spec.methods import SpielSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import answer_loss, collate
 from gallop_ray.training.attach import Attached
-from gallop_ray.training.decay import decay_to_base
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import TrainState, batches, learning_rate, train
-from gallop_ray.training.optimizers import EntryAdamW, make_optimizer
+from gallop_ray.training.optimizers import EntryAdamW, decay_to_base, make_optimizer
 from gallop_ray.training.refresh import Refresher, moved
 from gallop_ray.training.run import _optimizer
 from gallop_ray.training.selection import select

@@ -4,10 +4,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.configuration import asked, configuration_key, resolve
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RunFolder
 
 NASTY = "lost </script><script>alert(1)</script> & 50 % of $HOME_x\\{}\nand more"
 _TASKS = ("range", "max", "min")
@@ -75,7 +75,7 @@ def finish(run: RunFolder, accuracy: float, density: float | None) -> None:
 
 def run_ends(run: RunFolder, status: str, reason: str | None = None) -> None:
     """Its configuration has ended so."""
-    from gallop_ray.tracking.records import ConfigurationFolder
+    from gallop_ray.records.folders import ConfigurationFolder
 
     ConfigurationFolder(run.path.parent).write_status(status, [run.seed], None, reason)
 

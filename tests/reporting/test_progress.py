@@ -6,12 +6,12 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from gallop_ray.reporting.live import SweepState
+from gallop_ray.analysis.live import SweepState
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.reporting.progress import SweepDisplay, render, result_line, status_line
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RunFolder
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_counts_time_left_and_best_so_far(folder):
 
 
 def test_a_confirmation_goes_on_in_a_configuration_that_is_over(folder, monkeypatch):
-    monkeypatch.setattr("gallop_ray.tracking.watch._SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr("gallop_ray.records.watch._SETTLED_SECONDS", 0.0)
     for seed in (0, 1):
         end(begin(folder, "a", seed))
     folder.configuration("a").write_status("finished", [0, 1], 0.5)

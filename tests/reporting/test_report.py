@@ -10,14 +10,14 @@ from statistics import fmean, stdev
 import pandas as pd
 import pytest
 
+from gallop_ray.analysis.frame import frame_of, results_frame
 from gallop_ray.cli import main
+from gallop_ray.records.files import read_lines
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.figures import NothingToDrawError, plot_density, plot_front, plot_learning_rate
 from gallop_ray.reporting.figures.style import PALETTE, looks
-from gallop_ray.reporting.frame import frame_of, results_frame
 from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.files import read_lines
-from gallop_ray.tracking.records import SweepFolder
 from tests.reporting.reported import NASTY, begin, reported_sweep, write_half_failed_sweep, write_sweep
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}

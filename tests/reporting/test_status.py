@@ -11,8 +11,8 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from gallop_ray.cli import main
+from gallop_ray.records import control
 from gallop_ray.reporting.status import SweepStatus, found_line, render
-from gallop_ray.tracking import control
 from tests.sweep.written import Written, small_sweep
 
 

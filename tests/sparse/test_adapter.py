@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gallop_ray.sparse.adapter import apply_adapter
-from gallop_ray.sparse.base_hash import base_hash
+from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
+from gallop_ray.training.context import Silent
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import train
-from gallop_ray.training.report import Silent
 from tests.training import tiny
 
 DTYPES = [torch.float32, torch.bfloat16]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.sparse.adapter import apply_adapter, save_adapter
-from gallop_ray.sparse.base_hash import base_hash
+from gallop_ray.sparse.base_state import base_hash
 from tests.training import tiny
 
 FIRST, LAST = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"

@@ -13,8 +13,7 @@ from torch import Tensor
 from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.checked import load_checked, save_checked
 from gallop_ray.sparse.gradients import assign_owners
-from gallop_ray.sparse.mask import choose_within
-from gallop_ray.sparse.ranking import rank_scores
+from gallop_ray.sparse.mask import choose_within, rank_scores
 from gallop_ray.sparse.weights import rank, world_size
 from tests.sparse.test_mask import case
 

@@ -16,8 +16,7 @@ from gallop_ray.spec.configuration import (
     resolve,
     selection_ratios,
 )
-from gallop_ray.spec.dump import resolved_yaml, spec_json
-from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.load import load_sweep, resolved_yaml, spec_json
 from gallop_ray.spec.methods import GallopSpec, LoraRank
 from gallop_ray.spec.plan import optimizer_steps, plan_sweep
 from gallop_ray.spec.schema import Sweep, TrainingSpec

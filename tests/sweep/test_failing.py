@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.records.folders import SweepFolder
 from tests.faults import books
 from tests.small_disk import mounted
 from tests.sweep import command

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from gallop_ray.mlflow_mirror.store import tracking_uri
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.search.study import Studies
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.driver import run_sweep
-from gallop_ray.sweep.study import Studies
-from gallop_ray.tracking.mlflow_store import tracking_uri
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RunFolder
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from gallop_ray.records.files import write_lines
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.sweep.probe import RunForecast, Sizes, _short, _table, forecast
-from gallop_ray.tracking.files import write_lines
-from gallop_ray.tracking.records import SweepFolder
 from tests.sweep.written import small_sweep
 
 

@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from gallop_ray.export.request import checked
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RoundFolder
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RoundFolder
 from tests.sweep import command
 
 TASKS = ["range", "max"]

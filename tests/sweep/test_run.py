@@ -11,11 +11,11 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from gallop_ray.reporting.timing import switch_seconds
+from gallop_ray.analysis.timing import switch_seconds
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.slots import loads
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.spec.schema import ModelSpec
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.slots import loads
 from gallop_ray.training.models import load_model
 from tests.sweep import command
 

@@ -7,8 +7,8 @@ import pytest
 from ray import cloudpickle
 from ray.tune.search import Searcher
 
-from gallop_ray.sweep.halt import HALTED
 from gallop_ray.sweep.searcher import SlotSearcher
+from gallop_ray.sweep.stop import HALTED
 
 
 class Room:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gallop_ray.tracking.records import SweepFolder
+from gallop_ray.records.folders import SweepFolder
 from tests.ray_head import RAY, ray_head
 from tests.sweep.command import ROOT
 

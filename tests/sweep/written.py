@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.configuration import asked, configuration_key, resolve
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.records import SweepFolder
-from gallop_ray.tracking.runs import RunFolder
 
 
 def small_sweep(tmp: Path, **changes: Any) -> Sweep:

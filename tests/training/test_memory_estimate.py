@@ -22,12 +22,10 @@ from gallop_ray.spec.configuration import resolve
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
 from gallop_ray.training.attach import attached
-from gallop_ray.training.context import RunContext
+from gallop_ray.training.context import Phases, RunContext, Silent
 from gallop_ray.training.engine import Engine, init_distributed, quiet, split_over_ranks
 from gallop_ray.training.gradient_pass import accumulate, score_owned
 from gallop_ray.training.memory import Estimate, estimate
-from gallop_ray.training.phases import Phases
-from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
 from gallop_ray.training.run import checkpointing
 

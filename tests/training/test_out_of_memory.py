@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gallop_ray.slots.failures import classify
 from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.memory import free_memory
-from gallop_ray.sweep.failures import classify
-from gallop_ray.training.report import Silent
+from gallop_ray.training.context import Silent
 from gallop_ray.training.resident import load_resident
 from gallop_ray.training.run import execute, measure_base
 from tests.training import tiny

@@ -23,12 +23,11 @@ from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.spec.methods import LinesSpec
+from gallop_ray.training.context import Phases, Silent
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.loop import train
 from gallop_ray.training.optimizers import make_optimizer
-from gallop_ray.training.phases import Phases
-from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
 from gallop_ray.training.run import checkpointing, execute, look
 from gallop_ray.training.selection import select

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from gallop_ray.analysis.paired import p_worse
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.slots.rounds import execute_rounds
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.paired import p_worse
-from gallop_ray.sweep.rounds import execute_rounds
-from gallop_ray.tracking.runs import RunFolder
-from gallop_ray.training.report import Silent
+from gallop_ray.training.context import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
 from tests.training import test_run, tiny

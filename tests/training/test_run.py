@@ -12,10 +12,10 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from gallop_ray.sparse.adapter import apply_adapter
-from gallop_ray.sparse.base_hash import base_hash
+from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.spec.schema import Configuration, ModelSpec, Sweep
+from gallop_ray.training.context import Silent
 from gallop_ray.training.errors import Diverged
-from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
 from tests.training import tiny

@@ -16,11 +16,10 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.weights import write_entries
 from gallop_ray.spec.methods import GallopSpec
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
+from gallop_ray.training.context import Phases, Silent
 from gallop_ray.training.draw import permutation, share_of
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.loop import batches
-from gallop_ray.training.phases import Phases
-from gallop_ray.training.report import Silent
 from gallop_ray.training.resident import Resident
 from gallop_ray.training.run import checkpointing
 from gallop_ray.training.selection import select

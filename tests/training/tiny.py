@@ -13,11 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
-from gallop_ray.training.context import RunContext
+from gallop_ray.training.context import Phases, Reporter, RunContext, Silent
 from gallop_ray.training.engine import init_distributed, quiet, split_over_ranks
-from gallop_ray.training.phases import Phases
 from gallop_ray.training.pocket import pocket_tokenizer
-from gallop_ray.training.report import Reporter, Silent
 from gallop_ray.training.resident import Resident
 
 VOCABULARY = 96

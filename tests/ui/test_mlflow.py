@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import pytest
 
-from gallop_ray.tracking.identity import settle
-from gallop_ray.tracking.mirror import MlflowMirror
-from gallop_ray.tracking.mlflow_store import tracking_uri
+from gallop_ray.mlflow_mirror.mirror import MlflowMirror
+from gallop_ray.mlflow_mirror.store import tracking_uri
+from gallop_ray.records.identity import settle
 from tests.sweep.written import Written, small_sweep
 
 pytestmark = pytest.mark.ui

@@ -1,6 +1,6 @@
 """Figures: functions from the runs of a sweep to matplotlib Figures that pyplot knows nothing of.
 
-Frames have one row a run and the columns of results.jsonl (`gallop_ray.reporting.frame.results_frame`).
+Frames have one row a run and the columns of results.jsonl (`gallop_ray.analysis.frame.results_frame`).
 """
 
 from gallop_ray.reporting.figures.cost import plot_cost

@@ -4,11 +4,11 @@ from collections import defaultdict
 
 import pandas as pd
 
+from gallop_ray.analysis import ranking
+from gallop_ray.analysis.frame import rows_of
+from gallop_ray.analysis.ranking import Summary, of_the_search, summaries
 from gallop_ray.reporting.figures.style import NothingToDrawError
-from gallop_ray.reporting.frame import rows_of
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking import ranking
-from gallop_ray.tracking.ranking import Summary, of_the_search, summaries
 
 DEFAULT = ObjectiveSpec()
 

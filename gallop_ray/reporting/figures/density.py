@@ -9,11 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from gallop_ray.analysis.ranking import Summary
 from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched
-from gallop_ray.reporting.figures.legend import legend_below
-from gallop_ray.reporting.figures.style import Look, NothingToDrawError, looks, panels, percent_label, styled
+from gallop_ray.reporting.figures.style import (
+    Look,
+    NothingToDrawError,
+    legend_below,
+    looks,
+    panels,
+    percent_label,
+    styled,
+)
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking.ranking import Summary
 
 _MOST_POINTS = 8
 METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")

@@ -8,13 +8,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gallop_ray.analysis.ranking import Summary
 from gallop_ray.reporting.figures.choose import DEFAULT, best, by_method, searched
-from gallop_ray.reporting.figures.labels import label_points
 from gallop_ray.reporting.figures.style import (
     MUTED,
     WIDTH,
     Look,
     NothingToDrawError,
+    label_points,
     looks,
     new_figure,
     percent_label,
@@ -22,7 +23,6 @@ from gallop_ray.reporting.figures.style import (
     styled,
 )
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking.ranking import Summary
 
 _SMALLER_IS_BETTER = ("forget_ratio", "collapse_rate", "seconds_total", "peak_memory_bytes", "text_loss")
 Point = tuple[float, float]

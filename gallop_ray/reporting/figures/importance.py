@@ -12,7 +12,7 @@ def plot_importance(importances: Mapping[str, Mapping[str, float]]) -> Figure:
     """Each searched parameter's share of what the objective varies by: a panel a method.
 
     Args:
-        importances: shares by method and parameter, as `gallop_ray.sweep.importance` finds them.
+        importances: shares by method and parameter, as `gallop_ray.search.importance` finds them.
 
     Raises:
         NothingToDrawError: where there are none.

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from gallop_ray.analysis.ranking import Summary
 from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, values
 from gallop_ray.reporting.figures.style import (
     Look,
@@ -19,7 +20,6 @@ from gallop_ray.reporting.figures.style import (
     styled,
 )
 from gallop_ray.spec.schema import ObjectiveSpec
-from gallop_ray.tracking.ranking import Summary
 
 _COLUMNS = 4
 

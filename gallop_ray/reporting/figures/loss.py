@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.reporting.figures.style import NothingToDrawError, looks, panels, styled
-from gallop_ray.tracking.runs import RunFolder
 
 _COLUMNS = 4
 _LINES = ("-", "--", ":", "-.")

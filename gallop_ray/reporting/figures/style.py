@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 # Okabe and Ito's hues, darkened until each has a contrast of 3 to 1 against white; red-green blind readers tell
 # neighbours apart by lightness. The page puts lighter ones in their place in dark mode.
@@ -135,3 +138,60 @@ def percent_label(metric: str) -> str:
     """The label of an axis in percent, its first letter large."""
     name = spoken(metric)
     return f"{name[0].upper()}{name[1:]} (%)"
+
+
+_COLUMNS = 6
+
+
+def legend_below(figure: Figure, look: Mapping[str, Look]) -> None:
+    """A legend of methods in rows below the figure, where it can hide nothing."""
+    handles = [
+        Line2D([], [], color=each.colour, marker=each.marker, linewidth=1.5, label=name) for name, each in look.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), _COLUMNS))
+
+
+Across = Literal["left", "center", "right"]
+# Offsets in points, the nearest first; the farther ones get a line to their point.
+_PLACES = [
+    (dx * reach, dy * reach, cast(Across, across))
+    for reach in (1.0, 1.9, 3.2, 4.8, 6.5)
+    for dx, dy, across in ((8, 0, "left"), (-8, 0, "right"), (7, 7, "left"), (-7, 7, "right"), (7, -7, "left"),
+                           (-7, -7, "right"), (0, 9, "center"), (0, -9, "center"))
+]  # fmt: skip
+_SIZE = 8.5
+
+
+def label_points(axes: Axes, named: Mapping[str, tuple[float, float]], points: Sequence[tuple[float, float]]) -> None:
+    """Write each name near its point: the first place that is free, or, where none is, the last one tried.
+
+    Args:
+        named: (x, y) in data units of each name.
+        points: everything that should stay visible, in data units.
+    """
+    canvas = FigureCanvasAgg(axes.figure)  # type: ignore[arg-type]
+    canvas.figure.draw_without_rendering()  # fixes the layout, by which places are judged
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    pixels = axes.transData.transform(list(points) + list(named.values()))
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
+    for name, point in sorted(named.items(), key=lambda each: -each[1][1]):
+        text = axes.annotate(name, point, (0, 0), textcoords="offset points", va="center", size=_SIZE, zorder=5)
+        for dx, dy, across in _PLACES:
+            text.set_position((dx, dy))
+            text.set_horizontalalignment(across)
+            text.update_positions(renderer)
+            box = text.get_window_extent(renderer).padded(1)
+            if not any(box.overlaps(other) for other in taken) and _inside(box, axes):
+                break
+        taken.append(box)
+        if max(abs(dx), abs(dy)) > 12:
+            axes.annotate("", point, (dx, dy), textcoords="offset points", arrowprops=_leader())
+
+
+def _leader() -> dict[str, object]:
+    return {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+
+
+def _inside(box: Bbox, axes: Axes) -> bool:
+    frame = axes.get_window_extent()
+    return bool(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1)

@@ -4,11 +4,10 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from gallop_ray.reporting.comparison import Comparison
+from gallop_ray.analysis.comparison import Comparison
 from gallop_ray.reporting.figures.style import spoken
-from gallop_ray.reporting.report.cells import number_cell, text_cell
 from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.sheet import MISSING, Cell, Column, Sheet
+from gallop_ray.reporting.report.sheet import MISSING, Cell, Column, Sheet, number_cell, text_cell
 
 _MOST_OPEN = 12
 _COLUMNS = (

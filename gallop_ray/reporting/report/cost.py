@@ -1,9 +1,8 @@
 """What the sweep cost."""
 
 from gallop_ray.reporting.figures.cost import seconds_by_phase
-from gallop_ray.reporting.report.cells import number_cell, seconds_cell, text_cell
 from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
+from gallop_ray.reporting.report.sheet import Cell, Column, Sheet, number_cell, seconds_cell, text_cell
 
 
 def cost_sheet(material: Material) -> Sheet:

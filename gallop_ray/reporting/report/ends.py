@@ -1,8 +1,7 @@
 """What did not finish, and why."""
 
-from gallop_ray.reporting.report.cells import text_cell
 from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
+from gallop_ray.reporting.report.sheet import Cell, Column, Sheet, text_cell
 
 _COLUMNS = (
     Column("Configuration", "configuration", numeric=False),

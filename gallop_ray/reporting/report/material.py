@@ -7,23 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from gallop_ray.reporting.frame import frame_of, rows_of
+from gallop_ray.analysis import ranking
+from gallop_ray.analysis.frame import frame_of, rows_of
+from gallop_ray.analysis.ranking import Summary, base_summary, of_the_search, summaries
+from gallop_ray.analysis.statistics import SweepStatistics, sweep_statistics
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import CONFIRMATION, MASK_REPORT, SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.summary import flatten
 from gallop_ray.reporting.masks import described, mask_report, read_mask
-from gallop_ray.reporting.statistics import SweepStatistics, sweep_statistics
 from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.rounds import base_metrics
-from gallop_ray.tracking import ranking
-from gallop_ray.tracking.files import Record
-from gallop_ray.tracking.ranking import (
-    Summary,
-    base_summary,
-    of_the_search,
-    summaries,
-)
-from gallop_ray.tracking.records import CONFIRMATION, MASK_REPORT, SweepFolder
-from gallop_ray.tracking.runs import RunFolder
-from gallop_ray.tracking.summary import flatten
+from gallop_ray.tasks.metrics import base_metrics
 
 Importances = Mapping[str, Mapping[str, float]]
 

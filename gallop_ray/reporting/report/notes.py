@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from gallop_ray.reporting.advice import cut_grids
-from gallop_ray.reporting.edges import edges_of
+from gallop_ray.analysis.advice import cut_grids
+from gallop_ray.analysis.edges import edges_of
 from gallop_ray.reporting.report.material import Material
 
 _FOLLOWS_NO_FORMAT = 0.05

@@ -1,9 +1,9 @@
 """Everything that is needed to run the sweep again."""
 
+from gallop_ray.records.files import Record
 from gallop_ray.reporting.report.material import Material
-from gallop_ray.spec.dump import resolved_yaml
+from gallop_ray.spec.load import resolved_yaml
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.files import Record
 
 _MACHINE = ("platform", "hostname", "cpu_count", "gpus", "git_commit")
 

@@ -2,8 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
+from gallop_ray.analysis.ranking import BASE, Summary
 from gallop_ray.reporting.figures.style import spoken
-from gallop_ray.reporting.report.cells import (
+from gallop_ray.reporting.report.material import Material
+from gallop_ray.reporting.report.sheet import (
+    Cell,
+    Column,
+    Sheet,
     count_cell,
     gigabytes_cell,
     measured_cell,
@@ -13,9 +18,6 @@ from gallop_ray.reporting.report.cells import (
     spread_cell,
     text_cell,
 )
-from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
-from gallop_ray.tracking.ranking import BASE, Summary
 
 Part = tuple[Column, Callable[[Summary], Cell]]
 _OVER_SEEDS = "In percent, mean ± standard deviation over seeds (n - 1)."

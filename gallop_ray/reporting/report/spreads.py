@@ -1,11 +1,10 @@
 """How far each method's best configuration varies over its seeds."""
 
+from gallop_ray.analysis.spread import Spread
+from gallop_ray.analysis.statistics import ConfigurationStatistics
 from gallop_ray.reporting.figures.style import spoken
-from gallop_ray.reporting.report.cells import percent_cell, text_cell
 from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
-from gallop_ray.reporting.spread import Spread
-from gallop_ray.reporting.statistics import ConfigurationStatistics
+from gallop_ray.reporting.report.sheet import Cell, Column, Sheet, percent_cell, text_cell
 
 _METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
 _COLUMNS = (

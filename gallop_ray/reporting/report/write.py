@@ -7,12 +7,12 @@ from pathlib import Path
 
 import jinja2
 
+from gallop_ray.records.folders import PAGE, VERDICT, SweepFolder
 from gallop_ray.reporting.report.drawings import drawings, drawn
 from gallop_ray.reporting.report.material import Importances, Material, gather
 from gallop_ray.reporting.report.notes import notes
 from gallop_ray.reporting.report.sections import Section, sections
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tracking.records import PAGE, VERDICT, SweepFolder
 
 
 def write_report(
@@ -23,7 +23,7 @@ def write_report(
     Works at any moment of a sweep. The page needs nothing else: no file beside it and no network.
 
     Args:
-        importances: of searched parameters, by method; `gallop_ray.sweep.importance` finds them.
+        importances: of searched parameters, by method; `gallop_ray.search.importance` finds them.
         output: the page's path; by default <sweep>/report/report.html.
     """
     path = output or folder.path / PAGE

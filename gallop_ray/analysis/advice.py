@@ -1,0 +1,97 @@
+"""What can be said of a sweep before it runs: not wrong, but to be known. `validate`, `plan` and `run` print it."""
+
+from collections.abc import Iterator, Mapping
+
+from gallop_ray.analysis.comparison import LEAST_SEEDS
+from gallop_ray.analysis.edges import two_values
+from gallop_ray.analysis.verdict import listed, seeds_text, selection_text
+from gallop_ray.spec.configuration import method_space, space_keys
+from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.plan import MethodPlan, plan_sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.space import Range, grid_point, grid_size, points
+
+_MOST_POINTS = 1000  # of a grid whose left out values are named; each is held against each that is tried
+
+
+def advice(sweep: Sweep) -> list[str]:
+    """Sentences about what this sweep's results will and will not say; none where there is nothing to know."""
+    said = [text for look in (_learning, cut_grids, _two_values, _scales, _seeds) for text in look(sweep)]
+    return [*said, *filter(None, [selection_text(sweep)])]
+
+
+def _learning(sweep: Sweep) -> Iterator[str]:
+    """From which configuration on results decide, where the sampler goes by them."""
+    if sweep.search.sampler not in ("tpe", "nsga2"):
+        return
+    groups: dict[tuple[int, int | None], list[str]] = {}
+    for plan in plan_sweep(sweep, None).methods:
+        if method_space(sweep, plan.method) and not _finite(sweep, plan):
+            groups.setdefault((plan.configurations, plan.learns_from), []).append(plan.method)
+    for (configurations, learns_from), methods in groups.items():
+        what = f"{sweep.search.sampler}: of the {configurations} configurations of {listed(methods)}"
+        if learns_from is None:
+            yield f"{what} all are drawn at random, none by results; raise budget.configurations"
+        else:
+            yield f"{what} {learns_from - 1} are drawn blindly, and from number {learns_from} on results decide"
+
+
+def _finite(sweep: Sweep, plan: MethodPlan) -> bool:
+    """Whether all of its points are tried, so that the order says nothing."""
+    return grid_size(method_space(sweep, plan.method)) == plan.configurations
+
+
+def cut_grids(sweep: Sweep) -> Iterator[str]:
+    """What a grid's budget leaves out."""
+    if sweep.search.sampler != "grid":
+        return
+    for plan in plan_sweep(sweep, None).methods:
+        space = method_space(sweep, plan.method)
+        size = grid_size(space)
+        if size is None or size <= plan.configurations:
+            continue
+        left = _never_tried(space, plan.configurations) if size <= _MOST_POINTS else []
+        never = f": {listed(left)} never" if left else ""
+        what = f"{plan.method}: budget.configurations {plan.configurations} cuts its grid of {size} points"
+        yield f"{what}{never}; raise it, or leave it out to try them all"
+
+
+def _never_tried(space: Mapping[str, Range], count: int) -> list[str]:
+    """The values that are in none of the first points of a grid."""
+    tried = [grid_point(space, number) for number in range(count)]
+    return [
+        f"{path.partition('.')[2]} {value}"
+        for path, allowed in space.items()
+        for value in points(allowed) or ()
+        if all(point[path] != value for point in tried)
+    ]
+
+
+def _two_values(sweep: Sweep) -> Iterator[str]:
+    keys = {key for method in sweep.methods for key in space_keys(sweep, method).values()}
+    found = [key for key in sweep.search.space if key in keys and two_values(sweep.search.space[key])]
+    if found:
+        yield f"{listed(found)}: of two values the best is always at an edge; give three or more"
+
+
+def _scales(sweep: Sweep) -> Iterator[str]:
+    found = [method.name for method in sweep.methods if _scale_varies(sweep, method)]
+    if found:
+        what = f"{listed(found)}: the rank is searched with alpha fixed, so the scale alpha / rank changes with it"
+        yield f"{what}; give alpha_over_rank instead"
+
+
+def _scale_varies(sweep: Sweep, method: MethodSpec) -> bool:
+    keys = space_keys(sweep, method)
+    scaled = "method.alpha_over_rank" in keys or getattr(method, "alpha_over_rank", None) is not None
+    return method.type in ("lora", "dora") and "method.rank" in keys and not scaled
+
+
+def _seeds(sweep: Sweep) -> Iterator[str]:
+    """Whether a verdict can come of it, and what it takes."""
+    seeds = sweep.confirmation.seeds if sweep.confirmation else sweep.seeds
+    if len(sweep.methods) < 2:
+        return
+    count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    head = f"no verdict can come of {count}" if len(seeds) < LEAST_SEEDS else f"the verdict has {count}"
+    yield f"{head}: {seeds_text(len(sweep.methods))}"

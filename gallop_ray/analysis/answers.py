@@ -1,0 +1,65 @@
+"""What a run got right on test sets, example by example, weighted as a metric weights it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.spec.schema import DataSpec, Sweep
+from gallop_ray.tasks.metrics import Correct, plain, summarize
+
+Answers = dict[str, NDArray[np.float64]]
+"""By task (examples,): 1 where the answer was right, 0 where not, times a weight; the sum of the means is the metric,
+up to a constant."""
+
+
+def weights_of(folder: SweepFolder, sweep: Sweep, metric: str) -> dict[str, float]:
+    """What each task's accuracy on its test set counts for in a metric; empty for a metric that is no sum of them.
+
+    Of a sweep with several rounds by `<task trained on>/<task>`, every round alike.
+    """
+    base, rounds = folder.base() or {}, sweep.data.rounds
+    if len(rounds) == 1:
+        return _of_a_round(base, rounds[0], metric)
+    return {
+        f"{each.train_task}/{task}": weight / len(rounds)
+        for each in rounds
+        for task, weight in _of_a_round(base, each, metric).items()
+    }
+
+
+def _of_a_round(base: Record, data: DataSpec, metric: str) -> dict[str, float]:
+    task, ood = data.train_task, data.ood
+    others = {each: 1 / len(ood) for each in ood}
+    if metric == "id_accuracy":
+        return {task: 1.0}
+    if metric == "ood_accuracy":
+        return others
+    if metric == "mean_accuracy":
+        return {task: 0.5, **{each: share / 2 for each, share in others.items()}}
+    before = summarize(base, base, task, ood)["ood_accuracy"]
+    if metric == "forget_ratio" and before:  # 1 - OOD / base, but for its floor at 0
+        return {each: -share / before for each, share in others.items()}
+    return {}
+
+
+def recorded(run: RunFolder) -> Correct:
+    """correct.json; empty where there is none."""
+    return run.read("correct") or {}
+
+
+def weighted(correct: Correct, weights: Mapping[str, float]) -> Answers:
+    """The answers to each task's test set; empty unless all tasks were recorded."""
+    try:
+        return {task: weight * _numbers(plain(correct[task]["test"])) for task, weight in weights.items()}
+    except KeyError:
+        return {}
+
+
+def _numbers(digits: str | None) -> NDArray[np.float64]:
+    if digits is None:
+        raise KeyError("not measured")
+    return (np.frombuffer(digits.encode(), np.uint8) - ord("0")).astype(np.float64)

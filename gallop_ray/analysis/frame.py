@@ -1,0 +1,51 @@
+"""The runs of a sweep as a pandas DataFrame, which the figures draw from."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import pandas as pd
+
+from gallop_ray.analysis.spread import Spread
+from gallop_ray.analysis.statistics import ConfigurationStatistics
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.summary import flatten
+from gallop_ray.spec.schema import Sweep
+
+_ALWAYS = ("configuration", "method", "seed", "stage", "status")
+
+
+def results_frame(folder: SweepFolder, sweep: Sweep) -> pd.DataFrame:
+    """One row a run that is over, with the columns of results.jsonl.
+
+    Ordered by method as the sweep file has them, then by configuration and seed: figures colour methods in this order.
+    """
+    return frame_of(folder.results(), [method.name for method in sweep.methods])
+
+
+def frame_of(results: Iterable[Mapping[str, Any]], methods: Iterable[str] = ()) -> pd.DataFrame:
+    """The same from result.json records; methods that are not named come last."""
+    place = {name: number for number, name in enumerate(methods)}
+    rows = [flatten(result) for result in results]
+    rows.sort(key=lambda row: (place.get(row["method"], len(place)), row["configuration"], row["seed"]))
+    frame = pd.DataFrame(rows)
+    return frame if len(frame) else pd.DataFrame(columns=list(_ALWAYS))
+
+
+def spreads_frame(configurations: Iterable[ConfigurationStatistics]) -> pd.DataFrame:
+    """One row a metric of a configuration."""
+    rows = [
+        {"configuration": c.configuration, "method": c.method, "stage": c.stage, "metric": metric, **asdict(spread)}
+        for c in configurations
+        for metric, spread in c.spreads.items()
+    ]
+    columns = ["configuration", "method", "stage", "metric", *(field.name for field in fields(Spread))]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def rows_of(frame: pd.DataFrame) -> list[Record]:
+    """The frame's rows as records, nulls as None."""
+    objects = frame.astype(object)
+    rows: list[Record] = objects.where(objects.notna(), None).to_dict("records")
+    return rows

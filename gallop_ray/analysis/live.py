@@ -1,0 +1,224 @@
+"""What goes on in a sweep just now, read from its folder: of a run that goes on only what is new, of others nothing."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gallop_ray.analysis.ranking import Summary, best
+from gallop_ray.analysis.timing import RunSeconds, slot_seconds_left
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import FINAL, ConfigurationFolder, SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.watch import OpenConfigurations
+from gallop_ray.spec.plan import MethodPlan
+from gallop_ray.spec.schema import ObjectiveSpec, Sweep
+
+_STEPS_FOR_SPEED = 20
+_KEPT = ("configuration", "seed", "stage", "status", "reason", "attempts", "ended", "seconds")
+"""Of a result: there may be thousands."""
+
+
+@dataclass
+class ActiveRun:
+    """How far a run has come."""
+
+    configuration: str
+    seed: int
+    attempt: int = 0
+    offset: int = 0
+    phase: str = "starting"
+    slot: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    started: float = 0.0
+    last_event: float = 0.0
+    moving: bool = False
+    times: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_STEPS_FOR_SPEED))
+
+    def take(self, event: Record) -> None:
+        """Bring the state up to date with an event."""
+        self.last_event = event["time"]
+        if event["event"] == "run_started":
+            self.phase, self.step, self.loss = "starting", 0, None
+            self.slot, self.started = event["slot"], event["time"]
+            self.times.clear()
+        elif event["event"] == "phase":
+            self.phase = event["phase"]
+        elif event["event"] == "step":
+            self.step, self.steps, self.loss = event["step"], event.get("steps", self.steps), event.get("loss")
+            self.times.append((event["time"], event["step"]))
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Over the last steps; null before the second step."""
+        if len(self.times) < 2 or self.times[-1][0] <= self.times[0][0]:
+            return None
+        return (self.times[-1][1] - self.times[0][1]) / (self.times[-1][0] - self.times[0][0])
+
+
+class SweepState:
+    """The present state of a sweep; `look` brings it up to date.
+
+    Args:
+        folder: the sweep's records.
+        planned: the work of each method, if no configuration is stopped early.
+        objective: what the search goes by.
+        since: when the driver that runs the sweep began; runs that it began are going on. Without it a run goes on
+            when something new is seen of it.
+    """
+
+    def __init__(
+        self, folder: SweepFolder, planned: Sequence[MethodPlan], objective: ObjectiveSpec, since: float | None = None
+    ) -> None:
+        self.objective = objective
+        self._kept = (*_KEPT, objective.metric)
+        self._since = since
+        self._seeds = set(folder.spec().get("seeds", Sweep.model_fields["seeds"].default))
+        self.total_configurations = sum(plan.configurations for plan in planned)
+        self._planned = planned
+        self._looked = False
+        self._open = OpenConfigurations(folder)
+        self._results: dict[Path, Record] = {}
+        self._active: dict[Path, ActiveRun] = {}
+        self._over: dict[str, tuple[Record, int]] = {}
+        self._methods: dict[str, str] = {}
+        self._side_by_side = 1
+
+    def look(self) -> list[Record]:
+        """Read what is new; returns the results of runs that ended since the last look."""
+        news: list[Record] = []
+        for configuration in self._open.look():
+            status = configuration.status()
+            if configuration.key not in self._methods:
+                self._methods[configuration.key] = configuration.method_name()
+            runs = configuration.runs()
+            news += [result for run in runs if (result := self._look_at(run))]
+            self._note_status(configuration, status, runs)
+        self._looked = True
+        self._side_by_side = len(self.active) or self._side_by_side
+        return news
+
+    def _note_status(self, configuration: ConfigurationFolder, status: Record, runs: list[RunFolder]) -> None:
+        self._over.pop(configuration.key, None)
+        if status["status"] in FINAL:
+            self._over[configuration.key] = (status, sum(run.seed in self._seeds for run in runs))
+            for run in runs:
+                if run.seed in self._seeds:
+                    self._active.pop(run.path, None)
+            if not any(run.path in self._active for run in runs):  # a confirmation goes on
+                self._open.close(configuration)
+
+    def _look_at(self, run: RunFolder) -> Record | None:
+        """Follow a run; its result when it has just ended."""
+        if run.path in self._results and self._results[run.path]["status"] == "finished":
+            return None
+        result = run.result()
+        if result is not None:
+            self._active.pop(run.path, None)
+            kept = {name: result[name] for name in self._kept if name in result}
+            kept["method"] = self._methods[run.configuration]
+            known = self._results.get(run.path)
+            self._results[run.path] = kept
+            return None if known == kept else result
+        self._results.pop(run.path, None)  # another attempt at it
+        self._follow(run)
+        return None
+
+    def _follow(self, run: RunFolder) -> None:
+        active = self._active.setdefault(run.path, ActiveRun(run.configuration, run.seed))
+        tail = run.tail(active.offset, active.attempt)
+        for event in tail.events:
+            active.take(event)
+        active.attempt, active.offset = tail.attempt, tail.offset
+        # What the first look finds may have been left by a session that was killed; it counts when it moves.
+        begun = self._since is not None and active.started >= self._since
+        active.moving = active.moving or begun or (bool(tail.events) and self._looked)
+
+    @property
+    def active(self) -> list[ActiveRun]:
+        """The runs that go on, by configuration and seed."""
+        return [run for _, run in sorted(self._active.items()) if run.moving]
+
+    @property
+    def half_done(self) -> list[ActiveRun]:
+        """The runs that have begun and do not go on, by configuration and seed."""
+        return [run for _, run in sorted(self._active.items()) if not run.moving]
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The method of each configuration that has begun, by key."""
+        return self._methods
+
+    @property
+    def over(self) -> dict[str, Record]:
+        """The status of each configuration that has ended, by key."""
+        return {key: status for key, (status, _) in self._over.items()}
+
+    @property
+    def results(self) -> list[Record]:
+        """Of the runs that have ended, which they are and how they did."""
+        return list(self._results.values())
+
+    @property
+    def configurations_over(self) -> int:
+        """How many configurations have ended, however they did."""
+        return len(self._over)
+
+    @property
+    def runs_over(self) -> int:
+        """How many runs have ended, however they did."""
+        return len(self._results)
+
+    @property
+    def runs_failed(self) -> int:
+        """How many runs have failed or diverged."""
+        return sum(result["status"] != "finished" for result in self._results.values())
+
+    @property
+    def runs_left_of(self) -> dict[str, int]:
+        """How many runs of each method are still to end; configurations that ended early leave none."""
+        searched, confirmed = Counter[str](), Counter[str]()
+        for path, result in self._results.items():
+            stage = searched if result["seed"] in self._seeds else confirmed
+            stage[self._methods[path.parent.name]] += 1
+        for key, (_, runs) in self._over.items():
+            searched[self._methods[key]] += max(0, len(self._seeds) - runs)
+        return {
+            plan.method: max(0, plan.searched - searched[plan.method]) + max(0, plan.confirmed - confirmed[plan.method])
+            for plan in self._planned
+        }
+
+    @property
+    def runs_left(self) -> int:
+        """How many runs are still to end."""
+        return sum(self.runs_left_of.values())
+
+    @property
+    def runs_expected(self) -> int:
+        """How many runs there will have been."""
+        return self.runs_over + self.runs_left
+
+    def run_seconds(self) -> RunSeconds:
+        """What runs have taken."""
+        return RunSeconds(
+            (self._methods[path.parent.name], result["seconds"]["total"])
+            for path, result in self._results.items()
+            if result.get("seconds", {}).get("total") is not None
+        )
+
+    def slot_seconds_left(self) -> float | None:
+        """How long one slot would take for what is left, by the times of finished runs; null before the first."""
+        going_on = [(self._methods[run.configuration], time.time() - run.started) for run in self.active]
+        return slot_seconds_left(self.run_seconds(), self.runs_left_of, going_on)
+
+    def seconds_left(self) -> float | None:
+        """The same with as many slots as were last seen at work."""
+        work = self.slot_seconds_left()
+        return None if work is None else work / self._side_by_side
+
+    def best(self) -> list[Summary]:
+        """The best configuration of each method so far, the best of all first; none where a front is sought."""
+        return [] if self.objective.metrics else best(self._results.values(), self.objective)

@@ -1,0 +1,157 @@
+"""Which configuration is best: results of runs gathered by configuration and by method.
+
+Whoever names a best configuration asks `best` or, for the search alone, `best_of_search`: tables, report, display,
+MLflow, confirmation and retention. A configuration with a failed or diverged run is never among them.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import CONFIRMATION, SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.summary import mean_and_std, objective_value
+from gallop_ray.spec.schema import ObjectiveSpec, larger_is_better
+
+BASE = "base model"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The runs of one configuration.
+
+    `values` are what it counts for by each of the objective's metrics, null without a finished seed. `on_front`: no
+    other configuration is as good by all of several metrics and better by one.
+    """
+
+    configuration: str
+    method: str
+    runs: list[Record]
+    values: tuple[float | None, ...]
+    on_front: bool = False
+
+    @property
+    def finished(self) -> list[Record]:
+        """The runs that neither failed nor diverged."""
+        return [run for run in self.runs if run["status"] == "finished"]
+
+    @property
+    def failed(self) -> bool:
+        """Whether one of its runs failed or diverged: then it is no answer, however good its other seeds are."""
+        return len(self.finished) < len(self.runs)
+
+    def first(self, name: str) -> Any:
+        """A value that all runs share, or null."""
+        return next((run[name] for run in self.runs if run.get(name) is not None), None)
+
+    def over_seeds(self, name: str) -> tuple[float | None, float | None]:
+        """Mean and standard deviation of a metric."""
+        return mean_and_std(run.get(name) for run in self.finished)
+
+
+def summaries(results: Iterable[Record], objective: ObjectiveSpec) -> list[Summary]:
+    """One summary per configuration, the best by the objective first; those that failed or have no value come last.
+
+    With several metrics the Pareto front comes first; within it and without, the first metric decides.
+    """
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for result in results:
+        runs[result["configuration"]].append(result)
+    found = [_summary(key, of_key, objective) for key, of_key in sorted(runs.items())]
+    if objective.metrics:
+        found = _with_front(found, objective)
+    return sorted(found, key=lambda summary: _order(summary, objective))
+
+
+def _summary(key: str, runs: list[Record], objective: ObjectiveSpec) -> Summary:
+    values = tuple(objective_value(runs, objective, metric) for metric in objective.all_metrics)
+    return Summary(key, runs[0]["method"], runs, values)
+
+
+def _order(summary: Summary, objective: ObjectiveSpec) -> tuple[bool, bool, float]:
+    value = summary.values[0]
+    rank = 0.0 if value is None else -value if objective.maximize else value
+    return not summary.on_front, summary.failed or value is None, rank
+
+
+def _with_front(found: list[Summary], objective: ObjectiveSpec) -> list[Summary]:
+    """The same with the Pareto front marked, of those that finished the most seeds of their method."""
+    signs = [1 if larger_is_better(metric) else -1 for metric in objective.all_metrics]
+    points = {
+        each.configuration: [sign * value for sign, value in zip(signs, each.values, strict=True) if value is not None]
+        for each in _with_most_seeds(found)
+        if None not in each.values
+    }
+    front = {key for key, point in points.items() if not any(_dominates(other, point) for other in points.values())}
+    return [replace(each, on_front=each.configuration in front) for each in found]
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one != other and all(mine >= theirs for mine, theirs in zip(one, other, strict=True))
+
+
+def _with_most_seeds(found: list[Summary]) -> list[Summary]:
+    """Those that finished the most seeds of their method's configurations, none of them with a failed run.
+
+    A configuration that was stopped after a lucky seed would otherwise beat one that had to stand by all of them.
+    """
+    sound = [summary for summary in found if summary.values[0] is not None and not summary.failed]
+    most: dict[str, int] = defaultdict(int)
+    for summary in sound:
+        most[summary.method] = max(most[summary.method], len(summary.finished))
+    return [summary for summary in sound if len(summary.finished) == most[summary.method]]
+
+
+def best(results: Iterable[Record], objective: ObjectiveSpec) -> list[Summary]:
+    """The best configuration of each method, the best of all first; of the runs on fresh seeds where there are any.
+
+    Only those count that finished the most seeds of their method's configurations and none of whose runs failed. A
+    method without one is missing.
+    """
+    return _best_of_each_method(summaries(of_the_verdict(results), objective), 1)
+
+
+def best_of_search(results: Iterable[Record], objective: ObjectiveSpec, count: int = 1) -> list[Summary]:
+    """The same by the runs of the search alone, up to `count` configurations of each method."""
+    return _best_of_each_method(summaries(of_the_search(results), objective), count)
+
+
+def _best_of_each_method(found: list[Summary], count: int) -> list[Summary]:
+    taken: dict[str, list[Summary]] = defaultdict(list)
+    for summary in _with_most_seeds(found):
+        if len(taken[summary.method]) < count:
+            taken[summary.method].append(summary)
+    chosen = {summary.configuration for of_method in taken.values() for summary in of_method}
+    return [summary for summary in found if summary.configuration in chosen]
+
+
+def best_run(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> RunFolder | None:
+    """Of a best configuration the run that validates best among those whose adapter is still there; None without."""
+    sign = -1 if objective.maximize else 1
+    measured = [run for run in best.finished if run.get(objective.metric) is not None]
+    runs = sorted(measured, key=lambda run: sign * run[objective.metric])
+    found = (folder.run(best.configuration, run["seed"]) for run in runs)
+    return next((run for run in found if any(part.adapter.exists() for part in run.parts())), None)
+
+
+def of_the_search(results: Iterable[Record]) -> list[Record]:
+    """The runs that the search goes by."""
+    return [result for result in results if result.get("stage") != CONFIRMATION]
+
+
+def of_the_verdict(results: Iterable[Record]) -> list[Record]:
+    """The runs on fresh seeds, where there are any: those that were searched with have picked the best by luck, too."""
+    every = list(results)
+    return [result for result in every if result.get("stage") == CONFIRMATION] or every
+
+
+def base_summary(base: Mapping[str, Any], objective: ObjectiveSpec) -> Summary:
+    """The base model as a row of its own.
+
+    Args:
+        base: metrics of the base model under the names that results use (id_accuracy, val_mean_accuracy, ...).
+    """
+    values = tuple(base.get(metric) for metric in objective.all_metrics)
+    return Summary(BASE, BASE, [{**base, "status": "finished"}], values)

@@ -1,0 +1,178 @@
+"""What a sweep's seeds allow to be said; definitions in docs/statistics.md. From the records alone."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+from statistics import fmean
+
+import numpy as np
+
+from gallop_ray.analysis.answers import recorded, weighted, weights_of
+from gallop_ray.analysis.comparison import Comparison, Side, compare, corrected
+from gallop_ray.analysis.ranking import best, of_the_search, of_the_verdict
+from gallop_ray.analysis.spread import Spread, spread
+from gallop_ray.analysis.verdict import Verdict, decide, selection_text
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import CONFIRMATION, SEARCH, SweepFolder
+from gallop_ray.records.summary import measurements
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.metrics import Correct
+
+MEAN_ACCURACY = "mean_accuracy"
+"""The mean of ID and OOD accuracy on test sets."""
+_COMPARED = ("id_accuracy", "ood_accuracy", "forget_ratio")
+
+
+@dataclass(frozen=True)
+class ConfigurationStatistics:
+    """A configuration over the seeds that it finished in one stage; one that was confirmed has two."""
+
+    configuration: str
+    method: str
+    stage: str
+    seeds: tuple[int, ...]
+    spreads: dict[str, Spread]
+
+
+@dataclass(frozen=True)
+class SweepStatistics:
+    """What the sweep's finished runs say.
+
+    metric: the objective's counterpart on test sets, by which the verdict goes.
+    results: of all runs that are over.
+    best: each method's best configuration by the objective on validation sets, the best by `metric` first; of the runs
+    on fresh seeds where there are any.
+    comparisons: of every two of these with two common seeds, first the one that ranks higher.
+    stability: the mean Kendall tau-b of the methods' rankings by two seeds; null without two methods and common seeds.
+    verdict: null with fewer than two methods.
+    """
+
+    metric: str
+    results: Sequence[Record]
+    best: tuple[ConfigurationStatistics, ...]
+    comparisons: tuple[Comparison, ...]
+    stability: float | None
+    verdict: Verdict | None
+
+    @cached_property
+    def configurations(self) -> tuple[ConfigurationStatistics, ...]:
+        """Every configuration that has a run which is over; worked out when asked for, as there may be thousands."""
+        return tuple(_of_all(self.results))
+
+
+def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
+    """The statistics of a sweep, whether it is over, runs or has failed in part."""
+    results = [_with_mean(result) for result in folder.results()]
+    metric = _verdict_metric(results, sweep)
+    winners = _best(results, sweep, metric)
+    correct = [
+        {run["seed"]: recorded(folder.run(run["configuration"], run["seed"])) for run in runs} for _, runs in winners
+    ]
+    comparisons = {
+        name: _comparisons(winners, correct, name, weights_of(folder, sweep, name))
+        for name in dict.fromkeys([metric, *_COMPARED])
+    }
+    return SweepStatistics(
+        metric=metric,
+        results=results,
+        best=tuple(statistics for statistics, _ in winners),
+        comparisons=tuple(each for of_metric in comparisons.values() for each in of_metric),
+        stability=rank_stability([_by_seed(runs, metric) for _, runs in winners]),
+        verdict=_verdict(metric, winners, comparisons[metric], sweep),
+    )
+
+
+def _with_mean(result: Record) -> Record:
+    """The result with mean_accuracy, which is recorded of validation sets alone."""
+    both = [result.get(name) for name in ("id_accuracy", "ood_accuracy")]
+    known = [value for value in both if value is not None]
+    return {**result, MEAN_ACCURACY: fmean(known)} if len(known) == len(both) else result
+
+
+def _verdict_metric(results: Sequence[Record], sweep: Sweep) -> str:
+    metric = sweep.objective.metric.removeprefix("val_")
+    if metric == MEAN_ACCURACY and not any(MEAN_ACCURACY in result for result in results):
+        return "id_accuracy"  # there is no other task
+    return metric
+
+
+def _of_all(results: Sequence[Record]) -> Iterable[ConfigurationStatistics]:
+    fresh = [result for result in results if result.get("stage") == CONFIRMATION]
+    for stage, runs in ((SEARCH, of_the_search(results)), (CONFIRMATION, fresh)):
+        of_key: dict[str, list[Record]] = defaultdict(list)
+        for run in runs:
+            of_key[run["configuration"]].append(run)
+        for key in sorted(of_key):
+            yield _statistics(of_key[key], stage)
+
+
+def _statistics(runs: Sequence[Record], stage: str) -> ConfigurationStatistics:
+    """Of the runs of one configuration in one stage, those that finished."""
+    measured = {run["seed"]: measurements(run) for run in runs if run["status"] == "finished"}
+    names = dict.fromkeys(name for values in measured.values() for name in values)
+    spreads = {name: spread(name, {seed: values.get(name) for seed, values in measured.items()}) for name in names}
+    return ConfigurationStatistics(runs[0]["configuration"], runs[0]["method"], stage, tuple(sorted(measured)), spreads)
+
+
+Best = list[tuple[ConfigurationStatistics, list[Record]]]
+"""The best configuration of each method that has one, and its finished runs."""
+
+
+def _best(results: Sequence[Record], sweep: Sweep, metric: str) -> Best:
+    runs = of_the_verdict(results)
+    stage = CONFIRMATION if any(run.get("stage") == CONFIRMATION for run in runs) else SEARCH
+    found = [(_statistics(each.runs, stage), each.finished) for each in best(results, sweep.objective)]
+    sign = -1 if sweep.objective.maximize else 1
+    measured = [each for each in found if metric in each[0].spreads]
+    return sorted(measured, key=lambda each: sign * (each[0].spreads[metric].mean or 0.0))
+
+
+def _by_seed(runs: Iterable[Record], metric: str) -> dict[int, float]:
+    return {run["seed"]: run[metric] for run in runs if run.get(metric) is not None}
+
+
+def _comparisons(
+    best: Best, correct: Sequence[Mapping[int, Correct]], metric: str, weights: Mapping[str, float]
+) -> list[Comparison]:
+    """Of every two methods, the better by the verdict's metric first. correct: of each method, correct.json by seed."""
+    sides = [
+        Side(
+            statistics.configuration,
+            statistics.method,
+            _by_seed(runs, metric),
+            {seed: weighted(answers, weights) for seed, answers in by_seed.items()},
+        )
+        for (statistics, runs), by_seed in zip(best, correct, strict=True)
+    ]
+    return corrected([found for pair in combinations(sides, 2) if (found := compare(metric, *pair))])
+
+
+def rank_stability(methods: Sequence[Mapping[int, float]]) -> float | None:
+    """The mean over every two common seeds of Kendall's tau-b between the methods' values at them.
+
+    1: all seeds rank the methods alike; 0: as by chance. Two seeds of which one has all methods alike do not count.
+
+    Args:
+        methods: of each method, a metric's value by seed.
+    """
+    if len(methods) < 2:
+        return None
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in methods)))
+    columns = [[by_seed[seed] for by_seed in methods] for seed in seeds]
+    from scipy.stats import kendalltau  # here: a second or two, which validate, plan and run do not need
+
+    taus = [float(kendalltau(one, other).statistic) for one, other in combinations(columns, 2)]
+    known = [tau for tau in taus if not np.isnan(tau)]
+    return fmean(known) if known else None
+
+
+def _verdict(metric: str, best: Best, comparisons: Sequence[Comparison], sweep: Sweep) -> Verdict | None:
+    ranking = [statistics.method for statistics, _ in best]
+    if len(ranking) < 2:
+        return None
+    verdict = decide(metric, ranking, comparisons)
+    missing = [method.name for method in sweep.methods if method.name not in ranking]
+    said = [verdict.text, selection_text(sweep), f"Nothing to go by yet: {', '.join(missing)}." if missing else None]
+    return replace(verdict, text=" ".join(filter(None, said)))

@@ -1,0 +1,160 @@
+"""Where the time of a sweep went, and how long what is left of it will take. All times in seconds."""
+
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean
+
+from rich import box
+from rich.table import Table
+
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.slots import loads
+
+
+class RunSeconds:
+    """The mean time of a run of each method; of a method that has finished none, the mean of all."""
+
+    def __init__(self, finished: Iterable[tuple[str, float]]) -> None:
+        """Takes (method, seconds) of each finished run."""
+        self._by_method: dict[str, list[float]] = defaultdict(list)
+        for method, seconds in finished:
+            self._by_method[method].append(seconds)
+
+    def of(self, method: str) -> float | None:
+        """Null before any run has finished."""
+        known = self._by_method.get(method) or [each for runs in self._by_method.values() for each in runs]
+        return fmean(known) if known else None
+
+
+def slot_seconds_left(
+    seconds: RunSeconds, runs_left: Mapping[str, int], going_on: Iterable[tuple[str, float]]
+) -> float | None:
+    """Seconds of one slot for the runs that are still to end; null where nothing is known of a run's time.
+
+    Args:
+        seconds: what a run takes.
+        runs_left: of each method, those that go on among them.
+        going_on: method and seconds since the start, for each run that goes on.
+    """
+    needed = {method: seconds.of(method) for method, count in runs_left.items() if count}
+    if None in needed.values():
+        return None
+    work = sum(runs_left[method] * (each or 0.0) for method, each in needed.items())
+    return work - sum(min(since, needed.get(method) or 0.0) for method, since in going_on)
+
+
+_NAMED = ("scoring", "selecting", "training", "evaluating")
+
+
+@dataclass(frozen=True)
+class RunTimes:
+    """The present attempt of a run, by the clock of its worker."""
+
+    slot: str
+    configuration: str
+    started: float
+    first_forward: float | None
+    last_event: float
+    phases: dict[str, float]
+
+
+@dataclass
+class SlotTimes:
+    """What a slot did from its first run's start to its last run's end; `other` is neither of the named phases.
+
+    The time in which the sweep did not run is left out.
+    """
+
+    wall: float
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def other(self) -> float:
+        """Attaching, saving, changing the configuration, waiting."""
+        return self.wall - sum(self.phases.values())
+
+    def shares(self) -> dict[str, float]:
+        """Each phase, and other, as a share of the slot's wall time."""
+        spent = {**self.phases, "other": self.other}
+        return {name: seconds / self.wall if self.wall else 0.0 for name, seconds in spent.items()}
+
+
+def run_times(run: RunFolder) -> RunTimes | None:
+    """The times of a run from its events; None when it has none."""
+    events = [event for event in run.events() if event["event"] != "step"]
+    if not events:
+        return None
+    phases: dict[str, float] = defaultdict(float)
+    for event, following in pairwise(event for event in events if event["event"] in ("phase", "run_ended")):
+        # A worker whose node is gone may go on for seconds, and end in the middle of the next attempt's events.
+        if event["event"] == "phase":
+            phases[event["phase"]] += following["time"] - event["time"]
+    forwards = [event["time"] for event in events if event["event"] == "first_forward"]
+    started, last = next((event for event in events if event["event"] == "run_started"), None), events[-1]["time"]
+    if started is None:  # its line is damaged
+        return None
+    return RunTimes(
+        started["slot"], run.configuration, started["time"], forwards[0] if forwards else None, last, dict(phases)
+    )
+
+
+def _stretches(folder: SweepFolder) -> dict[str, list[list[RunTimes]]]:
+    """The runs of each slot in order, from one start of the slot to the next; every start of a sweep has a slot-0."""
+    starts: dict[str, set[float]] = defaultdict(set)
+    for load in loads(folder):
+        starts[load["slot"]].add(load["slot_started"])
+    slots: dict[str, dict[int, list[RunTimes]]] = defaultdict(lambda: defaultdict(list))
+    for times in sorted(filter(None, map(run_times, folder.runs())), key=lambda run: run.started):
+        slots[times.slot][bisect(sorted(starts[times.slot]), times.started)].append(times)
+    return {slot: list(stretches.values()) for slot, stretches in sorted(slots.items())}
+
+
+def _span(runs: list[RunTimes]) -> tuple[float, float]:
+    return runs[0].started, max(run.last_event for run in runs)
+
+
+def wall_seconds(folder: SweepFolder) -> float:
+    """How long some slot was between its first run's start and its last run's last event; 0 before any run."""
+    spans = sorted(_span(runs) for stretches in _stretches(folder).values() for runs in stretches)
+    total, until = 0.0, 0.0
+    for start, end in spans:
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
+
+
+def slot_times(folder: SweepFolder) -> dict[str, SlotTimes]:
+    """What each slot spent its time on."""
+    return {
+        slot: SlotTimes(
+            wall=sum(end - start for start, end in map(_span, stretches)),
+            phases={name: sum(run.phases.get(name, 0.0) for runs in stretches for run in runs) for name in _NAMED},
+        )
+        for slot, stretches in _stretches(folder).items()
+    }
+
+
+def switch_seconds(folder: SweepFolder) -> list[float]:
+    """What each change of configuration in a slot took: from one's last event to the first forward pass of the next."""
+    return [
+        after.first_forward - before.last_event
+        for stretches in _stretches(folder).values()
+        for runs in stretches
+        for before, after in pairwise(runs)
+        if before.configuration != after.configuration and after.first_forward is not None
+    ]
+
+
+def timing_table(folder: SweepFolder) -> Table:
+    """Wall time of each slot, and the shares of it in percent."""
+    table = Table(title=f"Time: {wall_seconds(folder):.0f} s", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("Slot")
+    for heading in ("Seconds", *(name.capitalize() for name in _NAMED), "Other"):
+        table.add_column(heading, justify="right")
+    for slot, times in slot_times(folder).items():
+        table.add_row(slot, f"{times.wall:.0f}", *(f"{100 * share:.0f} %" for share in times.shares().values()))
+    return table

@@ -1,0 +1,223 @@
+"""Which method is best, and whether the seeds suffice to say so; definitions in docs/statistics.md."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.special import nctdtr, stdtrit  # scipy.stats has the same, and takes four times as long to import
+
+from gallop_ray.analysis.comparison import LEAST_SEEDS, LEVEL, Comparison, degrees_of_freedom
+from gallop_ray.analysis.spread import larger_is_better
+from gallop_ray.spec.schema import Sweep
+
+POWER = 0.8
+MOST_SEEDS = 1000
+EFFECT = 2
+"""A difference of two methods that is worth finding, in standard deviations of their differences over seeds."""
+
+
+def power_of_t(difference: float, error: float, freedom: float, level: float) -> float:
+    """The power of a two-sided t-test at this level; the true difference and its standard error in the same unit."""
+    return 1 - float(nctdtr(freedom, difference / error, stdtrit(freedom, 1 - level / 2)))
+
+
+def pairs_of(methods: int) -> int:
+    """How many pairs the methods make, over all of which p is corrected."""
+    return methods * (methods - 1) // 2
+
+
+def seeds_to_find(methods: int, effect: float = EFFECT) -> int:
+    """Seeds that find such a difference between two of the methods with a power of 0.8, by Holm's strictest level."""
+    level = LEVEL / max(1, pairs_of(methods))
+    seeds = range(LEAST_SEEDS, MOST_SEEDS)
+    return next((n for n in seeds if power_of_t(effect, n**-0.5, n - 1, level) >= POWER), MOST_SEEDS)
+
+
+def seeds_text(methods: int) -> str:
+    """What a verdict over so many methods takes."""
+    return (
+        f"it takes {LEAST_SEEDS} or more, and with {methods} methods {seeds_to_find(methods)} to find a difference of "
+        f"{EFFECT} standard deviations over seeds 4 times in 5"
+    )
+
+
+_NAMES = {
+    "mean_accuracy": "mean of ID and OOD accuracy",
+    "id_accuracy": "ID accuracy",
+    "ood_accuracy": "OOD accuracy",
+    "forget_ratio": "forget ratio",
+}
+_NAMED_AT_MOST = 4
+
+
+def best_text(metric: str, leader: str, rest: Sequence[str], runner_up: Comparison | None) -> str:
+    """One that is told apart from all others."""
+    return f"{leader} is best by {_named(metric)} on test sets, ahead of {listed(rest)}.{_ahead(runner_up)}"
+
+
+def tied_text(metric: str, leader: str, tied: Sequence[str], beaten: Sequence[str], margin: float) -> str:
+    """All that is not told apart is as good, within the margin."""
+    ahead = f" Ahead of {listed(beaten)}." if beaten else ""
+    within = f"they differ by less than {100 * margin:g} points"
+    return f"{leader} is tied with {listed(tied)} by {_named(metric)} on test sets: {within}.{ahead}"
+
+
+def open_text(
+    metric: str,
+    leader: str,
+    undecided: Sequence[str],
+    beaten: Sequence[str],
+    closest: Comparison | None,
+    needed: int | None,
+    methods: int,
+) -> str:
+    """The leader may be no better than some others; `methods` were compared."""
+    if closest is None:
+        said = f"{leader} and {undecided[0]} have fewer than two seeds in common; a verdict takes at least two."
+        return f"Not enough seeds to name a best method by {_named(metric)} on test sets: {said}"
+    if closest.difference == 0:
+        apart = f"{leader} and {listed(undecided)} are not told apart by {closest.seeds} seeds."
+    else:
+        apart = f"{leader} is ahead, but {closest.seeds} seeds do not tell it from {listed(undecided)}."
+    also = f" It is better than {listed(beaten)}." if beaten else ""
+    return (
+        f"Not enough seeds by {_named(metric)} on test sets: {apart}{also}{_ahead(closest)} "
+        f"{_needed(needed, closest, methods)}"
+    )
+
+
+def selection_text(sweep: Sweep) -> str | None:
+    """That the objective saw the tasks on which forgetting is measured, where it did."""
+    seen = [metric for metric in sweep.objective.all_metrics if metric != "val_id_accuracy"]
+    if not seen:
+        return None
+    tasks = dict.fromkeys(task for each in sweep.data.rounds for task in each.ood)
+    return (
+        f"The search goes by {' and '.join(seen)}, so it sees validation data of the OOD tasks "
+        f"({listed(list(tasks))}): OOD accuracy and forgetting are those of a model selected for these tasks (oracle "
+        "selection), not of tasks unknown to the search."
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    if len(names) > _NAMED_AT_MOST:
+        return f"{', '.join(names[: _NAMED_AT_MOST - 1])} and {len(names) - _NAMED_AT_MOST + 1} others"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _named(metric: str) -> str:
+    return _NAMES.get(metric, metric)
+
+
+def _ahead(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return ""
+    low, high = sorted((comparison.low, comparison.high))
+    interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    pair = f"{comparison.first_method} minus {comparison.second_method}"
+    return f" {pair}: {100 * comparison.difference:+.1f} points (95 % interval {interval}, {comparison.seeds} seeds)."
+
+
+def _needed(needed: int | None, closest: Comparison, methods: int) -> str:
+    if closest.seeds < LEAST_SEEDS:
+        return f"No verdict rests on {closest.seeds} seeds, whatever they say: {seeds_text(methods)}."
+    if needed is None and closest.difference == 0:
+        return "They do not differ so far."
+    if needed is None:
+        return "Even a thousand seeds would hardly separate them on these test examples; more examples might."
+    more = "more `seeds` in the sweep file and the same command again add them"
+    return f"If that difference is real, about {needed} seeds would separate them; {more}."
+
+
+Outcome = Literal["best", "tied with", "not enough seeds"]
+
+MARGIN = 0.02
+"""Two methods whose means differ by less than this are as good as each other: two points of accuracy."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`others`: the methods that the leader beats, is tied with, or is not told apart from.
+
+    `seeds_needed`: to tell the best two apart with a power of 0.8, if their difference is as observed; null where it is
+    known already, unknown, or out of reach.
+    """
+
+    outcome: Outcome
+    metric: str
+    leader: str
+    others: tuple[str, ...]
+    seeds_needed: int | None
+    text: str
+
+
+def decide(metric: str, ranking: Sequence[str], comparisons: Sequence[Comparison]) -> Verdict:
+    """The verdict on methods.
+
+    Args:
+        ranking: two methods or more, the best mean first.
+        comparisons: of this metric, corrected; pairs without two common seeds are missing.
+    """
+    leader, *rest = ranking
+    of = {rival: _between(leader, rival, comparisons) for rival in rest}
+    like = [rival for rival in rest if not _beats(leader, of[rival])]
+    undecided = [rival for rival in like if not _equivalent(of[rival])]
+    beaten = [rival for rival in rest if rival not in like]
+    if not like:
+        return Verdict("best", metric, leader, tuple(rest), None, best_text(metric, leader, rest, of[rest[0]]))
+    if not undecided:
+        text = tied_text(metric, leader, like, beaten, MARGIN)
+        return Verdict("tied with", metric, leader, tuple(like), None, text)
+    closest = of[undecided[0]]
+    needed = seeds_needed(closest, LEVEL / max(1, len(comparisons)))
+    text = open_text(metric, leader, undecided, beaten, closest, needed, len(ranking))
+    return Verdict("not enough seeds", metric, leader, tuple(undecided), needed, text)
+
+
+def seeds_needed(comparison: Comparison | None, level: float = LEVEL, power: float = POWER) -> int | None:
+    """Seeds at which a paired t-test finds the observed difference, with the observed spread, with this power.
+
+    The seeds' share of the squared standard error falls with their number, the examples' share stays. Null without a
+    difference or a spread to go by, and beyond 1000.
+    """
+    if comparison is None or comparison.difference == 0:
+        return None
+    spread, stays = comparison.seed_error**2 * comparison.seeds, comparison.example_error**2
+    if spread + stays == 0:
+        return None
+    low, high = LEAST_SEEDS, MOST_SEEDS + 1
+    while low < high:
+        middle = (low + high) // 2
+        enough = _power(comparison.difference, spread / middle, stays, middle, level) >= power
+        low, high = (low, middle) if enough else (middle + 1, high)
+    return low if low <= MOST_SEEDS else None
+
+
+def _power(difference: float, by_seeds: float, by_examples: float, seeds: int, level: float) -> float:
+    """Of a two-sided test; the squared errors are those at that number of seeds."""
+    freedom = degrees_of_freedom(math.sqrt(by_seeds), math.sqrt(by_examples), seeds)
+    tests = ((by_seeds, seeds - 1), (by_seeds + by_examples, freedom))
+    return min(power_of_t(abs(difference), math.sqrt(error), of, level) for error, of in tests if error)
+
+
+def _beats(leader: str, comparison: Comparison | None) -> bool:
+    """Means are over each method's own seeds, comparisons over common ones: both have to favour the leader."""
+    if comparison is None or not comparison.different:
+        return False
+    leads = comparison.difference if comparison.first_method == leader else -comparison.difference
+    return (leads > 0) == (larger_is_better(comparison.metric) is not False)
+
+
+def _between(leader: str, rival: str, comparisons: Sequence[Comparison]) -> Comparison | None:
+    pair = {leader, rival}
+    return next((each for each in comparisons if {each.first_method, each.second_method} == pair), None)
+
+
+def _equivalent(comparison: Comparison | None) -> bool:
+    """Two one-sided tests at level 0.05 (Schuirmann 1987): the 90 % interval lies within the margin."""
+    if comparison is None or comparison.seeds < LEAST_SEEDS:
+        return False
+    low, high = comparison.interval(1 - 2 * LEVEL)
+    return low > -MARGIN and high < MARGIN

@@ -1,0 +1,65 @@
+"""What a finished sweep hands out in MLflow, all of it at the sweep's own run: verdict, report, the best adapter."""
+
+import logging
+from pathlib import Path
+
+from gallop_ray.analysis.ranking import best, best_run
+from gallop_ray.mlflow_mirror.store import MlflowStore
+from gallop_ray.records.folders import MASK_REPORT, PAGE, VERDICT, SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.spec.schema import Sweep
+
+_LOG = logging.getLogger(__name__)
+_FILES = (*MASK_REPORT, "results.jsonl")
+_ADAPTER = "adapter/adapter.safetensors"
+ADAPTER_BYTES = 1 << 28
+"""A larger adapter (all weights of a large model) stays in its run folder alone."""
+
+
+def handed_out(folder: SweepFolder, sweep: Sweep) -> RunFolder | None:
+    """The run whose adapter is handed out: the best seed of the sweep's best configuration; None where none is left."""
+    found = best(folder.results(), sweep.objective)
+    run = best_run(folder, found[0], sweep.objective) if found else None
+    return run if run is not None and run.adapter.exists() else None
+
+
+def hand_out(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: str) -> None:
+    """Describe the sweep's MLflow run by the report's verdict, and give it the report, the tables and the adapter.
+
+    What is not there is left out. Sending it again replaces what was sent.
+    """
+    chosen = handed_out(folder, sweep)
+    store.log(run_id, tags={"mlflow.note.content": _description(folder, store, run_id, chosen)})
+    for name in _FILES:
+        if (folder.path / name).exists():
+            store.upload(run_id, folder.path / name)
+    if (report := (folder.path / PAGE).parent).exists():
+        store.upload_folder(run_id, report)
+    if chosen is not None:
+        _hand_out_adapter(folder, chosen, store, run_id)
+
+
+def _hand_out_adapter(folder: SweepFolder, run: RunFolder, store: MlflowStore, run_id: str) -> None:
+    """As an artifact and as a model: there is one for the sweep, which a later and better adapter replaces."""
+    size = run.adapter.stat().st_size
+    if size > ADAPTER_BYTES:
+        _LOG.warning("MLflow gets no copy of %s: %.1f GB are more than a copy should take", run.adapter, size / 1e9)
+        return
+    store.upload(run_id, run.adapter, str(Path(_ADAPTER).parent))
+    tags = {"sweep": folder.path.name, "configuration": run.configuration, "seed": str(run.seed)}
+    store.extras.log_model(run_id, folder.path.name, run.adapter, tags)
+
+
+def _description(folder: SweepFolder, store: MlflowStore, run_id: str, chosen: RunFolder | None) -> str:
+    """Markdown, as MLflow's page shows it."""
+    verdict = folder.path / VERDICT
+    lines = [verdict.read_text(encoding="utf-8").strip()] if verdict.exists() else []
+    if (folder.path / PAGE).exists():
+        lines.append(f"[The report]({store.page(run_id, PAGE)}) is among the artifacts.")
+    if chosen is not None:
+        where = f"`{chosen.configuration}/seed-{chosen.seed}`"
+        held = chosen.adapter.stat().st_size <= ADAPTER_BYTES
+        where += f", adapter: [{_ADAPTER}]({store.page(run_id, _ADAPTER)})" if held else ""
+        lines.append(f"Best run by validation: {where}")
+    lines.append(f"Records: `{folder.path}`")
+    return "\n\n".join(lines)

@@ -1,0 +1,121 @@
+"""The MLflow page of a tracking store, in the browser."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import webbrowser
+from pathlib import Path
+from urllib.parse import quote
+
+from gallop_ray.mlflow_mirror.sqlite import address_of, file_of, make_whole
+from gallop_ray.spec.secrets import HIDDEN, hidden
+
+_HOST = "127.0.0.1"
+_START_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+_ANSWER_SECONDS = 20.0
+
+
+def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: str = "gallop_ray") -> int:
+    """Show a tracking store in MLflow's page until Ctrl-C; returns an exit status.
+
+    A store that is a server already has a page: its address is shown, nothing is started.
+
+    Args:
+        uri: an MLflow tracking uri.
+        port: where to serve the page on this machine.
+        open_browser: open the page as well as print its address.
+        experiment: the experiment whose runs are shown; all experiments where it is not there.
+
+    Raises:
+        ValueError: the port is taken.
+    """
+    if uri.startswith(("http:", "https:")):
+        _show(_runs_of(experiment, uri), open_browser)
+        return 0
+    if _answers(port):
+        raise ValueError(f"port {port} is in use on this machine: choose another")
+    if (path := file_of(uri)) is not None:
+        make_whole(path)
+        uri = uri if path.is_absolute() else address_of(path.absolute())  # the server starts in another folder
+    # MLflow makes a folder for artifacts where it is started, although the experiments say where theirs are.
+    with tempfile.TemporaryDirectory() as start_folder:
+        log = Path(start_folder) / "log"
+        # kill ends this process as Ctrl-C does: the server lives in a session of its own and would stay.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        server = _start(uri, port, log)
+        try:
+            _wait_until_up(server, port, log)
+            _show(_runs_of(experiment, f"http://{_HOST}:{port}"), open_browser)
+            return server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            _end(server)
+
+
+def _start(uri: str, port: int, log: Path) -> "subprocess.Popen[bytes]":
+    store = ["--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
+    # Without its job runners, a dozen processes that this page has no use for.
+    lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**os.environ, **lean, "GIT_PYTHON_REFRESH": "quiet"}
+    # A session of its own: Ctrl-C reaches this process alone, which then ends the server with all its workers.
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "ui", *store],
+            cwd=log.parent,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((_HOST, port)) == 0
+
+
+def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not _answers(port):
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise ValueError(f"MLflow's page did not start. It says:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.2)
+
+
+def _runs_of(experiment: str, address: str) -> str:
+    """The page of the experiment's runs; the server's first page where it does not tell the experiment.
+
+    Without a password, for which the browser asks: what stands on a command line everybody on the machine can read.
+    """
+    address = hidden(address).replace(f"{HIDDEN}@", "")
+    question = f"{address.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment)}"
+    try:
+        with urllib.request.urlopen(question, timeout=_ANSWER_SECONDS) as answer:
+            number = json.load(answer)["experiment"]["experiment_id"]
+    except (OSError, ValueError, KeyError):
+        return address
+    return f"{address.rstrip('/')}/#/experiments/{number}/runs"
+
+
+def _show(address: str, open_browser: bool) -> None:
+    print(f"MLflow: {address}", flush=True)
+    if open_browser:
+        webbrowser.open(address)
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, number)
+            server.wait(_STOP_SECONDS)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue

@@ -1,0 +1,97 @@
+"""`gallop-ray doctor`: does this machine, or the cluster of RAY_ADDRESS, have what sweeps need?"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+
+import ray
+
+from gallop_ray.mlflow_mirror.store import default_uri, tracking_uri
+from gallop_ray.preflight import machine_checks, sweep_checks
+from gallop_ray.preflight.data_checks import general_text
+from gallop_ray.preflight.findings import Finding, ok, print_findings, problem, warning
+from gallop_ray.records.environment import environment_record
+from gallop_ray.slots.cluster import leave, possible_slots
+from gallop_ray.slots.ray_address import RayAddress, find_ray
+from gallop_ray.spec.machine import TrackingSpec
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.training.engine import quiet
+
+
+def examine(sweep: Sweep | None) -> bool:
+    """Print a line for everything that was looked at; whether there is no problem."""
+    quiet()
+    counts = print_findings(_findings(sweep))
+    print(f"problems: {counts['problem']}, warnings: {counts['warning']}")
+    return counts["problem"] == 0
+
+
+def _findings(sweep: Sweep | None) -> Iterator[Finding]:
+    yield from machine_checks.versions()
+    yield from machine_checks.gpus()
+    yield from machine_checks.memory()
+    yield from machine_checks.traps()
+    yield ok(f"DeepSpeed {environment_record()['deepspeed']} loads; it has nothing to compile for a sweep")
+    yield from machine_checks.disk(sweep.output if sweep else "runs")
+    yield from machine_checks.tracking(*_store(sweep))
+    found: RayAddress | None = None
+    try:
+        found = find_ray()
+    except ValueError as error:
+        what, _, fix = str(error).rpartition("; ")
+        yield problem(what, fix[0].upper() + fix[1:])
+    if found is not None:
+        yield from _ray(found, sweep)
+    if sweep is None:
+        yield from sweep_checks.presets()
+        return
+    yield from sweep_checks.studies(sweep)
+    of_model = list(sweep_checks.model(sweep))
+    yield from of_model
+    yield from sweep_checks.data(sweep)
+    yield from general_text(sweep)
+    if all(each.level != "problem" for each in of_model):
+        yield from sweep_checks.tuners(sweep)
+    yield from sweep_checks.extra(sweep)
+    if found is not None and found.is_local and all(each.level != "problem" for each in of_model):
+        yield from sweep_checks.slots(sweep)
+
+
+def _store(sweep: Sweep | None) -> tuple[str, str]:
+    """MLflow's address and experiment."""
+    if sweep is None:
+        return default_uri("runs"), str(TrackingSpec.model_fields["experiment"].default)
+    return tracking_uri(sweep), sweep.tracking.experiment
+
+
+def _ray(found: RayAddress, sweep: Sweep | None) -> Iterator[Finding]:
+    """Which Ray a sweep would use; whether a cluster takes it and holds a slot."""
+    if found.stale:
+        yield warning(found.stale, "Run: ray stop")
+    if found.is_local:
+        yield ok(f"{found.text} (version {environment_record()['ray']})")
+        return
+    yield ok(found.text)
+    try:
+        ray.init(address=found.address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of another version, with another token: Ray says which
+        reason = str(error).strip().splitlines()[0]
+        yield problem(f"the Ray cluster at {found.address} cannot be joined: {reason}", "See cluster/README.md")
+        return
+    with suppress(Exception):
+        have = ray.cluster_resources()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        cpus, gpus = (have.get(name, 0) for name in ("CPU", "GPU"))
+        yield ok(f"Ray cluster at {found.address}: nodes {nodes}, CPUs {cpus:g}, GPUs {gpus:g}")
+        if sweep is not None:
+            yield _room(sweep)
+    leave()
+
+
+def _room(sweep: Sweep) -> Finding:
+    now, later = possible_slots(sweep.resources)
+    asked = sweep.resources
+    size = f"{asked.workers_per_slot} x {asked.cpus_per_worker:g} CPUs, {asked.gpus_per_worker:g} GPUs"
+    if later < 1:
+        return problem(f"no slot ({size}) fits on its nodes", "Lower resources, or add nodes")
+    return ok(f"slots ({size}) that fit: {now} now, {later} with nodes that its autoscaler may add")

@@ -1,0 +1,222 @@
+"""What a sweep will do, before anything runs: the resolved spec, its runs and steps, sizes and memory."""
+
+import itertools
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.spec.configuration import method_space, resolve
+from gallop_ray.spec.load import resolved_yaml
+from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.plan import SweepPlan, plan_sweep
+from gallop_ray.spec.schema import Configuration, DataSpec, Sweep
+from gallop_ray.spec.space import witnesses
+from gallop_ray.tasks.hub import HUB_TASKS
+from gallop_ray.tasks.load import load_task
+from gallop_ray.training.engine import quiet, zero_stage
+from gallop_ray.training.memory import Estimate, estimate
+from gallop_ray.training.models import meta_model
+
+_SIZE = ("method.density", "method.rank", "method.target_modules")
+_BATCH = ("training.micro_batch_size", "training.max_length", "training.gradient_checkpointing")
+_PARTS: dict[str, Callable[[Estimate], int]] = {
+    "Weights": lambda each: each.weights,
+    "Gathered": lambda each: each.gathered,
+    "Scores": lambda each: each.scores,
+    "Values and optimizer": lambda each: each.values,
+    "Activations": lambda each: each.activations,
+    "Total": lambda each: each.total,
+}
+_MEMORY_NOTE = """\
+Total: the peak; the scores are gone when the values come. Gathered: whole weights that ZeRO-3 has fetched, at most.
+Activations: of a micro-batch of max_length with answers of max_new_tokens.
+Not counted: the CUDA context, the allocator's caches, measuring accuracy."""
+_LARGE = 0.05  # share of the model from which on weights that cannot be chosen are named
+Row = tuple[str, str, Estimate]
+
+
+def print_plan(sweep: Sweep) -> None:
+    """Print the resolved sweep, its runs and steps, what each method trains, and the memory a worker needs.
+
+    Needs neither weights nor network (for a hub model that is not known, its configuration file). Raises ValueError
+    for what the sweep cannot do with its model or its data, with what to change.
+    """
+    quiet()
+    rows, reached = list(estimates(sweep)), reach(sweep)
+    plan = plan_sweep(sweep, _train_examples(sweep.data))
+    console = Console(markup=False)
+    console.print(Text(resolved_yaml(sweep)), soft_wrap=True)
+    for table, note in (_work(plan), _sizes(rows), _memory(sweep, rows)):
+        console.print(table)
+        console.print(Text(note + "\n"), soft_wrap=True)
+    for line in reached:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _train_examples(data: DataSpec) -> list[int] | None:
+    """How many examples an epoch of each round has, at most; None where they would have to be downloaded to count."""
+    found = [_examples_of(task, data) for task in data.train_tasks]
+    known = [count for count in found if count is not None]
+    return known if len(known) == len(found) else None
+
+
+def _examples_of(task: str, data: DataSpec) -> int | None:
+    if data.root != "hub":
+        return len(load_task(task, data, ("train",)).train)
+    with offline():
+        try:
+            return len(load_task(task, data, ("train",)).train)
+        except ValueError:
+            if task not in HUB_TASKS:
+                raise
+            return data.limits.train
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """While this is open datasets are taken from the cache or not at all."""
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def estimates(sweep: Sweep) -> Iterator[Row]:
+    """Each method's name, a choice of what decides its size, and the estimate at the batch that needs most."""
+    model = meta_model(sweep.model)
+    for method in sweep.methods:
+        for values in _corners(sweep, method, _SIZE):
+            batches = [{**values, **batch} for batch in _corners(sweep, method, _BATCH)]
+            estimates = [_estimate(model, sweep, resolve(sweep, method.name, each)) for each in batches]
+            yield method.name, _written(values), max(estimates, key=lambda each: each.total)
+
+
+def reach(sweep: Sweep) -> list[str]:
+    """What of the model each mask method can choose from, a line each; with the large weights that it cannot."""
+    masks = [method for method in sweep.methods if isinstance(method, MaskMethodSpec)]
+    if not masks:
+        return []
+    model, lines = meta_model(sweep.model), {}
+    total = sum(p.numel() for p in model.parameters())
+    for method in masks:
+        candidates = find_candidates(model, method.target_modules)
+        share = sum(each.numel for each in candidates) / total
+        left = _left_out(model, {id(each.weight) for each in candidates}, total)
+        lines[method.name] = f"{share:.1%} of the model" + (f"; not {left}" if left else "")
+    return [
+        f"{', '.join(n for n in lines if lines[n] == line)}: chosen from {line}"
+        for line in dict.fromkeys(lines.values())
+    ]
+
+
+def _left_out(model: Any, chosen: set[int], total: int) -> str:
+    """The large weights that are not among those chosen from, by the ends of their names, with their shares."""
+    sizes: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in chosen and parameter.ndim > 1:
+            sizes[".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdigit())] += (
+                parameter.numel()
+            )
+    return ", ".join(f"{name} ({size / total:.0%})" for name, size in sizes.most_common() if size >= _LARGE * total)
+
+
+def _corners(sweep: Sweep, method: MethodSpec, paths: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Every choice, or both ends, of those of the paths that are searched; one empty choice where none is."""
+    searched = {path: witnesses(values) for path, values in method_space(sweep, method.name).items() if path in paths}
+    for corner in itertools.product(*searched.values()):
+        yield dict(zip(searched, corner, strict=True))
+
+
+def _estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate:
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            return estimate(model, sweep, configuration)
+    except ValueError as error:
+        raise ValueError(f"method {configuration.method.name}: {error}") from error
+
+
+def _written(values: dict[str, object]) -> str:
+    """`rank 8, target_modules [q_proj]`; a density as LoRA is `lora_rank 8`."""
+    fields: dict[str, object] = {}
+    for path, value in values.items():
+        fields |= value if isinstance(value, dict) else {path.partition(".")[2]: value}
+    return ", ".join(f"{field} {value}" for field, value in fields.items())
+
+
+def _work(plan: SweepPlan) -> tuple[Table, str]:
+    table = _table("Runs", ("Method",), ("Configurations", "Seeds", "Runs", "Steps a run"))
+    for method in plan.methods:
+        row = method.configurations, plan.seeds, method.runs, method.steps_per_run
+        table.add_row(method.method, *map(_count, row))
+    table.add_section()
+    table.add_row("together", *map(_count, (plan.configurations, plan.seeds, plan.runs)), "")
+    if plan.steps is None:
+        return table, f"Optimizer steps: epochs x examples: {_count(None)} until the data is read."
+    return table, f"Optimizer steps, at most; in all runs together {plan.steps:,}."
+
+
+def _sizes(rows: Iterable[Row]) -> tuple[Table, str]:
+    table = _table("Trained parameters", ("Method", "With"), ("k", "Density k/N", "trainable_percent"))
+    for name, choice, each in rows:
+        table.add_row(name, Text(choice), _count(each.trained), f"{each.density:.4g}", f"{each.trainable_percent:.4f}")
+    return table, "N: all parameters of the base model. trainable_percent: 100 k/(N+k), as PEFT prints it."
+
+
+def _memory(sweep: Sweep, rows: Sequence[Row]) -> tuple[Table, str]:
+    parts = dict(_PARTS)
+    if any(each.offloaded for *_, each in rows):
+        parts["On the host"] = lambda each: each.offloaded
+    workers, dtype = sweep.resources.workers_per_slot, sweep.model.dtype
+    stage = zero_stage(sweep.deepspeed, getattr(torch, dtype))
+    title = f"Memory per worker ({workers} in a slot, ZeRO stage {stage}, {dtype}), estimated"
+    table = _table(title, ("Method", "With"), list(parts))
+    for name, choice, each in rows:
+        table.add_row(name, Text(choice), *(_part(label, part(each), each) for label, part in parts.items()))
+    return table, "\n".join(
+        [_MEMORY_NOTE, *dict.fromkeys(map(no_estimate, (each for *_, each in rows if each.unknown)))]
+    )
+
+
+def no_estimate(each: Estimate) -> str:
+    """That the activations are not known, and why."""
+    return f"Activations: no estimate: {each.unknown}. They come on top of the total."
+
+
+def _part(label: str, size: int, each: Estimate) -> str:
+    if not each.unknown or label not in ("Activations", "Total"):
+        return _size(size)
+    return "unknown" if label == "Activations" else f"> {_size(size)}"
+
+
+def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    for heading in left:
+        table.add_column(heading)
+    for heading in right:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
+
+
+def _size(count: int) -> str:
+    """Bytes as GB, below one as MB, with up to three digits."""
+    if count == 0:
+        return "0"
+    number, unit = (count / 1e9, "GB") if count >= 0.9995e9 else (count / 1e6, "MB")
+    return f"{number:.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"

@@ -1,0 +1,303 @@
+"""What one sweep file needs: its model, its data, room for its slots, and memory for its runs."""
+
+import ctypes.util
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
+
+import datasets
+import huggingface_hub
+import torch
+
+from gallop_ray.methods import METHODS
+from gallop_ray.methods.peft import PeftMethod
+from gallop_ray.preflight.data_checks import overlaps, references
+from gallop_ray.preflight.findings import Finding, gigabytes, ok, problem, warning
+from gallop_ray.preflight.machine_checks import host_memory, usable_cpus
+from gallop_ray.preflight.plan import estimates, no_estimate, offline, reach
+from gallop_ray.search.storage import database
+from gallop_ray.sparse.base_state import Structure
+from gallop_ray.spec.configuration import longest_text
+from gallop_ray.spec.plan import plan_sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.secrets import hidden
+from gallop_ray.tasks.chat import changes_with_time
+from gallop_ray.tasks.encode import CHAT
+from gallop_ray.tasks.examples import TaskData
+from gallop_ray.tasks.hub import HUB_TASKS
+from gallop_ray.tasks.lengths import text_lengths, too_long
+from gallop_ray.tasks.load import load_tasks
+from gallop_ray.training.engine import refuse_extra
+from gallop_ray.training.model_checks import refuse_positions
+from gallop_ray.training.models import (
+    PRESETS,
+    hub_id,
+    is_cached,
+    local_tokenizer,
+    meta_model,
+    preset_folder,
+    try_model,
+)
+
+_SECONDS = 3.0
+_LOOKED_AT = 200  # examples of a split
+_TIGHT = 0.8
+_FEW = 50
+
+
+def model(sweep: Sweep) -> Iterator[Finding]:
+    """Whether the base model is here, can be made, or can be downloaded."""
+    name = sweep.model.name
+    try:
+        hub = hub_id(name)
+    except ValueError as error:
+        yield problem(str(error), "Mend model.name")
+        return
+    if hub is not None and not is_cached(sweep.model):
+        yield _on_hub(f"model {name}", hub, "model")
+    elif name in PRESETS and not preset_folder(name).exists():
+        yield ok(f"model {name}: is made here at its first use, about a minute")
+    else:
+        yield from _loads(sweep)
+    if sweep.model.dtype == "bfloat16" and not sweep.resources.gpus_per_worker:
+        yield warning("model.dtype bfloat16 on the CPU: few multiply it quickly", "Give float32")
+    elif sweep.model.dtype == "bfloat16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        yield warning("model.dtype bfloat16 on a GPU that has to emulate it", "Give float32")
+
+
+def _loads(sweep: Sweep) -> Iterator[Finding]:
+    """What a run will find when it loads the model, which is therefore loaded; of a large one only the headers."""
+    try:
+        model, _ = try_model(sweep.model)
+        refuse_positions(model, sweep)
+    except ValueError as error:
+        yield problem(str(error), "")
+        return
+    yield ok(f"model {sweep.model.name}: loads, {sum(p.numel() for p in model.parameters()):,} parameters")
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(known, int) and longest_text(sweep) > known:
+        text = f"training.max_length is {longest_text(sweep)}, the model was trained on {known} positions"
+        yield warning(f"{text}: what lies beyond is new to it", f"Give {known} or less")
+
+
+def _on_hub(what: str, repository: str, kind: str) -> Finding:
+    cached = huggingface_hub.try_to_load_from_cache(repository, "config.json", repo_type=kind)
+    if isinstance(cached, str):
+        return ok(f"{what}: in the cache of the Hugging Face hub")
+    ask = huggingface_hub.model_info if kind == "model" else huggingface_hub.dataset_info
+    try:
+        ask(repository, timeout=_SECONDS)
+    except Exception as error:  # the network, a proxy, a name that is not there, a gate: the hub says it best
+        reason = str(error).strip().splitlines()[0]
+        fix = "Mend the network or HF_TOKEN, download it before, or give a folder on storage that every node sees"
+        fix = f"Run: make smollm2. Or: {fix[0].lower() + fix[1:]}" if what.endswith("smollm2-135m") else fix
+        return problem(f"{what}: neither in the cache nor on the hub as {repository}: {reason}", fix)
+    return ok(f"{what}: will be downloaded from the hub")
+
+
+def studies(sweep: Sweep) -> Iterator[Finding]:
+    """Whether the database that the studies are to live in takes them."""
+    if (url := sweep.search.storage) is not None:
+        try:
+            database(url)
+        except ValueError as error:
+            yield problem(str(error), "Mend search.storage, or leave it out for a file")
+        else:
+            yield ok(f"studies in {hidden(url)}")
+
+
+def data(sweep: Sweep) -> Iterator[Finding]:
+    """Whether every task has the splits that it needs, and its texts the length that they may have."""
+    datasets.disable_progress_bars()
+    try:
+        with offline():
+            tasks = load_tasks(sweep)
+    except ValueError as error:
+        if sweep.data.root != "hub" or not _all_known(sweep):
+            yield problem(str(error), "Mend the data, or data.train and data.ood")
+            return
+        for name in dict.fromkeys(HUB_TASKS[task].path for task in (*sweep.data.train_tasks, *sweep.data.ood)):
+            yield _on_hub(f"data of {name}", name, "dataset")
+        return
+    yield from _sizes(sweep, tasks)
+    yield from overlaps(tasks)
+    yield from references(tasks)
+    yield from _lengths(sweep, tasks)
+
+
+def _sizes(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
+    tested = ", ".join(f"{name} {len(task.validation)} + {len(task.test)}" for name, task in tasks.items())
+    for train in (tasks[name] for name in sweep.data.train_tasks):
+        yield ok(f"data: {len(train.train)} examples of {train.name} to train on; validation + test: {tested}")
+    for name, task in tasks.items():
+        if (fewest := min(len(task.validation), len(task.test))) < _FEW:
+            text = f"{name} has {len(task.validation)} validation and {len(task.test)} test examples"
+            step = f"accuracies move in steps of {100 / max(1, fewest):.0f} %"
+            yield warning(f"{text}: {step}", "More examples, or more seeds, tell methods apart")
+
+
+def _all_known(sweep: Sweep) -> bool:
+    return all(task in HUB_TASKS for task in (*sweep.data.train_tasks, *sweep.data.ood))
+
+
+def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
+    """Prompts that are cut, and answers that are longer than what is generated."""
+    tokenizer = local_tokenizer(sweep.model)
+    if tokenizer is None:
+        return
+    if sweep.data.prompt == CHAT and tokenizer.chat_template is None:
+        yield problem("data.prompt is chat, but the model has no chat template", "Write a prompt template")
+        return
+    longest = sweep.training.max_length
+    if unfit := too_long(tasks.values(), tokenizer, longest):
+        more = f"; so it is with {len(unfit) - 1} more" if len(unfit) > 1 else ""
+        yield problem(unfit[0] + more, "")
+        return
+    parts = [part[:_LOOKED_AT] for task in tasks.values() for part in (task.train, task.validation, task.test)]
+    examples = [one for part in parts for one in part]
+    try:
+        lengths = text_lengths(examples, tokenizer, sweep.data.prompt)
+        dated = sweep.data.prompt == CHAT and changes_with_time(tokenizer)
+    except ValueError as error:
+        yield problem(str(error), "")
+        return
+    if dated:
+        text = "the model's chat template writes the date into every prompt: all runs get that of the sweep's start"
+        yield warning(text, "Two sweeps begun on two days differ in it")
+    cut = sum(length > longest for length in lengths.texts)
+    text = f"prompts and answers have up to {max(lengths.texts)} tokens, training.max_length is {longest}"
+    if cut:
+        yield warning(f"{text}: {100 * cut / len(lengths.texts):.0f} % of the prompts lose their beginning", "Raise it")
+    else:
+        yield ok(text)
+    for reasoning, answers in ((False, lengths.option), (True, lengths.reasoning)) if sweep.evaluation.generate else ():
+        room = sweep.evaluation.new_tokens(reasoning)
+        if answers > room:
+            text = f"answers have up to {answers} tokens, evaluation.max_new_tokens is {room}: generated ones are cut"
+            yield warning(text, f"Give {answers} or more")
+
+
+def tuners(sweep: Sweep) -> Iterator[Finding]:
+    """Whether PEFT takes the model and the options, as far as shapes tell; the first slot tries it with weights."""
+    methods = [METHODS[spec.type](spec) for spec in sweep.methods]
+    named = [method for method in methods if isinstance(method, PeftMethod)]
+    if not named:
+        return
+    try:
+        model = meta_model(sweep.model)
+    except Exception:  # what hinders loading is a finding of its own
+        return
+    structure = Structure(model)
+    for method in named:
+        spec = method.spec
+        try:
+            method.attach(model)
+            yield ok(f"method {spec.name}: PEFT takes the model and the options")
+        except ValueError as error:
+            if "meta" not in str(error):  # some look at weights, which this model has none of
+                yield problem(f"method {spec.name}: {error}", "Change its options or target modules, or leave it out")
+        except RuntimeError:
+            pass
+        finally:
+            structure.restore()
+
+
+def extra(sweep: Sweep) -> Iterator[Finding]:
+    """Whether DeepSpeed takes `deepspeed.extra`, and has what it then needs."""
+    if not sweep.deepspeed.extra:
+        return
+    try:
+        refuse_extra(sweep.deepspeed, sweep.training, getattr(torch, sweep.model.dtype), 1)
+        yield ok("deepspeed.extra: DeepSpeed takes it")
+    except ValueError as error:
+        yield problem(str(error), "Change it, or leave it out")
+    # DeepSpeed compiles nothing for us, except where parts are kept on NVMe.
+    if "nvme" not in json.dumps(sweep.deepspeed.extra):
+        return
+    lacking = [] if shutil.which("c++") or shutil.which("g++") else ["a C++ compiler"]
+    lacking += [] if ctypes.util.find_library("aio") else ["libaio"]
+    if lacking:
+        fix = "Debian: apt-get install g++ libaio-dev"
+        yield problem(f"offloading to NVMe compiles DeepSpeed's async_io, which needs {' and '.join(lacking)}", fix)
+
+
+def slots(sweep: Sweep) -> Iterator[Finding]:
+    """Whether a slot fits on this machine, and its runs in the memory of its workers."""
+    asked, gpus = sweep.resources, torch.cuda.device_count()
+    cpus, workers = usable_cpus(), asked.workers_per_slot
+    cpus_needed, gpus_needed = workers * asked.cpus_per_worker, workers * asked.gpus_per_worker
+    if cpus_needed > cpus or gpus_needed > gpus:
+        text = f"a slot needs {cpus_needed:g} CPUs and {gpus_needed:g} GPUs, this machine has {cpus} and {gpus}"
+        fix = "Lower resources.workers_per_slot, cpus_per_worker or gpus_per_worker, or name a cluster in RAY_ADDRESS"
+        yield problem(text, fix)
+        return
+    fitting = [cpus // cpus_needed] + ([gpus // gpus_needed] if gpus_needed else [])
+    at_once = min(int(min(fitting)), plan_sweep(sweep, None).configurations)
+    at_once = at_once if asked.slots == "auto" else min(at_once, asked.slots)
+    yield from _memory(sweep, at_once)
+
+
+def _memory(sweep: Sweep, at_once: int) -> Iterator[Finding]:
+    asked = sweep.resources
+    try:
+        rows = list(estimates(sweep))
+    except ValueError as error:
+        yield problem(str(error), "Change the method's options")
+        return
+    for each in dict.fromkeys(no_estimate(row[2]) for row in rows if row[2].unknown):
+        yield warning(f"memory: {each}", "Watch the first run, or lower training.micro_batch_size")
+    yield from map(ok, reach(sweep))
+    workers, on_gpus = asked.workers_per_slot * at_once, asked.gpus_per_worker > 0
+    if on_gpus:
+        name, _, most = max(rows, key=lambda row: row[2].total)
+        room = min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
+        room = int(room * min(1.0, asked.gpus_per_worker))
+        yield _fits(f"{name} needs most: {gigabytes(most.total)} of a GPU's {gigabytes(room)}", most.total / room)
+    name, need = max(((row[0], row[2].offloaded + (0 if on_gpus else row[2].total)) for row in rows), key=itemgetter(1))
+    if need:
+        available = host_memory()[1]
+        text = f"{name} needs most: workers at once {workers} x {gigabytes(need)}, available {gigabytes(available)}"
+        yield _fits(text, workers * need / available)
+
+
+def _fits(text: str, share: float) -> Finding:
+    if share <= _TIGHT:
+        return ok(text)
+    fix = (
+        "Lower training.micro_batch_size or resources.slots, switch training.gradient_checkpointing on, or raise "
+        "deepspeed.zero_stage and resources.workers_per_slot"
+    )
+    return (problem if share > 1 else warning)(f"{text}: {'too much' if share > 1 else 'tight'}", fix)
+
+
+def presets() -> Iterator[Finding]:
+    """Which of the known models this machine could fine-tune, with one worker, or with all GPUs and ZeRO-3."""
+    gpus = torch.cuda.device_count()
+    room = torch.cuda.get_device_properties(0).total_memory if gpus else host_memory()[1]
+    sizes = sorted({1, gpus} - {0})
+    for name in ("pocket", "smollm2-135m", "google/gemma-2b", "meta-llama/Meta-Llama-3-8B"):
+        said = []
+        for method in ("gallop", "full"):
+            needs = {workers: _need(name, method, workers, bool(gpus)) for workers in sizes}
+            size = next((workers for workers in sizes if needs[workers] <= room), None)
+            what = "does not fit" if size is None else "fits" if size == 1 else f"fits on {size} GPUs with ZeRO-3"
+            said.append(f"{method} {what} ({gigabytes(needs[size or sizes[-1]])})")
+        yield ok(f"{name} in {gigabytes(room)}: {', '.join(said)}")
+
+
+def _need(name: str, method: str, workers: int, gpu: bool) -> int:
+    """Bytes on a worker at the defaults, with micro-batches of 4."""
+    sweep = Sweep.model_validate(
+        {
+            "name": "fits",
+            "model": {"name": name, "dtype": "bfloat16" if gpu else "float32"},
+            "data": {"root": "generated", "train": "range"},
+            "methods": [{"type": method}],
+            "training": {"micro_batch_size": 4, "batch_size": 4 * workers},
+            "resources": {"workers_per_slot": workers},
+            "deepspeed": {"zero_stage": 3 if workers > 1 else 1},
+        }
+    )
+    return math.ceil(max(estimate.total for *_, estimate in estimates(sweep)))

@@ -1,0 +1,61 @@
+"""What a sweep was begun with, identity.json: hashes of base model and data, which names and paths only stand for."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from gallop_ray.disk.locks import locked
+from gallop_ray.records.files import Record, read_json, write_json
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.shapes import Shape, mapping, text
+
+_FILE, _LOCK, _BEGUN = "identity.json", ".identity.lock", "begun"
+_EXAMPLES = "examples of"
+_SHAPE = Shape(known={_EXAMPLES: mapping(mapping(text))})
+
+
+def begun(folder: SweepFolder) -> datetime:
+    """When the sweep was begun: the first call decides, for all later starts and all slots."""
+    with locked(folder.path / _LOCK):
+        stored = read_json(folder.path / _FILE)
+        if stored is None:
+            stored = {_BEGUN: datetime.now().isoformat(timespec="seconds")}
+            write_json(folder.path / _FILE, stored)
+    return datetime.fromisoformat(str(stored[_BEGUN]))
+
+
+def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:
+    """Keep what a sweep is begun with, or hold it against what is kept. A sweep of an older version begins here.
+
+    found: hashes, nested by what they are of. Raises ValueError that names what has changed.
+    """
+    with locked(folder.path / _LOCK):
+        stored = read_json(folder.path / _FILE) or {}
+        kept = {key: value for key, value in stored.items() if key != _BEGUN}
+        if not kept:
+            write_json(folder.path / _FILE, {**stored, **found})
+            return
+    if changed := list(_changes("", kept, found)):
+        raise ValueError(
+            f"{folder.path} was begun with other content under the same names: {', '.join(changed)}; put back what it "
+            "was begun with, or give this sweep another name"
+        )
+
+
+def split_hashes(folder: SweepFolder) -> list[tuple[str, str, str]]:
+    """Task, split and sha256 of its examples, as they are kept; none before the data was loaded. May raise Damaged."""
+    kept = (_SHAPE.read(folder.path / _FILE) or {}).get(_EXAMPLES, {})
+    return [(task, split, digest) for task, splits in kept.items() for split, digest in splits.items()]
+
+
+def _changes(path: str, kept: Record, found: Mapping[str, Any]) -> Iterator[str]:
+    for key, before in kept.items():
+        now, name = found.get(key), f"{path} {key}".strip()
+        if isinstance(before, dict) and isinstance(now, Mapping):
+            yield from _changes(name, before, now)
+        elif now != before:
+            yield f"{name} (was {_short(before)}, is {_short(now)})"
+
+
+def _short(value: object) -> str:
+    return value[:12] if isinstance(value, str) else "nothing"

@@ -1,0 +1,258 @@
+"""The record of one run, or of a round of it: a folder, written by rank 0 of the workers alone."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.whole import remove_drafts
+from gallop_ray.records.files import (
+    Lines,
+    Record,
+    append_line,
+    note_bad_lines,
+    parse_lines,
+    read_json,
+    write_json,
+    write_lines,
+)
+from gallop_ray.records.shapes import wrong_event, wrong_result
+
+Document = Literal["spec", "environment", "mask", "correct", "outputs"]
+Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
+
+_LEFT_BY_AN_ATTEMPT = (
+    "result.json",
+    "mask.json",
+    "correct.json",
+    "outputs.json",
+    "environment.json",
+    "adapter.safetensors",
+)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The events that came after a place in metrics.jsonl, and the place (attempt, bytes) after them."""
+
+    events: list[Record]
+    attempt: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The record of one run, written by its rank 0 alone."""
+
+    path: Path
+
+    @property
+    def configuration(self) -> str:
+        """The key of the run's configuration."""
+        return self.path.parent.name
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.path.name.removeprefix("seed-"))
+
+    @property
+    def whole(self) -> "RunFolder":
+        """The run itself; of a round, the run that it belongs to."""
+        return self
+
+    def round(self, task: str) -> "RoundFolder":
+        """The round that trains on this task, whether or not it has begun."""
+        return RoundFolder(self.path / task)
+
+    def parts(self) -> list["RunFolder"]:
+        """What has an adapter, a mask and a checkpoint: the rounds that have begun; of a run without rounds itself."""
+        return [RoundFolder(spec.parent) for spec in sorted(self.path.glob("*/spec.json"))] or [self]
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained adapter belongs."""
+        return self.path / "adapter.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where an unfinished run keeps how far it has come."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """The file of events."""
+        return self.path / "metrics.jsonl"
+
+    def start(self, spec: Mapping[str, Any], slot: str) -> int:
+        """Begin an attempt and return its number, from 1. What an unfinished attempt left is removed."""
+        assert (self.result() or {}).get("status") != "finished", f"{self.path} has finished: it never runs again"
+        self.path.mkdir(parents=True, exist_ok=True)
+        attempt = self.attempt() + 1
+        self._clear()
+        write_json(self.path / "spec.json", spec, durable=False)
+        event = {"time": time.time(), "event": "run_started", "slot": slot, "attempt": attempt}
+        write_lines(self.metrics, [event], durable=False)
+        return attempt
+
+    def _clear(self) -> None:
+        remove_drafts(self.path)
+        for name in _LEFT_BY_AN_ATTEMPT:
+            (self.path / name).unlink(missing_ok=True)
+
+    def attempt(self) -> int:
+        """The number of the attempt that metrics.jsonl is about; 0 before the first."""
+        try:
+            with self.metrics.open("rb") as file:
+                return _attempt(file.readline())
+        except (FileNotFoundError, IsADirectoryError):
+            return 0
+
+    def write(self, document: Document, value: Mapping[str, Any]) -> None:
+        """Write spec.json, environment.json, mask.json, correct.json or outputs.json."""
+        write_json(self.path / f"{document}.json", value, durable=document == "correct")  # by which a race decides
+
+    def read(self, document: Document) -> Record | None:
+        """Read one of them; None when it is not there, or damaged, which is said once."""
+        try:
+            return read_json(self.path / f"{document}.json")
+        except Damaged as error:
+            note_damage(error.path, error.reason, "it counts as not there")
+            return None
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Append an event, stamped with the present time."""
+        append_line(self.metrics, {"time": time.time(), "event": event, **fields})
+
+    def phase(self, phase: Phase) -> None:
+        """Note that a phase starts (and the one before it ends)."""
+        self.event("phase", phase=phase)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """End the run: the last event, then result.json, whose presence says that the run is over.
+
+        Only then a finished run needs its checkpoint no more: until then it may be all that a kill leaves.
+        """
+        self.event("run_ended")
+        write_json(self.path / "result.json", result)
+        if result["status"] == "finished":
+            self.checkpoint.unlink(missing_ok=True)
+            remove_drafts(self.path)
+
+    def result(self) -> Record | None:
+        """result.json; None while the run goes on, and where it is damaged, which is said once: then the run is to do.
+
+        What an earlier version did not write has its default.
+        """
+        path = self.path / "result.json"
+        try:
+            found = read_json(path)
+            if found is not None and (wrong := wrong_result(found)) is not None:
+                raise Damaged(path, wrong)
+        except Damaged as error:
+            note_damage(error.path, error.reason, "the run counts as not finished, and the next start runs it again")
+            return None
+        return None if found is None else {**self._identity(), **found}
+
+    def _identity(self) -> Record:
+        """What the place of the run says of it."""
+        configuration = self.configuration
+        return {"configuration": configuration, "seed": self.seed, "method": configuration.rpartition("-")[0]}
+
+    def events(self) -> list[Record]:
+        """All events so far, a torn last line and bad lines left out; these are said once."""
+        return self.tail().events
+
+    def tail(self, offset: int = 0, attempt: int = 0) -> Tail:
+        """The events after byte `offset` of that attempt; from the beginning when another attempt has begun."""
+        try:
+            file = self.metrics.open("rb")
+        except FileNotFoundError:
+            return Tail([], 0, 0)
+        except IsADirectoryError:
+            note_damage(self.metrics, "is a folder and no file", "it counts as empty")
+            return Tail([], 0, 0)
+        with file:
+            current = _attempt(file.readline())
+            start = offset if current == attempt and _ends_a_line(file, offset) else 0
+            file.seek(start)
+            found = parse_lines(file.read())
+        return Tail(self._events(found), current, start + found.size)
+
+    def _events(self, found: Lines) -> list[Record]:
+        note_bad_lines(self.metrics, found)
+        wrong = [wrong_event(event) for event in found.records]
+        if (first := next(filter(None, wrong), None)) is not None:
+            note_damage(self.metrics, f"has a line that {first}", "such lines are left out")
+        return [event for event, bad in zip(found.records, wrong, strict=True) if bad is None]
+
+    def version(self) -> tuple[int, int, int]:
+        """Changes whenever an event or a result was added: (file number and bytes of metrics.jsonl, result's time)."""
+        metrics, result = _stat(self.metrics), _stat(self.path / "result.json")
+        return (
+            metrics.st_ino if metrics else 0,
+            metrics.st_size if metrics else 0,
+            result.st_mtime_ns if result else 0,
+        )
+
+
+@dataclass(frozen=True)
+class RoundFolder(RunFolder):
+    """One round of a run that trains on several tasks in turn: a folder in the run's, named by the task.
+
+    Its events are among the run's.
+    """
+
+    @property
+    def whole(self) -> RunFolder:
+        return RunFolder(self.path.parent)
+
+    @property
+    def task(self) -> str:
+        """The task that this round trains on."""
+        return self.path.name
+
+    @property
+    def configuration(self) -> str:
+        return self.whole.configuration
+
+    @property
+    def seed(self) -> int:
+        return self.whole.seed
+
+    @property
+    def metrics(self) -> Path:
+        return self.whole.metrics
+
+    def begin(self, spec: Mapping[str, Any]) -> None:
+        """Make the folder; what an unfinished attempt left is removed, but for its checkpoint."""
+        self.path.mkdir(exist_ok=True)
+        self._clear()
+        write_json(self.path / "spec.json", spec, durable=False)
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, whose presence says that the round is not run again."""
+        write_json(self.path / "result.json", result)
+
+
+def _attempt(first_line: bytes) -> int:
+    begun = parse_lines(first_line).records
+    attempt = begun[0].get("attempt") if begun else None
+    return attempt if isinstance(attempt, int) else 0
+
+
+def _ends_a_line(file: BinaryIO, offset: int) -> bool:
+    """Whether a line ends there: not where the folder was removed, and an attempt of the same number begun."""
+    if offset == 0:
+        return True
+    file.seek(offset - 1)
+    return file.read(1) == b"\n"
+
+
+def _stat(path: Path) -> Any:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

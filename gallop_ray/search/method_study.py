@@ -1,0 +1,210 @@
+"""The Optuna study of one method: what to try next, and what came of it."""
+
+from collections.abc import Iterator, Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from gallop_ray.records.folders import FINAL, ConfigurationFolder, SweepFolder
+from gallop_ray.records.summary import objective_value
+from gallop_ray.search.points import Values, distributions, random_point, seed_from, to_params, to_values
+from gallop_ray.search.storage import study_name
+from gallop_ray.spec.configuration import configuration_key, first_points, method_named, method_space, resolve
+from gallop_ray.spec.plan import drawn_blindly, population_size
+from gallop_ray.spec.schema import SearchSpec, Sweep, larger_is_better
+from gallop_ray.spec.space import grid_point, grid_size
+
+_MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+_KEY = "configuration"
+_DUPLICATES = 50  # points in a row that were tried before; then a finite space is walked through instead
+
+
+class MethodStudy:
+    """Configurations of one method, each begun once.
+
+    What is tried first, at random or by a grid depends on the sweep file and on what was tried before, and on nothing
+    else, so that a restart goes on as if there had been no interruption. tpe and nsga2 draw anew after a restart.
+    """
+
+    def __init__(
+        self, sweep: Sweep, name: str, wanted: int, folder: SweepFolder, storage: optuna.storages.BaseStorage
+    ) -> None:
+        self._sweep, self._name, self._folder, self._storage = sweep, name, folder, storage
+        directions = [_MAXIMIZE if larger_is_better(m) else _MINIMIZE for m in sweep.objective.all_metrics]
+        self._study = optuna.create_study(
+            study_name=study_name(folder, sweep, name), storage=storage, directions=directions, load_if_exists=True
+        )
+        self._space = method_space(sweep, name)
+        self._distributions = distributions(self._space)
+        self._wanted = wanted
+        self._trials: dict[str, int] = {}
+        self.unfinished: list[str] = []
+        """Keys of the configurations that an earlier start began and did not end."""
+        trials = self._study.get_trials(deepcopy=False)
+        for key, trial in self._known(trials).items():
+            self._replay(key, trial)
+        self._adopt()
+        self._blind = drawn_blindly(sweep, name)
+        seed = seed_from(sweep.search.seed, name, len(trials))
+        self._study.sampler = _sampler(sweep.search, wanted, self._blind, seed)
+        self._first = self._first_points()
+        self._walked = 0
+
+    @property
+    def tried(self) -> int:
+        """How many configurations were begun."""
+        return len(self._trials)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all configurations of the budget were begun."""
+        return self.tried >= self._wanted
+
+    def begin(self) -> str | None:
+        """Begin another configuration; its key, or None when there is no other."""
+        if (first := self._untried(self._first)) is not None:
+            return self._begin(first)
+        key = self._suggest() if self.tried >= self._blind else None
+        if key is None and (point := self._untried(self._points())) is not None:
+            key = self._begin(point)
+        if key is None:
+            self._wanted = self.tried
+        return key
+
+    def tell(self, configuration: ConfigurationFolder) -> None:
+        """Tell what the configuration's run folders say."""
+        self._tell(self._storage.get_trial(self._trials[configuration.key]), configuration)
+
+    def _known(self, trials: Sequence[FrozenTrial]) -> dict[str, FrozenTrial]:
+        """The trial that counts for each configuration: its last one."""
+        known: dict[str, FrozenTrial] = {}
+        for trial in trials:
+            key = trial.user_attrs.get(_KEY)
+            if key is not None and (key not in known or trial.state != TrialState.RUNNING):
+                known[key] = trial
+            elif trial.state == TrialState.RUNNING:  # the process died before it knew what was asked, or tried before
+                self._study.tell(trial.number, state=TrialState.FAIL)
+        return known
+
+    def _replay(self, key: str, trial: FrozenTrial) -> None:
+        """Bring a configuration's trial up to date with its run folders."""
+        self._trials[key] = trial._trial_id
+        configuration = self._folder.configuration(key)
+        if configuration.status()["status"] in FINAL:
+            self._tell(trial, configuration)
+        else:
+            self._create(trial._trial_id, to_values(trial.params))
+            self.unfinished.append(key)
+
+    def _adopt(self) -> None:
+        """Take in the configurations that the study does not know: its storage was lost, or is another one now."""
+        for configuration in self._folder.configurations():
+            if configuration.method == self._name and configuration.key not in self._trials:
+                asked = configuration.configuration()
+                sections = (path.split(".") for path in self._space)
+                values = {f"{section}.{field}": asked[section][field] for section, field in sections}
+                self._replay(configuration.key, self._storage.get_trial(self._add(values, configuration.key)))
+
+    def _first_points(self) -> list[Values]:
+        given = first_points(self._sweep, method_named(self._sweep, self._name))
+        seed = self._sweep.search.seed
+        return [{**random_point(self._space, seed, "first", place), **point} for place, point in enumerate(given)]
+
+    def _points(self) -> Iterator[Values]:
+        """Random points unless a grid is wanted; then, where the space is finite, all of it in order.
+
+        They are numbered without the points of `first`, of which one method may have more than another.
+        """
+        if self._sweep.search.sampler != "grid":
+            number = max(0, self.tried - len(self._first))
+            for attempt in range(_DUPLICATES):
+                yield random_point(self._space, self._sweep.search.seed, number, attempt)
+        while self._walked < (grid_size(self._space) or 0):
+            self._walked += 1
+            yield grid_point(self._space, self._walked - 1)
+
+    def _untried(self, points: Iterator[Values] | list[Values]) -> Values | None:
+        return next((point for point in points if self._key(point) not in self._trials), None)
+
+    def _key(self, values: Values) -> str:
+        return configuration_key(resolve(self._sweep, self._name, values))
+
+    def _begin(self, values: Values) -> str | None:
+        """Begin a known point. One record in the study's journal: it is there with its key or not at all."""
+        if self._sweep.search.sampler == "nsga2":  # which has to sort the point into a generation
+            self._study.enqueue_trial(to_params(self._space, values))
+            return self._suggest()
+        return self._create(self._add(values, self._key(values)), values)
+
+    def _add(self, values: Values, key: str) -> int:
+        """A trial at this point, RUNNING, with its key in the same record."""
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=to_params(self._space, values),
+            distributions=self._distributions,
+            user_attrs={_KEY: key},
+        )
+        return self._storage.create_new_trial(self._study._study_id, trial)
+
+    def _suggest(self) -> str | None:
+        """Begin what the sampler suggests; None where it suggests nothing new."""
+        for _ in range(_DUPLICATES):
+            trial = self._study.ask(self._distributions)
+            values = to_values(trial.params)
+            key = self._key(values)
+            if key not in self._trials:
+                trial.set_user_attr(_KEY, key)
+                return self._create(trial._trial_id, values)
+            self._study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _create(self, trial: int, values: Values) -> str:
+        """Make the folder of a configuration whose trial is in the journal, with its key: the trial comes first."""
+        configuration = resolve(self._sweep, self._name, values)
+        key = configuration_key(configuration)
+        self._folder.configuration(key).create(configuration.model_dump(mode="json"))
+        self._trials[key] = trial
+        return key
+
+    def _tell(self, trial: FrozenTrial, configuration: ConfigurationFolder) -> None:
+        """Tell the study how a configuration has ended.
+
+        What it was told once stays: a configuration that is given more seeds afterwards counts in the search by those
+        that it had, in the tables by all. One that had failed and was retried becomes a trial of its own.
+        """
+        status, number, place = configuration.status(), trial.number, trial._trial_id
+        if trial.state == TrialState.FAIL and status["status"] == "finished":
+            self._trials[configuration.key] = self._succeeded(trial, configuration)
+        elif trial.state != TrialState.RUNNING:
+            return
+        elif status["status"] == "finished":
+            self._study.tell(number, self._values(configuration))
+        elif status["status"] == "pruned":
+            self._storage.set_trial_intermediate_value(place, len(status["seeds_done"]), self._values(configuration)[0])
+            self._study.tell(number, state=TrialState.PRUNED)
+        else:
+            self._study.tell(number, state=TrialState.FAIL)
+
+    def _succeeded(self, failed: FrozenTrial, configuration: ConfigurationFolder) -> int:
+        trial = create_trial(
+            params=failed.params,
+            distributions=failed.distributions,
+            user_attrs=failed.user_attrs,
+            values=self._values(configuration),
+        )
+        return self._storage.create_new_trial(self._study._study_id, trial)
+
+    def _values(self, configuration: ConfigurationFolder) -> list[float]:
+        results, objective = configuration.results(), self._sweep.objective
+        values = [objective_value(results, objective, metric) for metric in objective.all_metrics]
+        return [value for value in values if value is not None]
+
+
+def _sampler(search: SearchSpec, wanted: int, blind: int, seed: int) -> optuna.samplers.BaseSampler:
+    if search.sampler == "tpe":
+        return optuna.samplers.TPESampler(
+            n_startup_trials=blind, seed=seed, multivariate=True, group=True, constant_liar=True
+        )
+    if search.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=population_size(wanted), seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)

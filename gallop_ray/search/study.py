@@ -1,0 +1,52 @@
+"""What to try next: one Optuna study per method. The run folders are the truth that the studies are told."""
+
+import warnings
+from functools import partial
+
+import optuna
+
+from gallop_ray.records.folders import FINAL, SweepFolder
+from gallop_ray.search.method_study import MethodStudy
+from gallop_ray.search.storage import open_storage, patiently
+from gallop_ray.spec.plan import plan_sweep
+from gallop_ray.spec.schema import Sweep
+
+
+class Studies:
+    """The studies of a sweep's methods, asked in turn so that none is starved. One process at a time uses them."""
+
+    def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self._folder = folder
+        storage = open_storage(folder, sweep)
+        self._studies = {
+            plan.method: MethodStudy(sweep, plan.method, plan.configurations, folder, storage)
+            for plan in plan_sweep(sweep, None).methods
+        }
+        self._leftover = [key for study in self._studies.values() for key in study.unfinished]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether next() has nothing to hand out."""
+        return not self._leftover and all(study.exhausted for study in self._studies.values())
+
+    def next(self) -> str | None:
+        """The key of the next configuration to run, its folder created; None when the budget has been handed out.
+
+        Configurations that an earlier start left unfinished come first.
+        """
+        if self._leftover:
+            return self._leftover.pop(0)
+        for study in sorted(self._studies.values(), key=lambda study: study.tried):
+            if not study.exhausted and (key := patiently(study.begin)):
+                return key
+        return None
+
+    def tell(self, key: str) -> bool:
+        """Tell a configuration's study what its run folders say, if the configuration is over; whether it is."""
+        configuration = self._folder.configuration(key)
+        over = configuration.status()["status"] in FINAL
+        if over:
+            patiently(partial(self._studies[configuration.method].tell, configuration))
+        return over

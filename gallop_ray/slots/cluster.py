@@ -1,0 +1,170 @@
+"""Ray: starting or joining it, and how many slots it holds."""
+
+import gc
+import logging
+import math
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray._private.state import state as ray_state
+from ray._raylet import PlacementGroupID
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from gallop_ray.records.control import Terminated
+from gallop_ray.slots.ray_address import LOCAL, RayAddress
+from gallop_ray.spec.machine import ResourcesSpec
+
+_RAY = {
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the job may pass on the same variables as we do
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each slot, to tell workers what ours do not ask
+    # A cloud's node can take half an hour to come, and to some clusters none comes until another leaves.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "7200",
+    # By default as many as CPUs, and four times that is worth a warning to Ray; but ours mostly wait.
+    "RAY_worker_maximum_startup_concurrency": "16",
+}
+_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves on the head what its autoscaler goes by
+_ROUNDING = 1e-9
+# Nothing secret: Ray logs a runtime environment as it is. On this machine the workers inherit HF_TOKEN; a cluster's
+# nodes have their own.
+_PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
+
+
+def connect(found: RayAddress, verbose: bool) -> None:
+    """Join the cluster that was found; without one start Ray on this machine."""
+    for name, value in _RAY.items():
+        os.environ.setdefault(name, value)
+    passed_on = {name: os.environ[name] for name in (*_RAY, *_PASSED_ON) if name in os.environ}
+    level = logging.INFO if verbose else logging.ERROR
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(level)
+    if not os.environ.get("RAY_ADDRESS", LOCAL).strip():
+        del os.environ["RAY_ADDRESS"]  # Ray takes it for an address
+    options: dict[str, Any] = {"include_dashboard": False} if found.is_local else {}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=found.address,
+            log_to_driver=verbose,
+            logging_level=level,
+            runtime_env={"env_vars": passed_on},
+            **options,
+        )
+    except SystemExit as error:  # what Ray makes of SIGTERM while it starts
+        raise Terminated from error
+    # Ray has set one of its own, which leaves no time to say how to go on.
+    signal.signal(signal.SIGTERM, handler)
+
+
+def leave() -> None:
+    """Shut Ray down.
+
+    An object reference that another thread's garbage collection finds after Ray's core has gone, and before Ray has
+    noted so, ends the process with code 1. Tune leaves some in cycles.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
+
+
+def beside_driver() -> dict[str, float]:
+    """The resources of an actor that does nothing, on the driver's node: a grain of what only that node has."""
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
+    address = next(name for name in node["Resources"] if name.startswith("node:") and "internal" not in name)
+    return {"CPU": 0, address: 0.0001}
+
+
+def possible_slots(resources: ResourcesSpec) -> tuple[int, int]:
+    """How many slots the cluster holds now, and with all that its autoscaler may add; at most as many as asked for."""
+    asked = math.inf if resources.slots == "auto" else resources.slots
+    now = _fitting(resources)
+    later = _workers_to_come(resources) // resources.workers_per_slot
+    return int(min(asked, now)), int(min(asked, max(now, later)))
+
+
+def count_slots(resources: ResourcesSpec) -> int:
+    """The number of slots to begin with, at least one.
+
+    Raises ValueError where not even one fits, nor will.
+    """
+    now, later = possible_slots(resources)
+    if later < 1:
+        have: dict[str, float] = ray.cluster_resources()
+        raise ValueError(
+            f"a slot needs {resources.workers_per_slot} workers of {resources.cpus_per_worker:g} CPUs and "
+            f"{resources.gpus_per_worker:g} GPUs, the cluster has {have.get('CPU', 0):g} CPUs and "
+            f"{have.get('GPU', 0):g} GPUs; lower resources.workers_per_slot, cpus_per_worker or gpus_per_worker"
+        )
+    return max(1, now)
+
+
+def remove_orphaned_groups() -> None:
+    """Remove the placement groups of this job whose makers are dead.
+
+    Ray frees them only when the job ends, and until then nobody gets their resources. Its own cleaner does not
+    work while the dashboard is off.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for data in ray_state._connect_and_get_accessor().get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(data)
+        removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
+        if not removed and group.creator_job_id.hex() == job and is_dead(group.creator_actor_id.hex()):
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+
+
+def is_dead(actor: str) -> bool:
+    """Of an actor's id; the nil id stands for the driver, which lives."""
+    actor_id = ray.ActorID.from_hex(actor)
+    data = None if actor_id.is_nil() else ray_state.get_actor_info(actor_id)
+    return data is not None and gcs_pb2.ActorTableData.FromString(data).state == gcs_pb2.ActorTableData.DEAD
+
+
+def _fitting(resources: ResourcesSpec) -> int:
+    """The slots that the nodes hold: a worker has to find its CPUs and GPUs on one node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(_workers_on(node, resources) for node in nodes) // resources.workers_per_slot
+
+
+def _workers_to_come(resources: ResourcesSpec) -> int:
+    """The workers that the nodes hold which an autoscaler may add, as far as it has told Ray, or `ray up` the head."""
+    most: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()
+    if most is not None:
+        return _workers_on(most, resources)
+    try:
+        config = yaml.safe_load(_BOOTSTRAP.expanduser().read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return 0
+    types = {name: each for name, each in config["available_node_types"].items() if name != config["head_node_type"]}
+    nodes = [
+        (_workers_on(each.get("resources") or {}, resources), each.get("max_workers", 0)) for each in types.values()
+    ]
+    left, workers = config.get("max_workers", 0), 0
+    for on_one, count in sorted(nodes, reverse=True):
+        taken = min(left, count)
+        left, workers = left - taken, workers + taken * on_one
+    return workers
+
+
+def _workers_on(node: Mapping[str, float], resources: ResourcesSpec) -> int:
+    by_cpu = math.floor(node.get("CPU", 0) / resources.cpus_per_worker + _ROUNDING)
+    each = resources.gpus_per_worker
+    if not each:
+        return by_cpu
+    # A part of a GPU is a part of one GPU.
+    per_gpu = math.floor(1 / each + _ROUNDING) if each < 1 else 1 / each
+    return min(by_cpu, math.floor(node.get("GPU", 0) * per_gpu + _ROUNDING))

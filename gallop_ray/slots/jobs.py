@@ -1,0 +1,101 @@
+"""What a slot can be asked to do and what it answers; and what Ray Train tells it of the ends of its workers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "base_changed", "storage"]
+"""`lost`, `preempted`: the worker group died and starts again, nothing is known of the run."""
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """Check what the sweep asks of the model."""
+
+
+@dataclass(frozen=True)
+class BaseJob:
+    """Measure the base model."""
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """Run a configuration, by its key, with one seed and micro-batches of this size."""
+
+    configuration: str
+    seed: int
+    micro_batch_size: int
+
+
+Job = CheckJob | BaseJob | RunJob
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    status: Literal["finished"] | Failure
+    reason: str | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a slot cannot serve. final: the next one, too, would come to it, and not by chance."""
+
+    reason: str
+    final: bool
+
+
+def execute_in(slot: Any, job: Job) -> Outcome:
+    """Run a job to its end in a leased slot, which may die of it."""
+    try:
+        outcome: Outcome = ray.get(slot.execute.remote(job))
+    except RayActorError as error:
+        outcome = Outcome("preempted" if error.preempted else "lost", f"the slot died: {error}")
+    return outcome
+
+
+_MEMORY_MONITOR = ("NODE_OUT_OF_MEMORY", "running low on memory")  # what Ray's says of those it kills
+# A group in which nothing has failed is ended because its node is to go.
+_TAKEN_AWAY = Outcome("preempted", "a node was taken away")
+
+
+class Deaths(WorkerGroupCallback):
+    """Lives in Ray Train's controller."""
+
+    def __init__(self, slot: Any) -> None:
+        self._slot = slot
+        self._outcome = _TAKEN_AWAY
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        """Called about twice a second."""
+        if worker_group_status.errors:
+            self._outcome = _outcome(worker_group_status.errors)
+
+    def before_worker_group_shutdown(self, worker_group: Any) -> None:
+        """Called before the group starts again, or the slot ends."""
+        self._slot.down.remote(self._outcome)
+        self._outcome = _TAKEN_AWAY
+
+
+def _outcome(errors: dict[int, Exception]) -> Outcome:
+    # A death comes wrapped in a failed health check.
+    causes = [getattr(error, "health_check_failure", error) for _, error in sorted(errors.items())]
+    return Outcome(_class(causes), "; ".join(dict.fromkeys(_last_line(str(cause)) for cause in causes)))
+
+
+def _class(causes: Sequence[Exception]) -> Failure:
+    if any(getattr(cause, "preempted", False) for cause in causes):
+        return "preempted"
+    killed = any(words in str(cause) for cause in causes for words in _MEMORY_MONITOR)
+    return "out_of_memory" if killed else "lost"
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no reason given"

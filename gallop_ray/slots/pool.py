@@ -1,0 +1,209 @@
+"""The slot pool: owns the slots and leases them to trials, so that no trial's fate ever starts or ends one."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gallop_ray.slots.cluster import is_dead, possible_slots, remove_orphaned_groups
+from gallop_ray.slots.jobs import Refusal
+from gallop_ray.slots.slot import Slot, Work
+from gallop_ray.spec.schema import Sweep
+
+_LOG = logging.getLogger(__name__)
+_PLAN_SECONDS = 5.0
+_ROOM_SECONDS = 1.0
+_PENDING = 4  # slots that wait for nodes to come, at most: each costs two processes in the meantime
+_END_SECONDS = 5.0
+_FAILURES = 3  # slots in a row that could not start, until there is no hope
+
+
+@ray.remote(num_cpus=0)
+class SlotPool:
+    """Leases slots, first come first served, and follows the cluster: more slots when nodes come, fewer when they go.
+
+    A slot that died is replaced, and its placement group removed, which Ray leaves when its dashboard is off.
+
+    most: how many slots there is work for.
+    """
+
+    def __init__(self, most: int, sweep: str, folder: str, work: Work | None = None) -> None:
+        self._arguments = (sweep, folder, work)
+        self._resources = Sweep.model_validate_json(sweep).resources
+        self._left = most
+        self._changed = asyncio.Condition()
+        self._slots: dict[str, Any] = {}
+        self._free: list[str] = []
+        self._leased: dict[str, str | None] = {}
+        self._started = self._failures = 0
+        self._begun = False
+        """Whether some slot has ever been ready."""
+        self._refused: str | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._spawn(self._follow())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_event_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- what the trials ask
+
+    async def lease(self, lessee: str | None = None) -> tuple[str, Any] | str:
+        """A free slot's name and handle, waiting for one; or why there is none and will be none.
+
+        lessee: id of the actor with whose death the lease ends, too.
+        """
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._free or (self._refused and not self._slots))
+                if not self._free:
+                    return str(self._refused)
+                name = self._free.pop(0)
+                self._leased[name] = lessee
+            slot = self._slots[name]
+            try:
+                settled = await slot.settled.remote()
+            except RayActorError:
+                settled = False
+            if settled:
+                return name, slot
+            await self.give_back(name)
+
+    async def give_back(self, name: str) -> None:
+        """End a lease. Whether there still is such a slot, the pool finds out."""
+        self._leased.pop(name, None)
+        self._spawn(self._settle(name))
+
+    # -- what the driver asks
+
+    async def size(self) -> int:
+        """How many slots there are, those that are still starting included."""
+        return len(self._slots)
+
+    async def shrink(self, left: int) -> None:
+        """No more trials come, and only so many are under way."""
+        self._left = left
+        self._replan()
+
+    async def stop(self) -> None:
+        """End all slots and free their resources."""
+        self._left = 0
+        for task in self._tasks:
+            task.cancel()
+        slots = list(self._slots.values())
+        await asyncio.gather(*(slot.stop.remote() for slot in slots), return_exceptions=True)
+        for slot in slots:
+            ray.kill(slot)
+        remove_orphaned_groups()  # of what is not dead yet Ray takes care at the end of the job
+
+    # -- its own
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                self._replan()
+            except Exception:
+                _LOG.exception("the number of slots stays as it is")  # Ray may be busy with a node's end
+            await asyncio.sleep(_PLAN_SECONDS)
+
+    def _replan(self) -> None:
+        remove_orphaned_groups()
+        for name in [name for name, lessee in self._leased.items() if lessee and is_dead(lessee)]:
+            self._leased.pop(name)
+            self._spawn(self._settle(name))
+        now, later = possible_slots(self._resources)
+        wanted = min(self._left, max(now, min(later, len(self._slots) + _PENDING)))
+        pending = len(self._slots) - len(self._free) - len(self._leased)
+        while len(self._slots) < wanted and (len(self._slots) < now or pending < _PENDING) and not self._refused:
+            self._start()
+            pending += 1
+        # An autoscaler takes back the nodes of slots that are not needed any more; those not there yet go first.
+        spare = sorted(self._slots.keys() - self._leased.keys(), key=lambda name: name in self._free)
+        for name in spare[: max(0, len(self._slots) - self._left)]:
+            self._retire(name)
+
+    def _start(self) -> None:
+        name = f"slot-{self._started}"
+        self._started += 1
+        self._slots[name] = Slot.remote(name, *self._arguments)
+        self._slots[name].start.remote()
+        self._spawn(self._settle(name))
+
+    async def _settle(self, name: str) -> None:
+        """Free a slot as soon as all of its workers are there; replace one that has none any more."""
+        slot = self._slots.get(name)
+        if slot is None:
+            return
+        try:
+            refused = await slot.ready.remote()
+        except RayActorError as error:
+            refused = Refusal(str(error), final=False)
+        if name not in self._slots:
+            return
+        async with self._changed:
+            if refused is None:
+                self._failures, self._begun = 0, True
+                if name not in self._free and name not in self._leased:
+                    self._free.append(name)
+            else:
+                self._drop(name)
+                self._fail(refused)
+            self._changed.notify_all()
+        if refused is not None:
+            self._replan()
+
+    def _fail(self, refused: Refusal) -> None:
+        self._failures += 1
+        hopeless = refused.final and not self._begun
+        if self._failures >= _FAILURES or hopeless:
+            self._refused = refused.reason
+        if hopeless:
+            for name in list(self._slots):
+                self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        if name in self._free:
+            self._free.remove(name)
+        ray.kill(self._slots.pop(name))
+
+    def _retire(self, name: str) -> None:
+        """End a slot that is not leased; its workers end by themselves if they can."""
+        if name in self._free:
+            self._free.remove(name)
+        self._spawn(_end(self._slots.pop(name)))
+
+
+async def _end(slot: Any) -> None:
+    with suppress(RayActorError, TimeoutError):
+        await slot.stop.remote()
+        await asyncio.wait_for(slot.ended.remote(), _END_SECONDS)
+    ray.kill(slot)
+
+
+class Room:
+    """How many trials the pool has room for, as the driver sees it."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool, self._slots, self._asked = pool, 1, 0.0
+
+    def slots(self) -> int:
+        """At least one; asked for again after a second."""
+        if time.monotonic() - self._asked > _ROOM_SECONDS:
+            self._slots, self._asked = max(1, ray.get(self._pool.size.remote())), time.monotonic()
+        return self._slots
+
+    def shrink(self, left: int) -> None:
+        """No more trials come, and only so many are under way."""
+        self._pool.shrink.remote(left)
+
+
+def start_pool(most: int, sweep: str, folder: str, work: Work | None = None) -> Any:
+    """A pool on the driver's own node, so that it lives as long as the driver."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return SlotPool.options(scheduling_strategy=here).remote(most, sweep, folder, work)

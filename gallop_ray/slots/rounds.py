@@ -1,0 +1,151 @@
+"""A run that trains on several tasks in turn, each time from the base model: one round a task, measured on all others.
+
+The protocol of GaLLoP (arXiv 2510.19778): ID accuracy is that of the task trained on, OOD accuracy that of the others,
+and every metric is averaged over the rounds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch.distributed as dist
+
+from gallop_ray.records.files import Record
+from gallop_ray.records.run_folder import RoundFolder, RunFolder
+from gallop_ray.sparse.weights import rank, world_size
+from gallop_ray.spec.configuration import asked
+from gallop_ray.spec.plan import optimizer_steps
+from gallop_ray.spec.schema import Configuration
+from gallop_ray.tasks.metrics import Accuracies, over_rounds
+from gallop_ray.training.context import Silent
+from gallop_ray.training.resident import Resident
+from gallop_ray.training.run import execute
+
+_OF_THE_RUN = (
+    *("seed", "method", "method_type", "selection_ratio", "learning_rate"),
+    *("trained_parameters", "density", "trainable_percent", "ood_tasks"),
+)
+_APART: tuple[Literal["mask", "correct", "outputs"], ...] = ("mask", "correct", "outputs")
+_NO_METRICS = (
+    *_OF_THE_RUN,
+    "scores",
+    "steps",
+    "best_step",
+    "micro_batch_size",
+    "peak_memory_bytes",
+    "started",
+    "ended",
+)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A round's reporter. Its events go to the run's file, whose steps count through all rounds."""
+
+    folder: RoundFolder
+    before: int
+    steps: int
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder.adapter
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder.checkpoint
+
+    def event(self, event: str, **fields: Any) -> None:
+        if "step" in fields:
+            fields |= {"step": self.before + fields["step"], "steps": self.steps}
+        self.folder.whole.event(event, round=self.folder.task, **fields)
+
+
+def execute_rounds(
+    resident: Resident,
+    configuration: Configuration,
+    seed: int,
+    base: Accuracies,
+    run: RunFolder,
+    text_loss: float | None = None,
+) -> Record:
+    """Run the rounds that have not finished yet. Returns what result.json says of the run, as `execute`. Collective."""
+    training, trains = configuration.training, configuration.method.trains
+    steps = [optimizer_steps(training, len(each.train)) * trains for each in resident.rounds.values()]
+    results: dict[str, Record] = {}
+    for number, (task, part) in enumerate(resident.rounds.items()):
+        folder = run.round(task)
+        result = _same_everywhere(_finished(folder) if rank() == 0 else None)
+        if result is None:
+            if rank() == 0:
+                folder.begin({**asked(configuration, seed), "round": task})
+            counted = _Counted(folder, sum(steps[:number]), sum(steps))
+            reporter = counted if rank() == 0 else Silent(folder.adapter)
+            result = execute(part, configuration, seed, base, reporter, text_loss)
+            if rank() == 0:
+                _finish(folder, result)
+        results[task] = result
+    return together(results)
+
+
+def _same_everywhere(found: Record | None) -> Record | None:
+    """What rank 0 has found: others may not see yet what lies on a network disk."""
+    everyone = [found]
+    if world_size() > 1:
+        dist.broadcast_object_list(everyone, src=0)
+    return everyone[0]
+
+
+def _finished(folder: RoundFolder) -> Record | None:
+    """The result of a round that an earlier attempt has finished, with what is kept apart from it."""
+    result = folder.result()
+    if result is None:
+        return None
+    folder.checkpoint.unlink(missing_ok=True)
+    return {**result, **{name: folder.read(name) for name in _APART}}
+
+
+def _finish(folder: RoundFolder, result: Record) -> None:
+    for name in _APART:
+        folder.write(name, result[name])
+    rest = {name: value for name, value in result.items() if name not in _APART}
+    folder.end({"configuration": folder.configuration, "round": folder.task, "status": "finished", **rest})
+    folder.checkpoint.unlink(missing_ok=True)
+
+
+def together(results: Mapping[str, Record]) -> Record:
+    """The result of a run from those of its rounds by task: means of the metrics, sums of steps and times."""
+    rounds, metrics = list(results.values()), {task: _metrics(result) for task, result in results.items()}
+    scores = {result["scores"] for result in rounds}
+    phases = dict.fromkeys(phase for result in rounds for phase in result["seconds"])
+    return {
+        **{name: rounds[0][name] for name in _OF_THE_RUN},
+        "scores": scores.pop() if len(scores) == 1 else None,
+        "mask": {},
+        "steps": sum(result["steps"] for result in rounds),
+        "best_step": None,
+        "micro_batch_size": min(result["micro_batch_size"] for result in rounds),
+        **over_rounds(list(metrics.values())),
+        "rounds": {task: {"best_step": results[task]["best_step"], **each} for task, each in metrics.items()},
+        "forgetting_is_vacuous": any(result["forgetting_is_vacuous"] for result in rounds),
+        "correct": _by_round(results, "correct"),
+        "outputs": _by_round(results, "outputs"),
+        "seconds": {phase: round(sum(r["seconds"].get(phase, 0.0) for r in rounds), 4) for phase in phases},
+        "peak_memory_bytes": max(result["peak_memory_bytes"] for result in rounds),
+        "started": min(result["started"] for result in rounds),
+        "ended": max(result["ended"] for result in rounds),
+    }
+
+
+def _by_round(results: Mapping[str, Record], document: Literal["correct", "outputs"]) -> Record:
+    """What a document of each round says of each task, by `<task trained on>/<task>`."""
+    return {f"{task}/{other}": said for task, result in results.items() for other, said in result[document].items()}
+
+
+def _metrics(result: Record) -> dict[str, float | None]:
+    """What is a share, a ratio or a loss, or could have been."""
+    return {
+        name: value
+        for name, value in result.items()
+        if name not in _NO_METRICS and (value is None or isinstance(value, float))
+    }

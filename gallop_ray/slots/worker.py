@@ -1,0 +1,141 @@
+"""What a slot's workers do: load the base model once, then one job after another until told to stop.
+
+All ranks run the same jobs. An end that all ranks come to together is an answer; any other exception takes the worker
+group down, and Ray Train starts it again.
+"""
+
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed
+
+from gallop_ray.disk.trouble import described_trouble
+from gallop_ray.methods import METHODS
+from gallop_ray.methods.peft import PeftMethod
+from gallop_ray.records.environment import environment_record
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.identity import begun as begun_at
+from gallop_ray.records.identity import settle
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.scores import scores_folder
+from gallop_ray.records.slots import note_loaded
+from gallop_ray.slots.failures import classify, out_of_memory_kills
+from gallop_ray.slots.jobs import BaseJob, Job, Outcome, RunJob
+from gallop_ray.slots.rounds import execute_rounds
+from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.memory import free_memory
+from gallop_ray.spec.configuration import asked, densities
+from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.training.attach import try_to_attach
+from gallop_ray.training.context import Silent
+from gallop_ray.training.optimizers import make_optimizer
+from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.run import execute, look, measure_base
+
+
+def serve(config: Mapping[str, Any]) -> None:
+    """The training function of a slot's Ray Train run."""
+    slot, rank, begun = config["slot"], ray.train.get_context().get_world_rank(), time.perf_counter()
+    sweep, folder = Sweep.model_validate_json(config["sweep"]), SweepFolder(Path(config["folder"]))
+    torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
+    try:
+        # Sweeps with the same output share their scores.
+        resident = replace(load_resident(sweep, moment=begun_at(folder)), scores=scores_folder(folder))
+        settle(folder, resident.identity)
+    except Exception as error:
+        # Not raised: Ray Train would start the group again, for ever.
+        ray.get(slot.refuse.remote(str(error) if isinstance(error, ValueError | OSError) else traceback.format_exc()))
+        return
+
+    node = ray.get_runtime_context().get_node_id()
+    group = _agreed_name()
+    if rank == 0:
+        workers, seconds = sweep.resources.workers_per_slot, time.perf_counter() - begun
+        note_loaded(folder, config["name"], config["started"], sweep.model.name, workers, seconds)
+    last = ray.get(slot.join.remote(rank, group, node, out_of_memory_kills()))
+    while (numbered := ray.get(slot.next_job.remote(last, node, out_of_memory_kills()))) is not None:
+        last, job = numbered
+        outcome = _answer(resident, folder, job, config["name"], rank)
+        if not ray.get(slot.answer.remote(last, rank, outcome)):
+            raise RuntimeError(outcome.reason)
+
+
+def _agreed_name() -> str:
+    """A name for this start of the worker group, the same on every rank."""
+    names = [uuid.uuid4().hex]
+    torch.distributed.broadcast_object_list(names, src=0)
+    return names[0]
+
+
+def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: int) -> Outcome:
+    try:
+        if isinstance(job, RunJob):
+            return _run(resident, folder, job, slot, rank)
+        if isinstance(job, BaseJob):
+            return Outcome("finished", result=asdict(measure_base(resident)))
+        _check_methods(resident)
+        return Outcome("finished")
+    except Exception as error:
+        failure = classify(error)
+        if failure == "failed":
+            traceback.print_exc()
+        said = failure in ("refused", "diverged", "base_changed")
+        reason = str(error) if said else f"{type(error).__name__}: {error}"
+        if failure == "storage":
+            reason = described_trouble(error)
+    # Only now, when the exception is gone and with it what its frames held.
+    if failure == "out_of_memory":
+        free_memory()
+    return Outcome(failure, reason)
+
+
+def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: int) -> Outcome:
+    configuration_folder = folder.configuration(job.configuration)
+    asked_for = Configuration.model_validate(configuration_folder.configuration())
+    training = asked_for.training.model_copy(update={"micro_batch_size": job.micro_batch_size})
+    configuration = asked_for.model_copy(update={"training": training})
+    record, base = configuration_folder.run(job.seed), folder.base()
+    assert base is not None, "the base model is measured before the first run"
+    text_loss = folder.base_text_loss()
+    if rank == 0:
+        _begin(record, asked_for, job, slot)
+    if len(resident.rounds) > 1:
+        result = execute_rounds(resident, configuration, job.seed, base, record, text_loss)
+    else:
+        reporter = record if rank == 0 else Silent(record.adapter)
+        result = execute(resident, configuration, job.seed, base, reporter, text_loss)
+    if rank > 0:
+        return Outcome("finished", result=result)
+    for document in ("mask", "correct", "outputs"):
+        record.write(document, result.pop(document))
+    return Outcome("finished", result=result)
+
+
+def _begin(record: RunFolder, configuration: Configuration, job: RunJob, slot: str) -> None:
+    record.start({"configuration": configuration.model_dump(mode="json"), **asked(configuration, job.seed)}, slot)
+    record.write("environment", environment_record())
+
+
+def _check_methods(resident: Resident) -> None:
+    """Refuse what the model, torch or PEFT do not have, before anything is spent on it."""
+    sweep = resident.sweep
+    look(resident)
+    for spec in sweep.methods:
+        make_optimizer(sweep.training, [torch.nn.Parameter(torch.zeros(1))], spec.entry_ages)
+        METHODS[spec.type](spec)
+        if isinstance(spec, MaskMethodSpec):
+            candidates = find_candidates(resident.model, spec.target_modules)
+            for value in densities(sweep, spec):
+                each: Any = METHODS[spec.type](spec.model_copy(update={"density": value}))
+                each.quotas(candidates, resident.parameters)
+        elif isinstance(METHODS[spec.type](spec), PeftMethod):
+            try_to_attach(resident, spec)

@@ -1,0 +1,99 @@
+"""Whether another run may start: nobody asks to stop, the deadline is far enough, and the disk has room."""
+
+import os
+import time
+from pathlib import Path
+from statistics import fmean
+
+from gallop_ray.analysis.live import SweepState
+from gallop_ray.analysis.ranking import best_of_search
+from gallop_ray.records import control
+from gallop_ray.records.folders import FINAL, ConfigurationFolder, SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.spec.machine import RetentionSpec
+from gallop_ray.spec.schema import ObjectiveSpec, Sweep
+
+
+class Gate:
+    """Closed once the sweep is to stop, and for runs that would not finish before the deadline; waits out a pause."""
+
+    def __init__(self, folder: SweepFolder, objective: ObjectiveSpec, deadline: float | None) -> None:
+        self._folder, self._deadline = folder, deadline
+        self._state = SweepState(folder, (), objective)
+
+    def opens(self, configuration: ConfigurationFolder) -> bool:
+        """Whether the next run of this configuration may start now. Returns when the sweep is not paused."""
+        while (asked := control.asked(self._folder)) == "pause":
+            time.sleep(control.LOOK_SECONDS)
+        return asked is None and (self._deadline is None or time.time() + self._seconds(configuration) < self._deadline)
+
+    def _seconds(self, configuration: ConfigurationFolder) -> float:
+        """What a run will take, by the configuration's own and else its method's; 0 where nothing is known."""
+        own = [result.get("seconds", {}).get("total") for result in configuration.results()]
+        if known := [each for each in own if each is not None]:
+            return fmean(known)
+        self._state.look()
+        return self._state.run_seconds().of(configuration.configuration()["method"]["name"]) or 0.0
+
+
+_VALUE_BYTES = 4
+_RUNS_AHEAD = 5  # space for so many more runs in every slot is worth no warning
+
+
+def free_bytes(folder: SweepFolder, retention: RetentionSpec) -> float:
+    """What the sweep may still write: as the disk has it, or as the user allows it."""
+    found = os.statvfs(folder.path)
+    free = float(found.f_bavail * found.f_frsize)
+    if retention.disk_gb is None:
+        return free
+    return min(free, retention.disk_gb * 1e9 - _used(folder.path))
+
+
+def files_left(folder: SweepFolder) -> bool:
+    """Whether the disk takes more files, however small. Some disks do not count them."""
+    found = os.statvfs(folder.path)
+    return found.f_files == 0 or found.f_favail > 0
+
+
+def _used(folder: Path) -> int:
+    return sum((Path(path) / name).lstat().st_size for path, _, names in os.walk(folder) for name in names)
+
+
+def needed_bytes(run: RunFolder) -> float:
+    """What a run like this one needs at most: its adapters, and two checkpoints, of which one replaces the other.
+
+    A checkpoint holds each trained value and its two moments in float32, and with a mask the indices.
+    """
+    adapters = [part.adapter.stat().st_size for part in run.parts() if part.adapter.exists()]
+    trained = (run.result() or {}).get("trained_parameters") or 0
+    indices = max(0, max(adapters, default=0) - _VALUE_BYTES * trained)
+    checkpoint = 3 * _VALUE_BYTES * trained + indices if run.result() else 0
+    return sum(adapters) + 2 * checkpoint
+
+
+def shortage(free: float, needed: float) -> str | None:
+    """A warning where the next runs may fill the disk. needed: bytes of one run."""
+    if free > _RUNS_AHEAD * needed:
+        return None
+    return f"the disk is almost full: {described(free)} are free, a run needs up to {described(needed)}"
+
+
+def described(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def keep_best(folder: SweepFolder, sweep: Sweep, stripped: set[str]) -> None:
+    """Remove the adapters of configurations that are over, except for the best of each method so far.
+
+    stripped: those that have none any more, which is added to.
+    """
+    results = folder.listed()
+    count = sweep.confirmation.best if sweep.confirmation else 1
+    best = {summary.configuration for summary in best_of_search(results, sweep.objective, count)}
+    for key in {result["configuration"] for result in results} - best - stripped:
+        configuration = folder.configuration(key)
+        if configuration.status()["status"] in FINAL:
+            for adapter in (part.adapter for run in configuration.runs() for part in run.parts()):
+                adapter.unlink(missing_ok=True)
+            stripped.add(key)

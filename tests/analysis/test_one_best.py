@@ -1,0 +1,107 @@
+"""Whoever names the best configuration of a sweep names the same one."""
+
+from pathlib import Path
+
+import pytest
+
+from gallop_ray.analysis.live import SweepState
+from gallop_ray.cli import main
+from gallop_ray.mlflow_mirror.artifacts import handed_out
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.reporting.figures.choose import best as best_drawn
+from gallop_ray.reporting.progress import status_line
+from gallop_ray.reporting.report.material import gather
+from gallop_ray.reporting.status import SweepStatus
+from gallop_ray.reporting.table import markdown_table
+from gallop_ray.spec.plan import plan_sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.admission import keep_best
+from gallop_ray.sweep.driver import unconfirmed
+
+_RUNS = {"a": (0.78, 0.66, 0.66), "b": (0.75,), "c": (0.77, None)}
+_ENDS = {"a": "finished", "b": "pruned", "c": "failed"}
+KEYS = {name: f"gallop-{name * 8}" for name in _RUNS}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep.model_validate(
+        {
+            "name": "three",
+            "output": str(tmp_path),
+            "model": {"name": "pocket"},
+            "data": {"root": "generated", "train": "range", "ood": ["max"]},
+            "methods": [{"type": "gallop"}],
+            "seeds": 3,
+            "search": {"space": {"training.learning_rate": {"log": [1e-4, 1e-2]}}},
+            "pruning": {"type": "median"},
+            "confirmation": {"seeds": 1},
+        }
+    )
+
+
+@pytest.fixture
+def folder(sweep: Sweep) -> SweepFolder:
+    """One finished configuration, one pruned after a lucky seed, one that failed after a better one."""
+    folder = SweepFolder(Path(sweep.output) / sweep.name)
+    folder.create(sweep.model_dump(mode="json"))
+    for name, values in _RUNS.items():
+        configuration = folder.configuration(KEYS[name])
+        settings = {"method": dict(sweep.methods[0]), "training": {**dict(sweep.training), "learning_rate": 0.003}}
+        configuration.create(settings)
+        for seed, value in enumerate(values):
+            run, status = configuration.run(seed), "finished" if value else "failed"
+            run.start({"configuration": settings, "seed": seed}, "slot-0")
+            run.adapter.write_bytes(b"trained")
+            run.finish(
+                {"configuration": configuration.key, "method": "gallop", "seed": seed, "stage": "search",
+                 "status": status, "reason": value and "torn", "val_mean_accuracy": value, "id_accuracy": value}
+            )  # fmt: skip
+        known = [value for value in values if value]
+        configuration.write_status(_ENDS[name], list(range(len(known))), sum(known) / len(known))
+    folder.rebuild_results()
+    return folder
+
+
+def test_one_configuration_is_best_everywhere(
+    folder: SweepFolder, sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = SweepState(folder, plan_sweep(sweep, None).methods, sweep.objective)
+    state.look()
+    status, material, run = SweepStatus(folder, sweep).look(), gather(folder, sweep), handed_out(folder, sweep)
+    assert main(["best", str(folder.path)]) == 0
+    assert run is not None
+    named = {
+        "best": capsys.readouterr().out.split(",")[0],
+        "display": status_line(state).partition("best ")[2].partition(":")[0],
+        "status": status["best"]["configuration"],
+        "status of the method": status["methods"]["gallop"]["best"]["configuration"],
+        "report": material.best[0].configuration,
+        "statistics": material.statistics.best[0].configuration,
+        "figures": best_drawn(material.frame, sweep.objective)[0].configuration,
+        "MLflow": run.configuration,
+        "confirmation": unconfirmed(sweep, folder)[0],
+    }
+    assert named == dict.fromkeys(named, KEYS["a"])
+    assert run.seed == 0  # the seed that validates best
+    assert "| gallop | 3 | - | - | - | 70.0 |" in markdown_table(folder.results())
+
+
+def test_the_adapters_that_are_kept_are_those_of_the_best(folder: SweepFolder, sweep: Sweep) -> None:
+    keep_best(folder, sweep, set())
+    kept = {run.configuration for run in folder.runs() if run.adapter.exists()}
+    assert kept == {KEYS["a"]}
+
+
+def test_where_every_configuration_failed_there_is_no_best(
+    folder: SweepFolder, sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        run = folder.run(KEYS[name], 2)
+        run.path.mkdir(exist_ok=True)
+        run.finish({**(folder.run(KEYS[name], 0).result() or {}), "seed": 2, "status": "diverged", "reason": "NaN"})
+    capsys.readouterr()
+    assert handed_out(folder, sweep) is None
+    assert SweepStatus(folder, sweep).look()["best"] is None
+    assert main(["best", str(folder.path)]) == 2
+    assert "no configuration of" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""What `gallop-ray plan` says of the shipped sweeps, without network, weights or data."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gallop_ray.preflight.plan import print_plan
+from gallop_ray.spec.load import load_sweep
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+
+
+def planned(capsys: pytest.CaptureFixture[str], name: str, *overrides: str) -> str:
+    print_plan(load_sweep(SWEEPS / name, overrides))
+    return capsys.readouterr().out
+
+
+def row(text: str, heading: str, *begins: str) -> list[str]:
+    """The cells of a row under a heading, by how it begins."""
+    lines = text[text.index(heading) :].splitlines()
+    return next(line.split() for line in lines if line.split()[: len(begins)] == list(begins))
+
+
+def test_llama_plan_shows_runs_sizes_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    text = planned(capsys, "llama3_8b_commonsense.yaml")
+    assert text.startswith("name: llama3_8b_commonsense\n")
+    assert "schedule: linear" in text, "defaults are written out"
+    assert row(text, "Runs", "gallop")[1:4] == ["12", "3", "43"], "seven fresh seeds of the best"
+    assert row(text, "Runs", "together")[1:4] == ["48", "3", "172"]
+    assert "epochs x examples: unknown until the data is read" in text
+    for method, option in (("gallop", "lora_rank"), ("lora", "rank")):
+        for rank, percent in (("8", "0.2345"), ("16", "0.4679"), ("32", "0.9314"), ("64", "1.8456")):
+            assert row(text, "Trained parameters", method, option, rank)[-1] == percent
+    assert "8 in a slot, ZeRO stage 3, bfloat16" in text
+    full, lora = row(text, "Memory", "full"), row(text, "Memory", "lora", "rank", "8")
+    assert full[1:3] == lora[3:5] == ["2.01", "GB"], "an eighth of the weights"
+    assert float(full[-2]) > 16 * 8.03 / 8, "at least weights, gradients, masters and moments"
+    assert 2 < float(lora[-2]) < 10
+
+
+def test_quickstart_is_counted_without_making_the_pocket_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GALLOP_RAY_CACHE", str(tmp_path))
+    text = planned(capsys, "quickstart.yaml", "training.steps=null", "training.epochs=2")
+    assert row(text, "Runs", "gallop")[1:] == ["3", "3", "9", str(2 * 2000 // 32)]
+    assert f"in all runs together {36 * 125:,}" in text
+    assert row(text, "Trained parameters", "gallop")[1:3] == ["46,202", "0.05"]
+    assert re.search(r"full +[\d.]+ MB", text[text.index("Memory") :])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_examples_on_the_hub_are_bounded_by_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    text = planned(
+        capsys, "llama3_8b_commonsense.yaml", "data.limits.train=640", "methods=[{type: full}]", *no_search()
+    )
+    assert row(text, "Runs", "full")[-1] == "10"
+
+
+def test_searched_densities_have_a_row_for_each_end(capsys: pytest.CaptureFixture[str]) -> None:
+    space = "search.space={gallop.density: {log: [1.0e-3, 5.0e-2]}, training.max_length: {integer: [16, 32]}}"
+    text = planned(capsys, "quickstart.yaml", "methods=[{type: gallop}]", space, "budget.configurations=3")
+    rows = [row(text, "Trained parameters", "gallop", "density", end) for end in ("0.001", "0.05")]
+    assert [each[3] for each in rows] == ["924", "46,202"]
+    longest = planned(capsys, "quickstart.yaml", "methods=[{type: gallop, density: 0.05}]", *no_search())
+    assert row(text, "Memory", "gallop", "density", "0.05")[-4:] == row(longest, "Memory", "gallop")[-4:]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("{type: gallop, density: 0.99}", "method gallop: density 0.99 asks for .*lower the density"),
+        ("{type: lora, target_modules: [q_porj]}", "method lora: target module 'q_porj' matches nothing"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_before_anything_is_printed(
+    capsys: pytest.CaptureFixture[str], method: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        planned(capsys, "quickstart.yaml", f"methods=[{method}]", *no_search())
+    assert capsys.readouterr().out == ""
+
+
+def test_an_unknown_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"no task arc_esy on the hub.*Did you mean arc_easy\?"):
+        planned(capsys, "llama3_8b_commonsense.yaml", "data.train=arc_esy", "methods=[{type: full}]", *no_search())
+
+
+def test_plan_runs_as_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gallop_ray", "plan", str(SWEEPS / "quickstart.yaml")]
+    environment = {**os.environ, "GALLOP_RAY_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "Memory per worker" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_search() -> list[str]:
+    return ["search.space={}"]

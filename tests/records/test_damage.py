@@ -1,0 +1,191 @@
+"""Damaged records count as missing, or are named: none ends a command or a thread."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from gallop_ray.cli import main
+from gallop_ray.disk import damage
+from gallop_ray.mlflow_mirror.fields import Sent
+from gallop_ray.records.files import read_json
+from gallop_ray.reporting.progress import SweepDisplay
+from gallop_ray.search.storage import open_storage, read_storage
+from gallop_ray.search.study import Studies
+from gallop_ray.sparse.checked import save_checked
+from gallop_ray.spec.plan import plan_sweep
+from gallop_ray.sweep.recheck import clear_leftovers, recheck
+from tests.sweep.written import Written, small_sweep
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(damage, "_SAID", set())
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """gallop at 0.1 finished with two seeds, at 0.2 half-done."""
+    written = Written(small_sweep(tmp_path))
+    for seed, accuracy in ((0, 0.4), (1, 0.6)):
+        written.end(written.begin("gallop", 0.1, seed), accuracy)
+    written.begin("gallop", 0.2, 0).event("step", step=4, steps=120, loss=1.25)
+    return written
+
+
+def changed(record: dict[str, Any]) -> Iterator[bytes]:
+    """The record without each of its fields, and with each of another type."""
+    for name, value in record.items():
+        yield json.dumps({key: each for key, each in record.items() if key != name}).encode()
+        for other in (None, "x", -1, [], {}, True):
+            if type(other) is not type(value):
+                yield json.dumps({**record, name: other}).encode()
+
+
+def spoilt(path: Path) -> Iterator[bytes]:
+    whole = path.read_bytes()
+    yield from (b"", whole[: len(whole) // 2], b"\0" * 99, b"[]\n", b"null\n", bytes(range(256)), DEEP, b"{}\n")
+    if path.suffix == ".json":
+        yield from changed(json.loads(whole))
+    else:
+        first, *rest = whole.splitlines(keepends=True)
+        for line in (b"null\n", b"\n", b'{"x": \n', b"{}\n", b'{"time": 1, "event": "step", "step": "x"}\n'):
+            yield first + line + b"".join(rest)
+        yield b"".join(rest)
+
+
+@pytest.mark.parametrize("name", ["spec.json", "configuration.json", "status.json", "result.json", "metrics.jsonl"])
+def test_no_command_ends_in_a_traceback_whatever_a_record_holds(
+    written: Written, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written.folder
+    place = min(folder.path.rglob(name))
+    whole = place.read_bytes()
+    for data in spoilt(place):
+        place.write_bytes(data)
+        for command in ("status", "best"):
+            code = main([command, str(folder.path)])  # raises what is no answer
+            assert code == 0 or str(folder.path) in capsys.readouterr().err, data[:80]
+    place.write_bytes(whole)
+
+
+def test_a_damaged_result_is_named_once_and_its_run_is_to_do(
+    written: Written, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = next(run for run in written.folder.runs() if run.result())
+    (run.path / "result.json").write_text('{"status": "fin')
+    with caplog.at_level(logging.WARNING):
+        assert run.result() is None
+        assert run.result() is None
+    assert [record.getMessage().split(" is no valid")[0] for record in caplog.records] == [
+        str(run.path / "result.json")
+    ]
+    assert "the next start runs it again" in caplog.text
+    recheck(written.folder, written.sweep)
+    assert written.folder.configuration(run.configuration).status()["status"] == "running"
+
+
+def test_a_finished_run_without_a_whole_adapter_is_run_again(written: Written) -> None:
+    whole, lost = [run for run in written.folder.runs() if run.result()]
+    for run in (whole, lost):
+        (run.path / "result.json").write_text(json.dumps({**(run.result() or {}), "trained_parameters": 3}))
+    for run in (whole, lost):
+        save_checked(run.adapter, {"a": torch.zeros(3)})
+    lost.adapter.write_bytes(lost.adapter.read_bytes()[:-3])
+    (said,) = recheck(written.folder, written.sweep)
+    assert f"are run again: {lost.configuration} seed {lost.seed} ({lost.adapter} is damaged" in said
+    assert whole.result()
+    assert lost.result() is None
+    assert written.folder.configuration(lost.configuration).status()["status"] == "running"
+    whole.adapter.unlink()
+    (said,) = recheck(written.folder, written.sweep)
+    assert f"{whole.adapter} is missing" in said
+
+
+def test_the_display_outlives_a_record_that_it_cannot_read(written: Written) -> None:
+    plans, said = plan_sweep(written.sweep, None).methods, io.StringIO()
+    with SweepDisplay(written.folder, plans, written.sweep.objective, Console(file=said, markup=False)) as display:
+        (written.folder.path / "gallop-9" / "seed-0").mkdir(parents=True)
+        (written.folder.path / "gallop-9" / "configuration.json").write_bytes(b"\0")
+        (written.folder.path / "gallop-9" / "seed-0" / "metrics.jsonl").write_bytes(b"torn\nand more\n")
+        display.note("still there")
+    assert "still there" in said.getvalue()
+
+
+def test_an_attempt_of_the_same_number_in_a_removed_folder_is_read_from_its_start(written: Written) -> None:
+    run = next(run for run in written.folder.runs() if not run.result())
+    tail = run.tail()
+    run.metrics.unlink()
+    run.start({}, "slot-with-a-long-name")
+    for step in range(30):
+        run.event("step", step=step, steps=120, more="x" * step)
+    again = run.tail(tail.offset, tail.attempt)
+    assert len(again.events) == 31
+
+
+@pytest.mark.parametrize(
+    "spoil", [b'{"op_code": 4, "wor', b"not json\n", b"\0" * 50 + b"\n", b'{"op_code": 99}\n', b"[]\n"]
+)
+def test_a_damaged_journal_is_set_aside_and_rebuilt_from_the_run_folders(
+    tmp_path: Path, spoil: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = Written(small_sweep(tmp_path))
+    studies = Studies(written.sweep, written.folder)
+    keys = [studies.next(), studies.next()]
+    journal = written.folder.path / "study.journal"
+    journal.write_bytes(journal.read_bytes() + spoil)
+    with caplog.at_level(logging.WARNING):
+        again = Studies(written.sweep, written.folder)
+    assert f"{journal} is damaged" in caplog.text
+    assert "the studies are rebuilt from the run folders" in caplog.text
+    assert sorted([again.next(), again.next()]) == sorted(keys)
+    assert list(written.folder.path.glob("study.journal.damaged-*"))
+
+
+def test_a_reader_does_not_take_a_line_that_is_being_written_for_damage(tmp_path: Path) -> None:
+    written = Written(small_sweep(tmp_path))
+    open_storage(written.folder, written.sweep)
+    Studies(written.sweep, written.folder).next()
+    journal = written.folder.path / "study.journal"
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    found = read_storage(written.folder, written.sweep)
+    assert found is not None
+    assert len(found.get_all_studies()) == 2
+    journal.write_bytes(b"{}\n")
+    assert read_storage(written.folder, written.sweep) is None
+
+
+def test_what_earlier_starts_left_is_removed(written: Written) -> None:
+    path = written.folder.path
+    (path / "ray" / "tune-1").mkdir(parents=True)
+    (path / ".results.jsonl.1.2.tmp").write_text("half")
+    clear_leftovers(written.folder)
+    assert not (path / "ray").exists()
+    assert not list(path.glob(".results.jsonl*"))
+
+
+def test_a_note_on_mlflow_of_another_shape_counts_as_none(tmp_path: Path) -> None:
+    for value in (
+        {"sweep_run": "a"},
+        {"sweep_run": "a", "run_id": 3},
+        {"sweep_run": "a", "run_id": "b", "offset": "x"},
+    ):
+        (tmp_path / "mlflow.json").write_text(json.dumps(value))
+        assert Sent.load(tmp_path, "a") is None
+    (tmp_path / "mlflow.json").write_text(json.dumps({"sweep_run": "a", "run_id": "b", "of_a_later_version": 1}))
+    assert Sent.load(tmp_path, "a") == Sent("a", "b")
+
+
+def test_what_is_nested_too_deeply_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(DEEP)
+    with pytest.raises(ValueError, match=r"a\.json is no valid JSON \(nested too deeply\)"):
+        read_json(tmp_path / "a.json")

@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A sweep starts a dozen processes that import the same packages: compiled once, and not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install dev smollm2 quickstart lint test test-faults test-ui test-postgresql bench pages clean
+.PHONY: help install dev smollm2 quickstart lint test test-long test-faults test-ui test-postgresql bench pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,9 @@ test: lint  ## linters, then the tests
 
 test-faults: .venv/dev  ## what can go wrong: kills, full disks, failing runs, dying slots; most of an hour
 	$(BIN)/pytest -m faults -s
+
+test-long: .venv/dev  ## whole sweeps on other roads: ray job submit, the notebook, several training tasks
+	$(BIN)/pytest -m long
 
 test-ui: .venv/ui  ## look at the report and at MLflow's pages in a real browser (Debian: apt-get install chromium)
 	$(BIN)/pytest -m ui

@@ -15,6 +15,8 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder
 from tests.sweep import command
 
+pytestmark = pytest.mark.long
+
 TASKS = ["range", "max"]
 
 

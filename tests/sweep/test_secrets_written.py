@@ -32,6 +32,7 @@ def _found(*folders: Path) -> list[tuple[str, str]]:
     return [(secret, str(path)) for path, content in contents for secret in planted if secret.encode() in content]
 
 
+@pytest.mark.faults
 def test_no_secret_is_written_or_said(tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in _ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

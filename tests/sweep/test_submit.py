@@ -50,6 +50,7 @@ def _wait_for(address: str, env: dict[str, str]) -> None:
     raise AssertionError("the head did not come up")
 
 
+@pytest.mark.long
 def test_quickstart_through_ray_job_submit(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, env = head
     _wait_for(address, env)

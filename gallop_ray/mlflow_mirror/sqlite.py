@@ -99,12 +99,14 @@ def _make_tables(path: Path) -> None:
     prepare()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    from gallop_ray.compat.mlflow import close_engine
+
     path = path.resolve()
     try:
         SqlAlchemyStore(address_of(path), (path.parent / "mlartifacts").as_uri())  # type: ignore[no-untyped-call]
     finally:
         # MLflow keeps an engine for each address, and its connections would stay with the file that is renamed.
-        SqlAlchemyStore._get_or_create_engine(address_of(path)).dispose()
+        close_engine(address_of(path))
         remove_stray(path)
 
 

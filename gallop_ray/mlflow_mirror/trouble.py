@@ -68,13 +68,12 @@ def _with_status(error: Exception, uri: str) -> str:
 
 
 def _status(uri: str) -> int:
-    from mlflow import MlflowClient
     from mlflow.utils.rest_utils import http_request
 
-    # The login that MLflow itself takes for this address, which no public function tells.
-    login = MlflowClient(uri)._tracking_client.store.get_host_creds()
+    from gallop_ray.compat.mlflow import login_of
+
     question, name = "/api/2.0/mlflow/experiments/get-by-name", {"experiment_name": "Default"}
-    answer: Any = http_request(login, question, "GET", params=name, raise_on_status=False)  # type: ignore[no-untyped-call]
+    answer: Any = http_request(login_of(uri), question, "GET", params=name, raise_on_status=False)  # type: ignore[no-untyped-call]
     return int(answer.status_code)
 
 

@@ -14,6 +14,7 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
+from gallop_ray.compat.probes import incompatibilities
 from gallop_ray.disk.locks import Lock, NoLocks
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.mlflow_mirror.sqlite import file_of
@@ -40,6 +41,8 @@ def versions() -> Iterator[Finding]:
         yield problem(f"Python {record['python']}; {'; '.join(wrong)}", "Run: pip install -c constraints.txt .")
     else:
         yield ok(f"Python {record['python']}; {shown}")
+    for line in incompatibilities():
+        yield problem(line, "Run: pip install -c constraints.txt .")
 
 
 def _wrong_versions() -> Iterator[str]:

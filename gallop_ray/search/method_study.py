@@ -34,6 +34,7 @@ class MethodStudy:
         self._study = optuna.create_study(
             study_name=study_name(folder, sweep, name), storage=storage, directions=directions, load_if_exists=True
         )
+        self._study_id = storage.get_study_id_from_name(self._study.study_name)
         self._space = method_space(sweep, name)
         self._distributions = distributions(self._space)
         self._wanted = wanted
@@ -75,6 +76,9 @@ class MethodStudy:
         """Tell what the configuration's run folders say."""
         self._tell(self._storage.get_trial(self._trials[configuration.key]), configuration)
 
+    def _id(self, trial: FrozenTrial | optuna.Trial) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
+
     def _known(self, trials: Sequence[FrozenTrial]) -> dict[str, FrozenTrial]:
         """The trial that counts for each configuration: its last one."""
         known: dict[str, FrozenTrial] = {}
@@ -88,12 +92,12 @@ class MethodStudy:
 
     def _replay(self, key: str, trial: FrozenTrial) -> None:
         """Bring a configuration's trial up to date with its run folders."""
-        self._trials[key] = trial._trial_id
+        self._trials[key] = self._id(trial)
         configuration = self._folder.configuration(key)
         if configuration.status()["status"] in FINAL:
             self._tell(trial, configuration)
         else:
-            self._create(trial._trial_id, to_values(trial.params))
+            self._create(self._id(trial), to_values(trial.params))
             self.unfinished.append(key)
 
     def _adopt(self) -> None:
@@ -144,7 +148,7 @@ class MethodStudy:
             distributions=self._distributions,
             user_attrs={_KEY: key},
         )
-        return self._storage.create_new_trial(self._study._study_id, trial)
+        return self._storage.create_new_trial(self._study_id, trial)
 
     def _suggest(self) -> str | None:
         """Begin what the sampler suggests; None where it suggests nothing new."""
@@ -154,7 +158,7 @@ class MethodStudy:
             key = self._key(values)
             if key not in self._trials:
                 trial.set_user_attr(_KEY, key)
-                return self._create(trial._trial_id, values)
+                return self._create(self._id(trial), values)
             self._study.tell(trial, state=TrialState.FAIL)
         return None
 
@@ -172,7 +176,7 @@ class MethodStudy:
         What it was told once stays: a configuration that is given more seeds afterwards counts in the search by those
         that it had, in the tables by all. One that had failed and was retried becomes a trial of its own.
         """
-        status, number, place = configuration.status(), trial.number, trial._trial_id
+        status, number, place = configuration.status(), trial.number, self._id(trial)
         if trial.state == TrialState.FAIL and status["status"] == "finished":
             self._trials[configuration.key] = self._succeeded(trial, configuration)
         elif trial.state != TrialState.RUNNING:
@@ -192,7 +196,7 @@ class MethodStudy:
             user_attrs=failed.user_attrs,
             values=self._values(configuration),
         )
-        return self._storage.create_new_trial(self._study._study_id, trial)
+        return self._storage.create_new_trial(self._study_id, trial)
 
     def _values(self, configuration: ConfigurationFolder) -> list[float]:
         results, objective = configuration.results(), self._sweep.objective

@@ -11,11 +11,8 @@ from typing import Any
 
 import ray
 import yaml
-from ray._private.state import state as ray_state
-from ray._raylet import PlacementGroupID
-from ray.core.generated import gcs_pb2
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from gallop_ray.compat.ray import autoscaler_limit
 from gallop_ray.records.control import Terminated
 from gallop_ray.slots.ray_address import LOCAL, RayAddress
 from gallop_ray.spec.machine import ResourcesSpec
@@ -113,27 +110,6 @@ def count_slots(resources: ResourcesSpec) -> int:
     return max(1, now)
 
 
-def remove_orphaned_groups() -> None:
-    """Remove the placement groups of this job whose makers are dead.
-
-    Ray frees them only when the job ends, and until then nobody gets their resources. Its own cleaner does not
-    work while the dashboard is off.
-    """
-    job = ray.get_runtime_context().get_job_id()
-    for data in ray_state._connect_and_get_accessor().get_placement_group_table():
-        group = gcs_pb2.PlacementGroupTableData.FromString(data)
-        removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
-        if not removed and group.creator_job_id.hex() == job and is_dead(group.creator_actor_id.hex()):
-            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
-
-
-def is_dead(actor: str) -> bool:
-    """Of an actor's id; the nil id stands for the driver, which lives."""
-    actor_id = ray.ActorID.from_hex(actor)
-    data = None if actor_id.is_nil() else ray_state.get_actor_info(actor_id)
-    return data is not None and gcs_pb2.ActorTableData.FromString(data).state == gcs_pb2.ActorTableData.DEAD
-
-
 def _fitting(resources: ResourcesSpec) -> int:
     """The slots that the nodes hold: a worker has to find its CPUs and GPUs on one node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -142,8 +118,7 @@ def _fitting(resources: ResourcesSpec) -> int:
 
 def _workers_to_come(resources: ResourcesSpec) -> int:
     """The workers that the nodes hold which an autoscaler may add, as far as it has told Ray, or `ray up` the head."""
-    most: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()
-    if most is not None:
+    if (most := autoscaler_limit()) is not None:
         return _workers_on(most, resources)
     try:
         config = yaml.safe_load(_BOOTSTRAP.expanduser().read_text(encoding="utf-8"))

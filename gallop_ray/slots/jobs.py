@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayActorError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+from gallop_ray.compat.train import WorkerGroupCallback, causes
 
 Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "base_changed", "storage"]
 """`lost`, `preempted`: the worker group died and starts again, nothing is known of the run."""
@@ -84,9 +85,8 @@ class Deaths(WorkerGroupCallback):
 
 
 def _outcome(errors: dict[int, Exception]) -> Outcome:
-    # A death comes wrapped in a failed health check.
-    causes = [getattr(error, "health_check_failure", error) for _, error in sorted(errors.items())]
-    return Outcome(_class(causes), "; ".join(dict.fromkeys(_last_line(str(cause)) for cause in causes)))
+    found = causes(errors)
+    return Outcome(_class(found), "; ".join(dict.fromkeys(_last_line(str(cause)) for cause in found)))
 
 
 def _class(causes: Sequence[Exception]) -> Failure:

@@ -10,7 +10,8 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gallop_ray.slots.cluster import is_dead, possible_slots, remove_orphaned_groups
+from gallop_ray.compat.ray import is_dead, remove_orphaned_groups
+from gallop_ray.slots.cluster import possible_slots
 from gallop_ray.slots.jobs import Refusal
 from gallop_ray.slots.slot import Slot, Work
 from gallop_ray.spec.schema import Sweep

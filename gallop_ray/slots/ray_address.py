@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray._common.utils import get_ray_address_file  # where `ray start` notes its cluster; Ray offers no public way
+from gallop_ray.compat.ray import address_note, greet_head
 
 LOCAL = "local"
 _SECONDS = 3.0
@@ -43,7 +43,7 @@ def find_ray() -> RayAddress:
         if reason := _silent(named):
             raise ValueError(f"no Ray cluster at {named}, which RAY_ADDRESS names: {reason}; {_FIX}")
         return RayAddress(named, f"Ray: the cluster at {named}, which RAY_ADDRESS names")
-    note = Path(get_ray_address_file(None))
+    note = address_note()
     noted = _read(note)
     if noted and not (reason := _silent(noted)):
         return RayAddress(noted, f"Ray: the running cluster at {noted}, noted in {note}; RAY_ADDRESS=local ignores it")
@@ -78,10 +78,8 @@ def _no_head(place: str) -> str:
     found: list[str] = []
 
     def ask() -> None:
-        from ray._raylet import GcsClient
-
         try:
-            GcsClient(address=place)
+            greet_head(place)
         except Exception as error:  # Ray's own say which: another version, another token
             found.append(str(error).strip().splitlines()[0])
         else:

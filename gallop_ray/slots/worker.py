@@ -17,6 +17,7 @@ import ray.train
 import torch
 import torch.distributed
 
+from gallop_ray.compat.probes import WORKER, probe_all
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.methods import METHODS
 from gallop_ray.methods.peft import PeftMethod
@@ -48,6 +49,7 @@ def serve(config: Mapping[str, Any]) -> None:
     sweep, folder = Sweep.model_validate_json(config["sweep"]), SweepFolder(Path(config["folder"]))
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
     try:
+        probe_all(WORKER)
         # Sweeps with the same output share their scores.
         resident = replace(load_resident(sweep, moment=begun_at(folder)), scores=scores_folder(folder))
         settle(folder, resident.identity)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gallop_ray.compat.torch import HOOK_TABLES, buffer_table, parameter_table
 from gallop_ray.sparse.weights import full_shape, is_split, local, rank, write_all
 
 
@@ -21,10 +22,6 @@ def base_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-_HOOKS = (
-    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
-    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
-)
 _ROW = 1024  # numbers of 8 bytes; a tensor's checksum is one over sums of rows and one over sums of columns
 _ODD = 0x1E3779B97F4A7C15  # golden ratio: successive multiples of it are far apart
 
@@ -76,12 +73,12 @@ def _contents(module: nn.Module) -> dict[str, Any]:
 
 
 def _table_differences(name: str, module: nn.Module, contents: dict[str, Any]) -> Iterator[str]:
-    parameters, before = module._parameters, contents["_parameters"]
+    parameters, before = parameter_table(module), contents["_parameters"]
     if parameters.keys() != before.keys() or any(parameters[key] is not before[key] for key in before):
         yield f"module {name} has other parameters"
-    if module._buffers.keys() != contents["_buffers"].keys():
+    if buffer_table(module).keys() != contents["_buffers"].keys():
         yield f"module {name} has other buffers"
-    if any(vars(module)[hooks].keys() != contents[hooks].keys() for hooks in _HOOKS):
+    if any(vars(module)[hooks].keys() != contents[hooks].keys() for hooks in HOOK_TABLES):
         yield f"module {name} has other hooks"
 
 

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from gallop_ray.compat.torch import parameter_table
 from gallop_ray.sparse.weights import collective_device, full_shape, sum_over_ranks
 
 _REACHED: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
@@ -127,7 +128,7 @@ def _weight_of(module: nn.Module) -> nn.Parameter:
 
 def _has_weight(module: nn.Module) -> bool:
     """Whether the weight is the module's own, and one that can be trained: quantised ones are integers."""
-    weight = module._parameters.get("weight")
+    weight = parameter_table(module).get("weight")
     return weight is not None and weight.is_floating_point()
 
 

@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from gallop_ray.analysis.ranking import best_of_search
+from gallop_ray.compat.tune import DroppingScheduler, QuietProgress
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
 from gallop_ray.mlflow_mirror.mirror import MlflowMirror
 from gallop_ray.mlflow_mirror.store import tracking_uri
@@ -33,7 +34,6 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import lacks_secrets, without_secrets
 from gallop_ray.sweep.base import prepare
 from gallop_ray.sweep.commands import reopen
-from gallop_ray.sweep.forget import Forgetful, Silent
 from gallop_ray.sweep.recheck import clear_leftovers, recheck
 from gallop_ray.sweep.report import ReportApart
 from gallop_ray.sweep.searcher import SlotSearcher
@@ -255,7 +255,7 @@ def _tune(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=Forgetful(),  # type: ignore[no-untyped-call]
+            scheduler=DroppingScheduler(),  # type: ignore[no-untyped-call]
             num_samples=-1,
             reuse_actors=True,
         ),
@@ -263,7 +263,7 @@ def _tune(
             name=f"tune-{int(time.time())}",
             storage_path=str(folder.path / "ray"),
             verbose=0,
-            callbacks=[watch, Silent()],
+            callbacks=[watch, QuietProgress()],
         ),
     )
     watch.fit(tuner)

@@ -6,8 +6,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
-from ray._private import worker as ray_worker
 
+from gallop_ray.compat.probes import DRIVER, probe_all
+from gallop_ray.compat.ray import ended_process
 from gallop_ray.records import control
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.slots.cluster import connect, count_slots, leave
@@ -47,18 +48,13 @@ def _watch(end: Callable[[RayGone], None], over: threading.Event) -> None:
 
 
 def gone() -> RayGone | None:
-    """Which of Ray's processes that this one has started has ended, and how; None while they run.
-
-    Ray tells of its processes in no public way.
-    """
-    node: Any = ray_worker._global_node
-    for kind, name in _NAMES.items():
-        for started in node.all_processes.get(kind, []) if node is not None else []:
-            code = started.process.poll()
-            if code is not None:
-                how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-                return RayGone(f"Ray's {name} has ended ({how})")
-    return None
+    """Which of Ray's processes that this one has started has ended, and how; None while they run."""
+    ended = ended_process(_NAMES)
+    if ended is None:
+        return None
+    name, code = ended
+    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return RayGone(f"Ray's {name} has ended ({how})")
 
 
 class UserError(ValueError):
@@ -86,6 +82,7 @@ def slot_pool(
 
 def _join(verbose: bool, note: Callable[[str], None]) -> None:
     try:
+        probe_all(DRIVER)
         found = find_ray()
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -27,15 +27,13 @@ def fix_time(tokenizer: Any, moment: datetime) -> None:
     """
     if not isinstance(tokenizer.chat_template, str):
         return
-    # Private, but the only place of the clock: keyword arguments reach a template as plain data, not as functions. The
-    # compiled template is kept by transformers, per text, so that this holds for all prompts of the process.
-    from transformers.utils.chat_template_utils import _compile_jinja_template
+    from gallop_ray.compat.transformers import template_globals
 
     try:
-        compiled: Any = _compile_jinja_template(tokenizer.chat_template)
+        names = template_globals(tokenizer.chat_template)
     except Exception:
         return  # whoever uses the template is told what is wrong with it
-    compiled.globals["strftime_now"] = moment.strftime
+    names["strftime_now"] = moment.strftime
 
 
 def changes_with_time(tokenizer: Any) -> bool:

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 import deepspeed
-from deepspeed.runtime.config import DeepSpeedConfig
-from deepspeed.runtime.zero import parameter_offload
 
+from gallop_ray.compat.deepspeed import forget_engine, skip_compiled_communication
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.machine import DeepspeedSpec
 from gallop_ray.spec.problems import first_line
@@ -98,7 +97,7 @@ def refuse_extra(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype
     # Nothing is trained: batch sizes are each configuration's own, and may be searched.
     sections = _Sections(deepspeed_config(spec, training, dtype, workers, 0))
     try:
-        DeepSpeedConfig(sections)
+        deepspeed.DeepSpeedConfig(sections)
     except Exception as error:  # of many classes, assertions and TypeErrors among them
         raise ValueError(f"deepspeed.extra: DeepSpeed refuses it: {_reason(error)}") from error
     if unknown := [name for name in spec.extra if name not in sections.known]:
@@ -130,8 +129,7 @@ def init_distributed() -> None:
     # Filling DeepSpeed's buffers with NaN at every step costs more than the step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not deepspeed.comm.is_initialized():
-        # Compiled on first use, half a minute on every machine; gloo does the same.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        skip_compiled_communication()
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
 
 
@@ -195,12 +193,7 @@ class Engine:
         # Another engine would use what it finds hanging on modules and parameters.
         assert self._before is not None, "an engine is closed once"
         self._before.restore()
-        parameter_offload.FWD_MODULE_STACK.clear()
-        # Under ZeRO-3 closures inside DeepSpeed still hold the engine and its optimizer: let them hold empty shells.
-        optimizer = self._engine.optimizer
-        for shell in (getattr(optimizer, "optimizer", None), optimizer, self._engine):
-            if shell is not None:
-                vars(shell).clear()
+        forget_engine(self._engine)
         self._before = None
         del self._engine
         gc.collect()

@@ -1,15 +1,13 @@
 """The gradients of training examples at the base weights, and the scores made of them."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
+from torch import Tensor
 
+from gallop_ray.compat.transformers import checkpointed
 from gallop_ray.methods import MaskMethod
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.weights import gather, rank, world_size
@@ -33,40 +31,12 @@ def accumulate(resident: Resident, examples: Sequence[Encoded], training: Traini
     # Scores serve runs of any seed: what a model may still draw must be the same for all of them.
     torch.manual_seed(0)
     phases.first_forward()
-    with _checkpointed(model) if training.gradient_checkpointing else nullcontext():
+    with checkpointed(model) if training.gradient_checkpointing else nullcontext():
         for turn in range(-(-len(batches) // world)):
             index = turn * world + rank()
             counted = index < len(batches)
             losses = resident.losses(model, batches[index if counted else -1])
             torch.autograd.backward(losses.sum() * counted)
-
-
-@contextmanager
-def _checkpointed(model: nn.Module) -> Iterator[None]:
-    """While this is open the blocks are checkpointed although the model is in evaluation mode."""
-    blocks: list[Any] = [block for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
-    checkpoints = [block._gradient_checkpointing_func for block in blocks]
-    for block, checkpoint in zip(blocks, checkpoints, strict=True):
-        # transformers looks at the block's mode to decide whether to checkpoint; some blocks then drop out themselves.
-        block.training, block._gradient_checkpointing_func = True, partial(_evaluated, block, checkpoint)
-    try:
-        yield
-    finally:
-        for block, checkpoint in zip(blocks, checkpoints, strict=True):
-            block.training, block._gradient_checkpointing_func = False, checkpoint
-
-
-def _evaluated(block: nn.Module, checkpoint: Callable[..., Any], forward: Callable[..., Any], *args: Any) -> Any:
-    """The block's checkpointed forward pass, in evaluation mode: now, and when it is computed again."""
-
-    def in_evaluation(*inputs: Any) -> Any:
-        block.training = False
-        try:
-            return forward(*inputs)
-        finally:
-            block.training = True
-
-    return checkpoint(in_evaluation, *args)
 
 
 def score_owned(

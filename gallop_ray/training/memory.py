@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from gallop_ray.compat.torch import GROUPED_PRODUCTS, flash_attention_on_cpu, storage_key
 from gallop_ray.methods import METHODS, Attachment, MaskMethod
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.sparse.candidates import Candidate, find_candidates
@@ -285,13 +286,13 @@ def saved_for_backward(module: nn.Module, forward: Callable[[], Any]) -> tuple[i
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
+        kept[storage_key(storage)] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = forward()
     for tensor in (*module.parameters(), *module.buffers()):
-        kept.pop(tensor.untyped_storage()._cdata, None)
+        kept.pop(storage_key(tensor.untyped_storage()), None)
     return sum(storage.nbytes() for storage in kept.values()), result
 
 
@@ -305,7 +306,7 @@ class _MetaKernels(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.scaled_dot_product_attention:
             func = _fused
-        elif func in (functional.grouped_mm, torch._grouped_mm):  # the second is what the first calls
+        elif func in GROUPED_PRODUCTS:
             func = _grouped
         return func(*args, **(kwargs or {}))
 
@@ -328,6 +329,5 @@ def _fused(
     mask, width = None if attn_mask is None else attn_mask.to(query.dtype), value.shape[-1]
     if value.shape[-1] < query.shape[-1]:  # the kernel takes values of the width of keys
         value = functional.pad(value, (0, query.shape[-1] - value.shape[-1]))
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    attended: Tensor = kernel(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
+    attended = flash_attention_on_cpu(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)
     return attended[..., :width]

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gallop_ray.compat.deepspeed import partition_of, shard_of
 from gallop_ray.sparse.weights import collective_device, full_shape, is_split, rank, world_size, write_all
 
 MASTER = "master"
@@ -116,17 +117,13 @@ def _whole(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece:
 
 
 def _in_partition(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece | None:
-    mapping: Any = getattr(parameter, "_hp_mapping", None)
-    if mapping is None:
-        return None
-    flat = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
-    own, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
-    return _Piece(number, flat, own.start, whole.start, own.numel, own.numel)
+    part = partition_of(optimizer, parameter)
+    return None if part is None else _Piece(number, part.flat, part.at, part.start, part.size, part.size)
 
 
 def _in_shard(optimizer: Any, parameter: nn.Parameter, number: int) -> _Piece:
     assert is_split(parameter)
-    group, at, room = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    flat, at, room = shard_of(optimizer, parameter)
     whole = full_shape(parameter).numel()
     start = min(rank() * room, whole)
-    return _Piece(number, optimizer.fp32_partitioned_groups_flat[group], at, start, min(room, whole - start), room)
+    return _Piece(number, flat, at, start, min(room, whole - start), room)

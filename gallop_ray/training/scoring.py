@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
+from gallop_ray.compat.transformers import attention_of
 from gallop_ray.methods import METHODS, MaskMethod
 from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.candidates import Candidate, refuse_unreached
@@ -103,7 +104,7 @@ class _Scoring:
             "base": resident.base_hash,
             "config": {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")},
             "dtype": str(resident.dtype),
-            "attention": resident.model.config._attn_implementation,  # type: ignore[union-attr]
+            "attention": attention_of(resident.model.config),
             "device": resident.device.type,
             "versions": [torch.__version__, transformers.__version__],
             "train": resident.train_hash,

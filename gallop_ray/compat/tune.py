@@ -1,17 +1,29 @@
-"""What keeps Tune small over thousands of configurations; the run folders remember what has ended."""
+"""Ray Tune: what keeps it small over thousands of configurations; the run folders remember what has ended."""
 
+import inspect
+from functools import partial
+from operator import contains
 from typing import Any
 
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
+
+from gallop_ray.compat.probe import require
 
 _TRIALS = 64  # that Tune may know of
 SETS = ("_stopped_trials", "_failed_trials", "_trials_to_cache")
 METADATA = "_trial_metadata"
 
 
-class Forgetful(FIFOScheduler):
-    """First come, first served; trials that have ended go.
+def probe() -> None:
+    """Raises Incompatible."""
+    source = inspect.getsource(TuneController)
+    require("ray", {f"tune.TuneController.{n}": partial(contains, source, f"self.{n}") for n in (*SETS, METADATA)})
+
+
+class DroppingScheduler(FIFOScheduler):
+    """First come, first served; trials that have ended are dropped.
 
     Tune walks through its trials several times a step, which with thousands of them is most of a step, and keeps tens
     of kilobytes of each. A scheduler is what Tune shows itself to; what another version calls otherwise stays.
@@ -19,11 +31,11 @@ class Forgetful(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Called in every step."""
-        forget(getattr(tune_controller, "_tune_controller", tune_controller))
+        drop_ended_trials(getattr(tune_controller, "_tune_controller", tune_controller))
         return super().choose_trial_to_run(tune_controller)
 
 
-def forget(controller: Any) -> None:
+def drop_ended_trials(controller: Any) -> None:
     """Take what has ended out of all that a TuneController keeps of its trials."""
     trials = controller.get_trials()
     if len(trials) <= _TRIALS:
@@ -37,7 +49,7 @@ def forget(controller: Any) -> None:
         getattr(controller, METADATA, {}).pop(each.trial_id, None)
 
 
-class Silent(TrialProgressCallback):
+class QuietProgress(TrialProgressCallback):
     """In the place of Tune's own, which prints nothing as we call it but keeps every trial."""
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:

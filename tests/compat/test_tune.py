@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.execution.tune_controller import TuneController
 
-from gallop_ray.sweep.forget import METADATA, SETS, forget
+from gallop_ray.compat.tune import METADATA, SETS, drop_ended_trials
 
 
 class Trial:
@@ -25,7 +25,7 @@ def test_what_has_ended_goes_but_for_the_last(count: int, left: int) -> None:
     listed = list(trials)
     kept = {name: set(trials) for name in SETS}
     controller = SimpleNamespace(get_trials=lambda: listed, **kept, **{METADATA: {t.trial_id: "" for t in trials}})
-    forget(controller)
+    drop_ended_trials(controller)
     assert len(listed) == left
     assert listed[-1] is trials[-1]
     assert all(not each.is_finished() for each in trials if each in listed[:-1]) or left == count

@@ -1,0 +1,77 @@
+"""DeepSpeed: where the flat float32 tensors of its optimizers hold a parameter, and what it leaves behind."""
+
+from typing import Any, NamedTuple
+
+import deepspeed
+from deepspeed.runtime.zero import parameter_offload, stage3, stage_1_and_2
+from torch import Tensor, nn
+
+from gallop_ray.compat.probe import require
+
+
+def probe() -> None:
+    """Raises Incompatible."""
+    of_stage_3, of_stages_1_and_2 = stage3.DeepSpeedZeroOptimizer_Stage3, stage_1_and_2.DeepSpeedZeroOptimizer
+    require(
+        "deepspeed",
+        {
+            "ops.__compatible_ops__['deepspeed_shm_comm']": (
+                lambda: "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__
+            ),
+            "runtime.zero.parameter_offload.FWD_MODULE_STACK.clear": lambda: parameter_offload.FWD_MODULE_STACK.clear,
+            "DeepSpeedZeroOptimizer_Stage3.get_param_id": lambda: of_stage_3.get_param_id,
+            "DeepSpeedZeroOptimizer_Stage3.grad_position": lambda: _written(of_stage_3, "grad_position"),
+            "DeepSpeedZeroOptimizer_Stage3.fp32_partitioned_groups_flat": (
+                lambda: _written(of_stage_3, "fp32_partitioned_groups_flat")
+            ),
+            "DeepSpeedZeroOptimizer.single_partition_of_fp32_groups": (
+                lambda: _written(of_stages_1_and_2, "single_partition_of_fp32_groups")
+            ),
+            "DeepSpeedEngine.empty_partition_cache": lambda: deepspeed.DeepSpeedEngine.empty_partition_cache,
+        },
+    )
+
+
+def _written(kind: type, attribute: str) -> bool:
+    """Whether the class's methods use an instance's attribute of this name."""
+    functions = [each for each in vars(kind).values() if hasattr(each, "__code__")]
+    return any(attribute in each.__code__.co_names for each in functions)
+
+
+def skip_compiled_communication() -> None:
+    """Compiled on first use, half a minute on every machine; gloo does the same."""
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def forget_engine(engine: Any) -> None:
+    """Let go of a destroyed engine, which closures inside DeepSpeed still hold under ZeRO-3: they hold empty shells."""
+    parameter_offload.FWD_MODULE_STACK.clear()
+    optimizer = engine.optimizer
+    for shell in (getattr(optimizer, "optimizer", None), optimizer, engine):
+        if shell is not None:
+            vars(shell).clear()
+
+
+class Partition(NamedTuple):
+    """`size` entries of a parameter, from its entry `start` on, lie at `at` in the flat tensor."""
+
+    flat: Tensor
+    at: int
+    start: int
+    size: int
+
+
+def partition_of(optimizer: Any, parameter: nn.Parameter) -> Partition | None:
+    """The part of a parameter that this rank steps at ZeRO stages 1 and 2; None where it steps none of it."""
+    mapping: Any = getattr(parameter, "_hp_mapping", None)
+    if mapping is None:
+        return None
+    flat = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+    own, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
+    return Partition(flat, own.start, whole.start, own.numel)
+
+
+def shard_of(optimizer: Any, parameter: nn.Parameter) -> tuple[Tensor, int, int]:
+    """At ZeRO stage 3: the flat tensor, where this rank's shard begins in it, and the shard's size with its padding."""
+    group, at, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    return optimizer.fp32_partitioned_groups_flat[group], at, size

@@ -1,0 +1,38 @@
+"""Whether a package still has what is used of it without its promise."""
+
+from collections.abc import Callable, Mapping
+from importlib import metadata
+
+TRIED = {
+    "ray": "2.60.0",
+    "torch": "2.13.0",
+    "deepspeed": "0.19.8",
+    "transformers": "5.23.0",
+    "mlflow": "3.17.2",
+}
+"""The versions that the probes were last tried with."""
+
+
+class Incompatible(ValueError):
+    """A package lacks what gallop_ray uses of it."""
+
+
+def require(package: str, needs: Mapping[str, Callable[[], object]]) -> None:
+    """Raise Incompatible, in one line, unless every need is there.
+
+    needs: by its name in the package, what looks it up: an AttributeError, an ImportError or False mean that it is
+    missing.
+    """
+    missing = [name for name, look in needs.items() if not _there(look)]
+    if missing:
+        raise Incompatible(
+            f"{package} {metadata.version(package)} has no {missing[0]}, which gallop_ray uses; "
+            f"it was tried with {package} {TRIED[package]}"
+        )
+
+
+def _there(look: Callable[[], object]) -> bool:
+    try:
+        return look() is not False
+    except (AttributeError, ImportError):
+        return False

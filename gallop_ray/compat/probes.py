@@ -1,0 +1,25 @@
+"""The probes of all packages, by the process that needs them. Imports a package only when its probe is wanted."""
+
+from collections.abc import Iterator
+from importlib import import_module
+
+from gallop_ray.compat.probe import Incompatible
+
+DRIVER = ("ray", "train", "tune")
+WORKER = ("torch", "transformers", "deepspeed")
+ALL = (*DRIVER, *WORKER, "mlflow")
+
+
+def probe_all(modules: tuple[str, ...]) -> None:
+    """Raises Incompatible for the first package that lacks something."""
+    for name in modules:
+        import_module(f"gallop_ray.compat.{name}").probe()
+
+
+def incompatibilities() -> Iterator[str]:
+    """What the installed packages lack, a line each."""
+    for name in ALL:
+        try:
+            probe_all((name,))
+        except Incompatible as error:
+            yield str(error)

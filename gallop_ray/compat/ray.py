@@ -1,0 +1,87 @@
+"""Ray: placement groups and actors as its head knows them, its processes on this machine, its note of a cluster."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._common.utils import get_ray_address_file
+from ray._private import worker as ray_worker
+from ray._private.state import state as ray_state
+from ray._raylet import GcsClient, PlacementGroupID  # type: ignore[attr-defined]
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from gallop_ray.compat.probe import require
+
+_messages: Any = gcs_pb2  # made at run time, unknown to type checkers
+
+
+def probe() -> None:
+    """Raises Incompatible."""
+    require(
+        "ray",
+        {
+            "_private.state.get_actor_info": lambda: ray_state.get_actor_info,
+            "_private.state.get_max_resources_from_cluster_config": (
+                lambda: ray_state.get_max_resources_from_cluster_config
+            ),
+            "_private.state._connect_and_get_accessor": lambda: ray_state._connect_and_get_accessor,
+            "_private.worker._global_node": lambda: ray_worker._global_node or True,
+            "core.generated.gcs_pb2.PlacementGroupTableData.REMOVED": (
+                lambda: _messages.PlacementGroupTableData.REMOVED is not None
+            ),
+            "core.generated.gcs_pb2.ActorTableData.DEAD": lambda: _messages.ActorTableData.DEAD is not None,
+        },
+    )
+
+
+def remove_orphaned_groups() -> None:
+    """Remove the placement groups of this job whose makers are dead.
+
+    Ray frees them only when the job ends, and until then nobody gets their resources. Its own cleaner does not
+    work while the dashboard is off.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for data in ray_state._connect_and_get_accessor().get_placement_group_table():
+        group = _messages.PlacementGroupTableData.FromString(data)
+        removed = group.state == _messages.PlacementGroupTableData.REMOVED
+        if not removed and group.creator_job_id.hex() == job and is_dead(group.creator_actor_id.hex()):
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+
+
+def is_dead(actor: str) -> bool:
+    """Of an actor's id; the nil id stands for the driver, which lives."""
+    actor_id = ray.ActorID.from_hex(actor)
+    data = None if actor_id.is_nil() else ray_state.get_actor_info(actor_id)
+    return data is not None and _messages.ActorTableData.FromString(data).state == _messages.ActorTableData.DEAD
+
+
+def autoscaler_limit() -> Mapping[str, float] | None:
+    """The resources of all nodes that the cluster may have; None where no autoscaler has told Ray."""
+    limit: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()
+    return limit
+
+
+def ended_process(kinds: Mapping[str, str]) -> tuple[str, int] | None:
+    """Which of Ray's processes that this one has started has ended, and its exit code; None while they run.
+
+    kinds: Ray's name of a kind of process, and the name that is returned.
+    """
+    node: Any = ray_worker._global_node
+    for kind, name in kinds.items():
+        for started in node.all_processes.get(kind, []) if node is not None else []:
+            code = started.process.poll()
+            if code is not None:
+                return name, code
+    return None
+
+
+def address_note() -> Path:
+    """The file in which `ray start` notes the cluster that it has started or joined on this machine."""
+    return Path(get_ray_address_file(None))
+
+
+def greet_head(place: str) -> None:
+    """Raises whatever Ray's client raises where no head of this version listens at HOST:PORT; it may hang."""
+    GcsClient(address=place)

@@ -1,0 +1,53 @@
+"""PyTorch: the tables of a module, the identity of a storage, and kernels that have no public name."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gallop_ray.compat.probe import require
+
+HOOK_TABLES = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+"""What a module keeps its hooks in."""
+GROUPED_PRODUCTS = (functional.grouped_mm, torch._grouped_mm)
+"""Of experts; the second is what the first calls."""
+
+
+def probe() -> None:
+    """Raises Incompatible."""
+    tables = vars(nn.Module())
+    require(
+        "torch",
+        {name: lambda name=name: name in tables for name in ("_parameters", "_buffers", *HOOK_TABLES)}
+        | {
+            "UntypedStorage._cdata": lambda: torch.empty(1).untyped_storage()._cdata,
+            "ops.aten._scaled_dot_product_flash_attention_for_cpu": (
+                lambda: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            ),
+        },
+    )
+
+
+def parameter_table(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """A module's own parameters as they are stored, without what parametrizations make of them."""
+    return module._parameters
+
+
+def buffer_table(module: nn.Module) -> dict[str, Tensor | None]:
+    """A module's own buffers."""
+    return module._buffers
+
+
+def storage_key(storage: torch.UntypedStorage) -> int:
+    """The same for tensors that share a storage, on the meta device, too, where there is no address."""
+    return int(storage._cdata)
+
+
+def flash_attention_on_cpu(*args: Any, **kwargs: Any) -> Tensor:
+    """The kernel that torch takes for attention on a CPU, which saves no attention weights."""
+    attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **kwargs)[0]
+    return attended

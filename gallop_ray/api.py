@@ -1,57 +1,212 @@
-"""What notebooks and scripts use, in the words of the sweep file. Offered by `gallop_ray` itself.
+"""What notebooks and scripts use, in the words of the sweep file and of the command line.
 
-Nothing heavy is imported before it is needed: reading results needs neither torch nor Ray.
+`gallop_ray` offers what `__all__` lists here. Nothing heavy is imported before it is needed: reading results needs
+neither torch nor Ray. A sweep is named by its folder, `<output>/<sweep name>`, and may still run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
+from gallop_ray.compat.probe import Incompatible
+from gallop_ray.disk.damage import Damaged
+from gallop_ray.errors import Halted, NothingToDrawError, UserError
+from gallop_ray.spec.checks import checked_sweep
 from gallop_ray.spec.load import load_sweep
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.problems import SweepFileError
+from gallop_ray.spec.schema import ObjectiveSpec, Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from torch import nn
+
+    from gallop_ray.analysis.best import Best
+    from gallop_ray.analysis.frame import Results
+    from gallop_ray.sparse.adapter import AppliedAdapter
 
 __all__ = [
+    "Damaged",
+    "Halted",
+    "Incompatible",
+    "NothingToDrawError",
+    "Sweep",
+    "SweepFileError",
+    "UserError",
+    "apply_adapter",
+    "best",
+    "export",
     "load_sweep",
+    "pause",
+    "plot_cost",
+    "plot_density",
     "plot_differences",
+    "plot_front",
     "plot_importance",
+    "plot_learning_rate",
     "plot_loss",
     "plot_masks",
     "plot_overlap",
+    "plot_seeds",
+    "report",
     "results",
+    "resume",
+    "retry",
     "run_sweep",
     "statistics",
+    "status",
+    "stop",
 ]
 
+Directory = str | Path
 
-def run_sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), verbose: bool = False) -> Path:
+
+def run_sweep(
+    sweep: Sweep | Mapping[str, Any] | Directory, overrides: Sequence[str] = (), verbose: bool = False
+) -> Path:
     """Run what is not yet done of a sweep, as `gallop-ray run` does, and return its folder.
 
     Args:
-        sweep: a sweep, or the path of its file.
+        sweep: a sweep, what a sweep file holds as a dict, or the path of a file.
         overrides: of a file, as `--set` has them: "training.epochs=2".
         verbose: show what Ray and DeepSpeed say, too.
 
     Raises:
-        ValueError: for what the user has to mend; a mistake in the file with its line.
+        UserError: for what has to be changed; SweepFileError names every mistake, of a file with its line. Both are
+            ValueErrors.
+        Halted: it had to stop for another reason; the same call resumes it.
     """
-    if isinstance(sweep, Sweep) and overrides:
+    if overrides and not isinstance(sweep, str | Path):
         raise ValueError("overrides belong to a sweep file: give them to load_sweep")
+    asked = sweep if isinstance(sweep, Sweep) else _read(sweep, overrides)
     from gallop_ray.sweep.driver import located
     from gallop_ray.sweep.driver import run_sweep as run
 
-    asked = sweep if isinstance(sweep, Sweep) else load_sweep(sweep, overrides)
-    return run(located(asked), verbose, None if isinstance(sweep, Sweep) else sweep).path
+    return run(located(asked), verbose, sweep if isinstance(sweep, str | Path) else None).path
 
 
-def results(directory: str | Path) -> "pd.DataFrame":
-    """One row a run that is over, with the columns of results.jsonl; also while the sweep runs.
+def _read(sweep: Mapping[str, Any] | Directory, overrides: Sequence[str]) -> Sweep:
+    if isinstance(sweep, Mapping):
+        return checked_sweep(dict(sweep))
+    return load_sweep(sweep, overrides)
+
+
+def resume(directory: Directory, verbose: bool = False) -> Path:
+    """Run what is not yet done of a sweep that was begun, or lift its pause; returns its folder.
+
+    Raises:
+        ValueError: there is no sweep, or it runs just now.
+    """
+    from gallop_ray.reporting.status import opened
+    from gallop_ray.sweep.commands import lifted
+    from gallop_ray.sweep.driver import run_sweep as run
+
+    folder, sweep = opened(str(directory))
+    return folder.path if lifted(str(directory)) else run(sweep, verbose).path
+
+
+def status(directory: Directory) -> dict[str, Any]:
+    """How a sweep stands: what `gallop-ray status --json` prints.
+
+    Raises:
+        ValueError: there is no sweep.
+    """
+    from gallop_ray.reporting.status import SweepStatus, opened
+
+    return SweepStatus(*opened(str(directory))).look()
+
+
+def pause(directory: Directory) -> None:
+    """Let the active runs finish and start no others until `resume`. Errors as those of `stop`."""
+    from gallop_ray.sweep import commands
+
+    commands.pause(str(directory))
+
+
+def stop(directory: Directory, now: bool = False) -> None:
+    """Let the active runs finish, or with `now` only save checkpoints, and end.
+
+    Raises:
+        ValueError: there is no sweep, or it does not run.
+    """
+    from gallop_ray.sweep import commands
+
+    commands.stop(str(directory), now)
+
+
+def retry(directory: Directory, runs: Sequence[str] = ()) -> None:
+    """Let failed and diverged runs run again by the next `run_sweep` or `resume`.
 
     Args:
-        directory: the sweep's folder, <output>/<sweep name>.
+        runs: `<configuration>` or `<configuration>/seed-<n>`; all that failed or diverged by default.
+
+    Raises:
+        ValueError: there is no sweep, it runs just now, or a run did not fail.
+    """
+    from gallop_ray.sweep import commands
+
+    commands.retry(str(directory), not runs, runs)
+
+
+def best(directory: Directory) -> "list[Best]":
+    """The best configuration of each method, the best of all first; empty before there is one.
+
+    Raises:
+        ValueError: there is no sweep.
+    """
+    from gallop_ray.analysis.best import best_of_methods
+    from gallop_ray.reporting.status import opened
+
+    return best_of_methods(*opened(str(directory)))
+
+
+def report(directory: Directory, output: Directory | None = None) -> Path:
+    """Write the report, one HTML page, and return its path.
+
+    Args:
+        output: the page to write, ending in .html; by default report/report.html in the sweep's folder.
+
+    Raises:
+        ValueError: there is no sweep, or `output` is not such a page.
+    """
+    from gallop_ray.reporting.status import opened
+    from gallop_ray.sweep.report import report as write
+
+    return write(*opened(str(directory)), None if output is None else str(output))
+
+
+def export(run: Directory, to: Literal["delta", "peft", "merged"], output: Directory | None = None) -> Path:
+    """Write a finished run's adapter in a form that other tools load, and return the folder.
+
+    Args:
+        run: the run's folder, <output>/<sweep>/<configuration>/seed-<n>.
+        to: a delta for apply_adapter, a PEFT folder, or a plain transformers folder.
+        output: the folder to write; by default <configuration>-seed-<n>-<to> in the working directory.
+
+    Raises:
+        ValueError: the run has not finished, its adapter has no such form, or the folder is not free.
+    """
+    from gallop_ray.export.request import checked
+
+    request = checked(str(run), to, None if output is None else str(output))
+    from gallop_ray.export.write import export as write
+
+    return write(request)
+
+
+def apply_adapter(model: "nn.Module", path: Directory) -> "AppliedAdapter":
+    """Put a run's adapter on its base model; `.remove()` of what is returned gives the base back.
+
+    Raises:
+        ValueError: the adapter was trained on another base model, or is damaged; the model is as it was.
+    """
+    from gallop_ray.sparse.adapter import apply_adapter as apply
+
+    return apply(model, path)
+
+
+def results(directory: Directory) -> "Results":
+    """A DataFrame with one row a run that is over and the columns of results.jsonl; also while the sweep runs.
 
     Raises:
         ValueError: there is no sweep.
@@ -62,7 +217,7 @@ def results(directory: str | Path) -> "pd.DataFrame":
     return results_frame(*opened(str(directory)))
 
 
-def statistics(directory: str | Path) -> "pd.DataFrame":
+def statistics(directory: Directory) -> "pd.DataFrame":
     """How each metric spreads over the seeds of a configuration: a row for each metric of each configuration.
 
     Columns: configuration, method, stage (a configuration that was confirmed has two), metric, n, mean, std,
@@ -78,57 +233,101 @@ def statistics(directory: str | Path) -> "pd.DataFrame":
     return spreads_frame(sweep_statistics(*opened(str(directory))).configurations)
 
 
-def plot_loss(directory: str | Path) -> "Figure":
-    """Training loss of each method's best configuration, a line a seed.
-
-    Argument and errors as those of `plot_differences`.
-    """
-    return _figure(directory, "loss")
-
-
-def plot_masks(directory: str | Path) -> "Figure":
-    """Where each method trains: density by layer and type of matrix.
-
-    Argument and errors as those of `plot_differences`.
-    """
-    return _figure(directory, "masks")
-
-
-def plot_overlap(directory: str | Path) -> "Figure":
-    """What the masks of each two methods have in common, their Jaccard index.
-
-    Argument and errors as those of `plot_differences`.
-    """
-    return _figure(directory, "overlap")
-
-
-def plot_importance(directory: str | Path) -> "Figure":
-    """Each searched parameter's share of what the objective varies by.
-
-    Argument and errors as those of `plot_differences`.
-    """
-    return _figure(directory, "importance")
-
-
-def plot_differences(directory: str | Path) -> "Figure":
-    """The leader's difference to each other method, with 95 % intervals.
+def plot_front(of: "Directory | Results", x: str = "forget_ratio", y: str = "id_accuracy") -> "Figure":
+    """Two metrics against each other, a point a configuration.
 
     Args:
-        directory: the sweep's folder, <output>/<sweep name>; it may still run.
+        of: a sweep's folder, or `results` of it or of a part of it. So it is for all figures.
 
     Raises:
-        ValueError: there is no sweep, or nothing to draw (then NothingToDrawError, which says what is missing).
+        NothingToDrawError: a ValueError that says what is missing.
+        ValueError: there is no sweep.
     """
-    return _figure(directory, "differences")
+    from gallop_ray.reporting import figures
+
+    return figures.plot_front(*_drawn_from(of), x, y)
 
 
-def _figure(directory: str | Path, name: str) -> "Figure":
-    """A figure of the report that is drawn from more than the results."""
+def plot_density(of: "Directory | Results") -> "Figure":
+    """Metrics against density, a line a method. Errors as those of `plot_front`."""
+    from gallop_ray.reporting import figures
+
+    return figures.plot_density(*_drawn_from(of))
+
+
+def plot_learning_rate(of: "Directory | Results", metric: str | None = None) -> "Figure":
+    """The objective, or another metric, against the learning rate. Errors as those of `plot_front`."""
+    from gallop_ray.reporting import figures
+
+    return figures.plot_learning_rate(*_drawn_from(of), metric)
+
+
+def plot_seeds(of: "Directory | Results") -> "Figure":
+    """A point a seed, for each method's best configuration. Errors as those of `plot_front`."""
+    from gallop_ray.reporting import figures
+
+    return figures.plot_seeds(*_drawn_from(of))
+
+
+def plot_cost(of: "Directory | Results") -> "Figure":
+    """Seconds of a run by phase. Errors as those of `plot_front`."""
+    from gallop_ray.reporting import figures
+
+    return figures.plot_cost(_drawn_from(of)[0])
+
+
+def plot_loss(of: "Directory | Results") -> "Figure":
+    """Training loss of each method's best configuration, a line a seed. Errors as those of `plot_front`."""
+    return _of_the_report(of, "loss")
+
+
+def plot_masks(of: "Directory | Results") -> "Figure":
+    """Where each method trains: density by layer and type of matrix. Errors as those of `plot_front`."""
+    return _of_the_report(of, "masks")
+
+
+def plot_overlap(of: "Directory | Results") -> "Figure":
+    """What the masks of each two methods have in common, their Jaccard index. Errors as those of `plot_front`."""
+    return _of_the_report(of, "overlap")
+
+
+def plot_importance(of: "Directory | Results") -> "Figure":
+    """Each searched parameter's share of what the objective varies by. Errors as those of `plot_front`."""
+    return _of_the_report(of, "importance")
+
+
+def plot_differences(of: "Directory | Results") -> "Figure":
+    """The leader's difference to each other method, with 95 % intervals. Errors as those of `plot_front`."""
+    return _of_the_report(of, "differences")
+
+
+def _folder_of(of: "Directory | Results") -> Directory:
+    if isinstance(of, str | Path):
+        return of
+    directory: Path | None = getattr(of, "directory", None)
+    if directory is None:
+        raise ValueError("a figure is drawn from a sweep's folder, or from what gallop_ray.results returns of one")
+    return directory
+
+
+def _drawn_from(of: "Directory | Results") -> "tuple[pd.DataFrame, ObjectiveSpec]":
+    """The runs to draw, and the objective of their sweep; of a DataFrame that knows no sweep the usual one."""
+    if isinstance(of, str | Path):
+        of = results(of)
+    if getattr(of, "directory", None) is None:
+        return of, ObjectiveSpec()
+    from gallop_ray.reporting.status import opened
+
+    return of, opened(str(_folder_of(of)))[1].objective
+
+
+def _of_the_report(of: "Directory | Results", name: str) -> "Figure":
+    """A figure of the report that is drawn from more than the results: of all runs."""
     from gallop_ray.reporting.report.drawings import drawings
     from gallop_ray.reporting.report.material import gather
     from gallop_ray.reporting.status import opened
     from gallop_ray.search.importance import importances
 
-    folder, sweep = opened(str(directory))
+    folder, sweep = opened(str(_folder_of(of)))
     shares = importances(folder, sweep) if name == "importance" else {}
     return drawings(gather(folder, sweep, shares))[name].draw()

@@ -27,8 +27,9 @@ def test_results_are_a_frame_with_a_row_a_run_and_figures_are_drawn_from_it(fold
         (0.1, 0, 0.1), (0.1, 1, 0.2), (0.2, 0, 0.2), (0.2, 1, pytest.approx(0.3)),
     ]  # fmt: skip
     assert set(frame["seconds_total"]) == {60}
-    (axes,) = gallop_ray.plot_learning_rate(frame).axes
-    assert axes.get_lines()
+    for drawn_from in (frame, frame[frame["seed"] == 0], folder, str(folder)):
+        (axes,) = gallop_ray.plot_learning_rate(drawn_from).axes
+        assert axes.get_lines()
 
 
 def test_statistics_are_a_frame_with_a_row_a_metric_of_a_configuration(folder: Path) -> None:
@@ -41,6 +42,8 @@ def test_statistics_are_a_frame_with_a_row_a_metric_of_a_configuration(folder: P
 
 def test_figures_that_need_more_than_results_are_drawn_from_the_folder(folder: Path) -> None:
     (axes,) = gallop_ray.plot_loss(folder).axes
+    assert axes.get_title("left") == "gallop"
+    (axes,) = gallop_ray.plot_loss(gallop_ray.results(folder)).axes
     assert axes.get_title("left") == "gallop"
     for plot in (gallop_ray.plot_masks, gallop_ray.plot_overlap, gallop_ray.plot_importance):
         with pytest.raises(ValueError, match=r"no |fewer"):  # no masks in this folder, and too few configurations
@@ -57,6 +60,30 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
 def test_overrides_of_a_sweep_that_is_loaded_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give them to load_sweep"):
         gallop_ray.run_sweep(small_sweep(tmp_path), ["training.epochs=2"])
+
+
+def test_a_folder_answers_as_the_commands_do(folder: Path) -> None:
+    standing = gallop_ray.status(folder)
+    assert (standing["state"], standing["runs"]["finished"]) == ("not running", 4)
+    (best,) = gallop_ray.best(folder)
+    assert (best.method, best.seeds, best.settings["training"]["learning_rate"]) == ("gallop", 2, 0.2)
+    assert best.metrics["id_accuracy"] == pytest.approx((0.25, 0.05 * 2**0.5))
+    page = gallop_ray.report(folder, folder.parent / "page.html")
+    assert "gallop" in page.read_text()
+    with pytest.raises(ValueError, match="is not running"):
+        gallop_ray.stop(folder)
+    with pytest.raises(ValueError, match="no run that failed"):
+        gallop_ray.retry(folder, [best.configuration])
+
+
+def test_a_sweep_as_a_dict_keeps_all_rules(tmp_path: Path) -> None:
+    data = small_sweep(tmp_path).model_dump(mode="json")
+    data["training"] |= {"batch_size": 30, "micro_batch_size": 8}
+    with pytest.raises(gallop_ray.SweepFileError, match=r"training\.batch_size"):
+        gallop_ray.run_sweep(data)
+    data["training"] |= {"batch_size": "many"}
+    with pytest.raises(gallop_ray.SweepFileError, match=r"training\.batch_size.*many"):
+        gallop_ray.run_sweep(data)
 
 
 def test_importing_and_loading_a_sweep_import_nothing_heavy() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,15 +14,33 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.summary import flatten
 from gallop_ray.spec.schema import Sweep
 
+
+class Results(pd.DataFrame):  # type: ignore[misc, unused-ignore]
+    """One row a run that is over, with the columns of results.jsonl: a DataFrame that knows its sweep's folder.
+
+    What is selected from it knows it, too, so that figures can be drawn of a part of the runs.
+    """
+
+    _metadata = ["directory"]
+    directory: Path | None = None
+    """The sweep's folder."""
+
+    @property
+    def _constructor(self) -> type["Results"]:
+        return Results
+
+
 _ALWAYS = ("configuration", "method", "seed", "stage", "status")
 
 
-def results_frame(folder: SweepFolder, sweep: Sweep) -> pd.DataFrame:
-    """One row a run that is over, with the columns of results.jsonl.
+def results_frame(folder: SweepFolder, sweep: Sweep) -> Results:
+    """The runs of a sweep that are over.
 
     Ordered by method as the sweep file has them, then by configuration and seed: figures colour methods in this order.
     """
-    return frame_of(folder.results(), [method.name for method in sweep.methods])
+    results = Results(frame_of(folder.results(), [method.name for method in sweep.methods]))
+    results.directory = folder.path
+    return results
 
 
 def frame_of(results: Iterable[Mapping[str, Any]], methods: Iterable[str] = ()) -> pd.DataFrame:

@@ -70,17 +70,22 @@ def verify(sweep: Sweep) -> None:
 
     Raises SweepFileError with one line per problem.
     """
-    data = sweep.model_dump(mode="json", warnings=False)
+    checked_sweep(sweep.model_dump(mode="json", warnings=False))
+
+
+def checked_sweep(data: dict[str, Any]) -> Sweep:
+    """The sweep of what a sweep file would hold. Raises SweepFileError with one line per problem."""
     try:
-        whole = Sweep.model_validate(data, context=UNCHECKED)
+        sweep = Sweep.model_validate(data, context=UNCHECKED)
     except ValidationError as error:
         wrong = by_path(error.errors(include_url=False), data)
         found = [(path, explain(errors, Sweep)) for path, errors in wrong.items()]
     else:
-        found = [(paths[0], message) for _, findings in _CHECKS for paths, message in findings(whole)]
+        found = [(paths[0], message) for _, findings in _CHECKS for paths, message in findings(sweep)]
     if found:
-        name = f"sweep {sweep.name}"
+        name = f"sweep {data.get('name', '')}".strip()
         raise SweepFileError([Problem(name, None, dotted(path), message) for path, message in found])
+    return sweep
 
 
 def _written(document: Document, paths: Sequence[Path]) -> Path:

@@ -8,11 +8,11 @@ from typing import Any
 
 import ray
 
+from gallop_ray.errors import Halted
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.slots.failures import POLICIES
 from gallop_ray.slots.jobs import BaseJob, CheckJob, Job, execute_in
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.stop import Halted
 from gallop_ray.tasks.metrics import accuracies
 
 

@@ -14,6 +14,7 @@ from ray import tune
 from gallop_ray.analysis.ranking import best_of_search
 from gallop_ray.compat.tune import DroppingScheduler, QuietProgress
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
+from gallop_ray.errors import Halted, UserError
 from gallop_ray.mlflow_mirror.mirror import MlflowMirror
 from gallop_ray.mlflow_mirror.store import tracking_uri
 from gallop_ray.preflight.data_checks import refuse_unusable
@@ -37,8 +38,8 @@ from gallop_ray.sweep.commands import reopen
 from gallop_ray.sweep.recheck import clear_leftovers, recheck
 from gallop_ray.sweep.report import ReportApart
 from gallop_ray.sweep.searcher import SlotSearcher
-from gallop_ray.sweep.slot_pool import UserError, gone, slot_pool
-from gallop_ray.sweep.stop import Halted, Watch, ending_when_told, refused_by_storage
+from gallop_ray.sweep.slot_pool import gone, slot_pool
+from gallop_ray.sweep.stop import Watch, ending_when_told, refused_by_storage
 from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
 
 

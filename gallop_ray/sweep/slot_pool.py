@@ -9,6 +9,7 @@ import ray
 
 from gallop_ray.compat.probes import DRIVER, probe_all
 from gallop_ray.compat.ray import ended_process
+from gallop_ray.errors import Halted, UserError
 from gallop_ray.records import control
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.slots.cluster import connect, count_slots, leave
@@ -17,7 +18,6 @@ from gallop_ray.slots.ray_address import find_ray
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import without_secrets
-from gallop_ray.sweep.stop import Halted
 
 _LOOK_SECONDS = 0.2
 _NAMES = {"raylet": "raylet", "gcs_server": "head (gcs_server)"}
@@ -55,10 +55,6 @@ def gone() -> RayGone | None:
     name, code = ended
     how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     return RayGone(f"Ray's {name} has ended ({how})")
-
-
-class UserError(ValueError):
-    """The sweep cannot run as it was asked for; the message says what to change."""
 
 
 @contextmanager

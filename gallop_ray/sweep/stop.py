@@ -12,6 +12,7 @@ from typing import Any
 from ray import tune
 
 from gallop_ray.disk.trouble import described_trouble, is_disk_full, is_over_quota
+from gallop_ray.errors import Halted
 from gallop_ray.records import control
 from gallop_ray.records.control import StoppedNow, Terminated
 from gallop_ray.records.folders import SweepFolder
@@ -64,14 +65,6 @@ def _watch(folder: SweepFolder, over: threading.Event) -> None:
 
 HALTED, MISTAKE, WARNING = "halted", "mistake", "warning"
 """In a trial's result: why the sweep has to stop, whether the user has to mend what was asked, what to show."""
-
-
-class Halted(Exception):
-    """The sweep has to stop; what has finished is kept, and the same command goes on from there."""
-
-    def __init__(self, reason: str, mistake: bool = False) -> None:
-        super().__init__(reason)
-        self.mistake = mistake
 
 
 class _OutOfTune(BaseException):

@@ -9,6 +9,7 @@ import ray
 from ray import tune
 
 from gallop_ray.disk.trouble import NO_SPACE, is_storage_trouble
+from gallop_ray.errors import Halted
 from gallop_ray.records.folders import CONFIRMATION, SEARCH, ConfigurationFolder, SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.summary import objective_value
@@ -18,7 +19,7 @@ from gallop_ray.slots.jobs import Outcome, RunJob, execute_in
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.admission import Gate, free_bytes, keep_best, needed_bytes, shortage
-from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, Halted, no_space, refused_by_storage
+from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, no_space, refused_by_storage
 from gallop_ray.tasks.metrics import Correct
 
 _LOOK_SECONDS = 0.05

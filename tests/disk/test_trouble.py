@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from gallop_ray.disk.trouble import described_trouble, is_disk_full, is_storage_trouble
+from gallop_ray.errors import Halted
 from gallop_ray.preflight.machine_checks import disk
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.machine import RetentionSpec
-from gallop_ray.sweep.stop import Halted, refused_by_storage
+from gallop_ray.sweep.stop import refused_by_storage
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import pytest
 
 from gallop_ray.analysis.frame import frame_of, results_frame
 from gallop_ray.cli import main
+from gallop_ray.errors import NothingToDrawError
 from gallop_ray.records.files import read_lines
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.reporting.figures import NothingToDrawError, plot_density, plot_front, plot_learning_rate
+from gallop_ray.reporting.figures import plot_density, plot_front, plot_learning_rate
 from gallop_ray.reporting.figures.style import PALETTE, looks
 from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
 from gallop_ray.spec.schema import Sweep

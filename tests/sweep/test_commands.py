@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from gallop_ray.cli import main
+from gallop_ray.errors import UserError
 from gallop_ray.records import control
 from gallop_ray.records.control import StoppedNow, Terminated
 from gallop_ray.records.files import read_lines
@@ -16,7 +17,7 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.search.study import Studies
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.admission import Gate
-from gallop_ray.sweep.driver import UserError, _remember
+from gallop_ray.sweep.driver import _remember
 from gallop_ray.sweep.stop import ending_when_told
 from gallop_ray.sweep.summary import print_summary
 from tests.sweep.written import Written, small_sweep

@@ -12,10 +12,8 @@ from gallop_ray.reporting.figures.learning_rate import plot_learning_rate
 from gallop_ray.reporting.figures.loss import loss_frame, plot_loss
 from gallop_ray.reporting.figures.masks import plot_masks, plot_overlap
 from gallop_ray.reporting.figures.seeds import plot_seeds
-from gallop_ray.reporting.figures.style import NothingToDrawError
 
 __all__ = [
-    "NothingToDrawError",
     "loss_frame",
     "plot_cost",
     "plot_density",

@@ -7,7 +7,7 @@ import pandas as pd
 from gallop_ray.analysis import ranking
 from gallop_ray.analysis.frame import rows_of
 from gallop_ray.analysis.ranking import Summary, of_the_search, summaries
-from gallop_ray.reporting.figures.style import NothingToDrawError
+from gallop_ray.errors import NothingToDrawError
 from gallop_ray.spec.schema import ObjectiveSpec
 
 DEFAULT = ObjectiveSpec()

@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gallop_ray.reporting.figures.style import PALETTE, PAPER, NothingToDrawError, new_figure, styled
+from gallop_ray.errors import NothingToDrawError
+from gallop_ray.reporting.figures.style import PALETTE, PAPER, new_figure, styled
 
 PHASES = ("scoring", "selecting", "attaching", "training", "evaluating", "saving")
 _SHADES = dict(zip(PHASES, (PALETTE[4], PALETTE[3], PALETTE[7], PALETTE[0], PALETTE[1], PALETTE[2]), strict=True))

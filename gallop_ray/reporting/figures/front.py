@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gallop_ray.analysis.ranking import Summary
+from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, best, by_method, searched
 from gallop_ray.reporting.figures.style import (
     MUTED,
     WIDTH,
     Look,
-    NothingToDrawError,
     label_points,
     looks,
     new_figure,

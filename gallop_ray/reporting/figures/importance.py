@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from gallop_ray.reporting.figures.style import NothingToDrawError, looks, panels, styled
+from gallop_ray.errors import NothingToDrawError
+from gallop_ray.reporting.figures.style import looks, panels, styled
 
 
 @styled

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from gallop_ray.analysis.ranking import Summary
+from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, values
 from gallop_ray.reporting.figures.style import (
     Look,
-    NothingToDrawError,
     looks,
     panels,
     percent_label,

@@ -6,8 +6,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from gallop_ray.errors import NothingToDrawError
 from gallop_ray.records.run_folder import RunFolder
-from gallop_ray.reporting.figures.style import NothingToDrawError, looks, panels, styled
+from gallop_ray.reporting.figures.style import looks, panels, styled
 
 _COLUMNS = 4
 _LINES = ("-", "--", ":", "-.")

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from gallop_ray.reporting.figures.style import INK, MUTED, NothingToDrawError, new_figure, panels, styled
+from gallop_ray.errors import NothingToDrawError
+from gallop_ray.reporting.figures.style import INK, MUTED, new_figure, panels, styled
 
 _COLOURS = "cividis"  # tells its values apart for colour-blind readers, and printed in grey
 _COLUMNS, _LAYER_LABELS = 4, 12

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, best, values
 from gallop_ray.reporting.figures.density import METRICS
-from gallop_ray.reporting.figures.style import INK, NothingToDrawError, looks, panels, percent_label, styled
+from gallop_ray.reporting.figures.style import INK, looks, panels, percent_label, styled
 from gallop_ray.spec.schema import ObjectiveSpec
 
 

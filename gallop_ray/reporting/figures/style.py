@@ -56,10 +56,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class NothingToDrawError(ValueError):
-    """The runs do not hold what the figure would show; the message says what is missing."""
-
-
 @dataclass(frozen=True)
 class Look:
     """Of a method."""

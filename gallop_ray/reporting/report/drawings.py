@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures import (
-    NothingToDrawError,
     loss_frame,
     plot_cost,
     plot_density,

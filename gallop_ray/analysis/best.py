@@ -1,0 +1,61 @@
+"""The best configurations of a sweep as people take them home: metrics, settings, adapters."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gallop_ray.analysis.edges import edges_of
+from gallop_ray.analysis.ranking import Summary, best, best_run
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.spec.schema import Sweep
+
+TEST_METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio", "collapse_rate")
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best configuration of a method.
+
+    metrics: mean and standard deviation over its finished seeds, each None where it was not measured; the objective
+        comes first. settings: `methods` and `training` as a sweep file has them. edges: in words, where its values lie
+        at an edge of what was tried. adapters: of the seed that validates best, by round; empty where none is left.
+    """
+
+    configuration: str
+    method: str
+    seeds: int
+    metrics: dict[str, tuple[float | None, float | None]]
+    settings: dict[str, Any]
+    edges: list[str]
+    adapters: list[Path]
+
+
+def best_of_methods(folder: SweepFolder, sweep: Sweep) -> list[Best]:
+    """The best configuration of each method that has one, the best of all first."""
+    return [_best(folder, sweep, summary) for summary in best(folder.results(), sweep.objective)]
+
+
+def _best(folder: SweepFolder, sweep: Sweep, summary: Summary) -> Best:
+    settings = folder.configuration(summary.configuration).configuration()
+    names = dict.fromkeys([sweep.objective.metric, *TEST_METRICS])
+    return Best(
+        configuration=summary.configuration,
+        method=summary.method,
+        seeds=len(summary.finished),
+        metrics={name: summary.over_seeds(name) for name in names},
+        settings={"methods": [settings["method"]], "training": _without_unused(settings["training"])},
+        edges=[str(edge) for found in edges_of(folder, sweep, [summary]).values() for edge in found],
+        adapters=list(_adapters(folder, sweep, summary)),
+    )
+
+
+def _without_unused(training: dict[str, Any]) -> dict[str, Any]:
+    """Either steps or epochs, whichever count."""
+    unused = "steps" if training.get("steps") is None else "epochs"
+    return {name: value for name, value in training.items() if name != unused}
+
+
+def _adapters(folder: SweepFolder, sweep: Sweep, summary: Summary) -> Iterator[Path]:
+    run = best_run(folder, summary, sweep.objective)
+    yield from (part.adapter for part in (run.parts() if run else ()) if part.adapter.exists())

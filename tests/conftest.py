@@ -1,6 +1,7 @@
 """Fixtures that several test folders share."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,12 @@ from tests.ranks import Ranks
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Processes of pytest-xdist do not see each other's Ray: each has a folder of its own, with a short path."""
+    """Processes of pytest-xdist do not see each other's Ray: each has a folder of its own, with a short path.
+
+    What tests start can be interrupted: a shell's job in the background inherits that SIGINT is ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         folder = tempfile.TemporaryDirectory(prefix="r", dir="/tmp")  # sockets lie in it
         config.add_cleanup(folder.cleanup)

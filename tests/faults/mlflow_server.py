@@ -8,6 +8,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
+
 
 class Server:
     """An MLflow server that can be killed and comes back on the same port.
@@ -34,7 +36,10 @@ class Server:
         self._start(wait=False)
 
     def stop(self) -> None:
-        self._process.kill()
+        """Kill it and the processes that it has started, which would go on to answer in its place."""
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        for each in (self._process, *family):
+            each.kill()
         self._process.wait()
 
     def _start(self, wait: bool = True) -> None:

@@ -13,11 +13,12 @@ from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Mask, choose_mask
+from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.spec.methods import RandomSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.context import Phases, Silent
 from gallop_ray.training.engine import Engine, init_distributed, quiet
-from gallop_ray.training.gradient_pass import accumulate, score_owned
+from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.resident import Resident
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from gallop_ray.sparse.scoring import generator_of
 from gallop_ray.spec.configuration import selection_ratios
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.training.context import RunContext
-from gallop_ray.training.gradient_pass import generator_of
 from gallop_ray.training.loop import batches
 
 

@@ -12,10 +12,10 @@ from gallop_ray.methods import MatrixState, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import contained, positions
+from gallop_ray.sparse.scoring import generator_of
 from gallop_ray.sparse.weights import everywhere, gather, rank, world_size
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.errors import Diverged
-from gallop_ray.training.gradient_pass import generator_of
 from gallop_ray.training.optimizer_state import MASTER, State
 
 

@@ -23,12 +23,13 @@ from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.candidates import Candidate, refuse_unreached
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Ranking, rank_scores
+from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.spec.configuration import densities, fixed_scores, selection_ratios
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.draw import Draw, draw, rungs
-from gallop_ray.training.gradient_pass import accumulate, score_owned
+from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.score_store import ScoreStore
 
 Source = Literal["computed", "continued", "store", "checkpoint"]

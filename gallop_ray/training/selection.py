@@ -9,8 +9,8 @@ from gallop_ray.methods import MaskMethod
 from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Mask, choose_within, share
+from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.training.context import RunContext
-from gallop_ray.training.gradient_pass import score_owned
 from gallop_ray.training.scoring import Source, rank_candidates
 
 

@@ -18,13 +18,14 @@ from gallop_ray.methods import METHODS, MaskMethod
 from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.gradients import OwnedGradients
+from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.spec.configuration import resolve
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
 from gallop_ray.training.attach import attached
 from gallop_ray.training.context import Phases, RunContext, Silent
 from gallop_ray.training.engine import Engine, init_distributed, quiet, split_over_ranks
-from gallop_ray.training.gradient_pass import accumulate, score_owned
+from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.memory import Estimate, estimate
 from gallop_ray.training.resident import Resident
 from gallop_ray.training.run import checkpointing

@@ -1,0 +1,48 @@
+"""The scores of whole matrices, each on the rank that owns it, and the random numbers that go into them."""
+
+import hashlib
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gallop_ray.sparse.gradients import OwnedGradients
+from gallop_ray.sparse.weights import gather, rank
+
+
+class Scorer(Protocol):
+    """What scoring needs of a mask method."""
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it scores gradients."""
+        ...
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Scores of one whole weight (out, in): float32 in its shape, non-negative or EXCLUDED."""
+        ...
+
+
+def score_owned(
+    owned: OwnedGradients, method: Scorer, seed: int, examples: int = 1, keep: bool = False
+) -> dict[int, Tensor]:
+    """The scores of this rank's matrices, by their position in the candidates' order. Collective under ZeRO-3.
+
+    A method that needs gradients gets the mean over `examples` of the sums, which are used up unless kept.
+    """
+    scores = {}
+    for i, candidate in enumerate(owned.candidates):
+        weight = gather(candidate.weight)  # collective: the ranks that do not own the matrix take part, too
+        if owned.owners[i] == rank():
+            gradient = None
+            if method.needs_gradients:
+                gradient = (owned.copy(i) if keep else owned.take(i)).div_(examples)
+            with torch.no_grad():
+                scores[i] = method.score(weight, gradient, generator_of(seed, candidate.name))
+    return scores
+
+
+def generator_of(*parts: object) -> torch.Generator:
+    """A generator that is the same wherever these parts meet: a run's seed, a matrix's name, a step."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gallop_ray.disk.trouble import is_storage_trouble
+from gallop_ray.methods.contract import Diverged
 from gallop_ray.records.files import Record
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.slots.jobs import Failure, Outcome
 from gallop_ray.sparse.memory import is_out_of_memory
-from gallop_ray.training.errors import BaseChanged, Diverged
+from gallop_ray.training.errors import BaseChanged
 
 _SAME_FAILURE = 3  # configurations that failed alike before any run has finished: then it is hardly theirs alone
 # What a rank sees of another's death, by gloo and by NCCL.

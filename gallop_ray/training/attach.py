@@ -8,16 +8,17 @@ from typing import Any
 from torch import Tensor
 
 from gallop_ray.methods import METHODS, Attachment, MaskMethod, RefreshedMethod, TunerMethod
+from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
+from gallop_ray.sparse.optimizers import DecayToBase
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
 from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.errors import BaseChanged
-from gallop_ray.training.optimizers import DecayToBase, decay_to_base
-from gallop_ray.training.refresh import Refresher
+from gallop_ray.training.optimizers import decay_to_base
 from gallop_ray.training.resident import Resident
 from gallop_ray.training.selection import Selection, select
 

@@ -15,8 +15,9 @@ from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.sparse.checked import load_whole, save_checked
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
+from gallop_ray.sparse.optimizers import State
 from gallop_ray.sparse.weights import everywhere, rank, world_size
-from gallop_ray.training.optimizer_state import OptimizerState, State
+from gallop_ray.training.optimizer_state import OptimizerState
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gallop_ray.methods import Attachment
+from gallop_ray.methods.contract import Diverged
+from gallop_ray.methods.refresh import Refresher
+from gallop_ray.sparse.decay import DecayToBase
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.weights import collective_device, everywhere, local, rank, sum_over_ranks, world_size
 from gallop_ray.spec.plan import optimizer_steps
@@ -20,10 +23,7 @@ from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.training.context import Reporter, RunContext
 from gallop_ray.training.engine import Engine
-from gallop_ray.training.errors import Diverged
 from gallop_ray.training.measure import Validation
-from gallop_ray.training.optimizers import DecayToBase
-from gallop_ray.training.refresh import Refresher
 
 _T = TypeVar("_T")
 _LOGGED_STEPS = 50  # a run logs about this many of its steps
@@ -100,7 +100,7 @@ def train(
         attachment.write()
         state.step += 1
         if refresher is not None:
-            refresher.refresh(state.step, state.steps, engine)
+            refresher.refresh(state.step, state.steps, engine.state)
         due = _checkpoint_due(state, training, refresher)
         if due or state.step % max(1, state.steps // _LOGGED_STEPS) == 0 or state.step == state.steps:
             _log(state, engine, training, context.reporter)
@@ -141,7 +141,7 @@ def _step(
     rate, losses = learning_rate(context.training, state.step, state.steps), []
     parts = list(micro_batches(batch, context.training.micro_batch_size))
     if decay is not None:
-        decay.apply(engine, rate)
+        decay.apply(engine.state, rate)
     with refresher.step(state.step + 1, state.steps) if refresher is not None else nullcontext():
         for part in parts:
             loss = _loss(context.resident.losses(engine, part), part, batch, context.training)

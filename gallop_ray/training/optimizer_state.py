@@ -14,13 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gallop_ray.compat.deepspeed import partition_of, shard_of
+from gallop_ray.sparse.optimizers import MASTER, State
 from gallop_ray.sparse.weights import collective_device, full_shape, is_split, rank, world_size, write_all
-
-MASTER = "master"
-"""The key of the float32 values themselves."""
-
-State = dict[str, list[Tensor]]
-"""By key, one whole float32 vector (k_m,) for each trained parameter, on every rank."""
 
 
 @dataclass(frozen=True)

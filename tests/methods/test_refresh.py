@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from gallop_ray.methods import METHODS, MatrixState, RefreshedMethod
+from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.optimizers import EntryAdamW, moved
 from gallop_ray.spec.methods import SpielSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import answer_loss, collate
 from gallop_ray.training.attach import Attached
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import TrainState, batches, learning_rate, train
-from gallop_ray.training.optimizers import EntryAdamW, decay_to_base, make_optimizer
-from gallop_ray.training.refresh import Refresher, moved
+from gallop_ray.training.optimizers import decay_to_base, make_optimizer
 from gallop_ray.training.run import _optimizer
 from gallop_ray.training.selection import select
 from tests.training import tiny

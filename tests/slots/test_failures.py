@@ -15,6 +15,7 @@ from ray import cloudpickle
 from safetensors.torch import save_file
 
 from gallop_ray.errors import Halted
+from gallop_ray.methods.contract import Diverged
 from gallop_ray.mlflow_mirror.fields import failure_tags
 from gallop_ray.records.files import append_line
 from gallop_ray.records.folders import SweepFolder
@@ -24,7 +25,6 @@ from gallop_ray.slots.jobs import Outcome
 from gallop_ray.spec.machine import RetentionSpec
 from gallop_ray.sweep.admission import free_bytes, keep_best, shortage
 from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, Watch, no_space
-from gallop_ray.training.errors import Diverged
 from tests.small_disk import mounted
 from tests.training import tiny
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from gallop_ray.methods.contract import Diverged
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED, answer_loss, collate
 from gallop_ray.training.engine import Engine, deepspeed_config
-from gallop_ray.training.errors import Diverged
 from gallop_ray.training.loop import batches, learning_rate, train
 from gallop_ray.training.run import checkpointing
 from tests.training import tiny

@@ -9,11 +9,11 @@ import torch
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
+from gallop_ray.sparse.optimizers import MASTER
 from gallop_ray.sparse.weights import gather_all
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import train
-from gallop_ray.training.optimizer_state import MASTER
 from gallop_ray.training.optimizers import make_optimizer
 from tests.training import tiny
 from tests.training.test_equality import Losses

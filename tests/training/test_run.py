@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from gallop_ray.methods.contract import Diverged
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.spec.schema import Configuration, ModelSpec, Sweep
 from gallop_ray.training.context import Silent
-from gallop_ray.training.errors import Diverged
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
 from tests.training import tiny

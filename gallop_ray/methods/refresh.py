@@ -8,15 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gallop_ray.methods import MatrixState, RefreshedMethod
+from gallop_ray.methods.contract import Diverged, MatrixState, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
-from gallop_ray.sparse.mask import contained, positions
+from gallop_ray.sparse.optimizers import MASTER, StateOf, moved
 from gallop_ray.sparse.scoring import generator_of
 from gallop_ray.sparse.weights import everywhere, gather, rank, world_size
-from gallop_ray.training.engine import Engine
-from gallop_ray.training.errors import Diverged
-from gallop_ray.training.optimizer_state import MASTER, State
 
 
 class Refresher:
@@ -37,12 +34,15 @@ class Refresher:
         yield
         self.accumulating |= accumulates
 
-    def refresh(self, step: int, steps: int, engine: Engine) -> bool:
-        """Choose again where the method wants to after this step. Whether it did. Collective."""
+    def refresh(self, step: int, steps: int, state_of: StateOf) -> bool:
+        """Choose again where the method wants to after this step. Whether it did. Collective.
+
+        Raises Diverged, on every rank, where what is trained, or a gradient to choose by, is not finite.
+        """
         if not self._method.refreshes_after(step, steps):
             return False
         delta, old = self._delta, list(self._delta.indices)
-        optimizer = engine.state(delta.parameters)
+        optimizer = state_of(delta.parameters)
         state, shared = optimizer.read()
         self._check_finite(state[MASTER])
         # By the float32 masters: of bfloat16 weights many have not moved at all.
@@ -74,23 +74,3 @@ class Refresher:
         if world_size() > 1:
             dist.broadcast(new, src=owner)
         return new
-
-
-def moved(state: State, old: list[Tensor], new: list[Tensor], present: list[Tensor]) -> State:
-    """The optimizer's vectors for the entries `new` instead of `old`, matrix by matrix.
-
-    What stays keeps its float32 value and its moments; newcomers begin at their present weight with moments 0,
-    and age 0 where the optimizer counts that by entry.
-    """
-    answer: State = {}
-    for key, vectors in state.items():
-        fresh = present if key == MASTER else [torch.zeros(n.numel()) for n in new]
-        answer[key] = [_moved(vector, o, n, f) for vector, o, n, f in zip(vectors, old, new, fresh, strict=True)]
-    return answer
-
-
-def _moved(vector: Tensor, old: Tensor, new: Tensor, fresh: Tensor) -> Tensor:
-    values = fresh.to(vector.device, torch.float32, copy=True)
-    stays = contained(new, old)
-    values[stays] = vector[positions(old, new[stays])]
-    return values

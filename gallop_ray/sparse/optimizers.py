@@ -1,0 +1,164 @@
+"""Optimizers of masked entries: what they know of each entry, its move to other entries, and AdamW for such masks."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.mask import contained, positions
+
+MASTER = "master"
+"""The key of the float32 values themselves."""
+
+State = dict[str, list[Tensor]]
+"""By key, one whole float32 vector (k_m,) for each trained parameter, on every rank."""
+
+
+class EntryState(Protocol):
+    """Reads and writes the state of an optimizer, entry by entry. Collective where the state is split over ranks."""
+
+    def read(self) -> tuple[State, dict[str, Tensor]]:
+        """The vectors by key, and what the optimizer keeps once for all of them (its step)."""
+        ...
+
+    def write(self, state: State, shared: Mapping[str, Tensor]) -> None:
+        """Put vectors in the place of the optimizer's, and their values into the parameters."""
+        ...
+
+    def pull(self, targets: Sequence[Tensor], share: float) -> None:
+        """Move the float32 values by `share` of the way to `targets`, whole vectors (k_m,)."""
+        ...
+
+
+StateOf = Callable[[Sequence[nn.Parameter]], EntryState]
+"""The state that an optimizer keeps of parameters which it trains."""
+
+
+class PlainState:
+    """The state of an optimizer of plain torch, which holds it by parameter.
+
+    Raises ValueError where a parameter is not the optimizer's, and, in `read`, where it keeps anything that has neither
+    one number per entry nor one for all: factored or quantised moments cannot follow a mask.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not all(id(p) in held for p in parameters):
+            raise ValueError("the optimizer does not train the adapter: make it of adapter.parameters()")
+        self._optimizer, self._parameters = optimizer, list(parameters)
+
+    def read(self) -> tuple[State, dict[str, Tensor]]:
+        """As EntryState.read; zeros for a parameter that has not been stepped yet."""
+        kept: list[dict[str, Any]] = [self._optimizer.state.get(p, {}) for p in self._parameters]
+        known = next((state for state in kept if state), {})
+        for p, state in zip(self._parameters, kept, strict=True):
+            self._refuse_other_shapes(p, state)
+        keys = [key for key, value in known.items() if isinstance(value, Tensor) and value.ndim]
+        state = {MASTER: [p.detach().float().clone() for p in self._parameters]}
+        for key in keys:
+            state[key] = [
+                s[key].clone() if s else torch.zeros_like(p) for p, s in zip(self._parameters, kept, strict=True)
+            ]
+        shared = {k: torch.as_tensor(v).clone() for k, v in known.items() if k not in keys and v is not None}
+        return state, shared
+
+    @torch.no_grad()
+    def write(self, state: State, shared: Mapping[str, Tensor]) -> None:
+        """As EntryState.write; what is kept once for all entries stays as it is."""
+        for m, parameter in enumerate(self._parameters):
+            parameter.copy_(state[MASTER][m])
+            kept = self._optimizer.state.get(parameter, {})
+            for key in kept.keys() & state.keys():
+                kept[key].copy_(state[key][m])
+
+    @torch.no_grad()
+    def pull(self, targets: Sequence[Tensor], share: float) -> None:
+        """As EntryState.pull."""
+        for parameter, target in zip(self._parameters, targets, strict=True):
+            parameter.lerp_(target.to(parameter), share)
+
+    def _refuse_other_shapes(self, parameter: nn.Parameter, state: Mapping[str, Any]) -> None:
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(
+                    f"{type(self._optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for "
+                    f"{parameter.numel()} entries, which cannot follow a mask that changes; use AdamW or SGD"
+                )
+
+
+def moved(state: State, old: list[Tensor], new: list[Tensor], present: list[Tensor]) -> State:
+    """The optimizer's vectors for the entries `new` instead of `old`, matrix by matrix.
+
+    What stays keeps its float32 value and its moments; newcomers begin at their present weight with moments 0,
+    and age 0 where the optimizer counts that by entry.
+    """
+    answer: State = {}
+    for key, vectors in state.items():
+        fresh = present if key == MASTER else [torch.zeros(n.numel()) for n in new]
+        answer[key] = [_moved(vector, o, n, f) for vector, o, n, f in zip(vectors, old, new, fresh, strict=True)]
+    return answer
+
+
+def _moved(vector: Tensor, old: Tensor, new: Tensor, fresh: Tensor) -> Tensor:
+    values = fresh.to(vector.device, torch.float32, copy=True)
+    stays = contained(new, old)
+    values[stays] = vector[positions(old, new[stays])]
+    return values
+
+
+class DecayToBase:
+    """Before a step of learning rate r, the values v become v - r strength (v - base); decoupled, as AdamW's decay.
+
+    It acts on the optimizer's float32 values, whatever the optimizer, and never enters gradients or moments.
+    """
+
+    def __init__(self, delta: SparseDelta, strength: float) -> None:
+        self._delta, self._strength = delta, strength
+        self._entries: list[Tensor] = []
+        self._base: list[Tensor] = []
+
+    def apply(self, state_of: StateOf, learning_rate: float) -> None:
+        """To be called before each optimizer step."""
+        if self._entries is not self._delta.indices:  # the first step, or the mask has changed
+            self._entries, self._base = self._delta.indices, self._delta.base()
+        state_of(self._delta.parameters).pull(self._base, learning_rate * self._strength)
+
+
+class EntryAdamW(torch.optim.Optimizer):
+    """AdamW (arXiv 1711.05101) in which every entry counts its own steps, in a vector `age` beside its moments.
+
+    An entry whose moments and age are set to 0 begins like all did at the first step. With one count for all, the bias
+    correction would take its young second moment for an old one, and it would move by several learning rates a step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step of every parameter that has a gradient; closures are not called."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step(parameter, parameter.grad.to(parameter.dtype), group)
+
+    def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state, (beta1, beta2) = self.state[parameter], group["betas"]
+        for name in ("exp_avg", "exp_avg_sq", "age"):
+            if name not in state:
+                state[name] = torch.zeros_like(parameter, dtype=torch.float32)
+        age, first, second = state["age"].add_(1), state["exp_avg"], state["exp_avg_sq"]
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        size = second.div(1 - beta2**age).sqrt_().add_(group["eps"])
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.sub_(first.div(1 - beta1**age).div_(size), alpha=group["lr"])

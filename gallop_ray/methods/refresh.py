@@ -1,7 +1,5 @@
 """Masks that are chosen anew while they are trained: the collective side of a RefreshedMethod."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -25,13 +23,11 @@ class Refresher:
         self.accumulating = False
         """Whether gradients have been added up that the next choice still needs."""
 
-    @contextmanager
-    def step(self, step: int, steps: int) -> Iterator[None]:
-        """Around the backward passes of optimizer step `step` (1, 2, ...)."""
+    def listen(self, step: int, steps: int) -> None:
+        """To be called before the backward passes of optimizer step `step` (1, 2, ...)."""
         accumulates = self._method.accumulates_in(step, steps)
         for m, layer in enumerate(self._delta.layers):
             layer.take = partial(self._owned.add, m) if accumulates else None
-        yield
         self.accumulating |= accumulates
 
     def refresh(self, step: int, steps: int, state_of: StateOf) -> bool:

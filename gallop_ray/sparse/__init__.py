@@ -1,1 +1,56 @@
-"""The torch-only heart: candidates, gradient sums, exact global masks, delta layers."""
+"""Sparse fine-tuning of any PyTorch model: masks, and adapters that train them. docs/howto/library.md shows how.
+
+    adapter = attach(model, GallopSpec(density=0.01), batches)   # choose a mask; its entries are now what trains
+    Trainer(model, arguments, train_dataset=data).train()        # or any other loop
+    adapter.save("adapter.safetensors")
+
+torch alone is needed, and transformers where Trainer is used. The modules in here are the core that sweeps train with:
+candidates, gradient sums, exact global masks, delta layers. What is offered is imported when it is asked for, because
+it stands on the methods, which stand on that core.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gallop_ray.library.adapter import SparseAdapter as SparseAdapter
+    from gallop_ray.library.adapter import attach as attach
+    from gallop_ray.library.selection import select_mask as select_mask
+    from gallop_ray.library.trainer import RefreshCallback as RefreshCallback
+    from gallop_ray.sparse.adapter import apply_adapter as apply_adapter
+    from gallop_ray.sparse.candidates import find_candidates as find_candidates
+    from gallop_ray.sparse.mask import Mask as Mask
+    from gallop_ray.sparse.optimizers import EntryAdamW as EntryAdamW
+    from gallop_ray.spec.methods import GallopSpec as GallopSpec
+    from gallop_ray.spec.methods import LiftSpec as LiftSpec
+    from gallop_ray.spec.methods import LoraRank as LoraRank
+    from gallop_ray.spec.methods import MagnitudeSpec as MagnitudeSpec
+    from gallop_ray.spec.methods import RandomSpec as RandomSpec
+    from gallop_ray.spec.methods import SaftSpec as SaftSpec
+    from gallop_ray.spec.methods import SaraSpec as SaraSpec
+    from gallop_ray.spec.methods import SiftSpec as SiftSpec
+    from gallop_ray.spec.methods import SmtSpec as SmtSpec
+    from gallop_ray.spec.methods import SnipSpec as SnipSpec
+    from gallop_ray.spec.methods import SpielSpec as SpielSpec
+
+_METHODS = ("Gallop", "Saft", "Sift", "Snip", "Magnitude", "Random", "Smt", "Sara", "Lift", "Spiel")
+_HOMES = {
+    "attach": "gallop_ray.library.adapter",
+    "SparseAdapter": "gallop_ray.library.adapter",
+    "select_mask": "gallop_ray.library.selection",
+    "RefreshCallback": "gallop_ray.library.trainer",
+    "apply_adapter": "gallop_ray.sparse.adapter",
+    "find_candidates": "gallop_ray.sparse.candidates",
+    "Mask": "gallop_ray.sparse.mask",
+    "EntryAdamW": "gallop_ray.sparse.optimizers",
+    "LoraRank": "gallop_ray.spec.methods",
+    **{f"{name}Spec": "gallop_ray.spec.methods" for name in _METHODS},
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Each name of `__all__` when it is asked for."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """The sparse delta on a model: attach it, let an optimizer train it, write it into the weights, take it off again."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -126,9 +126,34 @@ class SparseDelta:
                 metadata,
             )
 
-    def detach(self) -> None:
-        """Restore the base weights bit for bit, and the plain linear layers."""
+    @contextmanager
+    def base_in_place(self) -> Iterator[None]:
+        """While this is open the weights are those of the base model, bit for bit."""
+        now = [values.clone() for values in self.touched_values()]
         self._write(self.touched, self._base)
+        try:
+            yield
+        finally:
+            self._write(self.touched, now)
+
+    def is_unchanged(self) -> bool:
+        """Whether every entry ever chosen has its base value."""
+        return all(map(torch.equal, self.touched_values(), self._base))
+
+    def follow_weights(self) -> None:
+        """Bring the journal to the devices of the weights: `model.to()` knows of the layers' tensors alone."""
+        for m, c in enumerate(self.places):
+            device = c.weight.device
+            for vectors in (self.indices, self.touched, self._base):
+                vectors[m] = vectors[m].to(device)
+
+    def detach(self) -> None:
+        """Restore the base weights bit for bit, and the plain layers."""
+        self._write(self.touched, self._base)
+        self.remove_layers()
+
+    def remove_layers(self) -> None:
+        """Put the plain layers back, with the weights as they are."""
         for c, layer in zip(self.places, self.layers, strict=True):
             setattr(c.parent, c.attribute, c.module)
             layer.release()

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
@@ -15,8 +14,8 @@ from torch import Tensor
 from gallop_ray.methods import Attachment
 from gallop_ray.methods.contract import Diverged
 from gallop_ray.methods.refresh import Refresher
-from gallop_ray.sparse.decay import DecayToBase
 from gallop_ray.sparse.delta import SparseDelta
+from gallop_ray.sparse.optimizers import DecayToBase
 from gallop_ray.sparse.weights import collective_device, everywhere, local, rank, sum_over_ranks, world_size
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import TrainingSpec
@@ -142,13 +141,14 @@ def _step(
     parts = list(micro_batches(batch, context.training.micro_batch_size))
     if decay is not None:
         decay.apply(engine.state, rate)
-    with refresher.step(state.step + 1, state.steps) if refresher is not None else nullcontext():
-        for part in parts:
-            loss = _loss(context.resident.losses(engine, part), part, batch, context.training)
-            engine.backward(loss)
-            stepped = engine.step(rate)
-            losses.append(loss.detach())
-            assert stepped == (len(losses) == len(parts)), "a batch is one optimizer step, at its last micro-batch"
+    if refresher is not None:
+        refresher.listen(state.step + 1, state.steps)
+    for part in parts:
+        loss = _loss(context.resident.losses(engine, part), part, batch, context.training)
+        engine.backward(loss)
+        stepped = engine.step(rate)
+        losses.append(loss.detach())
+        assert stepped == (len(losses) == len(parts)), "a batch is one optimizer step, at its last micro-batch"
     state.unlogged.append(torch.stack(losses).mean())
 
 

@@ -1,0 +1,176 @@
+"""The mask that a method chooses on a model, from batches of any training loop."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gallop_ray.methods import METHODS
+from gallop_ray.methods.contract import MaskMethod
+from gallop_ray.sparse.candidates import Candidate, find_candidates, looking, reached, refuse_unreached
+from gallop_ray.sparse.gradients import OwnedGradients
+from gallop_ray.sparse.layers import SparseLayer
+from gallop_ray.sparse.mask import Mask, choose_within, share
+from gallop_ray.sparse.scoring import score_owned
+from gallop_ray.sparse.weights import collective_device, is_split, sum_over_ranks, world_size
+from gallop_ray.spec.methods import MaskMethodSpec
+
+Batch = Mapping[str, Any]
+Loss = Callable[[Any, Any], Tensor]
+"""From the model and one batch to the scalar loss that training would minimise."""
+
+
+def model_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The loss that a model of transformers computes by itself where the batch holds `labels`: a scalar.
+
+    Raises ValueError where it gives none.
+    """
+    found = model(**batch)
+    loss: Tensor | None = found.get("loss") if isinstance(found, Mapping) else getattr(found, "loss", None)
+    if loss is None:
+        raise ValueError("the model gives no loss for a batch: put `labels` into the batches, or pass loss=...")
+    return loss
+
+
+def select_mask(
+    model: nn.Module,
+    spec: MaskMethodSpec,
+    batches: Iterable[Any] | None = None,
+    *,
+    loss: Loss = model_loss,
+    seed: int = 0,
+) -> Mask:
+    """The entries that a method would train on `model`, which is left as it is.
+
+    A method that scores gradients (gallop, saft, sift, snip, smt) gets the mean over the batches of the gradient of
+    each one's loss, in evaluation mode, at the present weights: every batch counts the same. A batch is one backward
+    pass, so take batches of the size of a micro-batch. The choice among all matrices is exact (see
+    gallop_ray.sparse.topk). Where a process group is initialised every rank takes part, each with batches of its own or
+    all with the same; the mask is that of all batches, on every rank.
+
+    Args:
+        model: with whole weights; those of its frozen parameters count as well.
+        spec: `GallopSpec(density=0.01)` and so on; its selection_ratio is a sweep's and must be left alone.
+        batches: mappings of tensors, or whatever `loss` takes; tensors of a mapping are moved to the model's device.
+            Methods that need no gradients take none; where some are given, the first shows which modules data reaches.
+        loss: from (model, batch) to a scalar; default: `model(**batch).loss`.
+        seed: of random masks (random, spiel).
+
+    Raises:
+        ValueError: for a spec that chooses no mask, batches that are missing, a density that the target modules cannot
+            hold, a matrix that no gradient reaches, gradients that are not finite, an adapter that is attached
+            already, or weights that are split over processes.
+    """
+    return choose(model, method_of(spec), batches, loss, seed)[1]
+
+
+def method_of(spec: MaskMethodSpec) -> MaskMethod:
+    """The method of a spec. Raises ValueError for one that has no mask."""
+    method = METHODS[spec.type](spec)
+    if not isinstance(method, MaskMethod):
+        raise ValueError(f"{spec.type} chooses no mask: it is trained by a sweep, or by PEFT")
+    return method
+
+
+def choose(
+    model: nn.Module, method: MaskMethod, batches: Iterable[Any] | None, loss: Loss, seed: int
+) -> tuple[list[Candidate], Mask]:
+    """The candidates and the mask; arguments and errors as those of select_mask. Collective."""
+    refuse_unfit(model)
+    if method.needs_gradients and batches is None:
+        raise ValueError(f"{method.spec.type} scores gradients: give it batches to compute them on")
+    if "selection_ratio" in method.spec.model_fields_set:
+        raise ValueError("selection_ratio is of a sweep, which draws from its training set; give the batches to score")
+    stream = iter(() if batches is None else batches)
+    with _as_in_evaluation(model):
+        stream = _looked(model, stream, loss)
+        candidates = find_candidates(model, method.spec.target_modules)
+        quotas = method.quotas(candidates, sum(p.numel() for p in model.parameters()))
+        owned, count = OwnedGradients(candidates), 1
+        if method.needs_gradients:
+            count = _add_gradients(owned, model, stream, loss)
+    chosen = choose_within(score_owned(owned, method, seed, count), quotas, len(candidates))
+    entries = {m: method.entries(units, candidates[m].shape) for m, units in chosen.items()}
+    return candidates, share(candidates, entries)
+
+
+def refuse_unfit(model: nn.Module) -> None:
+    """Raise ValueError for a model that has an adapter on it, or whose weights are not whole."""
+    if any(isinstance(module, SparseLayer) for module in model.modules()):
+        raise ValueError("the model has an adapter attached already; detach() or merge() it first")
+    if any(is_split(p) or p.is_meta or hasattr(p, "to_local") for p in model.parameters()):
+        raise ValueError(
+            "the model's weights are split over processes (ZeRO-3 or FSDP) or not loaded; load it whole, or train by a "
+            "sweep, which knows ZeRO-3"
+        )
+
+
+def _looked(model: nn.Module, stream: Iterator[Any], loss: Loss) -> Iterator[Any]:
+    """The same batches; the first has shown which modules are called, where nobody has looked yet."""
+    first = next(stream, None)
+    if first is None:
+        return stream
+    if reached(model) is None:
+        with looking(model), torch.no_grad():
+            loss(model, _on_device(first, model))
+    return _with_first(first, stream)
+
+
+def _with_first(first: Any, stream: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from stream
+
+
+def _add_gradients(owned: OwnedGradients, model: nn.Module, stream: Iterator[Any], loss: Loss) -> int:
+    """Add up the gradients of all ranks' batches; how many there were.
+
+    A rank that has run out repeats its last one with weight zero, because the gradients' way to their owners is
+    collective.
+    """
+    total, last = 0, None
+    with owned.listening(), torch.enable_grad():
+        while True:
+            batch = next(stream, None)
+            counted = _sum(int(batch is not None))
+            if not counted:
+                break
+            if not total and counted < world_size():
+                raise ValueError("a rank has no batch at all; give each of them one")
+            total, last = total + counted, last if batch is None else batch
+            torch.autograd.backward(loss(model, _on_device(last, model)) * float(batch is not None))
+    if not total:
+        raise ValueError("there is no batch to compute gradients on")
+    names = [c.name for c in owned.candidates]
+    refuse_unreached(names, [m in owned.sums for m in range(len(names))], "scoring")
+    return total
+
+
+def _sum(count: int) -> int:
+    return int(sum_over_ranks(torch.tensor(count, device=collective_device())))
+
+
+def _on_device(batch: Any, model: nn.Module) -> Any:
+    if not isinstance(batch, Mapping):
+        return batch
+    device = next(model.parameters()).device
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+@contextmanager
+def _as_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """No dropout, no gradients of the parameters themselves, and the random state as it was, while this is open."""
+    training = [(module, module.training) for module in model.modules()]
+    asking = [(p, p.requires_grad) for p in model.parameters()]
+    device = next(model.parameters()).device
+    model.eval().requires_grad_(False)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(0)  # what a model may still draw must not decide what is chosen
+            yield
+    finally:
+        for module, was in training:
+            module.training = was
+        for parameter, asked in asking:
+            parameter.requires_grad_(asked)

@@ -13,5 +13,9 @@ class Halted(Exception):
         self.mistake = mistake
 
 
+class Diverged(Exception):
+    """The training loss, or what is trained, is no longer a finite number. Raised on every rank alike."""
+
+
 class NothingToDrawError(ValueError):
     """The runs do not hold what the figure would show; the message says what is missing."""

@@ -19,10 +19,6 @@ from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
 
 
-class Diverged(Exception):
-    """The training loss, or what is trained, is no longer a finite number. Raised on every rank alike."""
-
-
 class Attachment(Protocol):
     """Trainable parameters on the base model. All of it is collective: every rank calls it alike."""
 

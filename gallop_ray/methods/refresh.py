@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gallop_ray.methods.contract import Diverged, MatrixState, RefreshedMethod
+from gallop_ray.errors import Diverged
+from gallop_ray.methods.contract import MatrixState, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.optimizers import MASTER, StateOf, moved

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gallop_ray.disk.trouble import is_storage_trouble
-from gallop_ray.methods.contract import Diverged
+from gallop_ray.errors import Diverged
 from gallop_ray.records.files import Record
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder

@@ -33,5 +33,3 @@ def accumulate(resident: Resident, examples: Sequence[Encoded], training: Traini
             counted = index < len(batches)
             losses = resident.losses(model, batches[index if counted else -1])
             torch.autograd.backward(losses.sum() * counted)
-
-

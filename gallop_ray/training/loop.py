@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gallop_ray.errors import Diverged
 from gallop_ray.methods import Attachment
-from gallop_ray.methods.contract import Diverged
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase

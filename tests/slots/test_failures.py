@@ -14,8 +14,7 @@ import torch
 from ray import cloudpickle
 from safetensors.torch import save_file
 
-from gallop_ray.errors import Halted
-from gallop_ray.methods.contract import Diverged
+from gallop_ray.errors import Diverged, Halted
 from gallop_ray.mlflow_mirror.fields import failure_tags
 from gallop_ray.records.files import append_line
 from gallop_ray.records.folders import SweepFolder

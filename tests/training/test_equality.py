@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gallop_ray.methods.contract import Diverged
+from gallop_ray.errors import Diverged
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask

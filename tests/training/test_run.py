@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from gallop_ray.methods.contract import Diverged
+from gallop_ray.errors import Diverged
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.spec.schema import Configuration, ModelSpec, Sweep

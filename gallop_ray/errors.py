@@ -6,7 +6,7 @@ class UserError(ValueError):
 
 
 class Halted(Exception):
-    """The sweep has to stop; what has finished is kept, and the same command goes on from there."""
+    """The sweep has to stop; what has finished is kept, and the same command resumes from there."""
 
     def __init__(self, reason: str, mistake: bool = False) -> None:
         super().__init__(reason)

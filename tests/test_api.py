@@ -53,7 +53,7 @@ def test_figures_that_need_more_than_results_are_drawn_from_the_folder(folder: P
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no sweep"):
+    with pytest.raises(ValueError, match="is not a sweep"):
         gallop_ray.results(tmp_path)
 
 

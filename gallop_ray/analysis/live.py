@@ -1,4 +1,4 @@
-"""What goes on in a sweep just now, read from its folder: of a run that goes on only what is new, of others nothing."""
+"""What a sweep is doing just now, read from its folder: of an active run only what is new, of others nothing."""
 
 import time
 from collections import Counter, deque

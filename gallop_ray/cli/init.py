@@ -49,7 +49,7 @@ def init(arguments: argparse.Namespace) -> int:
     for command, text in (
         ("doctor", "does this machine have what it needs?"),
         ("plan", "steps, trained parameters, memory; --probe says how long it takes"),
-        ("run", "the same command goes on after a stop"),
+        ("run", "the same command resumes after a stop"),
     ):
         print(f"    {f'gallop-ray {command} {path}':<40} # {text}")
     return 0

@@ -21,8 +21,8 @@ _POSSIBLE: dict[str, tuple[Target, ...]] = {
     FULL: ("merged",),
 }
 _WHY_NOT = {
-    PEFT: "trained parameters of PEFT's own, which are no delta of the base model's weights",
-    FULL: "trained every weight, which is no adapter",
+    PEFT: "trained parameters of PEFT's own, which are not a delta of the base model's weights",
+    FULL: "trained every weight, which is not an adapter",
 }
 
 
@@ -56,7 +56,7 @@ def checked(run: str, to: Target, output: str | None) -> Request:
     parts = [folder.configuration, f"seed-{folder.seed}", *task, to]
     target = Path(output or "-".join(parts)).expanduser().resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"{target} exists and is no empty folder; name another with --output, or remove it")
+        raise ValueError(f"{target} exists and is not an empty folder; name another with --output, or remove it")
     return Request(folder, to, target, metadata)
 
 
@@ -68,10 +68,10 @@ def _refuse_unfinished(run: RunFolder) -> None:
     if not run.path.is_dir():
         raise ValueError(f"{run.path} does not exist; give a run folder, <output>/<sweep>/<configuration>/seed-<n>")
     if not re.fullmatch(_RUN, run.whole.path.name) or run.read("spec") is None:
-        raise ValueError(f"{run.path} is no run folder; give <output>/<sweep>/<configuration>/seed-<n>")
+        raise ValueError(f"{run.path} is not a run folder; give <output>/<sweep>/<configuration>/seed-<n>")
     result = run.result()
     if result is None:
-        raise ValueError(f"{run.path} has not finished; `gallop-ray run` with its sweep file goes on with it")
+        raise ValueError(f"{run.path} has not finished; `gallop-ray run` with its sweep file resumes it")
     if result["status"] != "finished":
         reason = result.get("reason") or "no reason recorded"
         raise ValueError(f"{run.path} {result['status']} ({reason}); only a run that finished has an adapter")

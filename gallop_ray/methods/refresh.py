@@ -1,4 +1,4 @@
-"""Masks that are chosen anew while they are trained: the collective side of a RefreshedMethod."""
+"""Masks that are reselected while they are trained: the collective side of a RefreshedMethod."""
 
 from functools import partial
 
@@ -54,9 +54,7 @@ class Refresher:
         """A choice among numbers that are none would fail on the rank that makes it, and on no other."""
         seen = [*masters, *self._owned.sums.values()]
         if not everywhere(all(bool(values.isfinite().all()) for values in seen)):
-            raise Diverged(
-                "what is trained, or a gradient, is no finite number any more; a lower learning rate may help"
-            )
+            raise Diverged("trained values or gradients contain NaN or inf; a lower learning rate may help")
 
     def _choose(self, m: int, change: Tensor, step: int, steps: int) -> Tensor:
         """The new entries of one matrix, from its owner. change: of the entries trained now, float32."""

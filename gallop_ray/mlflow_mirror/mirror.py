@@ -1,4 +1,4 @@
-"""The driver's one thread that mirrors run folders to MLflow. Whatever MLflow does, the sweep goes on."""
+"""The driver's one thread that mirrors run folders to MLflow. Whatever MLflow does, the sweep continues."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""The only place that knows MLflow. Everything here may raise; whoever calls it must go on without."""
+"""The only place that knows MLflow. Everything here may raise; whoever calls it must do without."""
 
 import hashlib
 import logging
@@ -232,7 +232,7 @@ def _opened(uri: str, own: Path) -> "MlflowClient":
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turns MLflow's errors that repetition cannot mend into Refused."""
+    """Turns MLflow's errors that repeating cannot fix into Refused."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,4 +1,4 @@
-"""Bringing MLflow up to date with a sweep folder. May raise at any point; a repetition goes on from there."""
+"""Bringing MLflow up to date with a sweep folder. May raise at any point; calling it again continues from there."""
 
 import logging
 import time
@@ -215,7 +215,7 @@ class SweepSync:
             sent.save(folder)
 
     def _revive(self, folder: Path, sent: Sent) -> None:
-        """A run that goes on after an interruption, or after a failure, is running again."""
+        """A run that is resumed after an interruption, or retried after a failure, is running again."""
         if sent.status != "RUNNING":
             self._set_status(folder, sent, "RUNNING", "running")
 

@@ -79,7 +79,7 @@ def _status(uri: str) -> int:
 
 def _fixes(error: Exception, text: str, uri: str) -> Iterator[str]:
     if _PLACE.fullmatch(uri):
-        yield f"it is no address: write http://{hidden(uri)}"
+        yield f"it is not an address: write http://{hidden(uri)}"
     if isinstance(error, ImportError):
         yield "install the database's driver; for PostgreSQL: pip install 'psycopg[binary]'"
     if found := re.search(r"out-of-date database schema \(found version (\w+)", text):

@@ -156,7 +156,7 @@ def _refused(folder: Path) -> str | None:
 def traps() -> Iterator[Finding]:
     """Settings of the environment that cost time or stop Ray."""
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
-        text = "PYTHONDONTWRITEBYTECODE is set: every Ray process compiles its packages anew, starts take minutes"
+        text = "PYTHONDONTWRITEBYTECODE is set: every Ray process compiles its packages again, and starts take minutes"
         yield warning(text, "Run: unset PYTHONDONTWRITEBYTECODE")
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(folder + _RAY_SOCKET) > _LONGEST_SOCKET:

@@ -161,10 +161,10 @@ def _work(plan: SweepPlan) -> tuple[Table, str]:
         row = method.configurations, plan.seeds, method.runs, method.steps_per_run
         table.add_row(method.method, *map(_count, row))
     table.add_section()
-    table.add_row("together", *map(_count, (plan.configurations, plan.seeds, plan.runs)), "")
+    table.add_row("total", *map(_count, (plan.configurations, plan.seeds, plan.runs)), "")
     if plan.steps is None:
         return table, f"Optimizer steps: epochs x examples: {_count(None)} until the data is read."
-    return table, f"Optimizer steps, at most; in all runs together {plan.steps:,}."
+    return table, f"Optimizer steps, at most; in all runs {plan.steps:,}."
 
 
 def _sizes(rows: Iterable[Row]) -> tuple[Table, str]:

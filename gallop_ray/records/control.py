@@ -66,7 +66,7 @@ def driver(folder: SweepFolder) -> Record | None:
 
 
 def asked(folder: SweepFolder) -> Asked | None:
-    """What the driver has been asked; None where it simply goes on."""
+    """What the driver has been asked; None where it simply continues."""
     what: Asked | None = _read(folder, "control.json", _ASKED).get("asked")
     return what
 

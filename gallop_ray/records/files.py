@@ -46,7 +46,7 @@ def read_json(path: Path) -> Record | None:
     except IsADirectoryError:
         raise Damaged(path, "is a folder and no file") from None
     except ValueError as error:
-        raise Damaged(path, f"is no valid JSON ({error})") from error
+        raise Damaged(path, f"is not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise Damaged(path, "holds no JSON object")
     return value
@@ -117,4 +117,4 @@ def read_lines(path: Path) -> list[Record]:
 def note_bad_lines(path: Path, found: Lines) -> None:
     """Say once that lines of a file were left out."""
     if found.damage is not None:
-        note_damage(path, f"has lines that are no record ({found.damage})", "they are left out")
+        note_damage(path, f"has lines that are not records ({found.damage})", "they are left out")

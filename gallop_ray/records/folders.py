@@ -97,7 +97,7 @@ class ConfigurationFolder:
                 raise
             note_damage(path, error.reason, "what its runs were asked counts instead")
         if value is None:
-            raise ValueError(f"{self.path} is no configuration of a sweep: it has no configuration.json")
+            raise ValueError(f"{self.path} is not a configuration of a sweep: it has no configuration.json")
         return value
 
     def method_name(self) -> str:
@@ -162,7 +162,7 @@ class SweepFolder:
         """The resolved sweep; ValueError when the folder holds none."""
         spec = read_json(self.path / "spec.json")
         if spec is None:
-            raise ValueError(f"{self.path} is no sweep: it has no spec.json. Give the folder <output>/<sweep name>")
+            raise ValueError(f"{self.path} is not a sweep: it has no spec.json. Give the folder <output>/<sweep name>")
         return spec
 
     def base(self) -> Record | None:

@@ -142,7 +142,7 @@ class RunFolder:
             remove_drafts(self.path)
 
     def result(self) -> Record | None:
-        """result.json; None while the run goes on, and where it is damaged, which is said once: then the run is to do.
+        """result.json; None while the run is active, and where it is damaged: that is said once, and the run is pending.
 
         What an earlier version did not write has its default.
         """

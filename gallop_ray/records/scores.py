@@ -6,7 +6,7 @@ from pathlib import Path
 from gallop_ray.records.folders import SweepFolder
 
 SUMS = ".sums"
-"""Ends the names of folders with gradient sums, out of which a larger selection ratio may go on."""
+"""Ends the names of folders with gradient sums, that a larger selection ratio may continue from."""
 
 
 def scores_folder(folder: SweepFolder) -> Path:
@@ -15,7 +15,7 @@ def scores_folder(folder: SweepFolder) -> Path:
 
 
 def drop_sums(folder: SweepFolder) -> None:
-    """Remove all gradient sums: four bytes an entry, too many to lie about when a sweep is complete.
+    """Remove all gradient sums: 4 bytes per entry, deleted when the sweep completes to free disk space.
 
     A neighbour that still runs computes what it misses; a reader that is in the middle sees a damaged file, or none.
     """

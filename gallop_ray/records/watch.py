@@ -1,4 +1,4 @@
-"""Finding out what goes on in a sweep folder of thousands of runs, every second, without reading all of it."""
+"""Finding out what changes in a sweep folder of thousands of runs, every second, without reading all of it."""
 
 import time
 

@@ -141,7 +141,7 @@ def status_line(state: SweepState) -> str:
 
 
 def render(state: SweepState) -> Group:
-    """The state as a bar, the runs that go on, and the best so far."""
+    """The state as a bar, the active runs, and the best so far."""
     head = Table.grid(padding=(0, 2, 0, 0))
     bar = ProgressBar(total=max(1, state.runs_expected), completed=state.runs_over, width=_BAR_WIDTH)
     head.add_row(bar, Text(", ".join(filter(None, [_counts(state), _time_left(state)]))))

@@ -42,7 +42,7 @@ def opened(directory: str) -> tuple[SweepFolder, Sweep]:
     try:
         sweep = Sweep.model_validate(folder.spec(), context=UNCHECKED)
     except ValidationError as error:
-        raise ValueError(f"{path / 'spec.json'} is no sweep of this version: {error}") from None
+        raise ValueError(f"{path / 'spec.json'} is not a sweep of this version: {error}") from None
     moved = sweep.model_copy(update={"output": str(path.parent), "name": path.name})
     return folder, completed(folder, moved)
 
@@ -244,7 +244,7 @@ def print_status(directory: str, as_json: bool, follow: bool) -> None:
 
 
 def render(record: Record) -> Group:
-    """The record as a table and the runs that go on."""
+    """The record as a table and the active runs."""
     return Group(_head(record), _table(record), *map(Text, _lines(record)))
 
 
@@ -264,7 +264,7 @@ def _table(record: Record) -> Table:
     table.add_column("Configurations\n  runs")
     for name in (*_COUNTS, "best"):
         table.add_column(name.replace("_", " ").capitalize(), justify="right")
-    rows = record["methods"] | ({"together": record} if len(record["methods"]) > 1 else {})
+    rows = record["methods"] | ({"total": record} if len(record["methods"]) > 1 else {})
     for method, counts in rows.items():
         best = counts["best"]
         cells = [f"{counts['configurations'][name]}\n{counts['runs'][name]}" for name in _COUNTS]

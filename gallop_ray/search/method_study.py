@@ -23,7 +23,7 @@ class MethodStudy:
     """Configurations of one method, each begun once.
 
     What is tried first, at random or by a grid depends on the sweep file and on what was tried before, and on nothing
-    else, so that a restart goes on as if there had been no interruption. tpe and nsga2 draw anew after a restart.
+    else, so that a restart continues as if nothing had interrupted it. tpe and nsga2 draw again after a restart.
     """
 
     def __init__(

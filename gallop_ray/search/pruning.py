@@ -62,7 +62,7 @@ def _outside_of_the_best(sweep: Sweep, value: float, others: Sequence[float], do
     better = sum(_worse(sweep.objective, value, other) for other in others)
     if better < kept:
         return None
-    return f"{sweep.objective.metric} {value:.4f} after {done} seeds is number {better + 1} of {field}; {kept} go on"
+    return f"{sweep.objective.metric} {value:.4f} after {done} seeds is number {better + 1} of {field}; {kept} continue"
 
 
 def _worse_than_the_best(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:

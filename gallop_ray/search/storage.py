@@ -89,7 +89,7 @@ def study_name(folder: SweepFolder, sweep: Sweep, method: str) -> str:
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """Do it as soon as the database is there. What runs goes on: the run folders keep what the studies miss.
+    """Do it as soon as the database is there. What runs continues: the run folders keep what the studies miss.
 
     Raises what no waiting mends at once, and after an hour the rest, too.
     """

@@ -60,7 +60,7 @@ def connect(found: RayAddress, verbose: bool) -> None:
         )
     except SystemExit as error:  # what Ray makes of SIGTERM while it starts
         raise Terminated from error
-    # Ray has set one of its own, which leaves no time to say how to go on.
+    # Ray has set one of its own, which leaves no time to say how to resume.
     signal.signal(signal.SIGTERM, handler)
 
 

@@ -35,7 +35,7 @@ class Policy:
 
 # A ValueError that all ranks come to is a mistake in what was asked. What concerns every configuration (data, model,
 # target modules, the densities' ends, optimizer) is checked before the first run and stops the sweep there, so one that
-# is left is this configuration's alone: the same message would come again, and the others go on.
+# is left is this configuration's alone: the same message would come again, and the others continue.
 POLICIES: dict[Failure, Policy] = {
     "out_of_memory": Policy(retries=64, smaller_batch=True),
     "lost": Policy(retries=5),  # nodes are also taken away without a word
@@ -136,7 +136,7 @@ def hopeless(folder: SweepFolder) -> str | None:
 
 
 def out_of_memory_kills() -> int:
-    """How often the kernel has killed a process for want of memory: in this container if it counts that, else here."""
+    """How often the kernel has killed a process because memory ran out: in this container if it says so, else here."""
     for path, key in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/proc/vmstat", "oom_kill")):
         try:
             lines = Path(path).read_text().splitlines()

@@ -53,7 +53,7 @@ class _Turn:
 
 @ray.remote(num_cpus=0)
 class Slot:
-    """Runs the workers' Ray Train run in a thread, and hands jobs and answers to and fro.
+    """Runs the workers' Ray Train run in a thread, and passes jobs to the workers and their answers back.
 
     work: the training function of every worker; None for that of sweep/worker.py.
     """
@@ -124,7 +124,7 @@ class Slot:
     async def join(self, rank: int, group: str, node: str, kills: int) -> int:
         """A rank has loaded the model. Returns the number of the last job, which is not for this start of the group.
 
-        kills: how often the kernel of the rank's node has killed for want of memory.
+        kills: how often the kernel of the rank's node has killed because memory ran out.
         """
         async with self._changed:
             if group != self._group:
@@ -177,7 +177,7 @@ class Slot:
         return self._turn is not None and self._turn.outcome is None and self._turn.number > last
 
     async def answer(self, number: int, rank: int, outcome: Outcome) -> bool:
-        """A rank's end of a job. Whether it can go on with the next one.
+        """A rank's end of a job. Whether it can take the next one.
 
         A rank that fails alone leaves others waiting for it in a collective; only a fresh worker group helps them. One
         that has lost another does not know why: the end of the group, to which this leads, tells.

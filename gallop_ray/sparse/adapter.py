@@ -53,7 +53,7 @@ def load_adapter(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str
 
 
 def _unfit(path: Path, reason: str) -> Damaged:
-    return Damaged(path, f"is no whole adapter ({reason})", "restore it, or run the seed again")
+    return Damaged(path, f"is not a whole adapter ({reason})", "restore it, or run the seed again")
 
 
 def _wrong(indices: Tensor, delta: Tensor) -> str | None:

@@ -2,7 +2,7 @@
 
 ZeRO-3 leaves on each rank a flat shard, `parameter.ds_tensor`, of `parameter.ds_shape`; shard r holds the entries from
 r * shard size on (the last shards may be padded). Nothing here needs DeepSpeed itself. One rank, or an unsplit
-parameter, is no special case to the callers.
+parameter, is not a special case to the callers.
 """
 
 import math

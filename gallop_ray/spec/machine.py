@@ -15,7 +15,7 @@ class ResourcesSpec(Frozen):
     cpus_per_worker: float = Field(default=1, gt=0, description="CPUs that Ray reserves for each")
     gpus_per_worker: float = Field(default=0, ge=0, description="GPUs for each; 0.5 has two workers share one")
     slots: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = Field(
-        default="auto", description="runs that go on at once; `auto`: as many as the cluster holds"
+        default="auto", description="runs that are active at once; `auto`: as many as the cluster holds"
     )
 
 

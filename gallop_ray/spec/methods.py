@@ -182,14 +182,14 @@ class SmtSpec(GradientMethodSpec):
 
 
 class SaraSpec(MaskMethodSpec):
-    """SaRA (arXiv 2409.06633): the smallest weights, chosen anew once."""
+    """SaRA (arXiv 2409.06633): the smallest weights, reselected once."""
 
     refreshes: ClassVar[bool] = True
     entry_ages: ClassVar[bool] = True
 
     type: Literal["sara"] = "sara"
     scope: Literal["global"] = Field(default="global", description="one threshold for all, as in the paper")
-    refresh_at: Fraction = Field(default=0.5, description="share of the training after which to choose anew")
+    refresh_at: Fraction = Field(default=0.5, description="share of the training after which to reselect")
 
 
 class LiftSpec(MaskMethodSpec):

@@ -66,7 +66,7 @@ def _kind(folder: Path) -> Iterator[str]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        yield f"config.json is no valid JSON ({error}); {_DOWNLOAD_AGAIN}, or correct it"
+        yield f"config.json is not valid JSON ({error}); {_DOWNLOAD_AGAIN}, or correct it"
         return
     if not isinstance(config, dict) or not config.get("model_type"):
         yield "config.json does not say the model_type; take the file that came with the model"

@@ -59,7 +59,9 @@ def _path(data: dict[str, Any], name: str, origin: str) -> Path:
         return ("methods", methods.index(head), *rest)
     if head not in Sweep.model_fields:
         known = [*Sweep.model_fields, *methods]
-        raise _refused(origin, str(head), f"is no section of a sweep and no method's name{did_you_mean(head, known)}")
+        raise _refused(
+            origin, str(head), f"is neither a section of a sweep nor a method's name{did_you_mean(head, known)}"
+        )
     return (head, *rest)
 
 

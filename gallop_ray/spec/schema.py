@@ -271,7 +271,7 @@ class PruningSpec(Frozen):
     type: Literal["none", "median", "race"] = Field(default="none", description="the rule by which to stop")
     after_seeds: int = Field(default=1, ge=1, description="seeds that every configuration runs")
     after_configurations: int = Field(default=4, ge=1, description="others that must have come as far")
-    reduction: float = Field(default=3, gt=1, description="of a race: one in so many goes on")
+    reduction: float = Field(default=3, gt=1, description="of a race: one in so many continues")
     significance: float = Field(default=0.05, gt=0, lt=1, description="of a race's paired test, one-sided")
 
 

@@ -143,7 +143,7 @@ def _allowed(known: Sequence[str]) -> str:
 
 def _misfit(space: Mapping[str, Range], key: str, value: object) -> str | None:
     if key not in space:
-        return f"is no key of search.space{did_you_mean(key, space, _CLOSE) or _allowed(list(space) or ['none'])}"
+        return f"is not a key of search.space{did_you_mean(key, space, _CLOSE) or _allowed(list(space) or ['none'])}"
     if holds(space[key], value):
         return None
     return f"{shown(value)} is not allowed; search.space has {shown(space[key].model_dump(mode='json'))} here"
@@ -155,7 +155,7 @@ def _refused_values(
     kind = next(iter(type(values).model_fields))
     types = leaf_types(model.model_fields[field].annotation)
     if not isinstance(values, ChoiceRange) and not types & {int, float}:
-        yield _at(key), f"{kind} is not allowed; {field} is no number, so use {{choice: [a, b, ...]}}"
+        yield _at(key), f"{kind} is not allowed; {field} is not a number, so use {{choice: [a, b, ...]}}"
     elif not isinstance(values, ChoiceRange | IntegerRange) and float not in types:
         yield _at(key), f"{kind} is not allowed; {field} is a whole number, so use integer or choice"
     else:

@@ -1,4 +1,4 @@
-"""What is done to a sweep from outside, by its folder: pause, stop, go on, retry. Needs neither Ray nor torch."""
+"""What is done to a sweep from outside, by its folder: pause, stop, resume, retry. Needs neither Ray nor torch."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,15 +16,15 @@ def pause(directory: str) -> str:
     if control.asked(folder) in ("stop", "stop now"):
         raise ValueError(f"{folder.path} is stopping already")
     control.ask(folder, "pause")
-    return f"the runs that go on are finished, then {folder.path} waits; `gallop-ray resume {directory}` goes on"
+    return f"{folder.path} pauses once its active runs have finished; `gallop-ray resume {directory}` continues it"
 
 
 def stop(directory: str, now: bool) -> str:
-    """Ask the driver to end, at once or after the runs that go on; returns what to tell the user."""
+    """Ask the driver to stop, at once or after the active runs; returns what to tell the user."""
     folder = _running(directory, "stop")
     control.ask(folder, "stop now" if now else "stop")
-    first = "ends now, checkpoints are kept" if now else "ends when the runs that go on are finished"
-    return f"{folder.path} {first}; `gallop-ray resume {directory}` goes on"
+    first = "stops now, checkpoints are kept" if now else "stops once its active runs have finished"
+    return f"{folder.path} {first}; `gallop-ray resume {directory}` resumes it"
 
 
 def lifted(directory: str) -> str | None:
@@ -36,7 +36,7 @@ def lifted(directory: str) -> str | None:
         state = "is running" if control.asked(folder) is None else "is stopping; resume it when it has ended"
         raise ValueError(f"{folder.path} {state}; see `gallop-ray status {directory}`")
     control.ask(folder, None)
-    return f"{folder.path} goes on"
+    return f"{folder.path} resumes"
 
 
 def _running(directory: str, what: str) -> SweepFolder:
@@ -62,7 +62,9 @@ def retry(directory: str, failed: bool, names: Sequence[str]) -> str:
             _forget(run)
         folder.rebuild_results()
     listed = "".join(f"\n  {run.configuration} seed {run.seed}" for run in runs)
-    return f"{len(runs)} runs are to do again{listed}" + (f"\n`gallop-ray resume {directory}` runs them" * bool(runs))
+    return f"{len(runs)} run{'s' * (len(runs) != 1)} queued for retry{listed}" + (
+        f"\n`gallop-ray resume {directory}` runs them" * bool(runs)
+    )
 
 
 def _bad(runs: Iterable[RunFolder]) -> list[RunFolder]:

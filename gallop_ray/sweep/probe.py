@@ -146,7 +146,7 @@ def _table(
     total = sum(work.values())
     table.add_section()
     wall = timedelta(seconds=round(start + total / slots))
-    table.add_row("together", str(sum(p.runs for p in plans.values())), "", "", *_hours(total, gpus), str(wall))
+    table.add_row("total", str(sum(p.runs for p in plans.values())), "", "", *_hours(total, gpus), str(wall))
     return table
 
 

@@ -24,7 +24,7 @@ def report(folder: SweepFolder, sweep: Sweep, output: str | None = None) -> Path
     """
     path = Path(output).expanduser().resolve() if output else None
     if path and (path.is_dir() or path.suffix != ".html"):
-        raise ValueError(f"--output {output} is no page; give the path of a file that ends in .html")
+        raise ValueError(f"--output must be an .html file, got {output}")
     # Here and below: the driver, which only starts the process, needs neither matplotlib nor Optuna's importances.
     from gallop_ray.reporting.report.write import write_report
     from gallop_ray.search.importance import importances

@@ -64,7 +64,7 @@ def _watch(folder: SweepFolder, over: threading.Event) -> None:
 
 
 HALTED, MISTAKE, WARNING = "halted", "mistake", "warning"
-"""In a trial's result: why the sweep has to stop, whether the user has to mend what was asked, what to show."""
+"""In a trial's result: why the sweep has to stop, whether the user has to change what was asked, what to show."""
 
 
 class _OutOfTune(BaseException):

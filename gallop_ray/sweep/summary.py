@@ -24,7 +24,7 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     # No markup: reasons and paths may hold brackets.
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
     if not results or base is None:
-        console.print(f"nothing has run yet in {folder.path}; gallop-ray resume goes on")
+        console.print(f"nothing has run yet in {folder.path}; gallop-ray resume starts it")
         return True
     metrics = base_metrics(base, sweep.data)
     if len(folder.configurations()) > len(sweep.methods):
@@ -44,7 +44,7 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     on_purpose = bool(sweep.budget.hours or control.asked(folder))
     lost = [] if on_purpose else folder.unfinished()
     if left and (on_purpose or lost):
-        console.print(f"ended early: {left} runs are to do; gallop-ray resume {folder.path}", soft_wrap=True)
+        console.print(f"stopped early: {left} runs remaining; gallop-ray resume {folder.path}", soft_wrap=True)
     failed = [r for r in results if r["status"] != "finished"]
     for r in failed:
         console.print(

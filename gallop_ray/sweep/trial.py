@@ -124,7 +124,7 @@ class ConfigurationTrial(tune.Trainable):
             self._warning = shortage(free, self._needed)
 
     def _micro_batch_size(self) -> int:
-        """As asked, or what an earlier seed came down to for want of memory."""
+        """As asked, or what an earlier seed was reduced to when it ran out of memory."""
         results = self._configuration.results()
         sizes = [r["micro_batch_size"] for r in results if r["status"] == "finished" and "micro_batch_size" in r]
         asked_for = int(self._configuration.configuration()["training"]["micro_batch_size"])

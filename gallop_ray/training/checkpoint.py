@@ -72,7 +72,7 @@ class Checkpoint:
         try:
             return cls._of(tensors)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            raise Damaged(path, f"is no checkpoint ({type(error).__name__}: {error})") from error
+            raise Damaged(path, f"is not a checkpoint ({type(error).__name__}: {error})") from error
 
     @classmethod
     def _of(cls, tensors: dict[str, Tensor]) -> "Checkpoint":

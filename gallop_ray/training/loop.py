@@ -81,7 +81,7 @@ def train(
     keep: Callable[[TrainState], None] = lambda state: None,
     validation: Validation | None = None,
 ) -> TrainState:
-    """Train the attachment to the end, or go on from where it has `begun`; `keep` is called when a checkpoint is due.
+    """Train the attachment to the end, or from where it has `begun`; `keep` is called when a checkpoint is due.
 
     Raises, on every rank, Diverged when the loss is no longer finite, and ValueError where a chosen matrix had no
     gradient in the first step.
@@ -91,7 +91,7 @@ def train(
     first = state.step
     engine.module.train()
     context.phases.first_forward()
-    # An interrupted run goes on with the batches that it has not seen.
+    # An interrupted run continues with the batches that it has not seen.
     for batch in islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps):
         _step(context, engine, batch, state, refresher, decay)
         if state.step == first and isinstance(attachment, SparseDelta):
@@ -168,7 +168,7 @@ def _loss(losses: Tensor, part: Sequence[Encoded], batch: Sequence[Encoded], tra
 def _refuse_infinite(attachment: Attachment) -> None:
     """The last step's loss was that before its update: raise Diverged, on every rank, for what the update made."""
     if not everywhere(all(bool(local(p).isfinite().all()) for p in attachment.parameters)):
-        raise Diverged("what was trained is no finite number after the last step; a lower learning rate may help")
+        raise Diverged("trained values contain NaN or inf after the last step; a lower learning rate may help")
 
 
 def _log(state: TrainState, engine: Engine, training: TrainingSpec, reporter: Reporter) -> None:

@@ -45,7 +45,7 @@ def execute(
 ) -> dict[str, Any]:
     """Score, choose, attach, train, measure, save, detach. Returns what result.json says of the run.
 
-    A run that has left a checkpoint goes on from it. Collective. Raises Diverged, ValueError or BaseChanged, on every
+    A run that has left a checkpoint continues from it. Collective. Raises Diverged, ValueError or BaseChanged, on every
     rank alike; the base model is restored in every case, but where a BaseChanged says that it is not.
     """
     context = RunContext(resident, configuration, seed, reporter, Phases(reporter))

@@ -1,4 +1,4 @@
-"""The score store: rankings, and gradient sums that a larger selection ratio may go on from, by what they depend on.
+"""The score store: rankings, and gradient sums that a larger selection ratio may continue from, by what they depend on.
 
 A folder on storage that every node sees, shared by the sweeps beside it:
 
@@ -116,7 +116,7 @@ def _ranking_of(tensors: Mapping[str, Tensor], owned: OwnedGradients) -> Ranking
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A run that has its scores does not fail for want of room to keep them."""
+    """A run that has its scores does not fail because there is no room to keep them."""
     try:
         path.parent.mkdir(exist_ok=True)
         remove_drafts(path.parent, of=path.name)

@@ -40,8 +40,8 @@ def copied(trained: Trained, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("method", "to", "instead"),
     [
-        ("full", "delta", "trained every weight, which is no adapter; use --to merged"),
-        ("full", "peft", "trained every weight, which is no adapter; use --to merged"),
+        ("full", "delta", "trained every weight, which is not an adapter; use --to merged"),
+        ("full", "peft", "trained every weight, which is not an adapter; use --to merged"),
         ("lora", "delta", "use --to peft or --to merged"),
     ],
 )
@@ -55,14 +55,14 @@ def test_a_run_that_is_none_or_has_no_adapter(copied: Path, tmp_path: Path) -> N
     run = copied / "gallop-1" / "seed-0"
     out = tmp_path / "out"
     assert "does not exist; give a run folder" in refused(copied / "gallop-1" / "seed-7", "delta", out)
-    assert "is no run folder; give <output>/<sweep>" in refused(copied, "delta", out)
+    assert "is not a run folder; give <output>/<sweep>" in refused(copied, "delta", out)
     run.joinpath("adapter.safetensors").rename(run / "away")
     assert "is not there any more" in refused(run, "delta", out)
     result = json.loads((run / "result.json").read_text()) | {"status": "diverged", "reason": "the loss became NaN"}
     (run / "result.json").write_text(json.dumps(result))
     assert "diverged (the loss became NaN); only a run that finished" in refused(run, "delta", out)
     (run / "result.json").unlink()
-    assert "has not finished; `gallop-ray run` with its sweep file goes on" in refused(run, "delta", out)
+    assert "has not finished; `gallop-ray run` with its sweep file resumes it" in refused(run, "delta", out)
 
 
 def test_a_place_that_is_taken(trained: Trained, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_llama_plan_shows_runs_sizes_and_memory(capsys: pytest.CaptureFixture[st
     assert text.startswith("name: llama3_8b_commonsense\n")
     assert "schedule: linear" in text, "defaults are written out"
     assert row(text, "Runs", "gallop")[1:4] == ["12", "3", "43"], "seven fresh seeds of the best"
-    assert row(text, "Runs", "together")[1:4] == ["48", "3", "172"]
+    assert row(text, "Runs", "total")[1:4] == ["48", "3", "172"]
     assert "epochs x examples: unknown until the data is read" in text
     for method, option in (("gallop", "lora_rank"), ("lora", "rank")):
         for rank, percent in (("8", "0.2345"), ("16", "0.4679"), ("32", "0.9314"), ("64", "1.8456")):
@@ -48,7 +48,7 @@ def test_quickstart_is_counted_without_making_the_pocket_model(
     monkeypatch.setenv("GALLOP_RAY_CACHE", str(tmp_path))
     text = planned(capsys, "quickstart.yaml", "training.steps=null", "training.epochs=2")
     assert row(text, "Runs", "gallop")[1:] == ["3", "3", "9", str(2 * 2000 // 32)]
-    assert f"in all runs together {36 * 125:,}" in text
+    assert f"in all runs {36 * 125:,}" in text
     assert row(text, "Trained parameters", "gallop")[1:3] == ["46,202", "0.05"]
     assert re.search(r"full +[\d.]+ MB", text[text.index("Memory") :])
     assert list(tmp_path.iterdir()) == []

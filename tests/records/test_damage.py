@@ -85,7 +85,7 @@ def test_a_damaged_result_is_named_once_and_its_run_is_to_do(
     with caplog.at_level(logging.WARNING):
         assert run.result() is None
         assert run.result() is None
-    assert [record.getMessage().split(" is no valid")[0] for record in caplog.records] == [
+    assert [record.getMessage().split(" is not valid")[0] for record in caplog.records] == [
         str(run.path / "result.json")
     ]
     assert "the next start runs it again" in caplog.text
@@ -187,5 +187,5 @@ def test_a_note_on_mlflow_of_another_shape_counts_as_none(tmp_path: Path) -> Non
 
 def test_what_is_nested_too_deeply_is_damage(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(DEEP)
-    with pytest.raises(ValueError, match=r"a\.json is no valid JSON \(nested too deeply\)"):
+    with pytest.raises(ValueError, match=r"a\.json is not valid JSON \(nested too deeply\)"):
         read_json(tmp_path / "a.json")

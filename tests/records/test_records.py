@@ -59,7 +59,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
 
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match=r"a\.json is no valid JSON"):
+    with pytest.raises(ValueError, match=r"a\.json is not valid JSON"):
         read_json(tmp_path / "a.json")
     assert read_json(tmp_path / "missing.json") is None
 

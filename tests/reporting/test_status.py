@@ -97,7 +97,7 @@ def test_the_display_names_what_matters(written: Written) -> None:
     console = Console(width=120, record=True)
     console.print(render(SweepStatus(written.folder, written.sweep).look()))
     text = console.export_text()
-    for words in ("small: not running", "together", "at step 40", "diverged: random-", "best gallop-", "0.0333 slot-h"):
+    for words in ("small: not running", "total", "at step 40", "diverged: random-", "best gallop-", "0.0333 slot-h"):
         assert words in text, text
 
 
@@ -120,7 +120,7 @@ def test_follow_ends_when_no_process_runs_the_sweep(written: Written, capsys: py
 def test_a_folder_that_is_no_sweep_is_refused(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--failed"] if command == "retry" else []
     assert main([command, str(tmp_path), *more]) == 2
-    assert "is no sweep: it has no spec.json" in capsys.readouterr().err
+    assert "is not a sweep: it has no spec.json" in capsys.readouterr().err
     assert main([command, str(tmp_path / "missing"), *more]) == 2
     assert "does not exist" in capsys.readouterr().err
 

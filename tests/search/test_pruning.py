@@ -91,12 +91,12 @@ def test_equal_configurations_are_called_worse_as_often_as_said() -> None:
 def test_a_race_keeps_the_best_third_that_came_as_far() -> None:
     sweep = a_sweep(type="race", significance=1e-9)
     others = [contestant(f"c{i}", [0.1 * i] * (1 + i % 2)) for i in range(8)]  # best are c7 and c6
-    assert reason_to_prune(sweep, contestant("x", [0.65]), others) is None, "second of nine, three go on"
+    assert reason_to_prune(sweep, contestant("x", [0.65]), others) is None, "second of nine, three continue"
     reason = reason_to_prune(sweep, contestant("x", [0.35]), others)
-    assert reason == "val_mean_accuracy 0.3500 after 1 seeds is number 5 of 9; 3 go on"
+    assert reason == "val_mean_accuracy 0.3500 after 1 seeds is number 5 of 9; 3 continue"
     # After two seeds only those with two seeds are looked at: c1, c3, c5, c7; of five, two go on.
     assert reason_to_prune(sweep, contestant("x", [0.6, 0.6]), others) is None
-    assert "number 3 of 5; 2 go on" in str(reason_to_prune(sweep, contestant("x", [0.4, 0.4]), others))
+    assert "number 3 of 5; 2 continue" in str(reason_to_prune(sweep, contestant("x", [0.4, 0.4]), others))
 
 
 def test_a_race_waits_for_enough_others_unless_the_test_is_clear() -> None:

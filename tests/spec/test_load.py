@@ -211,7 +211,7 @@ def test_a_wrong_override_is_told_by_its_own_text_after_the_lines_of_the_file(pr
     [
         ("seeds", ": must read path=value"),
         (".a=1", ": must read path=value"),
-        ("galop.rank=1", ": galop: is no section of a sweep and no method's name; did you mean `gallop`?"),
+        ("galop.rank=1", ": galop: is neither a section of a sweep nor a method's name; did you mean `gallop`?"),
         ("methods.2.rank=1", ": methods.2: there is no entry `2`; the entries are 0 to 1"),
         ("methods.x.rank=1", ": methods.x: there is no entry `x`"),
         ("data.root.a=1", ": data.root.a: data.root is a single value and has no fields"),

@@ -58,7 +58,7 @@ BROKEN = {
     "no shard": (without_shard, "names 1 files that are not there, first b.safetensors"),
     "an adapter": (adapter, "it is a PEFT adapter, not a model; merge it"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"it lacks weights (*.safetensors); save all"),
-    "bad JSON": (lambda f: (f / "config.json").write_text("{'a': 1}"), "config.json is no valid JSON (Expecting"),
+    "bad JSON": (lambda f: (f / "config.json").write_text("{'a': 1}"), "config.json is not valid JSON (Expecting"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json does not say the model_type"),
     "bitsandbytes": (
         lambda f: config(f, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),

@@ -75,7 +75,7 @@ def test_reasons_are_printed_as_they_are(written: Written, capsys: pytest.Captur
 def test_a_retry_by_name_leaves_the_others(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
     first, *others = complete(written, "diverged")
     assert main(["retry", str(written.folder.path), f"{first}/seed-1"]) == 0
-    assert f"1 runs are to do again\n  {first} seed 1" in capsys.readouterr().out
+    assert f"1 run queued for retry\n  {first} seed 1" in capsys.readouterr().out
     assert written.folder.run(first, 1).result() is None
     assert written.folder.configuration(first).status()["status"] == "running"
     assert all(written.folder.configuration(key).status()["status"] == "diverged" for key in others)

@@ -119,7 +119,7 @@ def test_a_paused_sweep_waits_and_is_left_alone(handled: Handled) -> None:
 
 
 def test_a_lifted_pause_goes_on_in_the_same_process(handled: Handled) -> None:
-    assert handled.seen["lift"][1].strip().endswith("goes on")
+    assert handled.seen["lift"][1].strip().endswith("resumes")
     (run,) = handled.seen["running"]["running"]
     assert run["slot"].startswith("slot-")
     assert run["seconds_since_event"] < 60

@@ -50,5 +50,5 @@ def test_hours_of_slots_and_of_gpus(tmp_path: Path, gpus: int, cells: list[str])
     forecasts = {"gallop": RunForecast(1, 2400), "random": RunForecast(1, 2400)}
     console = Console(width=120, record=True)
     console.print(_table(sweep, plans, forecasts, start=60, slots=2))
-    (row,) = re.findall(r"together +(.*)", console.export_text())
+    (row,) = re.findall(r"total +(.*)", console.export_text())
     assert row.split() == ["3", *cells, "1:01:00"]

@@ -159,7 +159,7 @@ def ends_in_infinity() -> str:
 
 def test_what_the_last_step_destroys_is_noticed(ranks: Callable) -> None:
     for said in ranks(2)(ends_in_infinity):
-        assert said.startswith("what was trained is no finite number after the last step")
+        assert said.startswith("trained values contain NaN or inf after the last step")
 
 
 @pytest.mark.parametrize(("batch", "micro", "workers"), [(10, 4, 1), (8, 4, 4), (30, 8, 1)])

@@ -142,7 +142,7 @@ class RunFolder:
             remove_drafts(self.path)
 
     def result(self) -> Record | None:
-        """result.json; None while the run is active, and where it is damaged: that is said once, and the run is pending.
+        """result.json; None while the run is active, and where it is damaged: said once, and then the run is pending.
 
         What an earlier version did not write has its default.
         """

@@ -11,7 +11,7 @@ import pytest
 
 from gallop_ray.cli import main
 from gallop_ray.spec.load import load_sweep
-from gallop_ray.spec.starter import STARTER_METHODS
+from gallop_ray.spec.starter import starter_methods
 from tests.training.tiny import of_pocket_vocabulary
 
 
@@ -62,7 +62,7 @@ def test_a_folder_is_looked_at_and_its_tasks_are_named(folder, capsys):
 
 @pytest.mark.parametrize("gpus", ["0", "1", "7", "64"])
 def test_all_methods_on_any_number_of_gpus_load(folder, gpus):
-    assert main(["init", "--methods", *STARTER_METHODS, "--gpus", gpus, "--ood"]) == 0
+    assert main(["init", "--methods", *starter_methods(), "--gpus", gpus, "--ood"]) == 0
     assert load_sweep("my_sweep.yaml").objective.metric == "val_id_accuracy"
 
 

@@ -16,7 +16,7 @@ from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.problems import SweepFileError, did_you_mean
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.spec.starter import STARTER_METHODS, Answers, starter_text
+from gallop_ray.spec.starter import Answers, starter_methods, starter_text
 from gallop_ray.tasks.examples import shuffled
 from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS
@@ -67,7 +67,7 @@ def _answers(arguments: argparse.Namespace, path: Path) -> Answers:
     ood = ask("Tasks it may forget", arguments.ood, " ".join(others), lambda text: _ood(text, train, tasks))
     usual = "pocket" if data == "generated" else "smollm2-135m"
     model = ask("Model: a folder, a hub id, `pocket` or `smollm2-135m`", arguments.model, usual, _model)
-    methods = ask(f"Methods, of {', '.join(STARTER_METHODS)}", arguments.methods, " ".join(_METHODS), _methods)
+    methods = ask(f"Methods, of {', '.join(starter_methods())}", arguments.methods, " ".join(_METHODS), _methods)
     seeds = ask("Seeds", arguments.seeds, "3", lambda text: _whole(text, 1))
     here = len(environment_record()["gpus"])
     gpus = ask("GPUs for one run (0: CPU)", arguments.gpus, str(min(here, 1)), lambda text: _whole(text, 0))
@@ -169,7 +169,7 @@ def _ood(text: str, train: str, tasks: Sequence[str]) -> tuple[str, ...]:
 def _methods(text: str) -> tuple[str, ...]:
     if not _words(text):
         raise ValueError("name at least one method")
-    return tuple(_known(word, STARTER_METHODS, "method") for word in _words(text))
+    return tuple(_known(word, starter_methods(), "method") for word in _words(text))
 
 
 def _known(word: str, known: Sequence[str], what: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gallop_ray.disk.tensors import DELTA, PEFT
 from gallop_ray.export.request import Request
 from gallop_ray.export.shira import to_shira
-from gallop_ray.methods import METHODS, TunerMethod
+from gallop_ray.methods import TunerMethod, make_method
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
 from gallop_ray.sparse.checked import load_whole
 from gallop_ray.spec.schema import Configuration
@@ -36,7 +36,7 @@ def write_peft(request: Request, folder: Path) -> None:
 def attach_peft(model: Any, request: Request) -> Any:
     """`model` wrapped as the run's method wraps it, with the parameters as before training."""
     spec = Configuration.model_validate_json(request.metadata["configuration"]).method
-    method = METHODS[spec.type](spec)
+    method = make_method(spec)
     assert isinstance(method, TunerMethod)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(request.metadata["seed"]))  # of what a tuner draws and does not save

@@ -1,37 +1,37 @@
-"""The training methods: how trainable parameters are chosen and attached."""
+"""The training methods: how trainable parameters are chosen and attached.
 
-from collections.abc import Callable
-from typing import Any
+Which there are, `gallop_ray.spec.registry` knows; each is imported when it is used.
+"""
 
 from gallop_ray.methods.contract import Attachment, MaskMethod, MatrixState, RefreshedMethod, TunerMethod
-from gallop_ray.methods.full import Full, Lines, Vanilla, WiseFt
-from gallop_ray.methods.gallop import Gallop
-from gallop_ray.methods.gradient import Saft, Sift, Smt, Snip
-from gallop_ray.methods.lift import Lift
-from gallop_ray.methods.magnitude import Magnitude, Sara
-from gallop_ray.methods.peft import Dora, Lora, Peft
-from gallop_ray.methods.random import Random
-from gallop_ray.methods.spiel import Spiel
+from gallop_ray.spec.methods import GradientMethodSpec, MaskMethodSpec, MethodSpec, RefreshedMethodSpec
+from gallop_ray.spec.plugins import load_object
 
-METHODS: dict[str, Callable[[Any], MaskMethod | TunerMethod]] = {
-    "gallop": Gallop,
-    "saft": Saft,
-    "sift": Sift,
-    "snip": Snip,
-    "magnitude": Magnitude,
-    "random": Random,
-    "smt": Smt,
-    "sara": Sara,
-    "lift": Lift,
-    "spiel": Spiel,
-    "lora": Lora,
-    "dora": Dora,
-    "peft": Peft,
-    "full": Full,
-    "wise_ft": WiseFt,
-    "lines": Lines,
-    "vanilla": Vanilla,
-}
-"""Every method by the `type` that a sweep file gives it; called with the method's options."""
+__all__ = [
+    "Attachment",
+    "GradientMethodSpec",
+    "MaskMethod",
+    "MaskMethodSpec",
+    "MatrixState",
+    "MethodSpec",
+    "RefreshedMethod",
+    "RefreshedMethodSpec",
+    "TunerMethod",
+    "make_method",
+    "method_class",
+]
 
-__all__ = ["METHODS", "Attachment", "MaskMethod", "MatrixState", "RefreshedMethod", "TunerMethod"]
+
+def method_class(spec: type[MethodSpec]) -> type[MaskMethod | TunerMethod]:
+    """The class that does what these options ask for. Raises TypeError where options and class do not fit together."""
+    found = load_object(spec.implementation) if isinstance(spec.implementation, str) else spec.implementation
+    if not isinstance(found, type) or not issubclass(found, MaskMethod | TunerMethod):
+        raise TypeError(f"{found!r} is neither a MaskMethod nor a TunerMethod")
+    if issubclass(found, RefreshedMethod) != spec.refreshes:
+        raise TypeError(f"options of {found.__name__}: a RefreshedMethod has a RefreshedMethodSpec, and no other has")
+    return found
+
+
+def make_method(spec: MethodSpec) -> MaskMethod | TunerMethod:
+    """A method with its options. Raises ValueError for options that it cannot have."""
+    return method_class(type(spec))(spec)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gallop_ray.sparse.budget import Quota, quotas
 from gallop_ray.sparse.candidates import Candidate
-from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec, RefreshedMethodSpec
 
 
 class Attachment(Protocol):
@@ -56,7 +56,8 @@ class Attachment(Protocol):
 class MaskMethod(ABC):
     """A method that trains the entries with the largest scores."""
 
-    needs_gradients: ClassVar[bool] = False
+    Options: ClassVar[type[MaskMethodSpec]] = MaskMethodSpec
+    """What a sweep file may set; GradientMethodSpec or one of your own for a score of gradients."""
     needs_matrices: ClassVar[bool] = False
     """Whether the score is that of a matrix, which the vectors of norms have none of."""
     entries_per_unit: int = 1
@@ -64,6 +65,11 @@ class MaskMethod(ABC):
 
     def __init__(self, spec: MaskMethodSpec) -> None:
         self.spec: Any = spec
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the score is one of mean gradients; its options say so."""
+        return bool(self.spec.needs_gradients)
 
     @property
     def selection_ratio(self) -> float | None:
@@ -102,6 +108,7 @@ class MaskMethod(ABC):
 class RefreshedMethod(MaskMethod):
     """A mask method that chooses again while it trains; every matrix keeps its number of entries."""
 
+    Options: ClassVar[type[MaskMethodSpec]] = RefreshedMethodSpec
     restores_dropped: ClassVar[bool] = False
     """Whether an entry that is dropped goes back to its base value, or keeps what it has learnt."""
     delta_decay: float = 0.0
@@ -142,6 +149,9 @@ class MatrixState:
 
 class TunerMethod(ABC):
     """A method that brings its own trainable parameters."""
+
+    Options: ClassVar[type[MethodSpec]] = MethodSpec
+    """What a sweep file may set."""
 
     def __init__(self, spec: MethodSpec) -> None:
         self.spec: Any = spec

@@ -14,8 +14,6 @@ class Gallop(MaskMethod):
     `exclude` drops |w| <= eps, `none` is the formula as published.
     """
 
-    needs_gradients = True
-
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
         assert gradient is not None
         spec, magnitude = self.spec, weight.abs().float()

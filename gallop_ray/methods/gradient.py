@@ -32,8 +32,6 @@ def block_entries(blocks: Tensor, shape: Sequence[int], side: int) -> Tensor:
 class Saft(MaskMethod):
     """score = |g| (SAFT, arXiv 2407.03036)."""
 
-    needs_gradients = True
-
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
         assert gradient is not None
         return gradient.abs_()
@@ -53,8 +51,6 @@ class Sift(Saft):
 
 class Snip(MaskMethod):
     """score = |w g| (SNIP's saliency, arXiv 1810.02340, on pre-trained weights)."""
-
-    needs_gradients = True
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
         assert gradient is not None

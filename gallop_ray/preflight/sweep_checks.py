@@ -11,7 +11,7 @@ import datasets
 import huggingface_hub
 import torch
 
-from gallop_ray.methods import METHODS
+from gallop_ray.methods import make_method
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.preflight.data_checks import overlaps, references
 from gallop_ray.preflight.findings import Finding, gigabytes, ok, problem, warning
@@ -181,7 +181,7 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
 
 def tuners(sweep: Sweep) -> Iterator[Finding]:
     """Whether PEFT takes the model and the options, as far as shapes tell; the first slot tries it with weights."""
-    methods = [METHODS[spec.type](spec) for spec in sweep.methods]
+    methods = [make_method(spec) for spec in sweep.methods]
     named = [method for method in methods if isinstance(method, PeftMethod)]
     if not named:
         return

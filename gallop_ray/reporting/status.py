@@ -27,7 +27,8 @@ from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.source import completed
 from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
-from gallop_ray.spec.schema import UNCHECKED, Sweep
+from gallop_ray.spec.registry import STORED
+from gallop_ray.spec.schema import Sweep
 
 _COUNTS = ("total", "finished", "running", "pruned", "failed", "to_do")
 _FOLLOW_SECONDS = 2.0
@@ -40,7 +41,7 @@ def opened(directory: str) -> tuple[SweepFolder, Sweep]:
         raise ValueError(f"{path} does not exist; give the folder of a sweep, <output>/<sweep name>")
     folder = SweepFolder(path)
     try:
-        sweep = Sweep.model_validate(folder.spec(), context=UNCHECKED)
+        sweep = Sweep.model_validate(folder.spec(), context=STORED)
     except ValidationError as error:
         raise ValueError(f"{path / 'spec.json'} is not a sweep of this version: {error}") from None
     moved = sweep.model_copy(update={"output": str(path.parent), "name": path.name})

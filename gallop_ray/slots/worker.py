@@ -19,7 +19,7 @@ import torch.distributed
 
 from gallop_ray.compat.probes import WORKER, probe_all
 from gallop_ray.disk.trouble import described_trouble
-from gallop_ray.methods import METHODS
+from gallop_ray.methods import make_method
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.records.environment import environment_record
 from gallop_ray.records.folders import SweepFolder
@@ -133,11 +133,11 @@ def _check_methods(resident: Resident) -> None:
     look(resident)
     for spec in sweep.methods:
         make_optimizer(sweep.training, [torch.nn.Parameter(torch.zeros(1))], spec.entry_ages)
-        METHODS[spec.type](spec)
+        make_method(spec)
         if isinstance(spec, MaskMethodSpec):
             candidates = find_candidates(resident.model, spec.target_modules)
             for value in densities(sweep, spec):
-                each: Any = METHODS[spec.type](spec.model_copy(update={"density": value}))
+                each: Any = make_method(spec.model_copy(update={"density": value}))
                 each.quotas(candidates, resident.parameters)
-        elif isinstance(METHODS[spec.type](spec), PeftMethod):
+        elif isinstance(make_method(spec), PeftMethod):
             try_to_attach(resident, spec)

@@ -2,18 +2,23 @@
 
 import json
 import re
-from typing import Any, get_args
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
 
 from gallop_ray.spec.configuration import searchable
-from gallop_ray.spec.methods import AnyMethodSpec, MethodSpec
+from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.plugins import REFERENCE
+from gallop_ray.spec.registry import method_specs
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 
+_OWN = {
+    "type": "object",
+    "description": "A method of your own, a class in a module beside the sweep file, with its options.",
+    "properties": {"type": {"type": "string", "pattern": f"^{REFERENCE}$"}},
+    "required": ["type"],
+}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-
-def method_models() -> list[type[MethodSpec]]:
-    """The options of every method, in the order of the union."""
-    return [get_args(tagged)[0] for tagged in get_args(get_args(AnyMethodSpec)[0])]
 
 
 def sweep_schema() -> dict[str, Any]:
@@ -22,8 +27,14 @@ def sweep_schema() -> dict[str, Any]:
     It knows fields, types, limits and the paths of search.space; `gallop-ray validate` checks one field against
     another, too.
     """
-    schema = _tidied(Sweep.model_json_schema())
-    for model in method_models():
+    models = list(method_specs())
+    _, schema = models_json_schema([(each, "validation") for each in (Sweep, *models)])
+    whole = schema["$defs"].pop("Sweep")
+    schema = _tidied({"$defs": schema["$defs"], **whole})
+    schema["properties"]["methods"]["items"] = {
+        "oneOf": [*({"$ref": f"#/$defs/{each.__name__}"} for each in models), _OWN]
+    }
+    for model in models:
         _as_written(schema["$defs"][model.__name__], model)
     schema["$defs"]["SearchSpec"]["properties"]["space"] |= _space(schema)
     return {"$schema": _DIALECT, "title": "A sweep of gallop_ray", **schema}
@@ -68,7 +79,7 @@ def _space(schema: dict[str, Any]) -> dict[str, Any]:
     reference = {"$ref": "#/$defs/Range"}
     training = {field: definitions["TrainingSpec"]["properties"][field] for field in searchable(TrainingSpec)}
     options: dict[str, Any] = {}
-    for model in method_models():
+    for model in method_specs():
         of_method = definitions[model.__name__]["properties"]
         options = {field: of_method[field] for field in searchable(model)} | options
     named = {f"training.{field}": each for field, each in training.items()}

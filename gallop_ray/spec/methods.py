@@ -1,8 +1,8 @@
 """The options of each training method, as a user writes them. What they do lives in gallop_ray.methods."""
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -75,9 +75,18 @@ def _method_name(value: str) -> str:
     return value
 
 
+def default_name(kind: str) -> str:
+    """What a method is called unless it is given a name: its type, of `module:HalfSeen` half_seen."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.rpartition(":")[2]).lower()
+
+
 class MethodSpec(Frozen):
     """What every method has: a name that the search space, the records and the tables use (default: the type)."""
 
+    implementation: ClassVar[str | type] = ""
+    """The class that does what these options ask for, or `module:Class` of it, so that options need no torch."""
+    needs_gradients: ClassVar[bool] = False
+    """Whether it scores the mean gradient of examples."""
     trains: ClassVar[bool] = True
     """Whether it has optimizer steps, and so anything to search."""
     refreshes: ClassVar[bool] = False
@@ -99,7 +108,8 @@ class MethodSpec(Frozen):
     @classmethod
     def _name_defaults_to_type(cls, data: Any) -> Any:
         if isinstance(data, dict) and not data.get("name"):
-            return {**data, "name": cls.model_fields["type"].default}
+            kind = cls.model_fields["type"].default or data.get("type")
+            return {**data, "name": default_name(str(kind))}
         return data
 
 
@@ -120,9 +130,34 @@ class MaskMethodSpec(MethodSpec):
 class GradientMethodSpec(MaskMethodSpec):
     """A method that scores the mean gradient over a share of the training set. The default share is ours."""
 
+    needs_gradients: ClassVar[bool] = True
+
     selection_ratio: Fraction = Field(default=0.1, description="share of the examples whose mean gradient is scored")
 
 
+class RefreshedMethodSpec(MaskMethodSpec):
+    """A method that chooses its mask again while it trains."""
+
+    refreshes: ClassVar[bool] = True
+
+
+BUILT_IN: dict[str, type[MethodSpec]] = {}
+"""The options of the methods of this package, by type, in the order of the reference."""
+_Spec = TypeVar("_Spec", bound=type[MethodSpec])
+
+
+def _built_in(implementation: str) -> Callable[[_Spec], _Spec]:
+    """A method of this package, and where in `gallop_ray.methods` its implementation is."""
+
+    def register(spec: _Spec) -> _Spec:
+        spec.implementation = f"gallop_ray.methods.{implementation}"
+        BUILT_IN[spec.model_fields["type"].default] = spec
+        return spec
+
+    return register
+
+
+@_built_in("gallop:Gallop")
 class GallopSpec(GradientMethodSpec):
     """GaLLoP (arXiv 2510.19778): large mean task gradient over small pre-trained magnitude.
 
@@ -138,26 +173,32 @@ class GallopSpec(GradientMethodSpec):
     )
 
 
+@_built_in("gradient:Saft")
 class SaftSpec(GradientMethodSpec):
     """SAFT (arXiv 2407.03036): large mean task gradient."""
 
     type: Literal["saft"] = "saft"
 
 
+@_built_in("gradient:Sift")
 class SiftSpec(MaskMethodSpec):
     """SIFT (arXiv 2312.11875): large gradient, int(rate x numel) + 1 entries of each matrix."""
+
+    needs_gradients: ClassVar[bool] = True
 
     type: Literal["sift"] = "sift"
     selection_ratio: Fraction | None = Field(default=None, description="null: the first batch, as in the paper")
     scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
 
 
+@_built_in("gradient:Snip")
 class SnipSpec(GradientMethodSpec):
     """SNIP's saliency (arXiv 1810.02340): large product of weight and mean gradient."""
 
     type: Literal["snip"] = "snip"
 
 
+@_built_in("magnitude:Magnitude")
 class MagnitudeSpec(MaskMethodSpec):
     """The largest or the smallest pre-trained weights."""
 
@@ -165,12 +206,14 @@ class MagnitudeSpec(MaskMethodSpec):
     choose: Literal["highest", "lowest"] = Field(default="highest", description="which weights to train")
 
 
+@_built_in("random:Random")
 class RandomSpec(MaskMethodSpec):
     """Uniformly random entries: the baseline that every score has to beat."""
 
     type: Literal["random"] = "random"
 
 
+@_built_in("gradient:Smt")
 class SmtSpec(GradientMethodSpec):
     """SMT (arXiv 2405.15525): square blocks with a large mean gradient."""
 
@@ -181,10 +224,10 @@ class SmtSpec(GradientMethodSpec):
     )
 
 
-class SaraSpec(MaskMethodSpec):
+@_built_in("magnitude:Sara")
+class SaraSpec(RefreshedMethodSpec):
     """SaRA (arXiv 2409.06633): the smallest weights, reselected once."""
 
-    refreshes: ClassVar[bool] = True
     entry_ages: ClassVar[bool] = True
 
     type: Literal["sara"] = "sara"
@@ -192,10 +235,9 @@ class SaraSpec(MaskMethodSpec):
     refresh_at: Fraction = Field(default=0.5, description="share of the training after which to reselect")
 
 
-class LiftSpec(MaskMethodSpec):
+@_built_in("lift:Lift")
+class LiftSpec(RefreshedMethodSpec):
     """LIFT (arXiv 2506.00772): large entries of the weight's low-rank approximation. The interval is ours."""
-
-    refreshes: ClassVar[bool] = True
 
     type: Literal["lift"] = "lift"
     scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
@@ -203,10 +245,10 @@ class LiftSpec(MaskMethodSpec):
     refresh_every: int = Field(default=200, ge=1, description="optimizer steps from one choice to the next")
 
 
-class SpielSpec(MaskMethodSpec):
+@_built_in("spiel:Spiel")
+class SpielSpec(RefreshedMethodSpec):
     """SpIEL-AG (arXiv 2401.16405): drop what changed least, grow where the gradient is large."""
 
-    refreshes: ClassVar[bool] = True
     entry_ages: ClassVar[bool] = True
 
     type: Literal["spiel"] = "spiel"
@@ -230,6 +272,7 @@ class SpielSpec(MaskMethodSpec):
 _LORA_ALPHA = 16  # where a sweep gives no scale
 
 
+@_built_in("peft:Lora")
 class LoraSpec(MethodSpec):
     """LoRA (arXiv 2106.09685) through PEFT."""
 
@@ -256,12 +299,14 @@ class LoraSpec(MethodSpec):
         return self.alpha or (_LORA_ALPHA if self.alpha_over_rank is None else self.alpha_over_rank * self.rank)
 
 
+@_built_in("peft:Dora")
 class DoraSpec(LoraSpec):
     """DoRA (arXiv 2402.09353) through PEFT."""
 
     type: Literal["dora"] = "dora"  # type: ignore[assignment]
 
 
+@_built_in("peft:Peft")
 class PeftSpec(MethodSpec):
     """Any other tuner of PEFT, by the name that PEFT gives it (ia3, vera, oft, ...), with the options of its config."""
 
@@ -271,6 +316,7 @@ class PeftSpec(MethodSpec):
     target_modules: Modules | None = Field(default=None, description="as for masks, unless the options name them")
 
 
+@_built_in("full:Full")
 class FullSpec(MethodSpec):
     """Full fine-tuning: every parameter of the model."""
 
@@ -279,6 +325,7 @@ class FullSpec(MethodSpec):
     type: Literal["full"] = "full"
 
 
+@_built_in("full:WiseFt")
 class WiseFtSpec(MethodSpec):
     """WiSE-FT (arXiv 2109.01903): full fine-tuning, then alpha of the way from the base to the tuned weights."""
 
@@ -288,6 +335,7 @@ class WiseFtSpec(MethodSpec):
     alpha: float = Field(default=0.5, ge=0, le=1, description="0: the base weights; 1: the tuned ones")
 
 
+@_built_in("full:Lines")
 class LinesSpec(MethodSpec):
     """LiNeS (arXiv 2410.17146): full fine-tuning, then a scale of the change that grows from block to block."""
 
@@ -298,36 +346,10 @@ class LinesSpec(MethodSpec):
     last: float = Field(default=1.0, ge=0, le=1, description="scale of the last block and what is after it")
 
 
+@_built_in("full:Vanilla")
 class VanillaSpec(MethodSpec):
     """The base model as it is, evaluated like the others."""
 
     trains: ClassVar[bool] = False
 
     type: Literal["vanilla"] = "vanilla"
-
-
-def _type(value: object) -> object:
-    return value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-
-
-# pydantic's own discriminator on a field refuses validators on it, which Frozen has: hence a function.
-AnyMethodSpec = Annotated[
-    Annotated[GallopSpec, Tag("gallop")]
-    | Annotated[SaftSpec, Tag("saft")]
-    | Annotated[SiftSpec, Tag("sift")]
-    | Annotated[SnipSpec, Tag("snip")]
-    | Annotated[MagnitudeSpec, Tag("magnitude")]
-    | Annotated[RandomSpec, Tag("random")]
-    | Annotated[SmtSpec, Tag("smt")]
-    | Annotated[SaraSpec, Tag("sara")]
-    | Annotated[LiftSpec, Tag("lift")]
-    | Annotated[SpielSpec, Tag("spiel")]
-    | Annotated[LoraSpec, Tag("lora")]
-    | Annotated[DoraSpec, Tag("dora")]
-    | Annotated[PeftSpec, Tag("peft")]
-    | Annotated[FullSpec, Tag("full")]
-    | Annotated[WiseFtSpec, Tag("wise_ft")]
-    | Annotated[LinesSpec, Tag("lines")]
-    | Annotated[VanillaSpec, Tag("vanilla")],
-    Discriminator(_type),
-]

@@ -91,7 +91,6 @@ _REQUIREMENTS = {
     "dict_type": "must be a section of `key: value` lines",
     "model_type": "must be a section of `key: value` lines",
     "literal_error": "must be {expected}",
-    "union_tag_invalid": "must be one of {expected_tags}",
 }
 
 
@@ -111,7 +110,7 @@ def located(error: ErrorDetails, data: object) -> Path:
             path.append(part)
     if error["type"] == "missing":
         path.append(error["loc"][-1])
-    elif error["type"].startswith("union_tag") and isinstance(data, dict):
+    elif error["type"].startswith("method_") and isinstance(data, dict):
         path.append("type")
     return tuple(path)
 
@@ -132,13 +131,14 @@ def explain(errors: Sequence[ErrorDetails], root: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return "is missing; it has no default, so give it a value"
     if first["type"] == "extra_forbidden":
-        return _unknown_key(str(first["loc"][-1]), sorted(_known_keys(first["loc"][:-1], root)))
+        known = first.get("ctx", {}).get("known") or known_keys(first["loc"][:-1], root)
+        return _unknown_key(str(first["loc"][-1]), known)
     value = first["input"]
-    if first["type"] == "union_tag_not_found":
+    if first["type"] == "method_without_type":
         wrong = "is missing" if isinstance(value, Mapping) else f"{shown(value)} is not allowed"
         return f"{wrong}; every method needs a type, such as `- type: gallop`"
-    if first["type"] == "union_tag_invalid":
-        value = value["type"]
+    if first["type"] == "method_unknown":
+        return f"{shown(value['type'])} is not allowed; {first['msg']}"
     allowed = dict.fromkeys(_requirement(each) for each in errors)
     sentence = " or ".join([next(iter(allowed)), *(each.removeprefix("must be ") for each in [*allowed][1:])])
     return f"{shown(value)} is not allowed; {sentence}{did_you_mean(value, _quoted(errors))}"
@@ -155,7 +155,7 @@ def _requirement(error: ErrorDetails) -> str:
 def _quoted(errors: Sequence[ErrorDetails]) -> list[str]:
     """The words among the allowed values, which pydantic lists as `'a', 'b' or 'c'`."""
     contexts = [error.get("ctx", {}) for error in errors]
-    lists = [str(context.get("expected", context.get("expected_tags", ""))) for context in contexts]
+    lists = [str(context.get("expected", "")) for context in contexts]
     return [word for text in lists for word in re.findall(r"'([^']*)'", text)]
 
 
@@ -163,7 +163,7 @@ def _unknown_key(key: str, known: Sequence[str]) -> str:
     return f"unknown key{did_you_mean(key, known) or '; allowed are ' + ', '.join(known)}"
 
 
-def _known_keys(location: Sequence[str | int], root: type[BaseModel]) -> set[str]:
+def known_keys(location: Sequence[str | int], root: type[BaseModel]) -> list[str]:
     """The keys allowed at a location, found by walking the models from the root."""
     models = [root]
     for part in location:
@@ -172,7 +172,7 @@ def _known_keys(location: Sequence[str | int], root: type[BaseModel]) -> set[str
             models = [inner for each in fields for inner in _models(each.annotation)]
         else:
             models = [model for model in models if part in _tags(model)] or models
-    return {key for model in models for key in model.model_fields}
+    return sorted({key for model in models for key in model.model_fields})
 
 
 def _models(annotation: object) -> Iterator[type[BaseModel]]:

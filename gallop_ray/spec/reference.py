@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gallop_ray.spec.json_schema import method_models, sweep_schema
+from gallop_ray.spec.json_schema import sweep_schema
 from gallop_ray.spec.methods import GradientMethodSpec, MaskMethodSpec
+from gallop_ray.spec.registry import method_specs
 
 _HEAD = """\
 # Fields of a sweep file
@@ -63,7 +64,7 @@ def _methods(schema: Schema) -> Iterator[str]:
         yield f"{title}:\n"
         yield _table(fields, schema)
         shared |= fields
-    for method in method_models():
+    for method in method_specs():
         properties = _properties(schema, method.__name__)
         own = {name: each for name, each in properties.items() if each != shared.get(name) and name not in _NAMING}
         yield f"### {properties['type']['const']}\n"

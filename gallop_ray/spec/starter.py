@@ -5,12 +5,9 @@ from dataclasses import dataclass
 
 import yaml
 
+from gallop_ray.spec.methods import LoraSpec, MaskMethodSpec, MethodSpec
 from gallop_ray.spec.plain_yaml import Dumper
-
-_MASKS = ("gallop", "saft", "sift", "snip", "magnitude", "random", "smt", "sara", "lift", "spiel")
-_ADDED = ("lora", "dora")
-STARTER_METHODS = (*_MASKS, *_ADDED, "full", "wise_ft", "lines", "vanilla")
-"""The methods that need no option of their own to begin with."""
+from gallop_ray.spec.registry import method_spec, method_specs
 
 _RANK = 8
 _BATCH = 32
@@ -44,6 +41,12 @@ class Answers:
     def toy(self) -> bool:
         """Whether this is the pocket model on generated tasks, which wants larger steps and shorter texts."""
         return self.model == "pocket" and self.data == "generated"
+
+
+def starter_methods() -> list[str]:
+    """The methods that need no option of their own to begin with."""
+    fields = [spec.model_fields for spec in method_specs()]
+    return [each["type"].default for each in fields if not any(field.is_required() for field in each.values())]
 
 
 def starter_text(answers: Answers, schema: str | None = None) -> str:
@@ -87,22 +90,23 @@ def _data(answers: Answers) -> Iterator[str]:
 
 
 def _methods(answers: Answers) -> Iterator[str]:
-    masks = any(method in _MASKS for method in answers.methods)
+    masks = any(issubclass(method_spec(method), MaskMethodSpec) for method in answers.methods)
     yield _noted("methods:", f"masks train as many entries as LoRA of rank {_RANK} has") if masks else "methods:"
     for method in answers.methods:
-        if method in _MASKS:
-            yield f"  - {{type: {method}, density: {{lora_rank: {_RANK}}}}}"
-        elif method in _ADDED:
-            yield f"  - {{type: {method}, rank: {_RANK}}}"
-        else:
-            yield f"  - {{type: {method}}}"
+        yield f"  - {{type: {method}{_size(method_spec(method))}}}"
     yield ""
     few = "" if answers.seeds >= 3 else "; a verdict takes 3"
     yield _noted(f"seeds: {answers.seeds}", f"every configuration runs with each of them{few}")
 
 
+def _size(spec: type[MethodSpec]) -> str:
+    if issubclass(spec, MaskMethodSpec):
+        return f", density: {{lora_rank: {_RANK}}}"
+    return f", rank: {_RANK}" if issubclass(spec, LoraSpec) else ""
+
+
 def _search(answers: Answers) -> Iterator[str]:
-    trained = [method for method in answers.methods if method != "vanilla"]
+    trained = [method for method in answers.methods if method_spec(method).trains]
     if not trained:
         return
     yield _noted("search:", "a learning rate suits one method and not the next, so each has its own range")
@@ -118,10 +122,11 @@ def _search(answers: Answers) -> Iterator[str]:
 
 
 def _learning_rates(method: str, toy: bool) -> str:
+    few = issubclass(method_spec(method), MaskMethodSpec | LoraSpec)  # few parameters take larger steps
     if toy:
-        low, high = ("1e-4", "3e-2") if method in (*_MASKS, *_ADDED) else ("3e-5", "3e-3")
+        low, high = ("1e-4", "3e-2") if few else ("3e-5", "3e-3")
     else:
-        low, high = ("1e-5", "3e-3") if method in (*_MASKS, *_ADDED) else ("1e-6", "3e-4")
+        low, high = ("1e-5", "3e-3") if few else ("1e-6", "3e-4")
     return f"[{low}, {high}]"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gallop_ray.methods import METHODS, Attachment, MaskMethod, RefreshedMethod, TunerMethod
+from gallop_ray.methods import Attachment, MaskMethod, RefreshedMethod, TunerMethod, make_method
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
@@ -69,7 +69,7 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
     """
     spec, model = context.configuration.method, context.resident.model
     with base_kept(context.resident, spec):
-        method = METHODS[spec.type](spec)
+        method = make_method(spec)
         what = _masked(context, method, checkpoint) if isinstance(method, MaskMethod) else None
         if what is None:
             assert isinstance(method, TunerMethod)
@@ -85,7 +85,7 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
 
 def try_to_attach(resident: Resident, spec: MethodSpec) -> None:
     """Attach a tuner and take it off again. Raises ValueError where it does not fit the model, or changes it."""
-    method = METHODS[spec.type](spec)
+    method = make_method(spec)
     assert isinstance(method, TunerMethod)
     try:
         with base_kept(resident, spec):

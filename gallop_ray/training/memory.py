@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gallop_ray.compat.torch import GROUPED_PRODUCTS, flash_attention_on_cpu, storage_key
-from gallop_ray.methods import METHODS, Attachment, MaskMethod
+from gallop_ray.methods import Attachment, MaskMethod, make_method
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
@@ -111,7 +111,7 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
 @contextmanager
 def _attached(model: nn.Module, spec: MethodSpec, total: int) -> Iterator[tuple[Attachment, list[Candidate]]]:
     """The method's parameters on the model while this is open, and the matrices that it scores, if it does."""
-    method, before = METHODS[spec.type](spec), Structure(model)
+    method, before = make_method(spec), Structure(model)
     attachment: Attachment
     candidates: list[Candidate] = []
     try:

@@ -6,19 +6,21 @@ the next rung are gone through.
 """
 
 import hashlib
+import inspect
 import json
 import logging
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
 
 from gallop_ray.compat.transformers import attention_of
-from gallop_ray.methods import METHODS, MaskMethod
+from gallop_ray.methods import MaskMethod, make_method
 from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.candidates import Candidate, refuse_unreached
 from gallop_ray.sparse.gradients import OwnedGradients
@@ -121,7 +123,7 @@ class _Scoring:
 
     def key(self, spec: MaskMethodSpec, rung: int) -> str:
         """A hash of all that a method's ranking depends on: all its options count but those that do not."""
-        options = spec.model_dump(mode="json", exclude=_NO_FORMULA)
+        options = {**spec.model_dump(mode="json", exclude=_NO_FORMULA), **_code(spec)}
         return hashlib.sha256(self.rungs[rung].encode() + _canonical(options)).hexdigest()
 
     def look_up(self) -> Ranked | None:
@@ -182,7 +184,7 @@ class _Scoring:
             key, quotas = self.key(spec, rung), self._most(spec)
             if key == own or self.store.ranking(key, self.owned, quotas) is not None:
                 continue
-            method: Any = METHODS[spec.type](spec)
+            method: Any = make_method(spec)
             try:
                 self.store.keep_ranking(key, self.owned, self._rank(method, quotas, rung, keep=True))
             except ValueError as error:  # on every rank alike; a run of that method will meet it again
@@ -204,7 +206,7 @@ class _Scoring:
             if each.name != spec.name and self.key(each, 0) != self.key(spec, 0):
                 continue
             for density in densities(sweep, each):
-                method: Any = METHODS[spec.type](spec.model_copy(update={"density": density}))
+                method: Any = make_method(spec.model_copy(update={"density": density}))
                 try:
                     asked = method.quotas(self.candidates, self.context.resident.parameters)
                 except ValueError:  # a density of other modules, which these could not hold
@@ -226,7 +228,14 @@ class _Scoring:
 def gradient_methods(sweep: Sweep) -> list[MaskMethodSpec]:
     """The methods of a sweep that score gradients."""
     masks = [spec for spec in sweep.methods if isinstance(spec, MaskMethodSpec)]
-    return [spec for spec in masks if getattr(METHODS[spec.type], "needs_gradients", False)]
+    return [spec for spec in masks if spec.needs_gradients]
+
+
+def _code(spec: MaskMethodSpec) -> dict[str, str]:
+    """Of a method that is not of this package a hash of its module, whose formula may change from day to day."""
+    if isinstance(spec.implementation, str):
+        return {}
+    return {"code": hashlib.sha256(Path(inspect.getfile(spec.implementation)).read_bytes()).hexdigest()}
 
 
 def _canonical(value: object) -> bytes:

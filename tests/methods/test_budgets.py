@@ -2,7 +2,7 @@
 
 import pytest
 
-from gallop_ray.methods import METHODS, MaskMethod
+from gallop_ray.methods import MaskMethod, make_method
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.spec.methods import LoraRank, RandomSpec
 from gallop_ray.spec.schema import ModelSpec
@@ -24,7 +24,7 @@ def test_a_rank_asks_for_as_much_as_lora_trains(name: str, percents: tuple[float
     candidates, total = find_candidates(model, TARGETS), sum(p.numel() for p in model.parameters())
     for rank, percent in zip(RANKS, percents, strict=True):
         for scope in ("global", "per_layer", "per_matrix"):
-            method = METHODS["random"](RandomSpec(density=LoraRank(lora_rank=rank), scope=scope))
+            method = make_method(RandomSpec(density=LoraRank(lora_rank=rank), scope=scope))
             assert isinstance(method, MaskMethod)
             k = sum(quota.k for quota in method.quotas(candidates, total))
             assert 100 * k / (total + k) == pytest.approx(percent, abs=5e-5)

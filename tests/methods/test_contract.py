@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gallop_ray.methods import METHODS, MaskMethod, RefreshedMethod
+from gallop_ray.methods import MaskMethod, RefreshedMethod, make_method, method_class
 from gallop_ray.methods.full import Full, Lines, Vanilla, WiseFt
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.spec.methods import PeftSpec
 from gallop_ray.spec.peft_tuners import REFUSED, WORKING
+from gallop_ray.spec.registry import method_spec, method_types
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.metrics import Accuracies
 from gallop_ray.training.context import Silent
@@ -49,6 +50,7 @@ ALL: dict[str, dict[str, Any]] = {
     "lines": {"first": 0.25},
     "vanilla": {},
 }
+METHODS = {name: method_class(method_spec(name)) for name in method_types()}
 TUNERS: dict[str, dict[str, Any]] = {tuner: {} for tuner in WORKING} | {
     "c3a": {"block_size": 8},
     "fourierft": {"n_frequency": 16},
@@ -77,7 +79,7 @@ def test_every_tuner_of_this_version_works_or_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_options_say_whether_the_mask_is_refreshed(name: str) -> None:
-    method = METHODS[name](the_configuration(the_sweep(1), name).method)
+    method = make_method(the_configuration(the_sweep(1), name).method)
     assert method.spec.refreshes == isinstance(method, RefreshedMethod)
 
 
@@ -146,7 +148,7 @@ def try_method(name: str, stage: int, folder: Path) -> dict[str, Any]:
             shutil.copy(watches[0].checkpoint, path.parent)
         result = execute(resident, the_configuration(resident.sweep, name), 1, base, watch)
         source = "checkpoint" if turn == "resumed" else "computed"
-        assert result["scores"] == (source if getattr(METHODS[name], "needs_gradients", False) else None)
+        assert result["scores"] == (source if method_spec(name).needs_gradients else None)
         assert tiny.same(tiny.whole_weights(resident.model), weights), "the base is restored"
         assert test_run.traces(resident.model) == before, "nothing is left behind"
         results.append({key: value for key, value in result.items() if key not in {*test_run.TIMES, "scores"}})
@@ -282,7 +284,7 @@ def test_a_tuner_of_peft_keeps_the_contract(ranks: Callable, tmp_path: Path, tun
 
 def drawn(tuner: str, seed: int) -> dict[str, Any]:
     """The options of a tuner that are seeds, as a run with this seed sets them."""
-    method: Any = METHODS["peft"](the_configuration(the_sweep(1), "peft", tuner).method)
+    method: Any = make_method(the_configuration(the_sweep(1), "peft", tuner).method)
     model = tiny.model()
     torch.manual_seed(seed)
     config = vars(method.config(model))
@@ -295,7 +297,7 @@ def test_what_a_tuner_draws_follows_the_seed_of_the_run() -> None:
     assert seeded.pop("pvera") == {"projection_prng_key": 5, "generator_seed": None}
     assert {value for options in seeded.values() for value in options.values()} == {5}
     spec = PeftSpec(tuner="shira", options={"r": 2, "random_seed": 7})
-    assert METHODS["peft"](spec).config(tiny.model()).random_seed == 7  # type: ignore[union-attr]
+    assert make_method(spec).config(tiny.model()).random_seed == 7  # type: ignore[union-attr]
 
 
 def _check_adapters(folder: Path) -> None:

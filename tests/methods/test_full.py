@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from gallop_ray.methods import METHODS
+from gallop_ray.methods import make_method
 from gallop_ray.spec.schema import Configuration
 from tests.training import tiny
 
@@ -22,7 +22,7 @@ def test_the_change_is_scaled(options: dict[str, Any], early: float, late: float
     model = tiny.model()
     base = {name: p.clone() for name, p in model.named_parameters()}
     spec = Configuration.model_validate({"method": options, "training": {}}).method
-    attachment = METHODS[spec.type](spec).attach(model)
+    attachment = make_method(spec).attach(model)
     generator = torch.Generator().manual_seed(0)
     changes = {name: torch.randn(p.shape, generator=generator) for name, p in base.items()}
     with torch.no_grad():

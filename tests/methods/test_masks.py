@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gallop_ray.methods import METHODS, MatrixState
+from gallop_ray.methods import MatrixState, make_method
 from gallop_ray.methods.lift import low_rank
 from gallop_ray.methods.magnitude import smallness
 from gallop_ray.sparse.candidates import find_candidates
@@ -145,7 +145,7 @@ def masks() -> dict[str, dict[str, list[int]]]:
         if asked["type"] in ("gallop", "saft", "snip", "smt"):
             asked["selection_ratio"] = RATIO
         context = tiny.context(resident, SEED, method=asked)
-        method: Any = METHODS[asked["type"]](context.configuration.method)
+        method: Any = make_method(context.configuration.method)
         mask = select(context, find_candidates(resident.model), method).mask
         found[case] = {n: i.tolist() for n, i in mask.indices.items()}
     return found
@@ -208,7 +208,7 @@ def test_lift_ranks_large_matrices_as_their_exact_approximation_does(rows: int, 
 
 
 def test_lift_s_mask_is_the_same_for_every_seed_and_after_a_refresh_of_what_has_not_changed() -> None:
-    method: Any = METHODS["lift"](LiftSpec(rank=4))
+    method: Any = make_method(LiftSpec(rank=4))
     weight = torch.randn(640, 600, generator=torch.Generator().manual_seed(5))
     first, second = (method.score(weight, None, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert torch.equal(first, second)

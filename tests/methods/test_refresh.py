@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gallop_ray.methods import METHODS, MatrixState, RefreshedMethod
+from gallop_ray.methods import MatrixState, RefreshedMethod, make_method
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
@@ -43,7 +43,7 @@ def refreshed(stage: int, name: str, decay_to: str = "zero") -> dict[str, Any]:
     """On each rank: the first mask, those after each step that could be kept, and the trained weights."""
     resident = tiny.resident(the_sweep(stage, decay_to))
     context = tiny.context(resident, SEED, method={"type": name, **METHODS_HERE[name]})
-    method: Any = METHODS[name](context.configuration.method)
+    method: Any = make_method(context.configuration.method)
     candidates = find_candidates(resident.model)
     before = tiny.whole_weights(resident.model)
     delta = SparseDelta(resident.model, candidates, select(context, candidates, method).mask)
@@ -162,7 +162,7 @@ def changes_in_bfloat16(stage: int) -> list[Tensor]:
     """What SpIEL is told that has changed, in training too slow for bfloat16 weights."""
     resident = tiny.resident(tiny.sweep(stage, "bfloat16", steps=4, learning_rate=1e-7))
     context = tiny.context(resident, SEED, method={"type": "spiel", **METHODS_HERE["spiel"], "refresh_every": 2})
-    method: Any = METHODS["spiel"](context.configuration.method)
+    method: Any = make_method(context.configuration.method)
     candidates = find_candidates(resident.model)
     delta = SparseDelta(resident.model, candidates, select(context, candidates, method).mask)
     told: list[Tensor] = []
@@ -253,7 +253,7 @@ def test_where_all_entries_are_of_one_age_it_is_torch_s_adamw() -> None:
 
 @pytest.mark.parametrize("steps", [30, 3])
 def test_spiel_first_replaces_all_and_then_after_each_interval(steps: int) -> None:
-    method: Any = METHODS["spiel"](SpielSpec(refresh_every=10, accumulate=3, initial_rate=0.5))
+    method: Any = make_method(SpielSpec(refresh_every=10, accumulate=3, initial_rate=0.5))
     numbers = range(1, steps + 1)
     expected = [3, 13, 23] if steps == 30 else []
     assert [s for s in numbers if method.refreshes_after(s, steps)] == expected

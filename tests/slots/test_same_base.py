@@ -11,13 +11,13 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from gallop_ray.methods import METHODS
 from gallop_ray.methods.peft import Lora
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.slots.jobs import CheckJob, Outcome, RunJob
 from gallop_ray.slots.worker import _answer
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.spec.configuration import configuration_key
+from gallop_ray.spec.methods import LoraSpec
 from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import measure_base
@@ -135,11 +135,11 @@ def turns(folder: Path) -> dict[str, tuple[Outcome, bool, bool]]:
     for name, (kind, options, *_) in PLANTED.items():
         after = SweepFolder(folder / name)
         begin(resident, after)
-        real, METHODS["lora"] = METHODS["lora"], kind
+        real, LoraSpec.implementation = LoraSpec.implementation, kind
         try:
             outcome, key = answer(resident, after, "lora", options)
         finally:
-            METHODS["lora"] = real
+            LoraSpec.implementation = real
         assert base_hash(resident.model) == whole, name
         left = after.run(key, 0).adapter.exists() or after.run(key, 0).checkpoint.exists()
         results[name] = outcome, left, seen(resident, after) == expected
@@ -161,11 +161,11 @@ def without_a_copy(folder: Path) -> tuple[Outcome, Outcome]:
     resident = replace(load_resident(test_run.sweep(1), test_run.load), load=None)
     records = SweepFolder(folder)
     begin(resident, records)
-    real, METHODS["lora"] = METHODS["lora"], Pissa
+    real, LoraSpec.implementation = LoraSpec.implementation, Pissa
     try:
         first, _ = answer(resident, records, "lora", {})
     finally:
-        METHODS["lora"] = real
+        LoraSpec.implementation = real
     return first, answer(resident, records, "gallop", {"density": 0.05})[0]
 
 

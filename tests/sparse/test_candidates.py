@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from gallop_ray.methods import METHODS
+from gallop_ray.methods import make_method
 from gallop_ray.sparse.budget import entries_to_choose
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.gradients import assign_owners
@@ -84,7 +84,7 @@ def test_embeddings_and_norms_are_taken_on_request() -> None:
 def test_a_vector_is_refused_where_the_score_is_a_matrix_s(spec: LiftSpec | SmtSpec) -> None:
     candidates = find_candidates(tiny.model(), ["q_proj", "input_layernorm"])
     with pytest.raises(ValueError, match=rf"{spec.type} scores matrices, and model.layers.0.input_layernorm has none"):
-        METHODS[spec.type](spec).quotas(candidates, 10**6)
+        make_method(spec).quotas(candidates, 10**6)
 
 
 def test_a_model_whose_blocks_have_no_linear_layers_is_refused() -> None:

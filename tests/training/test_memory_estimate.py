@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gallop_ray.methods import METHODS, MaskMethod
+from gallop_ray.methods import MaskMethod, make_method
 from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.gradients import OwnedGradients
@@ -173,7 +173,7 @@ def real_parts(sweep: Sweep) -> dict[str, int]:
 
 def score_bytes(resident: Resident, spec: Any) -> int:
     """Of the accumulators, and of the scores that take their place."""
-    method = METHODS[spec.type](spec)
+    method = make_method(spec)
     if not isinstance(method, MaskMethod):
         return 0
     owned = OwnedGradients(find_candidates(resident.model, spec.target_modules))

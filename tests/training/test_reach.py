@@ -17,7 +17,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from gallop_ray.methods import METHODS
+from gallop_ray.methods import make_method
 from gallop_ray.methods.full import Lines
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
@@ -96,7 +96,7 @@ def refused(method: dict[str, Any]) -> str:
 
 def first_steps(resident: Resident, method: dict[str, Any]) -> None:
     context = tiny.context(resident, method=method)
-    chooses: Any = METHODS[method["type"]](context.configuration.method)
+    chooses: Any = make_method(context.configuration.method)
     there = find_candidates(resident.model)
     delta = SparseDelta(resident.model, there, select(context, there, chooses).mask)
     config = resident.config(context.training, sum(i.numel() for i in delta.indices))

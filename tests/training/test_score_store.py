@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gallop_ray.methods import METHODS
+from gallop_ray.methods import make_method
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.spec.methods import LoraRank
 from gallop_ray.spec.schema import Sweep
@@ -61,7 +61,7 @@ def choose(whole: Resident, options: Options, seed: int = 3) -> tuple[Chosen, st
     """A run's mask, where its scores came from, and how often it entered the phase of scoring."""
     events = Events()
     context = tiny.context(whole, seed, events, options)
-    method: Any = METHODS[options["type"]](context.configuration.method)
+    method: Any = make_method(context.configuration.method)
     selection = select(context, find_candidates(whole.model, method.spec.target_modules), method)
     assert events.sources == [selection.scores]
     found = {name: indices.tolist() for name, indices in selection.mask.indices.items()}
@@ -243,7 +243,7 @@ def keys_by_attention(folder: Path) -> list[str]:
         whole = resident(folder, [{"type": "saft"}], {})
         whole.model.set_attn_implementation(attention)  # type: ignore[operator]
         context = tiny.context(whole, method={"type": "saft"})
-        method: Any = METHODS["saft"](context.configuration.method)
+        method: Any = make_method(context.configuration.method)
         candidates = find_candidates(whole.model)
         scoring = _Scoring(context, candidates, method, method.quotas(candidates, whole.parameters))
         found.append(scoring.key(method.spec, scoring.rung))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gallop_ray.methods import METHODS
+from gallop_ray.methods import make_method
 from gallop_ray.methods.contract import MaskMethod
 from gallop_ray.sparse.candidates import Candidate, find_candidates, looking, reached, refuse_unreached
 from gallop_ray.sparse.gradients import OwnedGradients
@@ -68,7 +68,7 @@ def select_mask(
 
 def method_of(spec: MaskMethodSpec) -> MaskMethod:
     """The method of a spec. Raises ValueError for one that has no mask."""
-    method = METHODS[spec.type](spec)
+    method = make_method(spec)
     if not isinstance(method, MaskMethod):
         raise ValueError(f"{spec.type} chooses no mask: it is trained by a sweep, or by PEFT")
     return method

@@ -23,12 +23,10 @@ __all__ = [
 
 
 def method_class(spec: type[MethodSpec]) -> type[MaskMethod | TunerMethod]:
-    """The class that does what these options ask for. Raises TypeError where options and class do not fit together."""
+    """The class that does what these options ask for."""
     found = load_object(spec.implementation) if isinstance(spec.implementation, str) else spec.implementation
     if not isinstance(found, type) or not issubclass(found, MaskMethod | TunerMethod):
         raise TypeError(f"{found!r} is neither a MaskMethod nor a TunerMethod")
-    if issubclass(found, RefreshedMethod) != spec.refreshes:
-        raise TypeError(f"options of {found.__name__}: a RefreshedMethod has a RefreshedMethodSpec, and no other has")
     return found
 
 

@@ -63,6 +63,11 @@ class MaskMethod(ABC):
     entries_per_unit: int = 1
     """How many entries one position in the scores stands for."""
 
+    def __init_subclass__(cls) -> None:
+        """Raises TypeError where a method that chooses again does not say so in its options, or the other way round."""
+        if cls.Options.refreshes != hasattr(cls, "refresh"):
+            raise TypeError(f"{cls.__name__}.Options: a RefreshedMethod has a RefreshedMethodSpec, and no other has")
+
     def __init__(self, spec: MaskMethodSpec) -> None:
         self.spec: Any = spec
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from gallop_ray.records.files import read_json, write_json
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import lacks_secrets, with_secrets, without_secrets
 
@@ -30,7 +31,7 @@ def completed(folder: SweepFolder, sweep: Sweep) -> Sweep:
     if not lacks_secrets(sweep):
         return sweep
     if inherited := os.environ.get(_INHERITED):
-        sweep = with_secrets(sweep, Sweep.model_validate(json.loads(inherited)))
+        sweep = with_secrets(sweep, Sweep.model_validate(json.loads(inherited), context=STORED))
     noted = read_json(folder.path / _FILE)
     if noted is None or not lacks_secrets(sweep):
         return sweep

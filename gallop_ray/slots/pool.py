@@ -14,6 +14,7 @@ from gallop_ray.compat.ray import is_dead, remove_orphaned_groups
 from gallop_ray.slots.cluster import possible_slots
 from gallop_ray.slots.jobs import Refusal
 from gallop_ray.slots.slot import Slot, Work
+from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Sweep
 
 _LOG = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class SlotPool:
 
     def __init__(self, most: int, sweep: str, folder: str, work: Work | None = None) -> None:
         self._arguments = (sweep, folder, work)
-        self._resources = Sweep.model_validate_json(sweep).resources
+        self._resources = Sweep.model_validate_json(sweep, context=STORED).resources
         self._left = most
         self._changed = asyncio.Condition()
         self._slots: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from gallop_ray.slots.jobs import Job, Outcome, Refusal
+from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Sweep
 
 _GRACE_SECONDS = 10.0
@@ -59,7 +60,7 @@ class Slot:
     """
 
     def __init__(self, name: str, sweep: str, folder: str, work: Work | None = None) -> None:
-        self._name, self._sweep, self._folder = name, Sweep.model_validate_json(sweep), folder
+        self._name, self._sweep, self._folder = name, Sweep.model_validate_json(sweep, context=STORED), folder
         self._work = work
         self._changed = asyncio.Condition()
         self._number = 0

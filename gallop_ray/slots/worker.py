@@ -21,6 +21,7 @@ from gallop_ray.compat.probes import WORKER, probe_all
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.methods import make_method
 from gallop_ray.methods.peft import PeftMethod
+from gallop_ray.records.code import use_code
 from gallop_ray.records.environment import environment_record
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.identity import begun as begun_at
@@ -46,7 +47,9 @@ from gallop_ray.training.run import execute, look, measure_base
 def serve(config: Mapping[str, Any]) -> None:
     """The training function of a slot's Ray Train run."""
     slot, rank, begun = config["slot"], ray.train.get_context().get_world_rank(), time.perf_counter()
-    sweep, folder = Sweep.model_validate_json(config["sweep"]), SweepFolder(Path(config["folder"]))
+    folder = SweepFolder(Path(config["folder"]))
+    use_code(folder)
+    sweep = Sweep.model_validate_json(config["sweep"])
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
     try:
         probe_all(WORKER)

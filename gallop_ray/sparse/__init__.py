@@ -12,6 +12,8 @@ it stands on the methods, which stand on that core.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gallop_ray.spec.methods import BUILT_IN, MaskMethodSpec
+
 if TYPE_CHECKING:
     from gallop_ray.library.adapter import SparseAdapter as SparseAdapter
     from gallop_ray.library.adapter import attach as attach
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from gallop_ray.spec.methods import SnipSpec as SnipSpec
     from gallop_ray.spec.methods import SpielSpec as SpielSpec
 
-_METHODS = ("Gallop", "Saft", "Sift", "Snip", "Magnitude", "Random", "Smt", "Sara", "Lift", "Spiel")
 _HOMES = {
     "attach": "gallop_ray.library.adapter",
     "SparseAdapter": "gallop_ray.library.adapter",
@@ -44,7 +45,7 @@ _HOMES = {
     "Mask": "gallop_ray.sparse.mask",
     "EntryAdamW": "gallop_ray.sparse.optimizers",
     "LoraRank": "gallop_ray.spec.methods",
-    **{f"{name}Spec": "gallop_ray.spec.methods" for name in _METHODS},
+    **{each.__name__: "gallop_ray.spec.methods" for each in BUILT_IN.values() if issubclass(each, MaskMethodSpec)},
 }
 __all__ = list(_HOMES)
 

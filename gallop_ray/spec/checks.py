@@ -65,12 +65,14 @@ def broken_rules(sweep: Sweep) -> Iterator[Finding]:
             yield from findings(sweep)
 
 
-def verify(sweep: Sweep) -> None:
+def verify(sweep: Sweep) -> Sweep:
     """Hold a sweep that was made or changed in Python against all that a sweep file has to be, files included.
+
+    Returns the same sweep, each method of it with the options of its own class, which one read from records may lack.
 
     Raises SweepFileError with one line per problem.
     """
-    checked_sweep(sweep.model_dump(mode="json", warnings=False))
+    return checked_sweep(sweep.model_dump(mode="json", warnings=False))
 
 
 def checked_sweep(data: dict[str, Any]) -> Sweep:

@@ -110,13 +110,14 @@ def resolve(sweep: Sweep, method_name: str, values: Mapping[str, object]) -> Con
 
     Raises ValueError for a path or value that the method or the training does not take.
     """
-    parts = {"method": dict(method_named(sweep, method_name)), "training": dict(sweep.training)}
+    method = method_named(sweep, method_name)
+    parts = {"method": dict(method), "training": dict(sweep.training)}
     for path, value in values.items():
         section, _, field = path.partition(".")
         if section not in parts:
             raise ValueError(f"{path!r} does not begin with `method.` or `training.`")
         parts[section][field] = value
-    return Configuration.model_validate(parts)
+    return Configuration.model_validate({**parts, "method": type(method).model_validate(parts["method"])})
 
 
 def configuration_key(configuration: Configuration) -> str:

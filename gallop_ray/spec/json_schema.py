@@ -30,6 +30,7 @@ def sweep_schema() -> dict[str, Any]:
     models = list(method_specs())
     _, schema = models_json_schema([(each, "validation") for each in (Sweep, *models)])
     whole = schema["$defs"].pop("Sweep")
+    del schema["$defs"]["MethodSpec"]  # of which the others are kinds
     schema = _tidied({"$defs": schema["$defs"], **whole})
     schema["properties"]["methods"]["items"] = {
         "oneOf": [*({"$ref": f"#/$defs/{each.__name__}"} for each in models), _OWN]

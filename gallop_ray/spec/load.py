@@ -11,6 +11,7 @@ from gallop_ray.spec.document import read_document
 from gallop_ray.spec.draft import make_draft
 from gallop_ray.spec.overrides import apply_overrides, source
 from gallop_ray.spec.plain_yaml import Dumper
+from gallop_ray.spec.plugins import look_in
 from gallop_ray.spec.problems import Path as FieldPath
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.schema import Sweep
@@ -26,6 +27,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), further: Further
     Raises SweepFileError, a ValueError, with every problem, in the order of the lines and then of the overrides.
     """
     document = read_document(path)
+    look_in(Path(path).parent)
     apply_overrides(document, overrides)
     draft, wrong_fields = make_draft(document)
     problems = [*document.problems, *wrong_fields, *check(document, draft)]

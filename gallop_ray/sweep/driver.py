@@ -19,6 +19,7 @@ from gallop_ray.mlflow_mirror.mirror import MlflowMirror
 from gallop_ray.mlflow_mirror.store import tracking_uri
 from gallop_ray.preflight.data_checks import refuse_unusable
 from gallop_ray.records import control
+from gallop_ray.records.code import keep_code, use_code
 from gallop_ray.records.folders import CONFIRMATION, SEARCH, SweepFolder
 from gallop_ray.records.scores import drop_sums
 from gallop_ray.records.source import note_source
@@ -90,8 +91,10 @@ def run_sweep(
     Raises UserError for what the user has to change, SweepFileError for a sweep that breaks a rule,
     and Halted where it had to stop before its end for another reason.
     """
-    verify(sweep)
     folder = SweepFolder(Path(sweep.output) / sweep.name)
+    if file is None:
+        use_code(folder)
+    sweep = verify(sweep)
     if lacks_secrets(sweep):
         raise UserError(
             f"{folder.path} keeps no passwords of tracking.uri and search.storage, and the sweep file that has them "
@@ -139,8 +142,9 @@ def _run_sweep(
             stack.enter_context(control.alone(folder))
             _remember(folder, sweep)
             note_source(folder, sweep, file)
+            changed = keep_code(folder, sweep)
             control.begin(folder)
-            found_wrong = recheck(folder, sweep)
+            found_wrong = [*changed, *recheck(folder, sweep)]
             clear_leftovers(folder)
         end = stack.enter_context(ending_when_told(folder))
         folder.rebuild_results()

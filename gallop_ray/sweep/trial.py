@@ -17,6 +17,7 @@ from gallop_ray.search.pruning import Contestant, reason_to_prune
 from gallop_ray.slots.failures import POLICIES, Attempts, failure_record, hopeless
 from gallop_ray.slots.jobs import Outcome, RunJob, execute_in
 from gallop_ray.spec.configuration import asked
+from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.admission import Gate, free_bytes, keep_best, needed_bytes, shortage
 from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, no_space, refused_by_storage
@@ -41,7 +42,7 @@ class ConfigurationTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
         """Called once an actor; `config` holds the configuration's key."""
         assert context is not None
-        self._sweep = Sweep.model_validate_json(context.sweep)
+        self._sweep = Sweep.model_validate_json(context.sweep, context=STORED)
         self._folder, self._pool = SweepFolder(context.folder), context.pool
         self._gate = Gate(self._folder, self._sweep.objective, context.deadline)
         self._lease: tuple[str, Any] | None = None
@@ -141,7 +142,7 @@ class ConfigurationTrial(tune.Trainable):
             if NO_SPACE in str(outcome.reason):
                 raise no_space(self._folder, self._sweep.retention, self._needed)
             raise Halted(str(outcome.reason))
-        configuration = Configuration.model_validate(self._configuration.configuration())
+        configuration = Configuration.model_validate(self._configuration.configuration(), context=STORED)
         if not record.metrics.exists():
             record.start({"configuration": configuration.model_dump(mode="json")}, slot)
         end = {**failure_record(outcome, attempts.micro_batch_size), "attempts": record.attempt()}

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gallop_ray.methods import METHODS
 from gallop_ray.sparse import EntryAdamW, attach
+from gallop_ray.spec.methods import BUILT_IN, MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
 from gallop_ray.training.context import Phases, RunContext, Silent
@@ -62,7 +62,7 @@ def by_a_plain_loop(resident: Resident, configuration: Configuration, folder: Pa
     examples = sorted((resident.train[i] for i in chosen.rung(chosen.asked)), key=lambda e: len(e.input_ids))
     scored = collated(resident, examples, training.micro_batch_size)
     options = spec.model_dump(exclude={"selection_ratio"})
-    needed = scored if METHODS[spec.type](spec).needs_gradients else None
+    needed = scored if spec.needs_gradients else None
     adapter = attach(
         model, type(spec).model_validate(options), needed, loss=lambda m, b: answers(m, b).sum(), seed=SEED
     )
@@ -102,7 +102,7 @@ def both(name: str, folder: Path) -> tuple[Path, Path]:
 
 
 def test_all_mask_methods_are_here() -> None:
-    assert HERE.keys() == {name for name, method in METHODS.items() if hasattr(method, "needs_gradients")}
+    assert HERE.keys() == {name for name, spec in BUILT_IN.items() if issubclass(spec, MaskMethodSpec)}
 
 
 @pytest.mark.parametrize("name", HERE)

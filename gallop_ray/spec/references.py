@@ -1,0 +1,11 @@
+"""Where in a sweep a `module:Name` may stand."""
+
+from collections.abc import Iterator
+
+from gallop_ray.spec.plugins import is_reference
+from gallop_ray.spec.schema import Sweep
+
+
+def references(sweep: Sweep) -> Iterator[str]:
+    """Every `module:Name` of a sweep."""
+    yield from filter(is_reference, (method.type for method in sweep.methods))

@@ -125,6 +125,8 @@ class SparseAdapter:
         """
         self._refuse_detached("save()")
         self._settle()
+        if not all(bool(values.isfinite().all()) for values in self._delta.touched_values()):
+            raise ValueError("what was trained is not finite; a lower learning rate may help")
         self._refuse_other_changes()
         if self._delta.is_unchanged() and any(layer.had_gradient for layer in self._delta.layers):
             warnings.warn("nothing has been learnt: was the optimizer made of adapter.parameters()?", stacklevel=2)

@@ -66,4 +66,6 @@ def _take_values(
             f"{prefix}weight differs from the base model's outside of the mask ({int((~same).sum())} entries); attach "
             "the adapter to the same base model with the same mask before loading"
         )
+        # load_state_dict raises at its end, having loaded all it could: this layer stays as it is.
+        there = state[f"{prefix}weight"] = layer.weight.detach().clone()
     state[f"{prefix}values"] = there.view(-1)[layer.indices]

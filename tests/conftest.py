@@ -3,11 +3,11 @@
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.ranks import Ranks
+from gallop_ray.testing.ranks import Ranks, shared_ranks
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,17 +24,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def ranks() -> Iterator[Callable[[int], Ranks]]:
+def ranks() -> Callable[[int], Ranks]:
     """`ranks(n)`: n gloo ranks, started once and shared by all tests. A group that failed a test is replaced."""
-    groups: dict[int, Ranks] = {}
-
-    def get(world: int) -> Ranks:
-        if world in groups and groups[world].broken:
-            groups.pop(world).stop()
-        if world not in groups:
-            groups[world] = Ranks(world)
-        return groups[world]
-
-    yield get
-    for group in groups.values():
-        group.stop()
+    return shared_ranks

@@ -8,19 +8,17 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import nn
-from transformers import LlamaForCausalLM
 
 from gallop_ray.errors import Diverged
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.spec.schema import Configuration, ModelSpec, Sweep
+from gallop_ray.testing.model import load, traces
 from gallop_ray.training.context import Silent
 from gallop_ray.training.resident import Resident, load_resident
 from gallop_ray.training.run import execute, measure_base
 from tests.training import tiny
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 TIMES = {"seconds", "peak_memory_bytes", "started", "ended"}
 TUNED: Mapping[str, Any] = {"steps": 4, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-2}
 METHODS: dict[str, dict[str, Any]] = {
@@ -40,11 +38,6 @@ TURNS = (
     ("random", 1),
     ("random", 0),
 )
-
-
-def load(spec: ModelSpec) -> tuple[LlamaForCausalLM, Any]:
-    model, tokenizer = tiny.of_pocket_vocabulary()
-    return model.to(getattr(torch, spec.dtype)).eval(), tokenizer
 
 
 def sweep(stage: int, dtype: str = "float32") -> Sweep:
@@ -70,17 +63,6 @@ def sweep(stage: int, dtype: str = "float32") -> Sweep:
 def configuration(resident: Resident, method: str, options: Mapping[str, Any], **training: Any) -> Configuration:
     tuned = resident.sweep.training.model_dump() | training
     return Configuration.model_validate({"method": {"type": method, **options}, "training": tuned})
-
-
-def traces(model: nn.Module) -> list[Any]:
-    """All that a run could leave behind on the modules and parameters beside the weights."""
-    hooks = [(name, h, sorted(getattr(module, h))) for name, module in model.named_modules() for h in HOOKS]
-    kinds = [(name, type(module).__name__, sorted(module._parameters)) for name, module in model.named_modules()]
-    parameters = [
-        (name, p.requires_grad, p.grad is None, bool(p._backward_hooks), bool(p._post_accumulate_grad_hooks))
-        for name, p in model.named_parameters()
-    ]
-    return [hooks, kinds, parameters]
 
 
 def run_turns(stage: int, dtype: str, folder: Path) -> list[dict[str, Any]]:

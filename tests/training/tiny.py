@@ -8,18 +8,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
+from gallop_ray.testing.model import EVERYWHERE, llama, of_pocket_vocabulary, same, whole_weights
 from gallop_ray.training.context import Phases, Reporter, RunContext, Silent
 from gallop_ray.training.engine import init_distributed, quiet, split_over_ranks
-from gallop_ray.training.pocket import pocket_tokenizer
 from gallop_ray.training.resident import Resident
 
+__all__ = [
+    "EVERYWHERE",
+    "context",
+    "examples",
+    "llama",
+    "mask_tensors",
+    "model",
+    "of_pocket_vocabulary",
+    "resident",
+    "same",
+    "sweep",
+    "whole_weights",
+]
 VOCABULARY = 96
-EVERYWHERE = ("*_proj", "embed_tokens", "*norm", "lm_head")
 
 
 def sweep(stage: int = 0, dtype: str = "float32", workers: int = 1, **training: Any) -> Sweep:
@@ -35,27 +47,6 @@ def sweep(stage: int = 0, dtype: str = "float32", workers: int = 1, **training: 
             "training": {"batch_size": 8, "micro_batch_size": 2, "steps": 5, "learning_rate": 1e-2, **training},
         }
     )
-
-
-def llama(**options: Any) -> LlamaForCausalLM:
-    """Two blocks, the same every time; `options` of its LlamaConfig beside the sizes."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        **options,
-    )
-    return LlamaForCausalLM(config)
-
-
-def of_pocket_vocabulary(**options: Any) -> tuple[LlamaForCausalLM, Any]:
-    """A tiny model for the pocket model's tokenizer, and the tokenizer."""
-    tokenizer = pocket_tokenizer()
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    return llama(vocab_size=len(tokenizer), **ids, **options), tokenizer
 
 
 def model(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
@@ -122,15 +113,3 @@ def mask_tensors(
             chosen.view(-1)[-1] = True
             masks[name.removesuffix(".weight")] = chosen & (empty not in name)
     return masks
-
-
-def whole_weights(base: torch.nn.Module) -> dict[str, Tensor]:
-    """All parameters, gathered, by name."""
-    from gallop_ray.sparse.weights import gather
-
-    return {name: gather(p).clone() for name, p in base.named_parameters()}
-
-
-def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Whether two sets of weights are equal, bit for bit."""
-    return a.keys() == b.keys() and all(torch.equal(a[n].view(torch.uint8), b[n].view(torch.uint8)) for n in a)

@@ -1,5 +1,6 @@
 """Real gloo ranks for tests: processes that stay, and run plain functions sent to them."""
 
+import atexit
 import multiprocessing
 import os
 import tempfile
@@ -64,3 +65,21 @@ class Ranks:
             process.kill()
             process.join()
         self._folder.cleanup()
+
+
+_shared: dict[int, Ranks] = {}
+
+
+def shared_ranks(world: int) -> Ranks:
+    """So many ranks, started once and shared by all who ask. A group that failed a test is replaced."""
+    if world in _shared and _shared[world].broken:
+        _shared.pop(world).stop()
+    if world not in _shared:
+        _shared[world] = Ranks(world)
+    return _shared[world]
+
+
+@atexit.register
+def _stop_shared() -> None:
+    while _shared:
+        _shared.popitem()[1].stop()

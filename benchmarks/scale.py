@@ -164,7 +164,7 @@ def _sweep(size: int, output: Path, sampler: str) -> Any:
 
 def _end(folder: Any, key: str) -> None:
     configuration = folder.configuration(key)
-    run, rate = configuration.run(0), configuration.configuration()["training"]["learning_rate"]
+    run, rate = configuration.run(0), configuration.configuration().training["learning_rate"]
     run.start({}, "slot-0")
     run.finish({"configuration": key, "seed": 0, "status": "finished", "val_mean_accuracy": 500 * rate})
     configuration.write_status("finished", [0], 500 * rate)

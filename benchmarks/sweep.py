@@ -101,6 +101,6 @@ def _measured(ran: Ran) -> Measured:
     """The whole time; of the runs' time, from the first one's start, what was spent on each phase."""
     (slot,) = slot_times(ran.folder).values()
     results = ran.folder.results()
-    spent = {name: sum(result["seconds"].get(name, 0.0) for result in results) for name in PHASES}
+    spent = {name: sum(result.seconds.get(name) or 0.0 for result in results) for name in PHASES}
     share = sum(spent[name] for name in SPENT_WELL) / slot.wall
     return Measured(ran.seconds, ran.bytes, {"share": share, "runs_seconds": slot.wall, **spent})

@@ -27,7 +27,7 @@ class Ran:
     @property
     def bytes(self) -> int:
         """The largest memory that a process held during a run."""
-        return max(int(result["peak_memory_bytes"]) for result in self.folder.results())
+        return max(int(result.peak_memory_bytes or 0) for result in self.folder.results())
 
 
 def run_ours(place: Path, sweep: dict[str, Any]) -> Ran:
@@ -53,7 +53,7 @@ def run_rival(place: Path, module: str, ours: Ran, configurations: int | None = 
     folder.create(ours.folder.spec())
     folder.write_base(ours.folder.base() or {}, {}, {}, ours.folder.base_text_loss())
     for asked in ours.folder.configurations()[:configurations]:
-        folder.configuration(asked.key).create(asked.configuration())
+        folder.configuration(asked.key).create(asked.configuration().sections())
     return Ran(_run(place / f"{module}.log", module, str(folder.path)), folder)
 
 

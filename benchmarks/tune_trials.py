@@ -84,7 +84,12 @@ def _train(config: dict[str, Any]) -> None:
         record = asked.run(seed)
         record.start({}, "trial")
         result = execute(
-            resident, Configuration.model_validate(asked.configuration()), seed, base, record, folder.base_text_loss()
+            resident,
+            Configuration.model_validate(asked.configuration().sections()),
+            seed,
+            base,
+            record,
+            folder.base_text_loss(),
         )
         for document in ("mask", "correct", "outputs"):
             record.write(document, result.pop(document))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from gallop_ray.analysis.best import Best
     from gallop_ray.analysis.frame import Results
+    from gallop_ray.analysis.status import SweepStatus
     from gallop_ray.sparse.adapter import AppliedAdapter
 
 __all__ = [
@@ -97,23 +98,25 @@ def resume(directory: Directory, verbose: bool = False) -> Path:
     Raises:
         ValueError: there is no sweep, or it runs just now.
     """
-    from gallop_ray.reporting.status import opened
+    from gallop_ray.records.stored import open_sweep
     from gallop_ray.sweep.commands import lifted
     from gallop_ray.sweep.driver import run_sweep as run
 
-    folder, sweep = opened(str(directory))
-    return folder.path if lifted(str(directory)) else run(sweep, verbose).path
+    stored = open_sweep(directory)
+    return stored.folder.path if lifted(str(directory)) else run(stored.whole(), verbose).path
 
 
-def status(directory: Directory) -> dict[str, Any]:
-    """How a sweep stands: what `gallop-ray status --json` prints.
+def status(directory: Directory) -> "SweepStatus":
+    """How a sweep stands, with the fields that `gallop-ray status --json` prints.
 
     Raises:
         ValueError: there is no sweep.
     """
-    from gallop_ray.reporting.status import SweepStatus, opened
+    from gallop_ray.analysis.status import StatusReader
+    from gallop_ray.records.stored import open_sweep
 
-    return SweepStatus(*opened(str(directory))).look()
+    stored = open_sweep(directory)
+    return StatusReader(stored.folder, stored.sweep).look()
 
 
 def pause(directory: Directory) -> None:
@@ -155,9 +158,10 @@ def best(directory: Directory) -> "list[Best]":
         ValueError: there is no sweep.
     """
     from gallop_ray.analysis.best import best_of_methods
-    from gallop_ray.reporting.status import opened
+    from gallop_ray.records.stored import open_sweep
 
-    return best_of_methods(*opened(str(directory)))
+    stored = open_sweep(directory)
+    return best_of_methods(stored.folder, stored.sweep)
 
 
 def report(directory: Directory, output: Directory | None = None) -> Path:
@@ -169,10 +173,11 @@ def report(directory: Directory, output: Directory | None = None) -> Path:
     Raises:
         ValueError: there is no sweep, or `output` is not such a page.
     """
-    from gallop_ray.reporting.status import opened
+    from gallop_ray.records.stored import open_sweep
     from gallop_ray.sweep.report import report as write
 
-    return write(*opened(str(directory)), None if output is None else str(output))
+    stored = open_sweep(directory)
+    return write(stored.folder, stored.sweep, None if output is None else str(output))
 
 
 def export(run: Directory, to: Literal["delta", "peft", "merged"], output: Directory | None = None) -> Path:
@@ -212,9 +217,10 @@ def results(directory: Directory) -> "Results":
         ValueError: there is no sweep.
     """
     from gallop_ray.analysis.frame import results_frame
-    from gallop_ray.reporting.status import opened
+    from gallop_ray.records.stored import open_sweep
 
-    return results_frame(*opened(str(directory)))
+    stored = open_sweep(directory)
+    return results_frame(stored.folder, stored.sweep)
 
 
 def statistics(directory: Directory) -> "pd.DataFrame":
@@ -228,9 +234,10 @@ def statistics(directory: Directory) -> "pd.DataFrame":
     """
     from gallop_ray.analysis.frame import spreads_frame
     from gallop_ray.analysis.statistics import sweep_statistics
-    from gallop_ray.reporting.status import opened
+    from gallop_ray.records.stored import open_sweep
 
-    return spreads_frame(sweep_statistics(*opened(str(directory))).configurations)
+    stored = open_sweep(directory)
+    return spreads_frame(sweep_statistics(stored.folder, stored.sweep).configurations)
 
 
 def plot_front(of: "Directory | Results", x: str = "forget_ratio", y: str = "id_accuracy") -> "Figure":
@@ -316,18 +323,19 @@ def _drawn_from(of: "Directory | Results") -> "tuple[pd.DataFrame, ObjectiveSpec
         of = results(of)
     if getattr(of, "directory", None) is None:
         return of, ObjectiveSpec()
-    from gallop_ray.reporting.status import opened
+    from gallop_ray.records.stored import open_sweep
 
-    return of, opened(str(_folder_of(of)))[1].objective
+    return of, open_sweep(_folder_of(of)).sweep.objective
 
 
 def _of_the_report(of: "Directory | Results", name: str) -> "Figure":
     """A figure of the report that is drawn from more than the results: of all runs."""
+    from gallop_ray.records.stored import open_sweep
     from gallop_ray.reporting.report.drawings import drawings
     from gallop_ray.reporting.report.material import gather
-    from gallop_ray.reporting.status import opened
     from gallop_ray.search.importance import importances
 
-    folder, sweep = opened(str(_folder_of(of)))
+    stored = open_sweep(_folder_of(of))
+    folder, sweep = stored.folder, stored.sweep
     shares = importances(folder, sweep) if name == "importance" else {}
     return drawings(gather(folder, sweep, shares))[name].draw()

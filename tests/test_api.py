@@ -64,7 +64,7 @@ def test_overrides_of_a_sweep_that_is_loaded_are_refused(tmp_path: Path) -> None
 
 def test_a_folder_answers_as_the_commands_do(folder: Path) -> None:
     standing = gallop_ray.status(folder)
-    assert (standing["state"], standing["runs"]["finished"]) == ("not running", 4)
+    assert (standing.state, standing.runs.finished) == ("not running", 4)
     (best,) = gallop_ray.best(folder)
     assert (best.method, best.seeds, best.settings["training"]["learning_rate"]) == ("gallop", 2, 0.2)
     assert best.metrics["id_accuracy"] == pytest.approx((0.25, 0.05 * 2**0.5))

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from gallop_ray.records.files import Record
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.schema import DataSpec, Sweep
-from gallop_ray.tasks.metrics import Correct, plain, summarize
+from gallop_ray.tasks.metrics import Accuracies, Correct, plain, summarize
 
 Answers = dict[str, NDArray[np.float64]]
 """By task (examples,): 1 where the answer was right, 0 where not, times a weight; the sum of the means is the metric,
@@ -31,7 +30,7 @@ def weights_of(folder: SweepFolder, sweep: Sweep, metric: str) -> dict[str, floa
     }
 
 
-def _of_a_round(base: Record, data: DataSpec, metric: str) -> dict[str, float]:
+def _of_a_round(base: Accuracies, data: DataSpec, metric: str) -> dict[str, float]:
     task, ood = data.train_task, data.ood
     others = {each: 1 / len(ood) for each in ood}
     if metric == "id_accuracy":

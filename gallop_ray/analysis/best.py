@@ -44,7 +44,7 @@ def _best(folder: SweepFolder, sweep: Sweep, summary: Summary) -> Best:
         method=summary.method,
         seeds=len(summary.finished),
         metrics={name: summary.over_seeds(name) for name in names},
-        settings={"methods": [settings["method"]], "training": _without_unused(settings["training"])},
+        settings={"methods": [settings.method], "training": _without_unused(settings.training)},
         edges=[str(edge) for found in edges_of(folder, sweep, [summary]).values() for edge in found],
         adapters=list(_adapters(folder, sweep, summary)),
     )

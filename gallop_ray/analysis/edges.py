@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from gallop_ray.analysis.ranking import Summary
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import StoredConfiguration
 from gallop_ray.spec.configuration import method_named, resolve, space_keys
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, witnesses
@@ -37,17 +38,16 @@ class Edge:
         )
 
 
-def edges(sweep: Sweep, configuration: Mapping[str, Any]) -> list[Edge]:
-    """The searched numbers of a configuration, as configuration.json has it, that lie at an edge of their range.
+def edges(sweep: Sweep, configuration: StoredConfiguration) -> list[Edge]:
+    """The searched numbers of a configuration that lie at an edge of their range.
 
     A list of two values has nothing but edges. Left out are ends beyond which the field takes no value, such as a
     selection ratio of 1, and values that have no order.
     """
-    method = method_named(sweep, configuration["method"]["name"])
+    method = method_named(sweep, configuration.method["name"])
     found = []
     for path, key in space_keys(sweep, method).items():
-        section, _, field = path.partition(".")
-        allowed, value = sweep.search.space[key], configuration[section].get(field)
+        allowed, value = sweep.search.space[key], configuration.option(path)
         end = end_of(allowed, value)
         if end is not None and _goes_on(sweep, method.name, path, allowed, end):
             found.append(Edge(method.name, key, value, end, _written(allowed)))

@@ -1,17 +1,15 @@
 """The runs of a sweep as a pandas DataFrame, which the figures draw from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from gallop_ray.analysis.spread import Spread
 from gallop_ray.analysis.statistics import ConfigurationStatistics
-from gallop_ray.records.files import Record
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.records.summary import flatten
+from gallop_ray.records.results import RunResult
 from gallop_ray.spec.schema import Sweep
 
 
@@ -43,10 +41,10 @@ def results_frame(folder: SweepFolder, sweep: Sweep) -> Results:
     return results
 
 
-def frame_of(results: Iterable[Mapping[str, Any]], methods: Iterable[str] = ()) -> pd.DataFrame:
-    """The same from result.json records; methods that are not named come last."""
+def frame_of(results: Iterable[RunResult], methods: Iterable[str] = ()) -> pd.DataFrame:
+    """The same from results; methods that are not named come last."""
     place = {name: number for number, name in enumerate(methods)}
-    rows = [flatten(result) for result in results]
+    rows = [result.flat() for result in results]
     rows.sort(key=lambda row: (place.get(row["method"], len(place)), row["configuration"], row["seed"]))
     frame = pd.DataFrame(rows)
     return frame if len(frame) else pd.DataFrame(columns=list(_ALWAYS))
@@ -63,8 +61,11 @@ def spreads_frame(configurations: Iterable[ConfigurationStatistics]) -> pd.DataF
     return pd.DataFrame(rows, columns=columns)
 
 
-def rows_of(frame: pd.DataFrame) -> list[Record]:
-    """The frame's rows as records, nulls as None."""
+def results_of(frame: pd.DataFrame) -> list[RunResult]:
+    """The results that the frame's rows are of. Whole numbers may have become floats in it."""
     objects = frame.astype(object)
-    rows: list[Record] = objects.where(objects.notna(), None).to_dict("records")
-    return rows
+    rows = objects.where(objects.notna(), None).to_dict("records")
+    return [
+        RunResult.model_validate({name: value for name, value in row.items() if value is not None}, strict=False)
+        for row in rows
+    ]

@@ -8,16 +8,15 @@ from pathlib import Path
 
 from gallop_ray.analysis.ranking import Summary, best
 from gallop_ray.analysis.timing import RunSeconds, slot_seconds_left
-from gallop_ray.records.files import Record
-from gallop_ray.records.folders import FINAL, ConfigurationFolder, SweepFolder
+from gallop_ray.records.events import Event, PhaseBegan, RunStarted, Step
+from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
+from gallop_ray.records.results import ConfigurationStatus, EndedRun, RunResult
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.watch import OpenConfigurations
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec, Sweep
 
 _STEPS_FOR_SPEED = 20
-_KEPT = ("configuration", "seed", "stage", "status", "reason", "attempts", "ended", "seconds")
-"""Of a result: there may be thousands."""
 
 
 @dataclass
@@ -38,18 +37,19 @@ class ActiveRun:
     moving: bool = False
     times: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_STEPS_FOR_SPEED))
 
-    def take(self, event: Record) -> None:
+    def take(self, event: Event) -> None:
         """Bring the state up to date with an event."""
-        self.last_event = event["time"]
-        if event["event"] == "run_started":
+        self.last_event = event.time
+        if isinstance(event, RunStarted):
             self.phase, self.step, self.loss = "starting", 0, None
-            self.slot, self.started = event["slot"], event["time"]
+            self.slot, self.started = event.slot, event.time
             self.times.clear()
-        elif event["event"] == "phase":
-            self.phase = event["phase"]
-        elif event["event"] == "step":
-            self.step, self.steps, self.loss = event["step"], event.get("steps", self.steps), event.get("loss")
-            self.times.append((event["time"], event["step"]))
+        elif isinstance(event, PhaseBegan):
+            self.phase = event.phase
+        elif isinstance(event, Step):
+            self.step, self.loss = event.step, event.loss
+            self.steps = self.steps if event.steps is None else event.steps
+            self.times.append((event.time, event.step))
 
     @property
     def steps_per_second(self) -> float | None:
@@ -74,22 +74,21 @@ class SweepState:
         self, folder: SweepFolder, planned: Sequence[MethodPlan], objective: ObjectiveSpec, since: float | None = None
     ) -> None:
         self.objective = objective
-        self._kept = (*_KEPT, objective.metric)
         self._since = since
         self._seeds = set(folder.spec().get("seeds", Sweep.model_fields["seeds"].default))
         self.total_configurations = sum(plan.configurations for plan in planned)
         self._planned = planned
         self._looked = False
         self._open = OpenConfigurations(folder)
-        self._results: dict[Path, Record] = {}
+        self._results: dict[Path, EndedRun] = {}
         self._active: dict[Path, ActiveRun] = {}
-        self._over: dict[str, tuple[Record, int]] = {}
+        self._over: dict[str, tuple[ConfigurationStatus, int]] = {}
         self._methods: dict[str, str] = {}
         self._side_by_side = 1
 
-    def look(self) -> list[Record]:
+    def look(self) -> list[RunResult]:
         """Read what is new; returns the results of runs that ended since the last look."""
-        news: list[Record] = []
+        news: list[RunResult] = []
         for configuration in self._open.look():
             status = configuration.status()
             if configuration.key not in self._methods:
@@ -101,9 +100,11 @@ class SweepState:
         self._side_by_side = len(self.active) or self._side_by_side
         return news
 
-    def _note_status(self, configuration: ConfigurationFolder, status: Record, runs: list[RunFolder]) -> None:
+    def _note_status(
+        self, configuration: ConfigurationFolder, status: ConfigurationStatus, runs: list[RunFolder]
+    ) -> None:
         self._over.pop(configuration.key, None)
-        if status["status"] in FINAL:
+        if status.over:
             self._over[configuration.key] = (status, sum(run.seed in self._seeds for run in runs))
             for run in runs:
                 if run.seed in self._seeds:
@@ -111,16 +112,15 @@ class SweepState:
             if not any(run.path in self._active for run in runs):  # a confirmation goes on
                 self._open.close(configuration)
 
-    def _look_at(self, run: RunFolder) -> Record | None:
+    def _look_at(self, run: RunFolder) -> RunResult | None:
         """Follow a run; its result when it has just ended."""
-        if run.path in self._results and self._results[run.path]["status"] == "finished":
+        known = self._results.get(run.path)
+        if known is not None and known.finished:
             return None
         result = run.result()
         if result is not None:
             self._active.pop(run.path, None)
-            kept = {name: result[name] for name in self._kept if name in result}
-            kept["method"] = self._methods[run.configuration]
-            known = self._results.get(run.path)
+            kept = result.essence(self.objective.metric)
             self._results[run.path] = kept
             return None if known == kept else result
         self._results.pop(run.path, None)  # another attempt at it
@@ -153,12 +153,12 @@ class SweepState:
         return self._methods
 
     @property
-    def over(self) -> dict[str, Record]:
+    def over(self) -> dict[str, ConfigurationStatus]:
         """The status of each configuration that has ended, by key."""
         return {key: status for key, (status, _) in self._over.items()}
 
     @property
-    def results(self) -> list[Record]:
+    def results(self) -> list[EndedRun]:
         """Of the runs that have ended, which they are and how they did."""
         return list(self._results.values())
 
@@ -175,14 +175,14 @@ class SweepState:
     @property
     def runs_failed(self) -> int:
         """How many runs have failed or diverged."""
-        return sum(result["status"] != "finished" for result in self._results.values())
+        return sum(not result.finished for result in self._results.values())
 
     @property
     def runs_left_of(self) -> dict[str, int]:
         """How many runs of each method are still to end; configurations that ended early leave none."""
         searched, confirmed = Counter[str](), Counter[str]()
         for path, result in self._results.items():
-            stage = searched if result["seed"] in self._seeds else confirmed
+            stage = searched if result.seed in self._seeds else confirmed
             stage[self._methods[path.parent.name]] += 1
         for key, (_, runs) in self._over.items():
             searched[self._methods[key]] += max(0, len(self._seeds) - runs)
@@ -204,9 +204,9 @@ class SweepState:
     def run_seconds(self) -> RunSeconds:
         """What runs have taken."""
         return RunSeconds(
-            (self._methods[path.parent.name], result["seconds"]["total"])
+            (self._methods[path.parent.name], result.total_seconds)
             for path, result in self._results.items()
-            if result.get("seconds", {}).get("total") is not None
+            if result.total_seconds is not None
         )
 
     def slot_seconds_left(self) -> float | None:

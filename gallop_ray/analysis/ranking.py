@@ -7,15 +7,16 @@ MLflow, confirmation and retention. A configuration with a failed or diverged ru
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from gallop_ray.records.files import Record
-from gallop_ray.records.folders import CONFIRMATION, SweepFolder
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import CONFIRMATION, EndedRun
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.summary import mean_and_std, objective_value
 from gallop_ray.spec.schema import ObjectiveSpec, larger_is_better
 
 BASE = "base model"
+Run = TypeVar("Run", bound=EndedRun)
 
 
 @dataclass(frozen=True)
@@ -28,46 +29,46 @@ class Summary:
 
     configuration: str
     method: str
-    runs: list[Record]
+    runs: list[EndedRun]
     values: tuple[float | None, ...]
     on_front: bool = False
 
     @property
-    def finished(self) -> list[Record]:
+    def finished(self) -> list[EndedRun]:
         """The runs that neither failed nor diverged."""
-        return [run for run in self.runs if run["status"] == "finished"]
+        return [run for run in self.runs if run.finished]
 
     @property
     def failed(self) -> bool:
         """Whether one of its runs failed or diverged: then it is no answer, however good its other seeds are."""
         return len(self.finished) < len(self.runs)
 
-    def first(self, name: str) -> Any:
-        """A value that all runs share, or null."""
-        return next((run[name] for run in self.runs if run.get(name) is not None), None)
+    def first(self, name: str) -> float | None:
+        """A number that all runs share, or null."""
+        return next((value for run in self.runs if (value := run.value(name)) is not None), None)
 
     def over_seeds(self, name: str) -> tuple[float | None, float | None]:
         """Mean and standard deviation of a metric."""
-        return mean_and_std(run.get(name) for run in self.finished)
+        return mean_and_std(run.value(name) for run in self.finished)
 
 
-def summaries(results: Iterable[Record], objective: ObjectiveSpec) -> list[Summary]:
+def summaries(results: Iterable[EndedRun], objective: ObjectiveSpec) -> list[Summary]:
     """One summary per configuration, the best by the objective first; those that failed or have no value come last.
 
     With several metrics the Pareto front comes first; within it and without, the first metric decides.
     """
-    runs: dict[str, list[Record]] = defaultdict(list)
+    runs: dict[str, list[EndedRun]] = defaultdict(list)
     for result in results:
-        runs[result["configuration"]].append(result)
+        runs[result.configuration].append(result)
     found = [_summary(key, of_key, objective) for key, of_key in sorted(runs.items())]
     if objective.metrics:
         found = _with_front(found, objective)
     return sorted(found, key=lambda summary: _order(summary, objective))
 
 
-def _summary(key: str, runs: list[Record], objective: ObjectiveSpec) -> Summary:
+def _summary(key: str, runs: list[EndedRun], objective: ObjectiveSpec) -> Summary:
     values = tuple(objective_value(runs, objective, metric) for metric in objective.all_metrics)
-    return Summary(key, runs[0]["method"], runs, values)
+    return Summary(key, runs[0].method, runs, values)
 
 
 def _order(summary: Summary, objective: ObjectiveSpec) -> tuple[bool, bool, float]:
@@ -104,7 +105,7 @@ def _with_most_seeds(found: list[Summary]) -> list[Summary]:
     return [summary for summary in sound if len(summary.finished) == most[summary.method]]
 
 
-def best(results: Iterable[Record], objective: ObjectiveSpec) -> list[Summary]:
+def best(results: Iterable[EndedRun], objective: ObjectiveSpec) -> list[Summary]:
     """The best configuration of each method, the best of all first; of the runs on fresh seeds where there are any.
 
     Only those count that finished the most seeds of their method's configurations and none of whose runs failed. A
@@ -113,7 +114,7 @@ def best(results: Iterable[Record], objective: ObjectiveSpec) -> list[Summary]:
     return _best_of_each_method(summaries(of_the_verdict(results), objective), 1)
 
 
-def best_of_search(results: Iterable[Record], objective: ObjectiveSpec, count: int = 1) -> list[Summary]:
+def best_of_search(results: Iterable[EndedRun], objective: ObjectiveSpec, count: int = 1) -> list[Summary]:
     """The same by the runs of the search alone, up to `count` configurations of each method."""
     return _best_of_each_method(summaries(of_the_search(results), objective), count)
 
@@ -130,21 +131,21 @@ def _best_of_each_method(found: list[Summary], count: int) -> list[Summary]:
 def best_run(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> RunFolder | None:
     """Of a best configuration the run that validates best among those whose adapter is still there; None without."""
     sign = -1 if objective.maximize else 1
-    measured = [run for run in best.finished if run.get(objective.metric) is not None]
-    runs = sorted(measured, key=lambda run: sign * run[objective.metric])
-    found = (folder.run(best.configuration, run["seed"]) for run in runs)
+    values = {run.seed: run.value(objective.metric) for run in best.finished}
+    measured = {seed: value for seed, value in values.items() if value is not None}
+    found = (folder.run(best.configuration, seed) for seed in sorted(measured, key=lambda seed: sign * measured[seed]))
     return next((run for run in found if any(part.adapter.exists() for part in run.parts())), None)
 
 
-def of_the_search(results: Iterable[Record]) -> list[Record]:
+def of_the_search(results: Iterable[Run]) -> list[Run]:
     """The runs that the search goes by."""
-    return [result for result in results if result.get("stage") != CONFIRMATION]
+    return [result for result in results if result.stage != CONFIRMATION]
 
 
-def of_the_verdict(results: Iterable[Record]) -> list[Record]:
+def of_the_verdict(results: Iterable[Run]) -> list[Run]:
     """The runs on fresh seeds, where there are any: those that were searched with have picked the best by luck, too."""
     every = list(results)
-    return [result for result in every if result.get("stage") == CONFIRMATION] or every
+    return [result for result in every if result.stage == CONFIRMATION] or every
 
 
 def base_summary(base: Mapping[str, Any], objective: ObjectiveSpec) -> Summary:
@@ -154,4 +155,4 @@ def base_summary(base: Mapping[str, Any], objective: ObjectiveSpec) -> Summary:
         base: metrics of the base model under the names that results use (id_accuracy, val_mean_accuracy, ...).
     """
     values = tuple(base.get(metric) for metric in objective.all_metrics)
-    return Summary(BASE, BASE, [{**base, "status": "finished"}], values)
+    return Summary(BASE, BASE, [EndedRun(configuration=BASE, method=BASE, status="finished", **base)], values)

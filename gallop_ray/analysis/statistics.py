@@ -14,9 +14,8 @@ from gallop_ray.analysis.comparison import Comparison, Side, compare, corrected
 from gallop_ray.analysis.ranking import best, of_the_search, of_the_verdict
 from gallop_ray.analysis.spread import Spread, spread
 from gallop_ray.analysis.verdict import Verdict, decide, selection_text
-from gallop_ray.records.files import Record
-from gallop_ray.records.folders import CONFIRMATION, SEARCH, SweepFolder
-from gallop_ray.records.summary import measurements
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import CONFIRMATION, SEARCH, EndedRun
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import Correct
 
@@ -50,7 +49,7 @@ class SweepStatistics:
     """
 
     metric: str
-    results: Sequence[Record]
+    results: Sequence[EndedRun]
     best: tuple[ConfigurationStatistics, ...]
     comparisons: tuple[Comparison, ...]
     stability: float | None
@@ -67,9 +66,7 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
     results = [_with_mean(result) for result in folder.results()]
     metric = _verdict_metric(results, sweep)
     winners = _best(results, sweep, metric)
-    correct = [
-        {run["seed"]: recorded(folder.run(run["configuration"], run["seed"])) for run in runs} for _, runs in winners
-    ]
+    correct = [{run.seed: recorded(folder.run(run.configuration, run.seed)) for run in runs} for _, runs in winners]
     comparisons = {
         name: _comparisons(winners, correct, name, weights_of(folder, sweep, name))
         for name in dict.fromkeys([metric, *_COMPARED])
@@ -84,53 +81,53 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
     )
 
 
-def _with_mean(result: Record) -> Record:
+def _with_mean(result: EndedRun) -> EndedRun:
     """The result with mean_accuracy, which is recorded of validation sets alone."""
-    both = [result.get(name) for name in ("id_accuracy", "ood_accuracy")]
+    both = [result.value(name) for name in ("id_accuracy", "ood_accuracy")]
     known = [value for value in both if value is not None]
-    return {**result, MEAN_ACCURACY: fmean(known)} if len(known) == len(both) else result
+    return result.model_copy(update={MEAN_ACCURACY: fmean(known)}) if len(known) == len(both) else result
 
 
-def _verdict_metric(results: Sequence[Record], sweep: Sweep) -> str:
+def _verdict_metric(results: Sequence[EndedRun], sweep: Sweep) -> str:
     metric = sweep.objective.metric.removeprefix("val_")
-    if metric == MEAN_ACCURACY and not any(MEAN_ACCURACY in result for result in results):
+    if metric == MEAN_ACCURACY and all(result.value(MEAN_ACCURACY) is None for result in results):
         return "id_accuracy"  # there is no other task
     return metric
 
 
-def _of_all(results: Sequence[Record]) -> Iterable[ConfigurationStatistics]:
-    fresh = [result for result in results if result.get("stage") == CONFIRMATION]
+def _of_all(results: Sequence[EndedRun]) -> Iterable[ConfigurationStatistics]:
+    fresh = [result for result in results if result.stage == CONFIRMATION]
     for stage, runs in ((SEARCH, of_the_search(results)), (CONFIRMATION, fresh)):
-        of_key: dict[str, list[Record]] = defaultdict(list)
+        of_key: dict[str, list[EndedRun]] = defaultdict(list)
         for run in runs:
-            of_key[run["configuration"]].append(run)
+            of_key[run.configuration].append(run)
         for key in sorted(of_key):
             yield _statistics(of_key[key], stage)
 
 
-def _statistics(runs: Sequence[Record], stage: str) -> ConfigurationStatistics:
+def _statistics(runs: Sequence[EndedRun], stage: str) -> ConfigurationStatistics:
     """Of the runs of one configuration in one stage, those that finished."""
-    measured = {run["seed"]: measurements(run) for run in runs if run["status"] == "finished"}
+    measured = {run.seed: run.measurements() for run in runs if run.finished}
     names = dict.fromkeys(name for values in measured.values() for name in values)
     spreads = {name: spread(name, {seed: values.get(name) for seed, values in measured.items()}) for name in names}
-    return ConfigurationStatistics(runs[0]["configuration"], runs[0]["method"], stage, tuple(sorted(measured)), spreads)
+    return ConfigurationStatistics(runs[0].configuration, runs[0].method, stage, tuple(sorted(measured)), spreads)
 
 
-Best = list[tuple[ConfigurationStatistics, list[Record]]]
+Best = list[tuple[ConfigurationStatistics, list[EndedRun]]]
 """The best configuration of each method that has one, and its finished runs."""
 
 
-def _best(results: Sequence[Record], sweep: Sweep, metric: str) -> Best:
+def _best(results: Sequence[EndedRun], sweep: Sweep, metric: str) -> Best:
     runs = of_the_verdict(results)
-    stage = CONFIRMATION if any(run.get("stage") == CONFIRMATION for run in runs) else SEARCH
+    stage = CONFIRMATION if any(run.stage == CONFIRMATION for run in runs) else SEARCH
     found = [(_statistics(each.runs, stage), each.finished) for each in best(results, sweep.objective)]
     sign = -1 if sweep.objective.maximize else 1
     measured = [each for each in found if metric in each[0].spreads]
     return sorted(measured, key=lambda each: sign * (each[0].spreads[metric].mean or 0.0))
 
 
-def _by_seed(runs: Iterable[Record], metric: str) -> dict[int, float]:
-    return {run["seed"]: run[metric] for run in runs if run.get(metric) is not None}
+def _by_seed(runs: Iterable[EndedRun], metric: str) -> dict[int, float]:
+    return {run.seed: value for run in runs if (value := run.value(metric)) is not None}
 
 
 def _comparisons(

@@ -10,6 +10,7 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
+from gallop_ray.records.events import PhaseBegan, RunStarted, Step
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.slots import loads
@@ -85,20 +86,20 @@ class SlotTimes:
 
 def run_times(run: RunFolder) -> RunTimes | None:
     """The times of a run from its events; None when it has none."""
-    events = [event for event in run.events() if event["event"] != "step"]
+    events = [event for event in run.events() if not isinstance(event, Step)]
     if not events:
         return None
     phases: dict[str, float] = defaultdict(float)
-    for event, following in pairwise(event for event in events if event["event"] in ("phase", "run_ended")):
+    for event, following in pairwise(event for event in events if event.event in ("phase", "run_ended")):
         # A worker whose node is gone may go on for seconds, and end in the middle of the next attempt's events.
-        if event["event"] == "phase":
-            phases[event["phase"]] += following["time"] - event["time"]
-    forwards = [event["time"] for event in events if event["event"] == "first_forward"]
-    started, last = next((event for event in events if event["event"] == "run_started"), None), events[-1]["time"]
+        if isinstance(event, PhaseBegan):
+            phases[event.phase] += following.time - event.time
+    forwards = [event.time for event in events if event.event == "first_forward"]
+    started, last = next((event for event in events if isinstance(event, RunStarted)), None), events[-1].time
     if started is None:  # its line is damaged
         return None
     return RunTimes(
-        started["slot"], run.configuration, started["time"], forwards[0] if forwards else None, last, dict(phases)
+        started.slot, run.configuration, started.time, forwards[0] if forwards else None, last, dict(phases)
     )
 
 
@@ -106,7 +107,7 @@ def _stretches(folder: SweepFolder) -> dict[str, list[list[RunTimes]]]:
     """The runs of each slot in order, from one start of the slot to the next; every start of a sweep has a slot-0."""
     starts: dict[str, set[float]] = defaultdict(set)
     for load in loads(folder):
-        starts[load["slot"]].add(load["slot_started"])
+        starts[load.slot].add(load.slot_started)
     slots: dict[str, dict[int, list[RunTimes]]] = defaultdict(lambda: defaultdict(list))
     for times in sorted(filter(None, map(run_times, folder.runs())), key=lambda run: run.started):
         slots[times.slot][bisect(sorted(starts[times.slot]), times.started)].append(times)

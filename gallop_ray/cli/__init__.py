@@ -118,14 +118,13 @@ def _add_export(commands: Any) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from gallop_ray.reporting.status import opened
+    from gallop_ray.records.stored import open_sweep
     from gallop_ray.sweep.commands import lifted
 
     if said := lifted(arguments.sweep):
         print(said)
         return 0
-    _, sweep = opened(arguments.sweep)
-    return run(sweep, arguments)
+    return run(open_sweep(arguments.sweep).whole(), arguments)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -165,10 +164,11 @@ def _best(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from gallop_ray.reporting.status import opened
+    from gallop_ray.records.stored import open_sweep
     from gallop_ray.sweep.report import report
 
-    path = report(*opened(arguments.sweep), arguments.output)
+    stored = open_sweep(arguments.sweep)
+    path = report(stored.folder, stored.sweep, arguments.output)
     print(path)
     if arguments.open:
         import webbrowser
@@ -186,8 +186,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _ui(arguments: argparse.Namespace) -> int:
-    from gallop_ray.mlflow_mirror.ui import open_ui
-    from gallop_ray.reporting.status import stored_at
+    from gallop_ray.mlflow_mirror.ui import open_ui, stored_at
 
     uri, experiment = stored_at(arguments.output)
     experiment = arguments.experiment or experiment

@@ -157,8 +157,8 @@ def run(sweep: Sweep, arguments: argparse.Namespace, file: str | None = None) ->
     """Run a sweep whose paths are absolute, read from that file; returns the command's exit code."""
     from gallop_ray.errors import Halted
     from gallop_ray.records.control import StoppedNow, Terminated
+    from gallop_ray.reporting.summary import print_summary
     from gallop_ray.sweep.driver import run_sweep
-    from gallop_ray.sweep.summary import print_summary
 
     word: LastWord = arguments.word or LastWord()
     try:

@@ -72,9 +72,9 @@ def _refuse_unfinished(run: RunFolder) -> None:
     result = run.result()
     if result is None:
         raise ValueError(f"{run.path} has not finished; `gallop-ray run` with its sweep file resumes it")
-    if result["status"] != "finished":
-        reason = result.get("reason") or "no reason recorded"
-        raise ValueError(f"{run.path} {result['status']} ({reason}); only a run that finished has an adapter")
+    if not result.finished:
+        reason = result.reason or "no reason recorded"
+        raise ValueError(f"{run.path} {result.status} ({reason}); only a run that finished has an adapter")
 
 
 def _metadata(run: RunFolder) -> dict[str, str]:

@@ -11,7 +11,7 @@ from gallop_ray.disk.tensors import DELTA
 from gallop_ray.export.merged import write_merged
 from gallop_ray.export.peft_folder import write_peft
 from gallop_ray.export.request import Request, Target
-from gallop_ray.reporting.masks import read_mask
+from gallop_ray.records.masks import read_mask
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
 from gallop_ray.sparse.checked import load_whole
 
@@ -33,7 +33,8 @@ def _refuse_incomplete(request: Request) -> None:
         load_whole(path)
         return
     found, _ = load_adapter(path)
-    matrices = (read_mask(request.run) or {}).get("matrices", {})
+    mask = read_mask(request.run)
+    matrices = mask.matrices if mask else {}
     refuse_misfit(path, found, {f"{name}.weight": numel for name, (_, numel) in matrices.items()} or _any(found))
     for name, (chosen, _) in matrices.items():
         there = found[f"{name}.weight"][0].numel() if f"{name}.weight" in found else 0

@@ -1,14 +1,16 @@
 """What MLflow shows of a record, and what of a folder it has been sent."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from gallop_ray.disk.damage import Damaged
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from gallop_ray.mlflow_mirror.store import Point, Status
-from gallop_ray.records.files import Record, write_json
-from gallop_ray.records.shapes import Shape, integer, text, truth
-from gallop_ray.records.summary import measurements
+from gallop_ray.records.events import Event, Step, Validated
+from gallop_ray.records.results import RunResult, StoredConfiguration
+from gallop_ray.records.typed import write_record
 from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.schema import Sweep
 
@@ -16,25 +18,25 @@ _STEP_METRICS = ("loss", "grad_norm", "examples_per_second")  # the learning rat
 _SHORT = {"learning_rate": "lr"}
 
 
-def step_points(events: list[Record], after_step: int) -> list[Point]:
+def step_points(events: Iterable[Event], after_step: int) -> list[Point]:
     """The metrics of the steps after `after_step`. A repeated attempt repeats steps; each is sent once."""
     return [
-        Point(f"training/{name}", float(event[name]), event["time"], event["step"])
+        Point(f"training/{name}", float(value), event.time, event.step)
         for event in events
-        if event["event"] == "step" and event["step"] > after_step
+        if isinstance(event, Step) and event.step > after_step
         for name in _STEP_METRICS
-        if event.get(name) is not None
+        if (value := getattr(event, name)) is not None
     ]
 
 
-def validation_points(events: list[Record], after_step: int) -> list[Point]:
+def validation_points(events: Iterable[Event], after_step: int) -> list[Point]:
     """What was validated during training after step `after_step`: curves beside the final values of those names."""
     return [
-        Point(f"training/{name}", float(value), event["time"], event["step"])
+        Point(f"training/{name}", float(value), event.time, event.step)
         for event in events
-        if event["event"] == "validation" and event["step"] > after_step
-        for name, value in event.items()
-        if name.startswith("val_") and value is not None
+        if isinstance(event, Validated) and event.step > after_step
+        for name, value in event.metrics.items()
+        if value is not None
     ]
 
 
@@ -43,22 +45,24 @@ def last_of(points: list[Point], before: int) -> int:
     return points[-1].step if points else before
 
 
-def result_points(result: Record, time: float) -> list[Point]:
+def result_points(result: RunResult, time: float) -> list[Point]:
     """All that was measured in a run, as final metrics."""
-    return [Point(name, value, time) for name, value in measurements(result).items()]
+    return [Point(name, value, time) for name, value in result.measurements().items()]
 
 
-def failure_tags(result: Record) -> dict[str, str]:
+def failure_tags(result: RunResult) -> dict[str, str]:
     """Why a run failed, as tags: the class of the failure, its reason, and how often the run was begun."""
-    names = ("failure", "reason", "attempts") if result.get("reason") else ()
-    return {name: str(result[name]) for name in names if result.get(name) is not None}
+    if not result.reason:
+        return {}
+    tags = {"failure": result.failure, "reason": result.reason, "attempts": result.attempts}
+    return {name: str(value) for name, value in tags.items() if value is not None}
 
 
-def run_name(configuration: Record, sweep: Sweep, ending: str) -> str:
+def run_name(configuration: StoredConfiguration, sweep: Sweep, ending: str) -> str:
     """The method, what the search chose, and an ending that tells it from others: gallop lr=0.001 seed 0."""
     searched = _searched(configuration, sweep).items()
     chosen = (f"{_SHORT.get(name, name)}={_short(value)}" for name, value in searched if value is not None)
-    return " ".join((configuration["method"]["name"], *chosen, ending))
+    return " ".join((configuration.method["name"], *chosen, ending))
 
 
 def _short(value: object) -> str:
@@ -67,37 +71,37 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _searched(configuration: Record, sweep: Sweep) -> dict[str, object]:
+def _searched(configuration: StoredConfiguration, sweep: Sweep) -> dict[str, object]:
     """What the search chose in this configuration, under the last part of each path of the search space."""
-    chosen = {}
-    for method in sweep.methods:
-        if method.name == configuration["method"]["name"]:
-            for section, field in (path.split(".") for path in space_keys(sweep, method)):
-                chosen[field] = configuration[section][field]
-    return chosen
+    return {
+        path.partition(".")[2]: configuration.option(path)
+        for method in sweep.methods
+        if method.name == configuration.method["name"]
+        for path in space_keys(sweep, method)
+    }
 
 
-def configuration_params(configuration: Record, sweep: Sweep) -> dict[str, object]:
+def configuration_params(configuration: StoredConfiguration, sweep: Sweep) -> dict[str, object]:
     """The few parameters by which configurations are compared, as far as they are known before a run."""
-    method = configuration["method"]
+    method = configuration.method
     params = {
         **_searched(configuration, sweep),
         "method": method["name"],
         "density": None if found_density(configuration) else method["density"],
         "selection_ratio": method.get("selection_ratio"),
-        "learning_rate": configuration["training"]["learning_rate"],
+        "learning_rate": configuration.training["learning_rate"],
     }
     return {name: value for name, value in params.items() if value is not None}
 
 
-def found_density(configuration: Record) -> bool:
+def found_density(configuration: StoredConfiguration) -> bool:
     """Whether a run finds out its density: that of LoRA, and what is asked for by a rank. A number on every axis."""
-    return not isinstance(configuration["method"].get("density"), float)
+    return not isinstance(configuration.method.get("density"), float)
 
 
-def density_params(configuration: Record, results: Iterable[Record]) -> dict[str, object]:
+def density_params(configuration: StoredConfiguration, results: Iterable[RunResult]) -> dict[str, object]:
     """The density that runs have found out, to the digits in which seeds agree."""
-    found = [result["density"] for result in results if result.get("density") is not None]
+    found = [result.density for result in results if result.density is not None]
     return {"density": f"{found[0]:.3g}"} if found and found_density(configuration) else {}
 
 
@@ -120,15 +124,6 @@ FINAL_STATUS: dict[str, Status] = {
     "diverged": "FAILED",
 }
 
-_SENT = Shape(
-    needed={"sweep_run": text, "run_id": text},
-    known={
-        "status": text,
-        "datasets": truth,
-        **dict.fromkeys(("attempt", "offset", "last_step", "last_validation"), integer),
-    },
-)
-
 
 @dataclass
 class Sent:
@@ -136,6 +131,8 @@ class Sent:
 
     It counts only below the sweep's MLflow run named here: another server, or an emptied one, is sent everything.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(strict=True)
 
     sweep_run: str
     run_id: str
@@ -153,15 +150,16 @@ class Sent:
 
     def save(self, folder: Path) -> None:
         """Write the folder's mlflow.json."""
-        write_json(folder / "mlflow.json", asdict(self), durable=False)
+        write_record(folder / "mlflow.json", asdict(self), durable=False)
 
     @classmethod
     def load(cls, folder: Path, sweep_run: str) -> "Sent | None":
         """The folder's mlflow.json; None when there is none, or it is about another MLflow run of the sweep."""
         try:
-            value = _SENT.read(folder / "mlflow.json")
-        except Damaged:  # cut short by a power cut: MLflow is asked for the run
+            found = _SENT.validate_json((folder / "mlflow.json").read_bytes())
+        except (FileNotFoundError, ValidationError):  # cut short by a power cut: MLflow is asked for the run
             return None
-        if value is None or value["sweep_run"] != sweep_run:
-            return None
-        return cls(**{name: value[name] for name in (each.name for each in fields(cls)) if name in value})
+        return found if found.sweep_run == sweep_run else None
+
+
+_SENT = TypeAdapter(Sent)

@@ -30,6 +30,7 @@ from gallop_ray.mlflow_mirror.store import MlflowStore, Point, Status
 from gallop_ray.mlflow_mirror.trouble import Refused
 from gallop_ray.records.files import Record, read_json, write_json
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
+from gallop_ray.records.results import RunResult
 from gallop_ray.records.run_folder import Document, RunFolder
 from gallop_ray.records.summary import over_seeds
 from gallop_ray.records.watch import OpenConfigurations
@@ -113,7 +114,7 @@ class SweepSync:
 
     def _sync_configuration(self, configuration: ConfigurationFolder) -> None:
         # The status is read before the runs: whoever writes it has written the results first.
-        status = configuration.status()["status"]
+        status = configuration.status().status
         self._statuses[configuration.path] = f"configurations_{status}"
         sent = self._sent_of(configuration, self._id, {"status": status} if status in FINAL_STATUS else {})
         versions = {run: run.version() for run in configuration.runs()}
@@ -139,7 +140,7 @@ class SweepSync:
     def _sync_run(self, run: RunFolder, version: Version, parent: Sent) -> None:
         """Send a run's news. `version` was taken before anything is read here, and the result before the events."""
         result = run.result()
-        tags = {"status": result["status"], **failure_tags(result)} if result else {}
+        tags: dict[str, str] = {"status": result.status, **failure_tags(result)} if result else {}
         sent = self._sent_of(run, parent.run_id, tags)
         tail = run.tail(sent.offset, sent.attempt)
         if tail.events:
@@ -151,9 +152,9 @@ class SweepSync:
         points = steps + validations
         if result is not None and ends:
             points += result_points(result, _ended(result))
-        configuration = ConfigurationFolder(run.path.parent).configuration() if ends else {}
+        configuration = ConfigurationFolder(run.path.parent).configuration() if ends else None
         self._log(run.path, sent, points, tags if ends else {})
-        if result is not None and ends:
+        if result is not None and configuration is not None:
             self._add_params(sent, density_params(configuration, [result]))
         if tail.events or ends:
             sent.attempt, sent.offset = tail.attempt, tail.offset
@@ -161,12 +162,12 @@ class SweepSync:
             sent.last_validation = last_of(validations, sent.last_validation)
             if result is not None and ends:
                 self._upload(partial(self._store.upload_json, sent.run_id, "run.json", _whole(run, result)))
-                self._put_status(sent, FINAL_STATUS[result["status"]], _ended(result))
+                self._put_status(sent, FINAL_STATUS[result.status], _ended(result))
             sent.save(run.path)
         if result is None:
             self._ended.pop(run.path, None)
             return
-        self._statuses[run.path] = f"runs_{result['status']}"
+        self._statuses[run.path] = f"runs_{result.status}"
         self._ended[run.path] = version
 
     def _sent_of(self, folder: ConfigurationFolder | RunFolder, parent: str, tags: Tags) -> Sent:
@@ -274,7 +275,7 @@ class SweepSync:
             finished: whether the sweep is complete.
         """
         for configuration in self._open.look():
-            status = configuration.status()["status"]
+            status = configuration.status().status
             for run in configuration.runs():
                 self._end(run.path, "running")
             self._end(configuration.path, status)
@@ -300,14 +301,14 @@ class SweepSync:
         self._unless_refused(folder, partial(self._set_status, folder, sent, status, word))
 
 
-def _whole(run: RunFolder, result: Record) -> Record:
+def _whole(run: RunFolder, result: RunResult) -> Record:
     """The run's documents as one: an upload takes longer than the bytes do."""
     found = {name: run.read(name) for name in _DOCUMENTS}
-    return {"result": result, **{name: document for name, document in found.items() if document is not None}}
+    return {"result": result.as_json(), **{name: document for name, document in found.items() if document is not None}}
 
 
-def _ended(result: Record) -> float:
-    return float(result.get("ended") or time.time())
+def _ended(result: RunResult) -> float:
+    return result.ended or time.time()
 
 
 def _begun(folder: Path) -> float:

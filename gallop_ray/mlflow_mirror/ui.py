@@ -14,12 +14,24 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gallop_ray.mlflow_mirror.sqlite import address_of, file_of, make_whole
+from gallop_ray.mlflow_mirror.store import default_uri, tracking_uri
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.stored import open_sweep
+from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.secrets import HIDDEN, hidden
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
 _ANSWER_SECONDS = 20.0
+
+
+def stored_at(directory: str) -> tuple[str, str]:
+    """The MLflow store and experiment of a sweep, given its folder, or of a folder of sweeps that name neither."""
+    if not SweepFolder(Path(directory).expanduser()).exists():
+        return default_uri(directory), TrackingSpec().experiment
+    sweep = open_sweep(directory).sweep
+    return tracking_uri(sweep), sweep.tracking.experiment
 
 
 def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: str = "gallop_ray") -> int:

@@ -22,7 +22,7 @@ from gallop_ray.mlflow_mirror.store import look
 from gallop_ray.mlflow_mirror.trouble import trouble
 from gallop_ray.preflight.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.records.environment import environment_record
-from gallop_ray.records.files import append_line, read_json, read_lines, write_json
+from gallop_ray.records.files import append_line, complete_lines, read_json, write_json
 from gallop_ray.spec.secrets import hidden
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -142,7 +142,7 @@ def _refused(folder: Path) -> str | None:
                 write_json(trial / "a.json", {"written": 1})
                 append_line(trial / "a.jsonl", {"line": 0})
                 append_line(trial / "a.jsonl", {"line": 1})
-                if read_json(trial / "a.json") != {"written": 1} or len(read_lines(trial / "a.jsonl")) != 2:
+                if read_json(trial / "a.json") != {"written": 1} or len(complete_lines(trial / "a.jsonl")) != 2:
                     return f"{folder} does not give back what was just written to it; give another folder as output"
             finally:
                 lock.release()

@@ -9,20 +9,36 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
-from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.locks import Lock, is_held
-from gallop_ray.records.files import Record, write_json
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.records.shapes import Shape, integer, number, one_of, text
+from gallop_ray.records.typed import Number, StoredRecord, note_unread, write_record
 
 Asked = Literal["pause", "stop", "stop now"]
 
 LOOK_SECONDS = 0.5
 _LOCK = ".lock"
-_DRIVER = Shape(known={"host": text, "pid": integer, "started": number, "slots": integer})
-_ASKED = Shape(needed={"asked": one_of("pause", "stop", "stop now")})
+
+
+class Driver(StoredRecord):
+    """driver.json: the process that runs a sweep, or ran it last. `slots`: that it started; null before it did."""
+
+    host: str | None = None
+    pid: int | None = None
+    started: Number | None = None
+    slots: int | None = None
+
+
+class _Command(StoredRecord):
+    """control.json."""
+
+    asked: Asked
+
+
+_Read = TypeVar("_Read", bound=StoredRecord)
 
 
 class Terminated(KeyboardInterrupt):
@@ -52,23 +68,31 @@ def alone(folder: SweepFolder) -> Iterator[None]:
 def begin(folder: SweepFolder) -> None:
     """Note that this process, which holds the lock, runs the sweep; what its predecessor was asked is void."""
     (folder.path / "control.json").unlink(missing_ok=True)
-    write_json(folder.path / "driver.json", {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
+    write_record(
+        folder.path / "driver.json", {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+    )
 
 
 def note_slots(folder: SweepFolder, slots: int) -> None:
     """Note how many slots this process has started."""
-    write_json(folder.path / "driver.json", {**_read(folder, "driver.json", _DRIVER), "slots": slots})
+    known = last_driver(folder)
+    write_record(folder.path / "driver.json", {**(known.as_json() if known else {}), "slots": slots})
 
 
-def driver(folder: SweepFolder) -> Record | None:
-    """Host, pid and start of the process that runs the sweep; None while none does."""
-    return _read(folder, "driver.json", _DRIVER) if is_held(folder.path / _LOCK) else None
+def driver(folder: SweepFolder) -> Driver | None:
+    """The process that runs the sweep, as far as it has said who it is; None while none does."""
+    return (last_driver(folder) or Driver()) if is_held(folder.path / _LOCK) else None
+
+
+def last_driver(folder: SweepFolder) -> Driver | None:
+    """The process that runs the sweep, or ran it last."""
+    return _read(folder.path / "driver.json", Driver)
 
 
 def asked(folder: SweepFolder) -> Asked | None:
     """What the driver has been asked; None where it simply continues."""
-    what: Asked | None = _read(folder, "control.json", _ASKED).get("asked")
-    return what
+    found = _read(folder.path / "control.json", _Command)
+    return None if found is None else found.asked
 
 
 def ask(folder: SweepFolder, what: Asked | None) -> None:
@@ -76,13 +100,13 @@ def ask(folder: SweepFolder, what: Asked | None) -> None:
     if what is None:
         (folder.path / "control.json").unlink(missing_ok=True)
     else:
-        write_json(folder.path / "control.json", {"asked": what, "time": time.time()})
+        write_record(folder.path / "control.json", {"asked": what, "time": time.time()})
 
 
-def _read(folder: SweepFolder, name: str, shape: Shape) -> Record:
-    """Empty where there is none, and where it is damaged, which is said once."""
+def _read(path: Path, kind: type[_Read]) -> _Read | None:
+    """None where there is none, and where it cannot be read, which is said once."""
     try:
-        return shape.read(folder.path / name) or {}
+        return kind.read(path)
     except Damaged as error:
-        note_damage(error.path, error.reason, "it counts as not there")
-        return {}
+        note_unread(error, "it counts as not there")
+        return None

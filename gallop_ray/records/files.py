@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from sys import intern
 from typing import Any, NamedTuple
 
 from gallop_ray.disk.damage import Damaged, note_damage
@@ -55,14 +54,9 @@ def read_json(path: Path) -> Record | None:
 def _parsed(text: bytes) -> Any:
     """Raises ValueError for whatever is no JSON of a depth that can be read."""
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_interned)
+        return json.loads(text.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def _interned(pairs: list[tuple[str, Any]]) -> Record:
-    """An object whose names are those of all others: of thousands of results they would take half of the memory."""
-    return {intern(name): value for name, value in pairs}
 
 
 def _line(value: Mapping[str, Any]) -> str:
@@ -101,20 +95,13 @@ def parse_lines(data: bytes) -> Lines:
     return Lines(records, complete, damage)
 
 
-def read_lines(path: Path) -> list[Record]:
-    """The objects of all complete lines; none when there is no file. Bad lines are left out, and said once."""
+def complete_lines(path: Path) -> list[bytes]:
+    """The complete lines of a file; none when there is no file, and of a folder in its place, which is said once."""
     try:
-        found = parse_lines(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         return []
     except IsADirectoryError:
         note_damage(path, "is a folder and no file", "it counts as empty")
         return []
-    note_bad_lines(path, found)
-    return found.records
-
-
-def note_bad_lines(path: Path, found: Lines) -> None:
-    """Say once that lines of a file were left out."""
-    if found.damage is not None:
-        note_damage(path, f"has lines that are not records ({found.damage})", "they are left out")
+    return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]

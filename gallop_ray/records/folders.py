@@ -11,33 +11,26 @@ Times are seconds (points in time: since 1970), sizes bytes. Below <output>/<swe
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.locks import locked
-from gallop_ray.records.files import Record, append_line, read_json, read_lines, write_json, write_lines
-from gallop_ray.records.run_folder import RunFolder
-from gallop_ray.records.shapes import (
+from gallop_ray.records.files import Record, append_line, complete_lines, read_json, write_json, write_lines
+from gallop_ray.records.results import (
+    CONFIRMATION,
     FINAL,
-    Shape,
-    integer,
-    listed,
-    mapping,
-    number,
-    one_of,
-    optional,
-    text,
-    wrong_result,
+    BaseResult,
+    BaseText,
+    ConfigurationStatus,
+    RunResult,
+    StoredConfiguration,
 )
-from gallop_ray.records.summary import flatten
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.typed import FIRST, StoredRecord, note_unread, refuse_newer, write_record
 
-__all__ = ["CONFIRMATION", "FINAL", "MASK_REPORT", "PAGE", "SEARCH", "VERDICT", "ConfigurationFolder", "SweepFolder"]
-
-SEARCH, CONFIRMATION = "search", "confirmation"
-"""The stage of a run: with a seed of the sweep, or after the search with a fresh one."""
 MASK_REPORT = ("masks.json", "masks.png")
 """What a finished sweep says of its masks."""
 PAGE = "report/report.html"
@@ -46,16 +39,8 @@ VERDICT = "report/verdict.txt"
 """The report's verdict in plain words."""
 _LISTING = "results.jsonl"
 _SEED_FOLDER = re.compile(r"seed-(\d+)")
-_STATUS = Shape(
-    needed={"status": one_of("running", *FINAL)},
-    known={"reason": optional(text), "objective": optional(number), "seeds_done": listed(integer)},
-    defaults={"reason": None, "objective": None, "seeds_done": []},
-)
-_CONFIGURATION = Shape(needed={"method": mapping(), "training": mapping()})
-_BASE = Shape(known={})
-_ACCURACIES = mapping(mapping(mapping(optional(number))))
 _MEASURED_AGAIN = "the next start measures the base model again"
-_TEXT = Shape(known={"text_loss": optional(number)})
+_Measured = TypeVar("_Measured", bound=StoredRecord)
 
 
 @dataclass(frozen=True)
@@ -79,23 +64,23 @@ class ConfigurationFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / "configuration.json"
         try:
-            there = _CONFIGURATION.read(path) is not None
+            there = StoredConfiguration.read(path) is not None
         except Damaged as error:
-            note_damage(path, error.reason, "it is written again")
+            note_unread(error, "it is written again")
             there = False
         if not there:
             write_json(path, configuration)
 
-    def configuration(self) -> Record:
+    def configuration(self) -> StoredConfiguration:
         """configuration.json; of a damaged one, which is said once, what its runs say. ValueError without either."""
-        path = self.path / "configuration.json"
         try:
-            value = _CONFIGURATION.read(path)
+            value = StoredConfiguration.read(self.path / "configuration.json")
         except Damaged as error:
-            value = next((spec["configuration"] for spec in self._specs() if "configuration" in spec), None)
-            if value is None:
+            asked = next((spec["configuration"] for spec in self._specs() if "configuration" in spec), None)
+            if asked is None:
                 raise
-            note_damage(path, error.reason, "what its runs were asked counts instead")
+            note_damage(error.path, error.reason, "what its runs were asked counts instead")
+            value = StoredConfiguration.model_validate(asked)
         if value is None:
             raise ValueError(f"{self.path} is not a configuration of a sweep: it has no configuration.json")
         return value
@@ -110,23 +95,22 @@ class ConfigurationFolder:
     def _specs(self) -> Iterator[Record]:
         return (spec for run in self.runs() if (spec := run.read("spec")))
 
-    def status(self) -> Record:
-        """status.json; running before the first was written, and where it is damaged, which is said once."""
-        path = self.path / "status.json"
+    def status(self) -> ConfigurationStatus:
+        """status.json; running before the first was written, and where it cannot be read, which is said once."""
         try:
-            found = _STATUS.read(path)
+            found = ConfigurationStatus.read(self.path / "status.json")
         except Damaged as error:
-            note_damage(path, error.reason, "the configuration counts as not over; the next start looks at its runs")
+            note_unread(error, "the configuration counts as not over; the next start looks at its runs")
             found = None
-        return found or {"status": "running"}
+        return found or ConfigurationStatus(status="running")
 
     def write_status(
-        self, status: str, seeds_done: list[int], objective: float | None = None, reason: str | None = None
+        self, status: str, seeds_done: Sequence[int], objective: float | None = None, reason: str | None = None
     ) -> None:
         """Write status.json: running, finished, pruned, failed or diverged; objective is the mean over seeds."""
         assert status in ("running", *FINAL), status
-        value = {"status": status, "reason": reason, "objective": objective, "seeds_done": seeds_done}
-        write_json(self.path / "status.json", value)
+        value = {"status": status, "reason": reason, "objective": objective, "seeds_done": list(seeds_done)}
+        write_record(self.path / "status.json", value)
 
     def run(self, seed: int) -> RunFolder:
         """The run of a seed, whether or not it has begun."""
@@ -137,10 +121,10 @@ class ConfigurationFolder:
         found = (_SEED_FOLDER.fullmatch(child.name) for child in self.path.iterdir())
         return [self.run(seed) for seed in sorted(int(match.group(1)) for match in found if match)]
 
-    def results(self) -> list[Record]:
+    def results(self) -> list[RunResult]:
         """The results of the runs of the search that are over, by seed."""
         found = (run.result() for run in self.runs())
-        return [result for result in found if result and result.get("stage") != CONFIRMATION]
+        return [result for result in found if result and result.stage != CONFIRMATION]
 
 
 @dataclass(frozen=True)
@@ -152,7 +136,7 @@ class SweepFolder:
     def create(self, spec: Mapping[str, Any]) -> None:
         """Make the folder and write spec.json, the resolved sweep."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "spec.json", spec)
+        write_record(self.path / "spec.json", spec)
 
     def exists(self) -> bool:
         """Whether a sweep has been begun here."""
@@ -160,30 +144,36 @@ class SweepFolder:
 
     def spec(self) -> Record:
         """The resolved sweep; ValueError when the folder holds none."""
+        return {name: value for name, value in self._spec().items() if name != "version"}
+
+    def version(self) -> str:
+        """The version of its records: that of its last start. Raises as `spec`, and for what is no version."""
+        version = self._spec().get("version", FIRST)
+        refuse_newer(version, self.path / "spec.json")
+        return str(version)
+
+    def _spec(self) -> Record:
         spec = read_json(self.path / "spec.json")
         if spec is None:
             raise ValueError(f"{self.path} is not a sweep: it has no spec.json. Give the folder <output>/<sweep name>")
         return spec
 
-    def base(self) -> Record | None:
-        """Accuracy of the base model; None until it was measured, and where it is damaged, which is said once."""
-        found = self._measured("base.json", _BASE)
-        if found is not None and not _ACCURACIES(found):
-            note_damage(self.path / "base.json", "holds no accuracies", _MEASURED_AGAIN)
-            return None
-        return found
+    def base(self) -> dict[str, dict[str, dict[str, float]]] | None:
+        """Accuracy of the base model; None until it was measured, and where it cannot be read, which is said once."""
+        found = self._measured("base.json", BaseResult)
+        return None if found is None else found.tasks
 
-    def _measured(self, name: str, shape: Shape) -> Record | None:
+    def _measured(self, name: str, kind: type[_Measured]) -> _Measured | None:
         try:
-            return shape.read(self.path / name)
+            return kind.read(self.path / name)
         except Damaged as error:
-            note_damage(error.path, error.reason, _MEASURED_AGAIN)
+            note_unread(error, _MEASURED_AGAIN)
             return None
 
     def base_text_loss(self) -> float | None:
         """The base model's loss of general text; None where none was measured."""
-        loss: float | None = (self._measured("base_text.json", _TEXT) or {}).get("text_loss")
-        return loss
+        found = self._measured("base_text.json", BaseText)
+        return None if found is None else found.text_loss
 
     def write_base(
         self,
@@ -196,7 +186,7 @@ class SweepFolder:
         write_json(self.path / "base_correct.json", correct)
         write_json(self.path / "base_outputs.json", outputs)
         write_json(self.path / "base_text.json", {"text_loss": text_loss})
-        write_json(self.path / "base.json", accuracy)
+        write_record(self.path / "base.json", {"tasks": accuracy})
 
     def configuration(self, key: str) -> ConfigurationFolder:
         """The configuration of that key, whether or not it has begun."""
@@ -208,7 +198,7 @@ class SweepFolder:
 
     def unfinished(self) -> list[str]:
         """Keys of the configurations that have begun and are not over."""
-        return [each.key for each in self.configurations() if each.status()["status"] not in FINAL]
+        return [each.key for each in self.configurations() if not each.status().over]
 
     def run(self, key: str, seed: int) -> RunFolder:
         """The run of a configuration and seed, whether or not it has begun."""
@@ -219,14 +209,14 @@ class SweepFolder:
         for configuration in self.configurations():
             yield from configuration.runs()
 
-    def results(self) -> list[Record]:
+    def results(self) -> list[RunResult]:
         """The results of all runs that are over, from the run folders."""
         return [result for run in self.runs() if (result := run.result())]
 
     def rebuild_results(self) -> None:
         """Write results.jsonl, one flat line a run, from the run folders."""
         with locked(self._listing):
-            write_lines(self.path / _LISTING, (flatten(result) for run in self.runs() if (result := run.result())))
+            write_lines(self.path / _LISTING, (result.flat() for run in self.runs() if (result := run.result())))
 
     def append_result(self, run: RunFolder) -> None:
         """Add a run that is over to results.jsonl; a retried run replaces its line."""
@@ -234,7 +224,7 @@ class SweepFolder:
         assert result is not None, f"{run.path} is not over"
         with locked(self._listing):
             if run.attempt() == 1 or not self._lists(run):
-                append_line(self.path / _LISTING, flatten(result))
+                append_line(self.path / _LISTING, result.flat())
                 return
         self.rebuild_results()
 
@@ -243,10 +233,18 @@ class SweepFolder:
         """Its lock: each trial is a process of its own, and one that replaces the file must not lose another's line."""
         return self.path / ".results.lock"
 
-    def listed(self) -> list[Record]:
+    def listed(self) -> list[RunResult]:
         """The lines of results.jsonl, those of another shape left out: it is derived, and each start writes it."""
-        lines = read_lines(self.path / _LISTING)
-        return [line for line in lines if {"configuration", "seed", "method"} <= line.keys() and not wrong_result(line)]
+        path = self.path / _LISTING
+        return list(filter(None, (_listed(line, path) for line in complete_lines(path))))
 
     def _lists(self, run: RunFolder) -> bool:
-        return any((line["configuration"], line["seed"]) == (run.configuration, run.seed) for line in self.listed())
+        return any((line.configuration, line.seed) == (run.configuration, run.seed) for line in self.listed())
+
+
+def _listed(line: bytes, path: Path) -> RunResult | None:
+    try:
+        return RunResult.parse(line, path)
+    except Damaged as error:
+        note_damage(path, f"has a line that {error.reason}", "such lines are left out")
+        return None

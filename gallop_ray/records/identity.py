@@ -4,14 +4,21 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic import Field
+
 from gallop_ray.disk.locks import locked
-from gallop_ray.records.files import Record, read_json, write_json
+from gallop_ray.records.files import Record, read_json
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.records.shapes import Shape, mapping, text
+from gallop_ray.records.typed import StoredRecord, write_record
 
 _FILE, _LOCK, _BEGUN = "identity.json", ".identity.lock", "begun"
-_EXAMPLES = "examples of"
-_SHAPE = Shape(known={_EXAMPLES: mapping(mapping(text))})
+_NO_HASHES = (_BEGUN, "version")
+
+
+class _Identity(StoredRecord):
+    """What readers look for in it."""
+
+    examples: dict[str, dict[str, str]] = Field(default={}, alias="examples of")
 
 
 def begun(folder: SweepFolder) -> datetime:
@@ -20,7 +27,7 @@ def begun(folder: SweepFolder) -> datetime:
         stored = read_json(folder.path / _FILE)
         if stored is None:
             stored = {_BEGUN: datetime.now().isoformat(timespec="seconds")}
-            write_json(folder.path / _FILE, stored)
+            write_record(folder.path / _FILE, stored)
     return datetime.fromisoformat(str(stored[_BEGUN]))
 
 
@@ -31,9 +38,9 @@ def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:
     """
     with locked(folder.path / _LOCK):
         stored = read_json(folder.path / _FILE) or {}
-        kept = {key: value for key, value in stored.items() if key != _BEGUN}
+        kept = {key: value for key, value in stored.items() if key not in _NO_HASHES}
         if not kept:
-            write_json(folder.path / _FILE, {**stored, **found})
+            write_record(folder.path / _FILE, {**stored, **found})
             return
     if changed := list(_changes("", kept, found)):
         raise ValueError(
@@ -44,8 +51,8 @@ def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:
 
 def split_hashes(folder: SweepFolder) -> list[tuple[str, str, str]]:
     """Task, split and sha256 of its examples, as they are kept; none before the data was loaded. May raise Damaged."""
-    kept = (_SHAPE.read(folder.path / _FILE) or {}).get(_EXAMPLES, {})
-    return [(task, split, digest) for task, splits in kept.items() for split, digest in splits.items()]
+    found = _Identity.read(folder.path / _FILE) or _Identity()
+    return [(task, split, digest) for task, splits in found.examples.items() for split, digest in splits.items()]
 
 
 def _changes(path: str, kept: Record, found: Mapping[str, Any]) -> Iterator[str]:

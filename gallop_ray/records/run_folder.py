@@ -8,20 +8,12 @@ from typing import Any, BinaryIO, Literal
 
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.whole import remove_drafts
-from gallop_ray.records.files import (
-    Lines,
-    Record,
-    append_line,
-    note_bad_lines,
-    parse_lines,
-    read_json,
-    write_json,
-    write_lines,
-)
-from gallop_ray.records.shapes import wrong_event, wrong_result
+from gallop_ray.records.events import Event, parse_events
+from gallop_ray.records.files import Record, append_line, parse_lines, read_json, write_json, write_lines
+from gallop_ray.records.results import RunResult
+from gallop_ray.records.typed import VERSION, note_unread, write_record
 
 Document = Literal["spec", "environment", "mask", "correct", "outputs"]
-Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
 
 _LEFT_BY_AN_ATTEMPT = (
     "result.json",
@@ -33,11 +25,14 @@ _LEFT_BY_AN_ATTEMPT = (
 )
 
 
+_IDENTITY = {"configuration", "seed", "method"}
+
+
 @dataclass(frozen=True)
 class Tail:
     """The events that came after a place in metrics.jsonl, and the place (attempt, bytes) after them."""
 
-    events: list[Record]
+    events: list[Event]
     attempt: int
     offset: int
 
@@ -88,12 +83,12 @@ class RunFolder:
 
     def start(self, spec: Mapping[str, Any], slot: str) -> int:
         """Begin an attempt and return its number, from 1. What an unfinished attempt left is removed."""
-        assert (self.result() or {}).get("status") != "finished", f"{self.path} has finished: it never runs again"
+        assert not ((result := self.result()) and result.finished), f"{self.path} has finished: it never runs again"
         self.path.mkdir(parents=True, exist_ok=True)
         attempt = self.attempt() + 1
         self._clear()
-        write_json(self.path / "spec.json", spec, durable=False)
-        event = {"time": time.time(), "event": "run_started", "slot": slot, "attempt": attempt}
+        write_record(self.path / "spec.json", spec, durable=False)
+        event = {"time": time.time(), "event": "run_started", "version": VERSION, "slot": slot, "attempt": attempt}
         write_lines(self.metrics, [event], durable=False)
         return attempt
 
@@ -126,42 +121,34 @@ class RunFolder:
         """Append an event, stamped with the present time."""
         append_line(self.metrics, {"time": time.time(), "event": event, **fields})
 
-    def phase(self, phase: Phase) -> None:
-        """Note that a phase starts (and the one before it ends)."""
-        self.event("phase", phase=phase)
-
     def finish(self, result: Mapping[str, Any]) -> None:
         """End the run: the last event, then result.json, whose presence says that the run is over.
 
         Only then a finished run needs its checkpoint no more: until then it may be all that a kill leaves.
         """
         self.event("run_ended")
-        write_json(self.path / "result.json", result)
+        write_record(self.path / "result.json", result)
         if result["status"] == "finished":
             self.checkpoint.unlink(missing_ok=True)
             remove_drafts(self.path)
 
-    def result(self) -> Record | None:
+    def result(self) -> RunResult | None:
         """result.json; None while the run is active, and where it is damaged: said once, and then the run is pending.
 
-        What an earlier version did not write has its default.
+        None, too, of a newer version that cannot be read; that is said once as well.
         """
-        path = self.path / "result.json"
         try:
-            found = read_json(path)
-            if found is not None and (wrong := wrong_result(found)) is not None:
-                raise Damaged(path, wrong)
+            found = RunResult.read(self.path / "result.json")
         except Damaged as error:
-            note_damage(error.path, error.reason, "the run counts as not finished, and the next start runs it again")
+            note_unread(error, "the run counts as not finished, and the next start runs it again")
             return None
-        return None if found is None else {**self._identity(), **found}
+        if found is None or found.model_fields_set >= _IDENTITY:
+            return found
+        key = self.configuration
+        place = {"configuration": key, "seed": self.seed, "method": key.rpartition("-")[0]}
+        return found.model_copy(update={name: place[name] for name in _IDENTITY - found.model_fields_set})
 
-    def _identity(self) -> Record:
-        """What the place of the run says of it."""
-        configuration = self.configuration
-        return {"configuration": configuration, "seed": self.seed, "method": configuration.rpartition("-")[0]}
-
-    def events(self) -> list[Record]:
+    def events(self) -> list[Event]:
         """All events so far, a torn last line and bad lines left out; these are said once."""
         return self.tail().events
 
@@ -178,15 +165,8 @@ class RunFolder:
             current = _attempt(file.readline())
             start = offset if current == attempt and _ends_a_line(file, offset) else 0
             file.seek(start)
-            found = parse_lines(file.read())
-        return Tail(self._events(found), current, start + found.size)
-
-    def _events(self, found: Lines) -> list[Record]:
-        note_bad_lines(self.metrics, found)
-        wrong = [wrong_event(event) for event in found.records]
-        if (first := next(filter(None, wrong), None)) is not None:
-            note_damage(self.metrics, f"has a line that {first}", "such lines are left out")
-        return [event for event, bad in zip(found.records, wrong, strict=True) if bad is None]
+            found = parse_events(file.read(), self.metrics)
+        return Tail(found.events, current, start + found.size)
 
     def version(self) -> tuple[int, int, int]:
         """Changes whenever an event or a result was added: (file number and bytes of metrics.jsonl, result's time)."""
@@ -230,11 +210,11 @@ class RoundFolder(RunFolder):
         """Make the folder; what an unfinished attempt left is removed, but for its checkpoint."""
         self.path.mkdir(exist_ok=True)
         self._clear()
-        write_json(self.path / "spec.json", spec, durable=False)
+        write_record(self.path / "spec.json", spec, durable=False)
 
     def end(self, result: Mapping[str, Any]) -> None:
         """Write result.json, whose presence says that the round is not run again."""
-        write_json(self.path / "result.json", result)
+        write_record(self.path / "result.json", result)
 
 
 def _attempt(first_line: bytes) -> int:

@@ -2,14 +2,26 @@
 
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
-from gallop_ray.records.files import Record, append_line, read_lines
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.records.files import append_line, complete_lines
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.records.shapes import Shape, integer, number, text
+from gallop_ray.records.typed import Number, StoredRecord
 
 _FOLDER = "slots"
-_LOADED = Shape(needed={"time": number, "slot": text, "seconds": number, "slot_started": number, "workers": integer})
+
+
+class Loaded(StoredRecord):
+    """All workers of a slot have loaded the base model, which took so many seconds."""
+
+    time: Number
+    slot: str
+    slot_started: Number
+    workers: int
+    seconds: Number
 
 
 def note_loaded(folder: SweepFolder, slot: str, started: float, model: str, workers: int, seconds: float) -> None:
@@ -25,7 +37,15 @@ def note_loaded(folder: SweepFolder, slot: str, started: float, model: str, work
         append_line(files / f"{slot}.jsonl", {"time": time.time(), "event": "model_loaded", **where, **what})
 
 
-def loads(folder: SweepFolder) -> list[Record]:
-    """Every time that a slot has loaded the model, in order."""
-    lines = [line for file in (folder.path / _FOLDER).glob("*.jsonl") for line in read_lines(file)]
-    return sorted((line for line in lines if not _LOADED.wrong(line)), key=lambda line: float(line["time"]))
+def loads(folder: SweepFolder) -> list[Loaded]:
+    """Every time that a slot has loaded the model, in order. Bad lines are left out, and said once."""
+    files = (folder.path / _FOLDER).glob("*.jsonl")
+    return sorted((load for file in files for load in _loads(file)), key=lambda load: load.time)
+
+
+def _loads(file: Path) -> Iterator[Loaded]:
+    for line in complete_lines(file):
+        try:
+            yield Loaded.parse(line, file)
+        except Damaged as error:
+            note_damage(file, f"has a line that {error.reason}", "such lines are left out")

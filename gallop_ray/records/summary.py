@@ -1,39 +1,14 @@
-"""Numbers of results: flat names, and mean and standard deviation over seeds."""
+"""Numbers of results over seeds: means, standard deviations, and what a configuration counts for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import fmean, stdev
-from typing import Any
 
+from gallop_ray.records.results import EndedRun
 from gallop_ray.spec.schema import Metric, ObjectiveSpec, larger_is_better
 
-_NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended", "attempts", "micro_batch_size")
 _BY_CONFIGURATION = ("trained_parameters", "density", "trainable_percent", "steps")
 """The same for all seeds: they need no standard deviation."""
-
-
-def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one level, names joined by underscores: {"seconds": {"total": 3}} gives seconds_total."""
-    flat: dict[str, Any] = {}
-    for key, value in result.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}_")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def measurements(result: Mapping[str, Any]) -> dict[str, float]:
-    """What was measured in a run: the numbers that are neither asked for nor points in time nor null.
-
-    Nested ones are named <group>/<rest>: MLflow shows each group's charts in a section of its own.
-    """
-    return {
-        name: float(value)
-        for key, nested in result.items()
-        for name, value in (flatten(nested, f"{key}/") if isinstance(nested, Mapping) else {key: nested}).items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NO_MEASUREMENT
-    }
 
 
 def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
@@ -55,7 +30,7 @@ def aggregate(values: Sequence[float], objective: ObjectiveSpec, metric: Metric)
 
 
 def objective_value(
-    results: Iterable[Mapping[str, Any]], objective: ObjectiveSpec, metric: Metric | None = None
+    results: Iterable[EndedRun], objective: ObjectiveSpec, metric: Metric | None = None
 ) -> float | None:
     """What a configuration with these results counts for, by its finished runs; null without any.
 
@@ -63,17 +38,17 @@ def objective_value(
         metric: one of the objective's; by default the only or first one.
     """
     of = metric or objective.metric
-    finished = [result[of] for result in results if result["status"] == "finished" and result.get(of) is not None]
-    return aggregate(finished, objective, of)
+    values = [result.value(of) for result in results if result.finished]
+    return aggregate([value for value in values if value is not None], objective, of)
 
 
-def over_seeds(results: Iterable[Mapping[str, Any]], first: Sequence[str] = ()) -> dict[str, float]:
+def over_seeds(results: Iterable[EndedRun], first: Sequence[str] = ()) -> dict[str, float]:
     """Of the finished runs: the mean of each measurement under its name, <name>_std beside it, and n_seeds.
 
     Of groups only what configurations are compared by: test sets of tasks, and the whole time. The measurements of
     `first` come before the others: MLflow's page that compares runs opens with the first one that it was sent.
     """
-    runs = [measurements(result) for result in results if result["status"] == "finished"]
+    runs = [result.measurements() for result in results if result.finished]
     summary: dict[str, float] = {}
     names = sorted({name for run in runs for name in run if _compared(name)})
     for name in sorted(names, key=lambda name: name not in first):

@@ -4,13 +4,14 @@ import yaml
 
 from gallop_ray.analysis.best import Best, best_of_methods
 from gallop_ray.analysis.statistics import sweep_statistics
-from gallop_ray.reporting.status import opened
+from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.plain_yaml import Dumper
 
 
 def print_best(directory: str, of_each_method: bool) -> None:
     """Print the best configuration of a sweep, or of each of its methods. ValueError before there is one."""
-    folder, sweep = opened(directory)
+    stored = open_sweep(directory)
+    folder, sweep = stored.folder, stored.sweep
     found = best_of_methods(folder, sweep)
     if not found:
         raise ValueError(

@@ -11,21 +11,31 @@ import numpy as np
 from gallop_ray.analysis.ranking import best
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import metadata_of, opened
-from gallop_ray.records.files import Record, write_json
+from gallop_ray.records.files import Record
 from gallop_ray.records.folders import MASK_REPORT, SweepFolder
+from gallop_ray.records.masks import MaskRecord, read_mask
 from gallop_ray.records.run_folder import RoundFolder, RunFolder
-from gallop_ray.records.shapes import Shape, integer, listed, mapping, optional
+from gallop_ray.records.typed import StoredRecord, note_unread, write_record
 from gallop_ray.spec.schema import ObjectiveSpec
 
 OUTSIDE = "other"
 """The row of matrices that belong to no layer."""
 _INDICES = ".indices"
-_RUNS = listed(lambda run: mapping()(run) and {"configuration", "seed"} <= run.keys())
-_MASK = Shape(
-    needed={"chosen": integer, "matrices": mapping(lambda each: listed(integer)(each) and len(each) == 2)},
-    known={"magnitudes": optional(mapping())},
-)
-_REPORT = Shape(needed={"runs": _RUNS, "overlap": mapping(listed(mapping()))})
+
+
+class _MaskedRun(StoredRecord):
+    """One of the `runs`."""
+
+    configuration: str
+    seed: int
+    round: str | None = None
+
+
+class MaskReport(StoredRecord):
+    """masks.json."""
+
+    runs: list[_MaskedRun] = []
+    overlap: dict[str, list[dict[str, Any]]] = {}
 
 
 def write_mask_report(folder: SweepFolder, objective: ObjectiveSpec) -> None:
@@ -49,7 +59,7 @@ def write_mask_report(folder: SweepFolder, objective: ObjectiveSpec) -> None:
     chosen = {each.configuration: each.method for each in found if each.configuration in masked}
     told = [described(run, mask) for run, mask in masks]
     overlap = {"seeds": list(_between_seeds(runs)), "methods": list(_between_methods(runs, chosen))}
-    write_json(report, {"runs": told, "overlap": overlap})
+    write_record(report, {"runs": told, "overlap": overlap})
     draw_masks([run for run in told if run["configuration"] in chosen], picture)
 
 
@@ -59,35 +69,24 @@ def _identity(run: RunFolder) -> list[Any]:
 
 def _told_of(report: Path) -> list[list[Any]]:
     """Configuration and seed of the runs in masks.json, and the round of those that have rounds."""
-    return [[run["configuration"], run["seed"], run.get("round")] for run in mask_report(report).get("runs", [])]
+    return [[run.configuration, run.seed, run.round] for run in mask_report(report).runs]
 
 
-def mask_report(path: Path) -> Record:
-    """masks.json; empty where there is none, and where it is damaged: it is derived."""
+def mask_report(path: Path) -> MaskReport:
+    """masks.json; empty where there is none, and where it cannot be read: it is derived."""
     try:
-        return _REPORT.read(path) or {}
+        return MaskReport.read(path) or MaskReport()
     except Damaged as error:
-        note_damage(error.path, error.reason, "the next report on masks replaces it")
-        return {}
+        note_unread(error, "the next report on masks replaces it")
+        return MaskReport()
 
 
-def _masks(folder: SweepFolder) -> Iterator[tuple[RunFolder, Record]]:
+def _masks(folder: SweepFolder) -> Iterator[tuple[RunFolder, MaskRecord]]:
     """The finished runs that chose a mask, or each of their rounds, with what they recorded of it."""
     for run in folder.runs():
-        for part in run.parts() if (run.result() or {}).get("status") == "finished" else ():
+        for part in run.parts() if (result := run.result()) and result.finished else ():
             if mask := read_mask(part):
                 yield part, mask
-
-
-def read_mask(run: RunFolder) -> Record | None:
-    """What a run recorded of its mask; None of a run without one, and of a damaged record, which is said once."""
-    mask = run.read("mask")
-    if not mask or not mask.get("matrices"):
-        return None
-    if (wrong := _MASK.wrong(mask)) is not None:
-        note_damage(run.path / "mask.json", wrong, "it counts as not there")
-        return None
-    return mask
 
 
 def _round(run: RunFolder) -> Record:
@@ -95,13 +94,13 @@ def _round(run: RunFolder) -> Record:
     return {"round": run.task} if isinstance(run, RoundFolder) else {}
 
 
-def described(run: RunFolder, mask: Mapping[str, Any]) -> Record:
+def described(run: RunFolder, mask: MaskRecord) -> Record:
     """A finished run's mask as masks.json has it among its `runs`."""
     result = run.result()
     assert result is not None
-    recorded = {"magnitudes": mask["magnitudes"]} if mask.get("magnitudes") else {}
-    identity = {"configuration": run.configuration, "seed": run.seed, **_round(run), "method": result["method"]}
-    return {**identity, "chosen": mask["chosen"], **density_by_place(mask["matrices"]), **recorded}
+    recorded = {"magnitudes": mask.magnitudes} if mask.magnitudes else {}
+    identity = {"configuration": run.configuration, "seed": run.seed, **_round(run), "method": result.method}
+    return {**identity, "chosen": mask.chosen, **density_by_place(mask.matrices), **recorded}
 
 
 def density_by_place(matrices: Mapping[str, Sequence[int]]) -> Record:

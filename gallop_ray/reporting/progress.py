@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gallop_ray.analysis.live import ActiveRun, SweepState
+from gallop_ray.analysis.status import HalfDone, SweepStatus
 from gallop_ray.disk.trouble import described_trouble
-from gallop_ray.records.files import Record
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import RunResult
 from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
@@ -122,14 +123,14 @@ class SweepDisplay:
             self._next_line = time.monotonic() + _LINE_SECONDS
 
 
-def result_line(result: Record, objective: ObjectiveSpec) -> str:
+def result_line(result: RunResult, objective: ObjectiveSpec) -> str:
     """One line about a run that ended."""
-    seconds = result.get("seconds", {}).get("total")
+    seconds = result.total_seconds
     took = "" if seconds is None else f" after {seconds:.0f} s"
-    head = f"{result['configuration']} seed {result['seed']} {result['status']}{took}"
-    if result["status"] != "finished":
-        return f"{head}: {(result.get('reason') or 'no reason known').splitlines()[0]}"
-    value = result.get(objective.metric)
+    head = f"{result.configuration} seed {result.seed} {result.status}{took}"
+    if not result.finished:
+        return f"{head}: {(result.reason or 'no reason known').splitlines()[0]}"
+    value = result.value(objective.metric)
     return head if value is None else f"{head}: {_percent(objective, value)}"
 
 
@@ -180,3 +181,21 @@ def _run_line(run: ActiveRun) -> str:
         return line
     speed = run.steps_per_second
     return f"{line} {run.step}/{run.steps}" + ("" if speed is None else f", {speed:.3g} steps/s")
+
+
+def found_line(status: SweepStatus) -> str:
+    """What a start finds in the folder, in one line; empty where nothing has been begun."""
+    runs, half_done = status.runs, status.half_done
+    if not (runs.finished or runs.failed or half_done):
+        return ""
+    parts = [f"{runs.finished} of {runs.total} runs finished"]
+    if half_done:
+        parts.append(f"{len(half_done)} half-done ({', '.join(map(where, half_done))})")
+    parts += [f"{count} {name}" for name, count in (("failed", runs.failed), ("pruned", runs.pruned)) if count]
+    return f"found {', '.join(parts)}, {max(0, runs.to_do - len(half_done))} to do"
+
+
+def where(run: HalfDone) -> str:
+    """A run that was cut off, and at which step."""
+    place = f"{run.configuration} seed {run.seed}"
+    return place if run.checkpoint_step is None else f"{place} at step {run.checkpoint_step}"

@@ -9,7 +9,7 @@ from rich.table import Table
 from gallop_ray.analysis import ranking
 from gallop_ray.analysis.edges import MARK, Edge
 from gallop_ray.analysis.ranking import BASE, Summary, base_summary, of_the_search, of_the_verdict, summaries
-from gallop_ray.records.files import Record
+from gallop_ray.records.results import RunResult
 from gallop_ray.spec.schema import ObjectiveSpec
 
 Edges = Mapping[str, Sequence[Edge]]
@@ -28,7 +28,7 @@ _MOST_ROWS = 100
 
 
 def final_table(
-    results: Iterable[Record],
+    results: Iterable[RunResult],
     base: Mapping[str, Any] | None = None,
     objective: ObjectiveSpec | None = None,
     edges: Edges = _NO_EDGES,
@@ -38,7 +38,7 @@ def final_table(
     A method all of whose configurations failed has a row without numbers.
 
     Args:
-        results: result.json of each run.
+        results: of each run.
         base: metrics of the base model under the names that results use; null values and missing names are shown as -.
         objective: what the sweep went by.
         edges: of the best configurations, by key; their rows are marked, and each edge has a line below.
@@ -58,7 +58,7 @@ def final_table(
     return table
 
 
-def configurations_table(results: Iterable[Record], objective: ObjectiveSpec | None = None) -> Table:
+def configurations_table(results: Iterable[RunResult], objective: ObjectiveSpec | None = None) -> Table:
     """Every configuration that has a result, one row each, the best first; of hundreds only the best."""
     aim, results = objective or ObjectiveSpec(), of_the_search(results)
     table = _table(f"Configurations by {_by(aim)}", "Configuration", results, aim)
@@ -71,7 +71,7 @@ def configurations_table(results: Iterable[Record], objective: ObjectiveSpec | N
 
 
 def markdown_table(
-    results: Iterable[Record],
+    results: Iterable[RunResult],
     base: Mapping[str, Any] | None = None,
     objective: ObjectiveSpec | None = None,
     edges: Edges = _NO_EDGES,
@@ -97,7 +97,7 @@ def _headings(objective: ObjectiveSpec) -> list[str]:
     return ["Seeds", "Density", "LR", "Params", *values, *_TEST_METRICS]
 
 
-def _table(title: str, first: str, results: Sequence[Record], objective: ObjectiveSpec) -> Table:
+def _table(title: str, first: str, results: Sequence[RunResult], objective: ObjectiveSpec) -> Table:
     caption = _caption(results, objective)
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.title_justify = table.caption_justify = "left"
@@ -107,8 +107,8 @@ def _table(title: str, first: str, results: Sequence[Record], objective: Objecti
     return table
 
 
-def _caption(results: Sequence[Record], objective: ObjectiveSpec) -> str:
-    sets = max((len(result.get("tasks") or ()) for result in results), default=0) - 1
+def _caption(results: Sequence[RunResult], objective: ObjectiveSpec) -> str:
+    sets = max((len(result.tasks) for result in results), default=0) - 1
     of_them = f"the {sets} OOD test sets" if sets > 0 else "OOD test sets"
     errors = f", {objective.standard_errors:g} standard errors worse than the mean" if objective.standard_errors else ""
     front = f" {_ON_FRONT}: on the Pareto front." if objective.metrics else ""
@@ -118,14 +118,14 @@ def _caption(results: Sequence[Record], objective: ObjectiveSpec) -> str:
     )
 
 
-def _ways(results: Sequence[Record]) -> str:
-    tests = [task.get("test", {}) for result in results for task in (result.get("tasks") or {}).values()]
+def _ways(results: Sequence[RunResult]) -> str:
+    tests = [task.get("test", {}) for result in results for task in result.tasks.values()]
     without = any("generated" in test and "likelihood" not in test for test in tests)
     return "likelihood (without options by generation)" if without else "likelihood"
 
 
 def _best_rows(
-    results: Iterable[Record], base: Mapping[str, Any] | None, objective: ObjectiveSpec, edges: Edges
+    results: Iterable[RunResult], base: Mapping[str, Any] | None, objective: ObjectiveSpec, edges: Edges
 ) -> list[list[str]]:
     rows = [[BASE, "", "", "", "", *_cells(base_summary(base, objective))[4:]]] if base else []
     found = summaries(results, objective)
@@ -163,7 +163,7 @@ def _percent(mean: float | None, std: float | None) -> str:
     return f"{100 * mean:.1f}" + ("" if std is None else f"±{100 * std:.1f}")
 
 
-def short_count(number: int | None) -> str:
+def short_count(number: float | None) -> str:
     """Three digits and a unit: 1.23M."""
     if number is None:
         return _MISSING

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from gallop_ray.records.folders import FINAL, ConfigurationFolder, SweepFolder
+from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.summary import objective_value
 from gallop_ray.search.points import Values, distributions, random_point, seed_from, to_params, to_values
 from gallop_ray.search.storage import study_name
@@ -94,7 +94,7 @@ class MethodStudy:
         """Bring a configuration's trial up to date with its run folders."""
         self._trials[key] = self._id(trial)
         configuration = self._folder.configuration(key)
-        if configuration.status()["status"] in FINAL:
+        if configuration.status().over:
             self._tell(trial, configuration)
         else:
             self._create(self._id(trial), to_values(trial.params))
@@ -105,8 +105,7 @@ class MethodStudy:
         for configuration in self._folder.configurations():
             if configuration.method == self._name and configuration.key not in self._trials:
                 asked = configuration.configuration()
-                sections = (path.split(".") for path in self._space)
-                values = {f"{section}.{field}": asked[section][field] for section, field in sections}
+                values = {path: asked.option(path) for path in self._space}
                 self._replay(configuration.key, self._storage.get_trial(self._add(values, configuration.key)))
 
     def _first_points(self) -> list[Values]:
@@ -177,14 +176,14 @@ class MethodStudy:
         that it had, in the tables by all. One that had failed and was retried becomes a trial of its own.
         """
         status, number, place = configuration.status(), trial.number, self._id(trial)
-        if trial.state == TrialState.FAIL and status["status"] == "finished":
+        if trial.state == TrialState.FAIL and status.status == "finished":
             self._trials[configuration.key] = self._succeeded(trial, configuration)
         elif trial.state != TrialState.RUNNING:
             return
-        elif status["status"] == "finished":
+        elif status.status == "finished":
             self._study.tell(number, self._values(configuration))
-        elif status["status"] == "pruned":
-            self._storage.set_trial_intermediate_value(place, len(status["seeds_done"]), self._values(configuration)[0])
+        elif status.status == "pruned":
+            self._storage.set_trial_intermediate_value(place, len(status.seeds_done), self._values(configuration)[0])
             self._study.tell(number, state=TrialState.PRUNED)
         else:
             self._study.tell(number, state=TrialState.FAIL)

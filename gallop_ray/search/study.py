@@ -5,7 +5,7 @@ from functools import partial
 
 import optuna
 
-from gallop_ray.records.folders import FINAL, SweepFolder
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.search.method_study import MethodStudy
 from gallop_ray.search.storage import open_storage, patiently
 from gallop_ray.spec.plan import plan_sweep
@@ -46,7 +46,7 @@ class Studies:
     def tell(self, key: str) -> bool:
         """Tell a configuration's study what its run folders say, if the configuration is over; whether it is."""
         configuration = self._folder.configuration(key)
-        over = configuration.status()["status"] in FINAL
+        over = configuration.status().over
         if over:
             patiently(partial(self._studies[configuration.method].tell, configuration))
         return over

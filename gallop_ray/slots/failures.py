@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from gallop_ray.disk.trouble import is_storage_trouble
 from gallop_ray.errors import Diverged
-from gallop_ray.records.files import Record
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import RunResult
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.slots.jobs import Failure, Outcome
 from gallop_ray.sparse.memory import is_out_of_memory
@@ -122,16 +122,16 @@ def explained(outcome: Outcome, micro_batch_size: int) -> str:
 
 def hopeless(folder: SweepFolder) -> str | None:
     """Why to stop a sweep in which nothing has finished and the first configurations failed in one and the same way."""
-    failures: dict[str, Record] = {}
+    failures: dict[str, RunResult] = {}
     for result in (result for run in folder.runs() if (result := run.result())):
-        if result["status"] == "finished":
+        if result.finished:
             return None
-        failures[result["configuration"]] = result
-    classes = {each.get("failure") for each in failures.values()}
+        failures[result.configuration] = result
+    classes = {each.failure for each in failures.values()}
     # From those that diverge the search learns.
     if len(failures) < _SAME_FAILURE or len(classes) > 1 or classes == {"diverged"}:
         return None
-    reason = next(iter(failures.values()))["reason"]
+    reason = next(iter(failures.values())).reason
     return f"all of the first {len(failures)} configurations failed, and alike: {reason}"
 
 

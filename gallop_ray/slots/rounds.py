@@ -102,7 +102,7 @@ def _finished(folder: RoundFolder) -> Record | None:
     if result is None:
         return None
     folder.checkpoint.unlink(missing_ok=True)
-    return {**result, **{name: folder.read(name) for name in _APART}}
+    return {**result.as_json(), **{name: folder.read(name) for name in _APART}}
 
 
 def _finish(folder: RoundFolder, result: Record) -> None:

@@ -105,7 +105,7 @@ def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: 
 
 def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: int) -> Outcome:
     configuration_folder = folder.configuration(job.configuration)
-    asked_for = Configuration.model_validate(configuration_folder.configuration())
+    asked_for = Configuration.model_validate(configuration_folder.configuration().sections())
     training = asked_for.training.model_copy(update={"micro_batch_size": job.micro_batch_size})
     configuration = asked_for.model_copy(update={"training": training})
     record, base = configuration_folder.run(job.seed), folder.base()

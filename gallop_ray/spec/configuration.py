@@ -22,7 +22,10 @@ def normalised(path: str, method: MethodSpec) -> str | None:
         path = rest if rest.startswith("training.") else f"method.{rest}"
     elif head not in ("training", "method"):
         return None
-    return path if path.partition(".")[2] in searchable(section_model(path, method)) else None
+    section, _, field = path.partition(".")
+    # Of a method that is read from records, and perhaps not installed, the options are those that were written.
+    written = (method.model_extra or {}) if section == "method" else {}
+    return path if field in searchable(section_model(path, method)) or field in written else None
 
 
 def section_model(normal_path: str, method: MethodSpec) -> type[MethodSpec] | type[TrainingSpec]:

@@ -8,7 +8,7 @@ from statistics import fmean
 from gallop_ray.analysis.live import SweepState
 from gallop_ray.analysis.ranking import best_of_search
 from gallop_ray.records import control
-from gallop_ray.records.folders import FINAL, ConfigurationFolder, SweepFolder
+from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.machine import RetentionSpec
 from gallop_ray.spec.schema import ObjectiveSpec, Sweep
@@ -29,11 +29,11 @@ class Gate:
 
     def _seconds(self, configuration: ConfigurationFolder) -> float:
         """What a run will take, by the configuration's own and else its method's; 0 where nothing is known."""
-        own = [result.get("seconds", {}).get("total") for result in configuration.results()]
+        own = [result.total_seconds for result in configuration.results()]
         if known := [each for each in own if each is not None]:
             return fmean(known)
         self._state.look()
-        return self._state.run_seconds().of(configuration.configuration()["method"]["name"]) or 0.0
+        return self._state.run_seconds().of(configuration.method_name()) or 0.0
 
 
 _VALUE_BYTES = 4
@@ -65,9 +65,10 @@ def needed_bytes(run: RunFolder) -> float:
     A checkpoint holds each trained value and its two moments in float32, and with a mask the indices.
     """
     adapters = [part.adapter.stat().st_size for part in run.parts() if part.adapter.exists()]
-    trained = (run.result() or {}).get("trained_parameters") or 0
+    result = run.result()
+    trained = (result.trained_parameters if result else None) or 0
     indices = max(0, max(adapters, default=0) - _VALUE_BYTES * trained)
-    checkpoint = 3 * _VALUE_BYTES * trained + indices if run.result() else 0
+    checkpoint = 3 * _VALUE_BYTES * trained + indices if result else 0
     return sum(adapters) + 2 * checkpoint
 
 
@@ -91,9 +92,9 @@ def keep_best(folder: SweepFolder, sweep: Sweep, stripped: set[str]) -> None:
     results = folder.listed()
     count = sweep.confirmation.best if sweep.confirmation else 1
     best = {summary.configuration for summary in best_of_search(results, sweep.objective, count)}
-    for key in {result["configuration"] for result in results} - best - stripped:
+    for key in {result.configuration for result in results} - best - stripped:
         configuration = folder.configuration(key)
-        if configuration.status()["status"] in FINAL:
+        if configuration.status().over:
             for adapter in (part.adapter for run in configuration.runs() for part in run.parts()):
                 adapter.unlink(missing_ok=True)
             stripped.add(key)

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Sequence
 from gallop_ray.records import control
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.run_folder import RunFolder
-from gallop_ray.reporting.status import opened
-
-_BAD = ("failed", "diverged")
+from gallop_ray.records.stored import open_sweep
 
 
 def pause(directory: str) -> str:
@@ -29,7 +27,7 @@ def stop(directory: str, now: bool) -> str:
 
 def lifted(directory: str) -> str | None:
     """Take back a pause; None where no driver runs the sweep, so that one may be started."""
-    folder, _ = opened(directory)
+    folder = open_sweep(directory).folder
     if control.driver(folder) is None:
         return None
     if control.asked(folder) != "pause":
@@ -40,7 +38,7 @@ def lifted(directory: str) -> str | None:
 
 
 def _running(directory: str, what: str) -> SweepFolder:
-    folder, _ = opened(directory)
+    folder = open_sweep(directory).folder
     if control.driver(folder) is None:
         raise ValueError(f"{folder.path} is not running: there is nothing to {what}")
     return folder
@@ -51,7 +49,7 @@ def retry(directory: str, failed: bool, names: Sequence[str]) -> str:
 
     names: configurations (`gallop-1a2b3c4d`) or runs (`gallop-1a2b3c4d/seed-0`); `failed` takes all.
     """
-    folder, _ = opened(directory)
+    folder = open_sweep(directory).folder
     if failed == bool(names):
         raise ValueError("say what to retry: either --failed, or configurations and runs by name")
     with control.alone(folder):
@@ -68,7 +66,7 @@ def retry(directory: str, failed: bool, names: Sequence[str]) -> str:
 
 
 def _bad(runs: Iterable[RunFolder]) -> list[RunFolder]:
-    return [run for run in runs if (run.result() or {}).get("status") in _BAD]
+    return [run for run in runs if (result := run.result()) and not result.finished]
 
 
 def _named(folder: SweepFolder, name: str) -> list[RunFolder]:
@@ -92,4 +90,4 @@ def _forget(run: RunFolder) -> None:
 def reopen(configuration: ConfigurationFolder) -> None:
     """Mark a configuration as not over; what it has finished still counts."""
     status = configuration.status()
-    configuration.write_status("running", status.get("seeds_done", []), status.get("objective"))
+    configuration.write_status("running", status.seeds_done, status.objective)

@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from gallop_ray.analysis.ranking import best_of_search
+from gallop_ray.analysis.status import StatusReader
 from gallop_ray.compat.tune import DroppingScheduler, QuietProgress
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
 from gallop_ray.errors import Halted, UserError
@@ -20,11 +21,12 @@ from gallop_ray.mlflow_mirror.store import tracking_uri
 from gallop_ray.preflight.data_checks import refuse_unusable
 from gallop_ray.records import control
 from gallop_ray.records.code import keep_code, use_code
-from gallop_ray.records.folders import CONFIRMATION, SEARCH, SweepFolder
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import CONFIRMATION, SEARCH
 from gallop_ray.records.scores import drop_sums
 from gallop_ray.records.source import note_source
-from gallop_ray.reporting.progress import SweepDisplay
-from gallop_ray.reporting.status import SweepStatus, found_line, opened
+from gallop_ray.records.stored import open_sweep
+from gallop_ray.reporting.progress import SweepDisplay, found_line
 from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.search.study import Studies
 from gallop_ray.slots.cluster import beside_driver
@@ -148,7 +150,7 @@ def _run_sweep(
             clear_leftovers(folder)
         end = stack.enter_context(ending_when_told(folder))
         folder.rebuild_results()
-        found = found_line(SweepStatus(folder, sweep).look())
+        found = found_line(StatusReader(folder, sweep).look())
         studies = Studies(sweep, folder)
         plans = plan_sweep(sweep, None).methods
         display = stack.enter_context(SweepDisplay(folder, plans, sweep.objective, terminal=terminal))
@@ -171,13 +173,11 @@ def _run_sweep(
 
 def _remember(folder: SweepFolder, sweep: Sweep) -> None:
     """Store the spec, or hold it against the one that this folder was begun with."""
-    if folder.exists():
-        _, stored = opened(str(folder.path))
-        if differing := differences(stored, sweep):
-            raise UserError(
-                f"{folder.path} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
-                "give this one another name, or remove the folder"
-            )
+    if folder.exists() and (differing := differences(open_sweep(folder.path).whole(), sweep)):
+        raise UserError(
+            f"{folder.path} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
+            "give this one another name, or remove the folder"
+        )
     folder.create(json.loads(without_secrets(sweep).model_dump_json()))
     _reopen_incomplete(folder, sweep)
 
@@ -186,7 +186,7 @@ def _reopen_incomplete(folder: SweepFolder, sweep: Sweep) -> None:
     """What finished with fewer seeds than there are now is to do; what was pruned or failed has been given up."""
     for configuration in folder.configurations():
         status = configuration.status()
-        if status["status"] == "finished" and not set(sweep.seeds) <= set(status["seeds_done"]):
+        if status.status == "finished" and not set(sweep.seeds) <= set(status.seeds_done):
             reopen(configuration)
 
 

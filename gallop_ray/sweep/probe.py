@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gallop_ray.analysis.timing import run_times
-from gallop_ray.records.files import Record, read_json
-from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records import control
+from gallop_ray.records.events import Step
+from gallop_ray.records.results import RunResult
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
@@ -56,10 +57,13 @@ def print_probe(sweep: Sweep) -> None:
         folder = run_sweep(short)
         whole, part = _sizes(sweep), _sizes(short)
         plans = {plan.method: plan for plan in plan_sweep(sweep, _train_sizes(sweep)).methods}
-        runs = {_finished(run)["method"]: run for run in folder.runs()}
+        runs = {_finished(run).method: run for run in folder.runs()}
         forecasts = {name: forecast(run, plans[name], whole, part) for name, run in runs.items()}
-        start = min(run.events()[0]["time"] for run in runs.values()) - _driver(folder)["started"]
-        slots = _driver(folder)["slots"]
+        driver = control.last_driver(folder)
+        assert driver is not None
+        assert driver.started is not None
+        assert driver.slots is not None
+        start, slots = min(run.events()[0].time for run in runs.values()) - driver.started, driver.slots
     console = Console(markup=False)
     console.print(_table(sweep, plans, forecasts, start, slots))
     console.print(_NOTE.format(steps=_STEPS, slots=f"{slots} slot{'s' * (slots > 1)}"), soft_wrap=True)
@@ -103,27 +107,21 @@ def _train_sizes(sweep: Sweep) -> list[int]:
     return [len(load_task(task, sweep.data, ("train",)).train) for task in sweep.data.train_tasks]
 
 
-def _finished(run: RunFolder) -> Record:
+def _finished(run: RunFolder) -> RunResult:
     result = run.result()
-    if result is None or result["status"] != "finished":
-        reason = (result or {}).get("reason") or "it did not end"
+    if result is None or not result.finished:
+        reason = (result.reason if result else None) or "it did not end"
         raise ValueError(f"the probe of {run.configuration} did not finish: {reason}")
     return result
 
 
-def _driver(folder: SweepFolder) -> Record:
-    driver = read_json(folder.path / "driver.json")
-    assert driver is not None
-    return driver
-
-
 def forecast(run: RunFolder, plan: MethodPlan, whole: Sizes, part: Sizes) -> RunForecast:
     """What a run of the whole length takes, from the events of a short one on part of the examples."""
-    times, events = run_times(run), [event for event in run.events() if event["event"] == "step"]
+    times, events = run_times(run), [event for event in run.events() if isinstance(event, Step)]
     assert times is not None
     # The first step warms up. Between two rounds there is more than a step.
-    pairs = [(one, other) for one, other in pairwise(events) if one.get("round") == other.get("round")]
-    seconds = fmean(other["time"] - one["time"] for one, other in pairs) if pairs else 0.0
+    pairs = [(one, other) for one, other in pairwise(events) if one.round == other.round]
+    seconds = fmean(other.time - one.time for one, other in pairs) if pairs else 0.0
     phases = dict(times.phases)
     scaled = phases.pop("scoring", 0.0) * whole.train / part.train
     scaled += phases.pop("evaluating", 0.0) * whole.test / part.test

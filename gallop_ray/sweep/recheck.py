@@ -5,7 +5,8 @@ import shutil
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import metadata_of
 from gallop_ray.disk.whole import remove_drafts
-from gallop_ray.records.folders import FINAL, SweepFolder
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import RunResult
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.commands import reopen
@@ -29,13 +30,13 @@ def recheck(folder: SweepFolder, sweep: Sweep) -> list[str]:
     """
     lost: list[str] = []
     for run in folder.runs():
-        if (run.result() or {}).get("status") == "finished" and (reason := _lacks(run, sweep)):
+        if (result := run.result()) and result.finished and (reason := _lacks(run, result, sweep)):
             (run.path / "result.json").unlink()
             lost.append(f"{run.configuration} seed {run.seed} ({reason})")
     for configuration in folder.configurations():
         status = configuration.status()
-        over = {result["seed"] for result in configuration.results()}
-        if status["status"] in FINAL and not set(status["seeds_done"]) <= over:
+        over = {result.seed for result in configuration.results()}
+        if status.over and not set(status.seeds_done) <= over:
             reopen(configuration)
     if not lost:
         return []
@@ -43,9 +44,9 @@ def recheck(folder: SweepFolder, sweep: Sweep) -> list[str]:
     return [f"finished runs without a whole adapter are run again: {', '.join(lost[:_SHOWN])}{more}"]
 
 
-def _lacks(run: RunFolder, sweep: Sweep) -> str | None:
+def _lacks(run: RunFolder, result: RunResult, sweep: Sweep) -> str | None:
     """What is wrong with a finished run's adapters; None where nothing is, or it has none by right."""
-    if not (run.result() or {}).get("trained_parameters"):
+    if not result.trained_parameters:
         return None
     for part in run.parts():
         try:

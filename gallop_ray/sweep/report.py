@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.source import handed_down
-from gallop_ray.reporting.status import opened
+from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.schema import Sweep
 
 _LOG = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ class ReportApart:
 def _write(directory: str) -> None:
     from gallop_ray.reporting.masks import write_mask_report
 
-    folder, sweep = opened(directory)
+    stored = open_sweep(directory)
+    folder, sweep = stored.folder, stored.sweep
     _attempt(f"report on the masks of {folder.path}", partial(write_mask_report, folder, sweep.objective))
     _attempt(f"report on {folder.path}", partial(report, folder, sweep))
 

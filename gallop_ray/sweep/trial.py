@@ -10,7 +10,8 @@ from ray import tune
 
 from gallop_ray.disk.trouble import NO_SPACE, is_storage_trouble
 from gallop_ray.errors import Halted
-from gallop_ray.records.folders import CONFIRMATION, SEARCH, ConfigurationFolder, SweepFolder
+from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
+from gallop_ray.records.results import CONFIRMATION, SEARCH
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.summary import objective_value
 from gallop_ray.search.pruning import Contestant, reason_to_prune
@@ -97,7 +98,8 @@ class ConfigurationTrial(tune.Trainable):
         return self._sweep.confirmation.seeds
 
     def _finished(self, seed: int) -> bool:
-        return (self._configuration.run(seed).result() or {}).get("status") == "finished"
+        result = self._configuration.run(seed).result()
+        return result is not None and result.finished
 
     def _run(self, seed: int) -> None:
         record = self._configuration.run(seed)
@@ -127,8 +129,8 @@ class ConfigurationTrial(tune.Trainable):
     def _micro_batch_size(self) -> int:
         """As asked, or what an earlier seed was reduced to when it ran out of memory."""
         results = self._configuration.results()
-        sizes = [r["micro_batch_size"] for r in results if r["status"] == "finished" and "micro_batch_size" in r]
-        asked_for = int(self._configuration.configuration()["training"]["micro_batch_size"])
+        sizes = [each.micro_batch_size for each in results if each.finished and each.micro_batch_size]
+        asked_for = int(self._configuration.configuration().training["micro_batch_size"])
         return min(sizes, default=asked_for)
 
     def _record(self, record: RunFolder, slot: str, outcome: Outcome, attempts: Attempts) -> None:
@@ -142,7 +144,7 @@ class ConfigurationTrial(tune.Trainable):
             if NO_SPACE in str(outcome.reason):
                 raise no_space(self._folder, self._sweep.retention, self._needed)
             raise Halted(str(outcome.reason))
-        configuration = Configuration.model_validate(self._configuration.configuration(), context=STORED)
+        configuration = Configuration.model_validate(self._configuration.configuration().sections(), context=STORED)
         if not record.metrics.exists():
             record.start({"configuration": configuration.model_dump(mode="json")}, slot)
         end = {**failure_record(outcome, attempts.micro_batch_size), "attempts": record.attempt()}
@@ -177,12 +179,12 @@ class ConfigurationTrial(tune.Trainable):
         if self._stage == CONFIRMATION:
             return not self._seeds
         results = self._configuration.results()
-        bad = [r for r in results if r["status"] != "finished"]
-        done = [r for r in results if r["status"] == "finished"]
-        seeds = [r["seed"] for r in done]
+        bad = [each for each in results if not each.finished]
+        done = [each for each in results if each.finished]
+        seeds = [each.seed for each in done]
         value = objective_value(done, self._sweep.objective)
         if bad:
-            self._configuration.write_status(bad[0]["status"], seeds, value, bad[0].get("reason"))
+            self._configuration.write_status(bad[0].status, seeds, value, bad[0].reason)
         elif not self._seeds:
             self._configuration.write_status("finished", seeds, value)
         elif reason := self._reason_to_prune():
@@ -200,9 +202,9 @@ class ConfigurationTrial(tune.Trainable):
         return reason_to_prune(self._sweep, self._contestant(mine), [self._contestant(c) for c in same])
 
     def _contestant(self, configuration: ConfigurationFolder) -> Contestant:
-        finished = {r["seed"]: r for r in configuration.results() if r["status"] == "finished"}
         metric = self._sweep.objective.metric
-        values = {s: finished[s][metric] for s in self._sweep.seeds if finished.get(s, {}).get(metric) is not None}
+        finished = {each.seed: each.value(metric) for each in configuration.results() if each.finished}
+        values = {seed: value for seed in self._sweep.seeds if (value := finished.get(seed)) is not None}
         return Contestant(configuration.key, values, lambda seed: _correct(configuration.run(seed)))
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from gallop_ray.analysis.advice import advice
+from gallop_ray.analysis.status import StatusReader
 from gallop_ray.analysis.verdict import seeds_to_find
 from gallop_ray.cli import main
 from gallop_ray.reporting.report.material import gather
 from gallop_ray.reporting.report.notes import notes
-from gallop_ray.reporting.status import SweepStatus, render
+from gallop_ray.reporting.status import render
+from gallop_ray.reporting.summary import print_summary
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.summary import print_summary
 from tests.sweep.written import Written, small_sweep
 
 RATES = (0.1, 0.2, 0.4)
@@ -56,9 +57,11 @@ def test_the_edge_is_said_in_table_report_best_and_status(tmp_path: Path, capsys
     assert "gallop^ 2" in places["table"]
     assert "No verdict rests on 2 seeds, whatever they say: it takes 3 or more, and with 2 methods 5" in places["best"]
     assert "validation data of the OOD tasks (max): OOD accuracy and forgetting are those of" in places["best"]
-    record = SweepStatus(made.folder, made.sweep).look()
-    assert record["best"]["edges"] == record["methods"]["gallop"]["best"]["edges"] == [EDGE]
-    assert render(record) is not None
+    status = StatusReader(made.folder, made.sweep).look()
+    assert status.best is not None
+    assert status.best == status.methods["gallop"].best
+    assert status.best.edges == (EDGE,)
+    assert render(status) is not None
 
 
 def test_a_best_inside_its_range_is_no_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from gallop_ray.analysis.edges import edges, end_of, two_values
+from gallop_ray.records.results import StoredConfiguration
 from gallop_ray.spec.configuration import resolve
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.spec.space import Range
 
 RANGE: TypeAdapter[Any] = TypeAdapter(Range)
@@ -40,6 +41,10 @@ def test_the_end_at_which_a_value_lies(allowed: dict[str, Any], value: object, e
     assert end_of(RANGE.validate_python(allowed), value) == end
 
 
+def _stored(configuration: Configuration) -> StoredConfiguration:
+    return StoredConfiguration.model_validate(configuration.model_dump(mode="json"))
+
+
 def test_two_values_have_nothing_but_edges() -> None:
     few = [{"choice": [1, 2]}, {"integer": [1, 2]}]
     more = [{"choice": [1, 2, 3]}, {"choice": ["a", "b"]}, {"choice": [1]}, {"integer": [1, 3]}, {"log": [1, 2]}]
@@ -65,7 +70,7 @@ def test_an_end_beyond_which_a_field_takes_nothing_is_no_edge() -> None:
 
     def found(method: str, **values: object) -> list[str]:
         written = {path.replace("__", "."): value for path, value in values.items()}
-        return [str(each) for each in edges(sweep, resolve(sweep, method, written).model_dump(mode="json"))]
+        return [str(each) for each in edges(sweep, _stored(resolve(sweep, method, written)))]
 
     free: dict[str, object] = {"training__learning_rate": 1e-3}
     assert found("gallop", method__selection_ratio=1.0, method__density=0.99, **free) == []

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from gallop_ray.analysis.live import SweepState
+from gallop_ray.analysis.status import StatusReader
 from gallop_ray.cli import main
 from gallop_ray.mlflow_mirror.artifacts import handed_out
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.figures.choose import best as best_drawn
 from gallop_ray.reporting.progress import status_line
 from gallop_ray.reporting.report.material import gather
-from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import markdown_table
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
@@ -68,14 +68,17 @@ def test_one_configuration_is_best_everywhere(
 ) -> None:
     state = SweepState(folder, plan_sweep(sweep, None).methods, sweep.objective)
     state.look()
-    status, material, run = SweepStatus(folder, sweep).look(), gather(folder, sweep), handed_out(folder, sweep)
+    status, material, run = StatusReader(folder, sweep).look(), gather(folder, sweep), handed_out(folder, sweep)
     assert main(["best", str(folder.path)]) == 0
     assert run is not None
+    assert status.best is not None
+    of_gallop = status.methods["gallop"].best
+    assert of_gallop is not None
     named = {
         "best": capsys.readouterr().out.split(",")[0],
         "display": status_line(state).partition("best ")[2].partition(":")[0],
-        "status": status["best"]["configuration"],
-        "status of the method": status["methods"]["gallop"]["best"]["configuration"],
+        "status": status.best.configuration,
+        "status of the method": of_gallop.configuration,
         "report": material.best[0].configuration,
         "statistics": material.statistics.best[0].configuration,
         "figures": best_drawn(material.frame, sweep.objective)[0].configuration,
@@ -99,9 +102,9 @@ def test_where_every_configuration_failed_there_is_no_best(
     for name in ("a", "b"):
         run = folder.run(KEYS[name], 2)
         run.path.mkdir(exist_ok=True)
-        run.finish({**(folder.run(KEYS[name], 0).result() or {}), "seed": 2, "status": "diverged", "reason": "NaN"})
+        run.finish({"configuration": KEYS[name], "method": "gallop", "seed": 2, "status": "diverged", "reason": "NaN"})
     capsys.readouterr()
     assert handed_out(folder, sweep) is None
-    assert SweepStatus(folder, sweep).look()["best"] is None
+    assert StatusReader(folder, sweep).look().best is None
     assert main(["best", str(folder.path)]) == 2
     assert "no configuration of" in capsys.readouterr().err

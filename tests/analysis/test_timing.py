@@ -65,7 +65,8 @@ def test_only_a_change_of_configuration_in_the_same_slot_is_a_switch(folder):
 
 def test_a_lost_worker_that_ends_in_between_does_no_harm(folder):
     run = folder.run("c", 0)
-    write_lines(run.metrics, [*run.events()[:6], {"time": 110, "event": "run_ended"}, *run.events()[6:]])
+    lines = [event.as_json() for event in run.events()]
+    write_lines(run.metrics, [*lines[:6], {"time": 110, "event": "run_ended"}, *lines[6:]])
     assert slot_times(folder)["slot-1"].phases["training"] == 1
 
 

@@ -49,7 +49,7 @@ def test_the_plain_script_trains_as_many_entries_as_ours(asked: Sweep, tmp_path:
     wide, narrow = pocket_config().intermediate_size, pocket_config().hidden_size
     entries = 4 * pocket_config().num_hidden_layers * (4 * (narrow + narrow) + 3 * (narrow + wide))
     for result, phases in zip(folder.results(), ({"scoring", "training"}, {"training"}), strict=True):
-        assert phases < result["seconds"].keys()
+        assert phases < result.seconds.keys()
     for run in folder.runs():
         saved = load_file(run.path / "adapter" / "adapter_model.safetensors")
         values = [value for name, value in saved.items() if not name.endswith("shira_indices")]

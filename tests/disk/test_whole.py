@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gallop_ray.disk.whole import append, drafted, remove_drafts
-from gallop_ray.records.files import append_line, read_lines
+from gallop_ray.records.files import append_line, parse_lines
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.sparse.adapter import save_adapter
 from gallop_ray.sparse.checked import save_checked
@@ -96,7 +96,7 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
         assert lines.stat().st_size == before
         fill.unlink()
         append_line(lines, {"event": "run_ended"})
-        assert read_lines(lines)[-1] == {"event": "run_ended"}
+        assert parse_lines(lines.read_bytes()).records[-1] == {"event": "run_ended"}
 
 
 @pytest.mark.parametrize("torn", [b'{"event": "st', b"\0" * 5000, b"x" * 9000])

@@ -9,6 +9,7 @@ import optuna
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+from gallop_ray.records.events import Step
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 
@@ -33,13 +34,14 @@ def _kept_step(run: RunFolder) -> int:
 
 def first_step(run: RunFolder) -> int | None:
     """The first optimizer step of a run's present attempt."""
-    return next((event["step"] for event in run.events() if event["event"] == "step"), None)
+    return next((event.step for event in run.events() if isinstance(event, Step)), None)
 
 
 def outcomes(folder: SweepFolder) -> dict[tuple[str, int], dict[str, Any]]:
     """What came out of each run."""
-    every = {(run.configuration, run.seed): run.result() or {} for run in _runs(folder)}
-    return {key: {k: v for k, v in result.items() if k not in VARYING} for key, result in every.items()}
+    every = {(run.configuration, run.seed): run.result() for run in _runs(folder)}
+    written = {key: result.as_json() if result else {} for key, result in every.items()}
+    return {key: {k: v for k, v in result.items() if k not in VARYING} for key, result in written.items()}
 
 
 def check(
@@ -57,7 +59,7 @@ def check(
     assert len(lines) == runs
     assert set(Counter((line["configuration"], line["seed"]) for line in lines).values()) == {1}
     assert {line["status"] for line in lines} == {"finished"}
-    assert {c.status()["status"] for c in folder.configurations()} == {"finished"}
+    assert {c.status().status for c in folder.configurations()} == {"finished"}
     _check_study(studies or _journal(folder), configurations)
     _check_mlflow(tracking, configurations, runs)
 

@@ -91,7 +91,7 @@ def test_nodes_come_and_one_vanishes(head: Head, tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "runs" / "tiny")
     process = command.start("run", sweep, env={**head.env, "RAY_ADDRESS": f"127.0.0.1:{_PORT}"})
     try:
-        until(lambda: process.poll() is not None or len({line["slot"] for line in loads(folder)}) == 2)
+        until(lambda: process.poll() is not None or len({load.slot for load in loads(folder)}) == 2)
         assert process.poll() is None, process.communicate()[0]
         until(lambda: any(run.checkpoint.exists() for run in folder.runs()))
         victims = raylets(head)
@@ -102,5 +102,5 @@ def test_nodes_come_and_one_vanishes(head: Head, tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 0, output
     results = folder.results()
-    assert Counter(result["status"] for result in results) == {"finished": 16}
-    assert len({(result["configuration"], result["seed"]) for result in results}) == 16
+    assert Counter(result.status for result in results) == {"finished": 16}
+    assert len({(result.configuration, result.seed) for result in results}) == 16

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gallop_ray.records.events import PhaseBegan
 from gallop_ray.records.folders import SweepFolder
 from tests.faults import books
 from tests.faults.victims import ACTORS
@@ -89,10 +90,10 @@ class Blows:
     def _events(self) -> set[tuple[str, float]]:
         runs = self.folder.runs() if self.folder.path.exists() else ()
         return {
-            (str(run.path), event["time"])
+            (str(run.path), event.time)
             for run in runs
             for event in run.events()
-            if event["event"] == "phase" and event["phase"] == "training"
+            if isinstance(event, PhaseBegan) and event.phase == "training"
         }
 
 

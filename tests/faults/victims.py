@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from gallop_ray.records.events import PhaseBegan
 from gallop_ray.records.folders import SweepFolder
 from tests.faults import books
 from tests.sweep import command
@@ -74,7 +75,7 @@ class Siege:
             if output is not None:
                 self._look()
                 return output
-        raise AssertionError(f"runs stay failed: {[r for r in self.folder.results() if r['status'] != 'finished']}")
+        raise AssertionError(f"runs stay failed: {[each for each in self.folder.results() if not each.finished]}")
 
     def close(self) -> None:
         """Leave nothing running."""
@@ -116,8 +117,8 @@ class Siege:
         for run in books._runs(self.folder):
             if run.result():
                 found.add(("ended", str(run.path)))
-            events = [e for e in run.events() if e["event"] == "phase"]
-            found |= {(e["phase"], str(run.path), str(e["time"])) for e in events[-1:]}
+            phases = [event for event in run.events() if isinstance(event, PhaseBegan)]
+            found |= {(event.phase, str(run.path), str(event.time)) for event in phases[-1:]}
         return found
 
     def _kill(self, point: Point) -> None:

@@ -90,13 +90,14 @@ def test_a_damaged_result_is_named_once_and_its_run_is_to_do(
     ]
     assert "the next start runs it again" in caplog.text
     recheck(written.folder, written.sweep)
-    assert written.folder.configuration(run.configuration).status()["status"] == "running"
+    assert written.folder.configuration(run.configuration).status().status == "running"
 
 
 def test_a_finished_run_without_a_whole_adapter_is_run_again(written: Written) -> None:
     whole, lost = [run for run in written.folder.runs() if run.result()]
     for run in (whole, lost):
-        (run.path / "result.json").write_text(json.dumps({**(run.result() or {}), "trained_parameters": 3}))
+        whole_result = json.loads((run.path / "result.json").read_text())
+        (run.path / "result.json").write_text(json.dumps({**whole_result, "trained_parameters": 3}))
     for run in (whole, lost):
         save_checked(run.adapter, {"a": torch.zeros(3)})
     lost.adapter.write_bytes(lost.adapter.read_bytes()[:-3])
@@ -104,7 +105,7 @@ def test_a_finished_run_without_a_whole_adapter_is_run_again(written: Written) -
     assert f"are run again: {lost.configuration} seed {lost.seed} ({lost.adapter} is damaged" in said
     assert whole.result()
     assert lost.result() is None
-    assert written.folder.configuration(lost.configuration).status()["status"] == "running"
+    assert written.folder.configuration(lost.configuration).status().status == "running"
     whole.adapter.unlink()
     (said,) = recheck(written.folder, written.sweep)
     assert f"{whole.adapter} is missing" in said

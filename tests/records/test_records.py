@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from gallop_ray.records.environment import environment_record
-from gallop_ray.records.files import read_json, read_lines, write_json
+from gallop_ray.records.events import RunStarted
+from gallop_ray.records.files import parse_lines, read_json, write_json
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import ConfigurationStatus
+from gallop_ray.records.typed import VERSION
 from gallop_ray.records.watch import OpenConfigurations
 
 
@@ -70,11 +73,12 @@ def test_a_torn_last_line_is_not_read_until_it_is_complete(tmp_path):
     tail = run.tail()
     with run.metrics.open("ab") as file:
         file.write(b'{"time": 1, "event": "st')
-    assert [event["event"] for event in run.events()] == ["run_started", "step"]
+    assert [event.event for event in run.events()] == ["run_started", "step"]
     assert run.tail(tail.offset, tail.attempt).events == []
     with run.metrics.open("ab") as file:
         file.write(b'ep", "step": 2}\n')
-    assert run.tail(tail.offset, tail.attempt).events == [{"time": 1, "event": "step", "step": 2}]
+    (step,) = run.tail(tail.offset, tail.attempt).events
+    assert step.as_json() == {"time": 1, "event": "step", "step": 2}
 
 
 def test_a_new_attempt_clears_what_the_last_one_left_and_counts_on(tmp_path):
@@ -90,9 +94,9 @@ def test_a_new_attempt_clears_what_the_last_one_left_and_counts_on(tmp_path):
     assert run.read("mask") is None
     assert not run.adapter.exists()
     fresh = run.tail(old.offset, old.attempt)
-    assert [(event["event"], event["slot"], event["attempt"]) for event in fresh.events] == [
-        ("run_started", "slot-1", 2)
-    ]
+    (started,) = fresh.events
+    assert isinstance(started, RunStarted)
+    assert (started.event, started.slot, started.attempt) == ("run_started", "slot-1", 2)
 
 
 def test_a_finished_run_never_starts_again(tmp_path):
@@ -118,18 +122,18 @@ def test_results_are_flat_lines_and_a_retry_replaces_its_line(tmp_path):
     folder.append_result(first)
     second.finish({**key, "seed": 1, "status": "finished", "tasks": {"arc": {"test": {"likelihood": 0.5}}}})
     folder.append_result(second)
-    assert read_lines(path) == [
+    assert parse_lines(path.read_bytes()).records == [
         {**key, "seed": 0, "status": "failed", "seconds_training": 2.0, "seconds_total": 3.0},
         {**key, "seed": 1, "status": "finished", "tasks_arc_test_likelihood": 0.5},
     ]
     first.start({}, slot="slot-0")
     first.finish({**key, "seed": 0, "status": "finished"})
     folder.append_result(first)
-    lines = read_lines(path)
+    lines = parse_lines(path.read_bytes()).records
     assert [(line["seed"], line["status"]) for line in lines] == [(0, "finished"), (1, "finished")]
     path.unlink()
     folder.rebuild_results()
-    assert lines == read_lines(path)
+    assert lines == parse_lines(path.read_bytes()).records
 
 
 def test_a_folder_that_is_no_sweep_is_refused_with_what_to_do(tmp_path):
@@ -140,11 +144,10 @@ def test_a_folder_that_is_no_sweep_is_refused_with_what_to_do(tmp_path):
 def test_a_configuration_is_running_until_its_status_says_otherwise(tmp_path):
     configuration = SweepFolder(tmp_path).configuration("gallop-1")
     configuration.create({"method": {}})
-    assert configuration.status() == {"status": "running"}
+    assert configuration.status() == ConfigurationStatus(status="running")
     configuration.write_status("pruned", [0], objective=0.5, reason="below the median")
-    assert configuration.status() == {
-        "status": "pruned", "reason": "below the median", "objective": 0.5, "seeds_done": [0],
-    }  # fmt: skip
+    written = {"status": "pruned", "reason": "below the median", "objective": 0.5, "seeds_done": (0,)}
+    assert configuration.status().as_json() == {"version": VERSION, **written}
 
 
 def test_a_closed_configuration_is_left_alone_until_it_changes(tmp_path):

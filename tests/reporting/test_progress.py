@@ -58,10 +58,10 @@ def test_counts_time_left_and_best_so_far(folder):
     folder.configuration("a").write_status("finished", [0, 1], 0.5)
     end(begin(folder, "b", 0), accuracy=0.7)
     run = begin(folder, "b", 1)
-    run.phase("training")
+    run.event("phase", phase="training")
     for step in (10, 11, 12):
         run.event("step", step=step, steps=100, loss=1.0)
-    assert [result["seed"] for result in state.look()] == [0, 1, 0]
+    assert [result.seed for result in state.look()] == [0, 1, 0]
     line = status_line(state)
     assert line.startswith("configurations 1/3, runs 3/6, about 0:03:00 left, best a: val_mean_accuracy 50.0 %; now b")
     assert "b seed 1 training 12/100" in line
@@ -79,11 +79,11 @@ def test_a_confirmation_goes_on_in_a_configuration_that_is_over(folder, monkeypa
     assert (state.active, state.runs_left) == ([], 1)
     run = begin(folder, "a", 1000)
     for phase in ("training", "evaluating"):
-        run.phase(phase)
+        run.event("phase", phase=phase)
         state.look()
         assert [(each.seed, each.phase) for each in state.active] == [(1000, phase)]
     end(run)
-    assert [result["seed"] for result in state.look()] == [1000]
+    assert [result.seed for result in state.look()] == [1000]
     assert (state.active, state.runs_left) == ([], 0)
 
 
@@ -106,11 +106,11 @@ def test_failures_are_counted_and_their_reason_is_shown(folder):
 
 def test_a_run_left_by_a_killed_session_is_not_shown_until_it_goes_on(folder):
     run = begin(folder, "a", 0)
-    run.phase("training")
+    run.event("phase", phase="training")
     state = state_of(folder)
     assert state.active == []
     run.start({}, slot="slot-1")
-    run.phase("scoring")
+    run.event("phase", phase="scoring")
     state.look()
     assert [(one.configuration, one.phase) for one in state.active] == [("a", "scoring")]
 
@@ -118,7 +118,7 @@ def test_a_run_left_by_a_killed_session_is_not_shown_until_it_goes_on(folder):
 def test_speed_comes_from_the_last_steps(folder):
     state = state_of(folder)
     run = begin(folder, "a", 0)
-    run.phase("training")
+    run.event("phase", phase="training")
     run.event("step", step=1, steps=9)
     time.sleep(0.1)
     run.event("step", step=2, steps=9)
@@ -146,7 +146,7 @@ def test_a_terminal_gets_a_display_that_stays_at_the_end(folder):
     console = Console(file=output, width=100, force_terminal=True, color_system=None)
     with SweepDisplay(folder, [planned(6)], ObjectiveSpec(), console):
         run = begin(folder, "a", 0)
-        run.phase("evaluating")
+        run.event("phase", phase="evaluating")
         deadline = time.monotonic() + 20
         while "a seed 0 evaluating" not in output.getvalue():
             assert time.monotonic() < deadline, "the run did not appear"
@@ -160,7 +160,7 @@ def test_a_terminal_gets_a_display_that_stays_at_the_end(folder):
 def test_the_display_fits_a_hundred_columns(folder):
     state = state_of(folder)
     run = begin(folder, "gallop-0123abcd", 0)
-    run.phase("training")
+    run.event("phase", phase="training")
     run.event("step", step=1, steps=9)
     state.look()
     console = Console(file=StringIO(), width=100, record=True)

@@ -13,8 +13,9 @@ import pytest
 from gallop_ray.analysis.frame import frame_of, results_frame
 from gallop_ray.cli import main
 from gallop_ray.errors import NothingToDrawError
-from gallop_ray.records.files import read_lines
+from gallop_ray.records.files import parse_lines
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import RunResult
 from gallop_ray.reporting.figures import plot_density, plot_front, plot_learning_rate
 from gallop_ray.reporting.figures.style import PALETTE, looks
 from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
@@ -104,7 +105,7 @@ def test_passwords_in_addresses_stay_at_home(whole):
 
 def test_numbers_of_the_table_are_those_of_the_results(whole):
     folder, _, page = whole
-    lines = read_lines(folder.path / "results.jsonl")
+    lines = parse_lines((folder.path / "results.jsonl").read_bytes()).records
     header, base, *rows = page.tables["best"]
     assert base[header.index("Method")] == "base model"
     assert base[header.index("OOD")] == "95.0"
@@ -194,7 +195,7 @@ def test_the_same_records_give_the_same_figures(whole):
 def test_what_is_no_sweep_or_no_page_is_refused(tmp_path, whole, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert main(["report", str(whole[0].path), "--output", str(tmp_path)]) == 2
-    assert "ends in .html" in capsys.readouterr().err
+    assert "must be an .html file" in capsys.readouterr().err
 
 
 def test_density_curves_are_means_with_bands_of_one_deviation(whole):
@@ -202,7 +203,9 @@ def test_density_curves_are_means_with_bands_of_one_deviation(whole):
     figure = plot_density(results_frame(folder, sweep), metrics=["id_accuracy"])
     (axes,) = figure.axes
     gallop, random = (line for line in axes.lines if len(line.get_xdata()) == 3)
-    lines = [line for line in read_lines(folder.path / "results.jsonl") if line["method"] == "gallop"]
+    lines = [
+        line for line in parse_lines((folder.path / "results.jsonl").read_bytes()).records if line["method"] == "gallop"
+    ]
     for density, mean, (low, high) in zip(
         gallop.get_xdata(), gallop.get_ydata(), _bands(axes.collections[0]), strict=True
     ):
@@ -222,8 +225,9 @@ def _bands(collection):
 
 
 def test_figures_say_what_they_lack():
-    runs = [{"configuration": "full-a", "seed": 0, "method": "full", "status": "finished", "val_mean_accuracy": 0.5,
-             "id_accuracy": 0.5, "forget_ratio": 0.1, "density": 1.0, "learning_rate": 1e-3}]  # fmt: skip
+    written = {"configuration": "full-a", "seed": 0, "method": "full", "status": "finished", "val_mean_accuracy": 0.5,
+               "id_accuracy": 0.5, "forget_ratio": 0.1, "density": 1.0, "learning_rate": 1e-3}  # fmt: skip
+    runs = [RunResult.model_validate(written)]
     for draw, missing in (
         (plot_density, "two densities"),
         (plot_front, "fewer than two configurations"),

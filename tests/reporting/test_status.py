@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from gallop_ray.analysis.status import Counts, StatusReader
 from gallop_ray.cli import main
 from gallop_ray.records import control
-from gallop_ray.reporting.status import SweepStatus, found_line, render
+from gallop_ray.reporting.progress import found_line
+from gallop_ray.reporting.status import render
 from tests.sweep.written import Written, small_sweep
 
 
@@ -30,28 +32,27 @@ def written(tmp_path: Path) -> Written:
 
 
 def test_counts_of_a_sweep_that_does_not_run(written: Written) -> None:
-    record = SweepStatus(written.folder, written.sweep).look()
-    assert record["state"] == "not running"
-    assert record["driver"] is None
-    assert record["runs"] == {"total": 6, "finished": 2, "running": 0, "pruned": 1, "failed": 1, "to_do": 2}
-    assert record["methods"]["gallop"]["configurations"] == {
-        "total": 2, "finished": 1, "running": 0, "pruned": 0, "failed": 0, "to_do": 1,
-    }  # fmt: skip
-    assert record["slot_seconds_left"] == 2 * 60
-    (half,) = record["half_done"]
-    assert (half["seed"], half["checkpoint_step"], half["steps"]) == (0, 40, 120)
-    assert record["best"]["objective"] == record["methods"]["gallop"]["best"]["objective"]
-    assert record["methods"]["random"]["best"] is None
-    (diverged,) = record["failed"]
-    assert (diverged["status"], diverged["reason"]) == ("diverged", "[/tcp/pair.cc:5] it diverged")
+    status = StatusReader(written.folder, written.sweep).look()
+    assert status.state == "not running"
+    assert status.driver is None
+    assert status.runs == Counts(total=6, finished=2, running=0, pruned=1, failed=1, to_do=2)
+    gallop = status.methods["gallop"]
+    assert gallop.configurations == Counts(total=2, finished=1, running=0, pruned=0, failed=0, to_do=1)
+    assert status.slot_seconds_left == 2 * 60
+    (half,) = status.half_done
+    assert (half.seed, half.checkpoint_step, half.steps) == (0, 40, 120)
+    assert status.best == gallop.best
+    assert status.methods["random"].best is None
+    (diverged,) = status.failed
+    assert (diverged.status, diverged.reason) == ("diverged", "[/tcp/pair.cc:5] it diverged")
 
 
 def test_a_start_says_what_it_finds(written: Written, tmp_path: Path) -> None:
-    line = found_line(SweepStatus(written.folder, written.sweep).look())
+    line = found_line(StatusReader(written.folder, written.sweep).look())
     key = next(run.configuration for run in written.folder.runs() if run.checkpoint.exists())
     assert line == f"found 2 of 6 runs finished, 1 half-done ({key} seed 0 at step 40), 1 failed, 1 pruned, 1 to do"
     fresh = Written(small_sweep(tmp_path, name="fresh"))
-    assert found_line(SweepStatus(fresh.folder, fresh.sweep).look()) == ""
+    assert found_line(StatusReader(fresh.folder, fresh.sweep).look()) == ""
 
 
 def test_finished_rounds_count_as_kept(written: Written) -> None:
@@ -60,10 +61,10 @@ def test_finished_rounds_count_as_kept(written: Written) -> None:
     for task in ("range", "max"):
         run.round(task).begin({"round": task})
     run.round("range").end({"status": "finished", "steps": 120})
-    status = SweepStatus(written.folder, written.sweep)
-    assert [half["checkpoint_step"] for half in status.look()["half_done"]] == [40, 120]
+    status = StatusReader(written.folder, written.sweep)
+    assert [half.checkpoint_step for half in status.look().half_done] == [40, 120]
     save_file({"step": np.array(8)}, run.round("max").checkpoint)
-    assert [half["checkpoint_step"] for half in status.look()["half_done"]] == [40, 128]
+    assert [half.checkpoint_step for half in status.look().half_done] == [40, 128]
     run.round("max").end({"status": "finished", "steps": 120})
     assert [part.configuration for part in run.parts()] == [run.configuration] * 2
 
@@ -71,31 +72,32 @@ def test_finished_rounds_count_as_kept(written: Written) -> None:
 def test_while_a_driver_lives_its_runs_go_on_and_others_do_not(written: Written) -> None:
     with control.alone(written.folder):
         control.begin(written.folder)
-        status = SweepStatus(written.folder, written.sweep)
-        assert [run["seed"] for run in status.look()["half_done"]] == [0]
+        status = StatusReader(written.folder, written.sweep)
+        assert [run.seed for run in status.look().half_done] == [0]
         run = written.begin("gallop", 0.2, 0, slot="slot-1")
-        run.phase("training")
+        run.event("phase", phase="training")
         run.event("step", step=60, steps=120, loss=0.75)
-        record = status.look()
-        assert (record["state"], record["half_done"]) == ("running", [])
-        assert record["runs"]["running"] == record["methods"]["gallop"]["configurations"]["running"] == 1
-        (active,) = record["running"]
-        assert (active["slot"], active["step"], active["loss"]) == ("slot-1", 60, 0.75)
-        assert active["attempt"] == 2
-        assert 0 <= active["seconds_since_event"] < 30
-        assert 0 < record["seconds_left"] <= 2 * 60
+        now = status.look()
+        assert (now.state, now.half_done) == ("running", ())
+        assert now.runs.running == now.methods["gallop"].configurations.running == 1
+        (active,) = now.running
+        assert (active.slot, active.step, active.loss) == ("slot-1", 60, 0.75)
+        assert active.attempt == 2
+        assert 0 <= active.seconds_since_event < 30
+        assert now.seconds_left is not None
+        assert 0 < now.seconds_left <= 2 * 60
         for asked, state in (("pause", "pausing"), ("stop", "stopping")):
             control.ask(written.folder, asked)  # type: ignore[arg-type]
-            assert status.look()["state"] == state
+            assert status.look().state == state
         control.ask(written.folder, "pause")
         written.end(run)
-        assert status.look()["state"] == "paused"
-    assert status.look()["state"] == "not running"
+        assert status.look().state == "paused"
+    assert status.look().state == "not running"
 
 
 def test_the_display_names_what_matters(written: Written) -> None:
     console = Console(width=120, record=True)
-    console.print(render(SweepStatus(written.folder, written.sweep).look()))
+    console.print(render(StatusReader(written.folder, written.sweep).look()))
     text = console.export_text()
     for words in ("small: not running", "total", "at step 40", "diverged: random-", "best gallop-", "0.0333 slot-h"):
         assert words in text, text

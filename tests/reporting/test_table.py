@@ -6,14 +6,15 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from gallop_ray.records.results import RunResult
 from gallop_ray.reporting.table import configurations_table, final_table, markdown_table
 from gallop_ray.spec.schema import ObjectiveSpec
 
 BASE = {"val_mean_accuracy": 0.30, "id_accuracy": 0.25, "ood_accuracy": 0.40, "forget_ratio": 0.0, "collapse_rate": 0.0}
 
 
-def result(configuration: str, seed: int, val: float | None, test: float = 0.5, **others) -> dict:
-    return {
+def result(configuration: str, seed: int, val: float | None, test: float = 0.5, **others) -> RunResult:
+    written = {
         "configuration": configuration,
         "seed": seed,
         "method": configuration.split("-")[0],
@@ -29,6 +30,7 @@ def result(configuration: str, seed: int, val: float | None, test: float = 0.5, 
         "collapse_rate": None,
         **others,
     }
+    return RunResult.model_validate(written)
 
 
 RESULTS = [

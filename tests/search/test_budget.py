@@ -34,7 +34,7 @@ def rates(sweep: Sweep, sign: int = 1) -> dict[str, list[float]]:
     studies, found = Studies(sweep, folder), {"gallop": list[float](), "lora": list[float]()}
     while key := studies.next():
         configuration = folder.configuration(key)
-        rate = configuration.configuration()["training"]["learning_rate"]
+        rate = configuration.configuration().training["learning_rate"]
         found[configuration.method].append(rate)
         run = configuration.run(0)
         run.start({}, "slot-0")

@@ -48,7 +48,7 @@ def folder_of(sweep: Sweep) -> SweepFolder:
 def finish(folder: SweepFolder, key: str, seeds: int = 1, status: str = "finished") -> None:
     """End a configuration with accuracies that depend on its learning rate."""
     configuration = folder.configuration(key)
-    rate = configuration.configuration()["training"]["learning_rate"]
+    rate = configuration.configuration().training["learning_rate"]
     for seed in range(seeds):
         run = configuration.run(seed)
         run.start({}, "slot-0")
@@ -80,8 +80,7 @@ def trials(folder: SweepFolder, name: str) -> list[optuna.trial.FrozenTrial]:
 
 
 def chosen(folder: SweepFolder, key: str, path: str) -> Any:
-    section, _, field = path.partition(".")
-    return folder.configuration(key).configuration()[section][field]
+    return folder.configuration(key).configuration().option(path)
 
 
 def test_a_grid_is_every_point_once_in_a_fixed_order(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from gallop_ray.errors import Diverged, Halted
 from gallop_ray.mlflow_mirror.fields import failure_tags
 from gallop_ray.records.files import append_line
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.results import RunResult
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.slots.failures import Attempts, classify, failure_record, hopeless, smaller_micro_batch
 from gallop_ray.slots.jobs import Outcome
@@ -169,7 +170,7 @@ def test_results_and_mlflow_name_the_failure(tmp_path: Path) -> None:
     for word in ('"failure": "out_of_memory"', '"attempts": 1', "micro-batches of 1 too", "can't allocate"):
         assert word in line
     assert failure_tags(folder.results()[0]).keys() == {"failure", "attempts", "reason"}
-    assert failure_tags({"status": "finished", "reason": None, "attempts": 2}) == {}
+    assert failure_tags(RunResult(status="finished", attempts=2)) == {}
 
 
 def test_only_the_best_configuration_of_each_method_keeps_its_adapters(tmp_path: Path) -> None:

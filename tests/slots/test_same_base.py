@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 from gallop_ray.methods.peft import Lora
+from gallop_ray.records.events import Step
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.slots.jobs import CheckJob, Outcome, RunJob
 from gallop_ray.slots.worker import _answer
@@ -113,7 +114,7 @@ def seen(resident: Resident, folder: SweepFolder) -> list[Any]:
         outcome, key = answer(resident, folder, method, options)
         assert outcome.status == "finished", outcome.reason
         run = folder.run(key, 0)
-        losses = [event["loss"] for event in run.events() if event["event"] == "step"]
+        losses = [event.loss for event in run.events() if isinstance(event, Step)]
         adapter = contents(run.adapter) if method != "vanilla" else {}
         found.append((losses, {k: v for k, v in outcome.result.items() if k not in test_run.TIMES}, adapter))
     return found

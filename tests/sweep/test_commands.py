@@ -12,14 +12,14 @@ from gallop_ray.cli import main
 from gallop_ray.errors import UserError
 from gallop_ray.records import control
 from gallop_ray.records.control import StoppedNow, Terminated
-from gallop_ray.records.files import read_lines
+from gallop_ray.records.files import parse_lines
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.reporting.summary import print_summary
 from gallop_ray.search.study import Studies
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.admission import Gate
 from gallop_ray.sweep.driver import _remember
 from gallop_ray.sweep.stop import ending_when_told
-from gallop_ray.sweep.summary import print_summary
 from tests.sweep.written import Written, small_sweep
 
 
@@ -36,7 +36,7 @@ def complete(written: Written, status: str = "finished") -> list[str]:
         asked = written.folder.configuration(key).configuration()
         for seed in written.sweep.seeds:
             if not written.folder.run(key, seed).result():
-                run = written.begin(asked["method"]["name"], asked["training"]["learning_rate"], seed)
+                run = written.begin(asked.method["name"], asked.training["learning_rate"], seed)
                 assert run.configuration == key
                 written.end(run, 0.1 * (1 + seed), status if seed == written.sweep.seeds[-1] else "finished")
         studies.tell(key)
@@ -54,7 +54,7 @@ def test_what_failed_is_run_again_and_the_study_learns_of_it(written: Written) -
     assert Studies(written.sweep, written.folder).exhausted
     kept = written.folder.run(keys[0], 0).result()
     assert main(["retry", str(written.folder.path), "--failed"]) == 0
-    assert len(read_lines(written.folder.path / "results.jsonl")) == len(keys)
+    assert len(parse_lines((written.folder.path / "results.jsonl").read_bytes()).records) == len(keys)
     assert sorted(complete(written)) == sorted(keys)
     assert written.folder.run(keys[0], 0).result() == kept
     assert written.folder.run(keys[0], 1).attempt() == 2
@@ -77,8 +77,8 @@ def test_a_retry_by_name_leaves_the_others(written: Written, capsys: pytest.Capt
     assert main(["retry", str(written.folder.path), f"{first}/seed-1"]) == 0
     assert f"1 run queued for retry\n  {first} seed 1" in capsys.readouterr().out
     assert written.folder.run(first, 1).result() is None
-    assert written.folder.configuration(first).status()["status"] == "running"
-    assert all(written.folder.configuration(key).status()["status"] == "diverged" for key in others)
+    assert written.folder.configuration(first).status().status == "running"
+    assert all(written.folder.configuration(key).status().status == "diverged" for key in others)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from gallop_ray.analysis.status import StatusReader, SweepStatus
 from gallop_ray.cli import main
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.reporting.status import SweepStatus, opened
+from gallop_ray.records.stored import open_sweep
 from tests.sweep import command
 
 pytestmark = pytest.mark.faults
@@ -52,8 +53,9 @@ class Handled:
             code = main([name, str(self.sweep if name == "run" else self.folder.path), *map(str, more)])
         return code, said.getvalue()
 
-    def status(self) -> dict[str, Any]:
-        return SweepStatus(*opened(str(self.folder.path))).look()
+    def status(self) -> SweepStatus:
+        stored = open_sweep(self.folder.path)
+        return StatusReader(stored.folder, stored.sweep).look()
 
     def mlflow(self) -> Counter[str]:
         client = MlflowClient(f"sqlite:///{self.database}")
@@ -70,13 +72,13 @@ def _pause_and_stop(handled: Handled) -> None:
     handled.start("run", handled.sweep)
     handled.until(lambda: handled.stamps())
     seen["pause"] = handled.do("pause")
-    handled.until(lambda: handled.status()["state"] == "paused")
+    handled.until(lambda: handled.status().state == "paused")
     seen["paused"] = handled.status(), handled.stamps()
     seen["second"] = handled.do("run")
     seen["retry"] = handled.do("retry", "--failed")
     seen["still paused"] = handled.status(), handled.stamps()
     seen["lift"] = handled.do("resume")
-    handled.until(lambda: handled.status()["running"])
+    handled.until(lambda: handled.status().running)
     seen["running"] = handled.status()
     seen["stop"] = handled.do("stop")
     seen["stopped"] = (*handled.ended(), handled.status(), handled.mlflow())
@@ -109,8 +111,8 @@ def test_a_paused_sweep_waits_and_is_left_alone(handled: Handled) -> None:
     paused, before = handled.seen["paused"]
     still, after = handled.seen["still paused"]
     assert handled.seen["pause"][0] == 0
-    assert paused["driver"]["pid"] == handled.seen["running"]["driver"]["pid"]
-    assert paused["running"] == still["running"] == []
+    assert paused.driver.pid == handled.seen["running"].driver.pid
+    assert paused.running == still.running == ()
     assert before == after
     for name in ("second", "retry"):
         code, said = handled.seen[name]
@@ -120,18 +122,18 @@ def test_a_paused_sweep_waits_and_is_left_alone(handled: Handled) -> None:
 
 def test_a_lifted_pause_goes_on_in_the_same_process(handled: Handled) -> None:
     assert handled.seen["lift"][1].strip().endswith("resumes")
-    (run,) = handled.seen["running"]["running"]
-    assert run["slot"].startswith("slot-")
-    assert run["seconds_since_event"] < 60
+    (run,) = handled.seen["running"].running
+    assert run.slot.startswith("slot-")
+    assert run.seconds_since_event < 60
 
 
 def test_a_stop_finishes_the_run_that_goes_on_and_ends_well(handled: Handled) -> None:
     code, output, status, mlflow = handled.seen["stopped"]
     assert code == 0, output
     assert "ended early" in output
-    assert status["state"] == "not running"
-    assert status["half_done"] == []
-    assert status["runs"]["to_do"] == 6 - status["runs"]["finished"] > 0
+    assert status.state == "not running"
+    assert status.half_done == ()
+    assert status.runs.to_do == 6 - status.runs.finished > 0
     assert "RUNNING" not in mlflow
 
 
@@ -139,8 +141,8 @@ def test_sigterm_ends_at_once_and_leaves_nothing_running(handled: Handled) -> No
     code, output, status, mlflow = handled.seen["terminated"]
     assert code == 143, output
     assert "The same command resumes" in output
-    assert f"found {handled.seen['stopped'][2]['runs']['finished']} of 6 runs finished" in output
-    assert status["half_done"][0]["checkpoint_step"] >= 5
+    assert f"found {handled.seen['stopped'][2].runs.finished} of 6 runs finished" in output
+    assert status.half_done[0].checkpoint_step >= 5
     assert "RUNNING" not in mlflow
 
 
@@ -163,5 +165,5 @@ def test_the_books_are_exact_in_the_end_and_every_configuration_has_the_third_se
     assert {path: stamps[path] for path in handled.seen["early"]} == handled.seen["early"], "no run twice"
     assert handled.mlflow() == {"FINISHED": 1 + 3 + 9}
     status = handled.status()
-    assert status["state"] == "finished"
-    assert status["configurations"]["finished"] == 3
+    assert status.state == "finished"
+    assert status.configurations.finished == 3

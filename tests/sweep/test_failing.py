@@ -37,7 +37,7 @@ def test_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(small_disk: Pa
     assert "no space left" in full.stdout
     assert "The same command resumes" in full.stdout
     assert "Traceback" not in full.stdout
-    finished = {(r["configuration"], r["seed"]) for r in SweepFolder(small_disk / "tiny").results()}
+    finished = {(each.configuration, each.seed) for each in SweepFolder(small_disk / "tiny").results()}
     assert 0 < len(finished) < 6, "an adapter takes 4 MB"
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
     done = command.run("run", sweep)

@@ -59,11 +59,11 @@ def test_runs_have_the_means_of_their_rounds(finished: dict[str, Any]) -> None:
     results = finished["folder"].results()
     assert len(results) == 4
     for result in results:
-        rounds = result["rounds"]
+        rounds = result.rounds
         assert list(rounds) == TASKS
         for name in ("id_accuracy", "ood_accuracy", "val_mean_accuracy", "collapse_rate"):
-            assert result[name] == fmean(each[name] for each in rounds.values())
-        assert result["steps"] == 2 * 4
+            assert result.value(name) == fmean(each[name] for each in rounds.values())
+        assert result.steps == 2 * 4
     assert all(path.stat().st_mtime_ns == written for path, written in finished["written"].items())
     lines = (finished["folder"].path / "results.jsonl").read_text().splitlines()
     assert {"rounds_range_id_accuracy", "rounds_max_ood_accuracy"} <= json.loads(lines[0]).keys()

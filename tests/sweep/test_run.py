@@ -85,15 +85,15 @@ def test_every_run_says_what_it_generated_and_what_it_forgot_of_each_task(finish
     folder = finished["folder"]
     for run in folder.runs():
         result, outputs = run.result(), run.read("outputs")
-        assert result["ood_tasks"] == 2
-        assert {task: set(ways) for task, ways in result["forgetting"].items()} == {
+        assert result.ood_tasks == 2
+        assert {task: set(ways) for task, ways in result.forgetting.items()} == {
             "max": {"likelihood", "generated"},
             "first": {"likelihood", "generated"},
         }
         assert set(outputs) == {"range", "max", "first"}
-        assert result["parseable_share"] == pytest.approx(sum(one["parseable"] for one in outputs.values()) / 3)
-        assert result["memorization"] is None  # every task is answered with a digit
-        assert result["text_loss"] - folder.base_text_loss() == pytest.approx(result["text_loss_increase"])
+        assert result.parseable_share == pytest.approx(sum(one["parseable"] for one in outputs.values()) / 3)
+        assert result.memorization is None  # every task is answered with a digit
+        assert result.value("text_loss") - folder.base_text_loss() == pytest.approx(result.value("text_loss_increase"))
 
 
 def test_study_is_complete(finished: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ def test_adapter_applies_to_its_base_only(finished: dict[str, Any]) -> None:
     before = {n: p.clone() for n, p in model.named_parameters()}
     applied = apply_adapter(model, run.adapter)
     changed = sum(int((p != before[n]).sum()) for n, p in model.named_parameters())
-    assert 0 < changed <= run.result()["trained_parameters"]
+    assert 0 < changed <= run.result().trained_parameters
     with pytest.raises(ValueError, match="trained on a base model"):
         apply_adapter(model, run.adapter)
     applied.remove()
@@ -144,7 +144,7 @@ def test_warm_switches_between_configurations(finished: dict[str, Any]) -> None:
 
 def test_each_start_loads_the_base_model_once_a_slot(finished: dict[str, Any]) -> None:
     found = loads(finished["folder"])
-    assert [line["slot"] for line in found] == ["slot-0"] * 2, "interrupted, and run to its end"
+    assert [load.slot for load in found] == ["slot-0"] * 2, "interrupted, and run to its end"
     assert all((line["model"], line["workers"]) == ("pocket", 2) for line in found)
 
 

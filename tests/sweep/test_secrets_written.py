@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gallop_ray.reporting.status import opened
+from gallop_ray.records.stored import open_sweep
 from tests.sweep.command import run, write_sweep
 
 _ENVIRONMENT = {name: f"plantedIn{name}" for name in ("HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY")}
@@ -54,7 +54,7 @@ def test_no_secret_is_written_or_said(tmp_path: Path, ray_folder: Path, monkeypa
     # The records alone are enough to go on, as long as the file that has the passwords is there.
     said += [run("resume", folder), run("status", "--json", folder), run("report", folder), run("best", folder)]
     assert [each.returncode for each in said[2:]] == [0, 0, 0, 0], "\n".join(each.stdout for each in said)
-    assert "plantedStudies" in str(opened(folder)[1].search.storage)
+    assert "plantedStudies" in str(open_sweep(folder).sweep.search.storage)
     assert (tmp_path / "studies.db").stat().st_size > 0, "the studies went where the file says"
     spoken = "\n".join(each.stdout for each in said)
     assert not [secret for secret in (*_ENVIRONMENT.values(), *_IN_FILE) if secret in spoken], spoken

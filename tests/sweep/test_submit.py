@@ -65,5 +65,5 @@ def test_quickstart_through_ray_job_submit(head: tuple[str, dict[str, str]], tmp
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     results = SweepFolder(tmp_path / "runs" / "quickstart").results()
-    assert {r["method"] for r in results} == {"gallop", "random", "lora", "full"}
-    assert [r["status"] for r in results] == ["finished"] * 8
+    assert {result.method for result in results} == {"gallop", "random", "lora", "full"}
+    assert [result.status for result in results] == ["finished"] * 8

@@ -57,6 +57,6 @@ class Written:
             }
         )
         configuration = self.folder.configuration(run.configuration)
-        done = [r["seed"] for r in configuration.results() if r["status"] == "finished"]
+        done = [result.seed for result in configuration.results() if result.finished]
         over = status if status != "finished" else "finished" if len(done) == len(self.sweep.seeds) else "running"
         configuration.write_status(over, done, accuracy if over != "running" else None)

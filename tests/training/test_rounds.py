@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gallop_ray.analysis.paired import p_worse
+from gallop_ray.records.events import Step
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.slots.rounds import execute_rounds
 from gallop_ray.spec.schema import Sweep
@@ -126,7 +127,7 @@ def try_cuts(folder: Path) -> dict[str, Any]:
         result = execute_rounds(resident, chosen, SEED, base, run)
         if name:
             assert first.stat().st_mtime_ns == written
-        steps = [(event["round"], event["step"], event["steps"]) for event in run.events() if event["event"] == "step"]
+        steps = [(event.round, event.step, event.steps) for event in run.events() if isinstance(event, Step)]
         seen[name or "uncut"] = {"result": outcome(result), "steps": steps}
         assert not list(run.path.rglob("checkpoint.safetensors"))
     return seen

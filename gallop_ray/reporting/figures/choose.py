@@ -5,7 +5,7 @@ from collections import defaultdict
 import pandas as pd
 
 from gallop_ray.analysis import ranking
-from gallop_ray.analysis.frame import rows_of
+from gallop_ray.analysis.frame import results_of
 from gallop_ray.analysis.ranking import Summary, of_the_search, summaries
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.spec.schema import ObjectiveSpec
@@ -15,13 +15,13 @@ DEFAULT = ObjectiveSpec()
 
 def searched(frame: pd.DataFrame, objective: ObjectiveSpec) -> list[Summary]:
     """Every configuration with a finished run of the search, the best by the objective first."""
-    found = summaries(of_the_search(rows_of(frame)), objective)
+    found = summaries(of_the_search(results_of(frame)), objective)
     return _not_empty([each for each in found if each.finished])
 
 
 def best(frame: pd.DataFrame, objective: ObjectiveSpec) -> list[Summary]:
     """The best configuration of each method, by its runs on fresh seeds where there are any, the best first."""
-    return _not_empty(ranking.best(rows_of(frame), objective))
+    return _not_empty(ranking.best(results_of(frame), objective))
 
 
 def by_method(found: list[Summary], frame: pd.DataFrame) -> dict[str, list[Summary]]:
@@ -34,7 +34,7 @@ def by_method(found: list[Summary], frame: pd.DataFrame) -> dict[str, list[Summa
 
 def values(summary: Summary, metric: str) -> list[float]:
     """A metric of each finished seed, those without it left out."""
-    return [float(run[metric]) for run in summary.finished if run.get(metric) is not None]
+    return [value for run in summary.finished if (value := run.value(metric)) is not None]
 
 
 def _not_empty(found: list[Summary]) -> list[Summary]:

@@ -56,28 +56,32 @@ def plot_density(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metric
 
 def _curve(found: Sequence[Summary]) -> list[Summary]:
     """Of configurations sorted by the objective the best at each density, by density."""
-    known = [each for each in found if (each.first("density") or 0) > 0]
+    known = [each for each in found if _density(each) > 0]
     place = _part if len({_exactly(each) for each in known}) > _MOST_POINTS else _exactly
-    ends = [math.log(each.first("density")) for each in known]
+    ends = [math.log(_density(each)) for each in known]
     groups: dict[float, list[Summary]] = defaultdict(list)
     for each in known:
         groups[place(each, *((min(ends), max(ends)) if place is _part else ()))].append(each)
     chosen = [max(group, key=lambda one: len(one.finished)) for group in groups.values()]
-    return sorted(chosen, key=lambda one: one.first("density"))
+    return sorted(chosen, key=_density)
+
+
+def _density(summary: Summary) -> float:
+    return summary.first("density") or 0.0
 
 
 def _exactly(summary: Summary, *_: float) -> float:
-    return float(f"{summary.first('density'):.3g}")
+    return float(f"{_density(summary):.3g}")
 
 
 def _part(summary: Summary, low: float, high: float) -> float:
-    share = (math.log(summary.first("density")) - low) / ((high - low) or 1)
+    share = (math.log(_density(summary)) - low) / ((high - low) or 1)
     return min(_MOST_POINTS - 1, int(share * _MOST_POINTS))
 
 
 def _draw(axes: Axes, curve: Sequence[Summary], metric: str, look: Look) -> None:
     known = [each for each in curve if each.over_seeds(metric)[0] is not None]
-    x = [100 * each.first("density") for each in known]
+    x = [100 * _density(each) for each in known]
     mean = [100 * (each.over_seeds(metric)[0] or 0.0) for each in known]
     std = [100 * (each.over_seeds(metric)[1] or 0.0) for each in known]
     axes.plot(x, mean, marker=look.marker, color=look.colour)

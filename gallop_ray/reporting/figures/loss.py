@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from gallop_ray.errors import NothingToDrawError
+from gallop_ray.records.events import Step
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.reporting.figures.style import looks, panels, styled
 
@@ -17,16 +18,12 @@ _LINES = ("-", "--", ":", "-.")
 def loss_frame(runs: Iterable[tuple[str, RunFolder]]) -> pd.DataFrame:
     """The logged steps of runs, each given with its method's name: method, configuration, seed, step, loss."""
     rows = [
-        {"method": method, "configuration": run.configuration, "seed": run.seed, **_step(event)}
+        (method, run.configuration, run.seed, event.step, event.loss)
         for method, run in runs
         for event in run.events()
-        if event["event"] == "step" and event.get("loss") is not None
+        if isinstance(event, Step) and event.loss is not None
     ]
     return pd.DataFrame(rows, columns=["method", "configuration", "seed", "step", "loss"])
-
-
-def _step(event: dict[str, float]) -> dict[str, float]:
-    return {"step": event["step"], "loss": event["loss"]}
 
 
 @styled

@@ -16,17 +16,17 @@ def ends_sheet(material: Material) -> Sheet | None:
     """Failed and diverged runs and pruned configurations; None where all went well."""
     rows = [
         [
-            text_cell(run["configuration"]),
-            Cell(str(run["seed"]), run["seed"]),
-            *(text_cell(run.get(name)) for name in ("status", "failure", "reason")),
+            text_cell(run.configuration),
+            Cell(str(run.seed), run.seed),
+            *(text_cell(each) for each in (run.status, run.failure, run.reason)),
         ]
-        for run in material.rows
-        if run["status"] != "finished"
+        for run in material.results
+        if not run.finished
     ]
     for configuration in material.folder.configurations():
         status = configuration.status()
-        if status["status"] == "pruned":
-            rest = [text_cell(each) for each in ("pruned", "", status["reason"])]
+        if status.status == "pruned":
+            rest = [text_cell(each) for each in ("pruned", "", status.reason)]
             rows.append([text_cell(configuration.key), Cell("all left"), *rest])
     if not rows:
         return None

@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
 from gallop_ray.analysis import ranking
-from gallop_ray.analysis.frame import frame_of, rows_of
+from gallop_ray.analysis.frame import frame_of
 from gallop_ray.analysis.ranking import Summary, base_summary, of_the_search, summaries
 from gallop_ray.analysis.statistics import SweepStatistics, sweep_statistics
+from gallop_ray.analysis.status import StatusReader, SweepStatus
 from gallop_ray.records.files import Record
-from gallop_ray.records.folders import CONFIRMATION, MASK_REPORT, SweepFolder
+from gallop_ray.records.folders import MASK_REPORT, SweepFolder
+from gallop_ray.records.masks import read_mask
+from gallop_ray.records.results import CONFIRMATION, RunResult, flatten
 from gallop_ray.records.run_folder import RunFolder
-from gallop_ray.records.summary import flatten
-from gallop_ray.reporting.masks import described, mask_report, read_mask
-from gallop_ray.reporting.status import SweepStatus
+from gallop_ray.reporting.masks import described, mask_report
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import base_metrics
 
@@ -27,33 +27,29 @@ Importances = Mapping[str, Mapping[str, float]]
 class Material:
     """One sweep at one moment.
 
-    `frame`: as `results_frame`; `rows` the same as records. `base`: the base model's metrics and flat task accuracies
-    under the names of results.jsonl; empty before it was measured. `best`: of each method, `found`: every
-    configuration; both sorted by the objective. `importances`: by method and parameter.
+    `results`: of every run that is over; `frame`: the same as `results_frame`. `base`: the base model's metrics and
+    flat task accuracies under the names of results.jsonl; empty before it was measured. `best`: of each method,
+    `found`: every configuration; both sorted by the objective. `importances`: by method and parameter.
     """
 
     folder: SweepFolder
     sweep: Sweep
+    results: list[RunResult]
     frame: pd.DataFrame
-    status: Record
+    status: SweepStatus
     statistics: SweepStatistics
     base: Record
     importances: Importances = field(default_factory=dict)
 
     @cached_property
-    def rows(self) -> list[Record]:
-        """Every run that is over."""
-        return rows_of(self.frame)
-
-    @cached_property
     def found(self) -> list[Summary]:
         """Every configuration by its runs of the search."""
-        return summaries(of_the_search(self.rows), self.sweep.objective)
+        return summaries(of_the_search(self.results), self.sweep.objective)
 
     @cached_property
     def best(self) -> list[Summary]:
         """The best configuration of each method that has one, on fresh seeds where there are any."""
-        return ranking.best(self.rows, self.sweep.objective)
+        return ranking.best(self.results, self.sweep.objective)
 
     @property
     def base_row(self) -> Summary | None:
@@ -63,11 +59,11 @@ class Material:
     @property
     def confirmed(self) -> bool:
         """Whether the verdict is by runs on fresh seeds."""
-        return any(row.get("stage") == CONFIRMATION for row in self.rows)
+        return any(result.stage == CONFIRMATION for result in self.results)
 
     def best_runs(self) -> list[tuple[str, RunFolder]]:
         """Method and folder of each finished run of the best configurations."""
-        runs = [(each, run["seed"]) for each in self.best for run in each.finished]
+        runs = [(each, run.seed) for each in self.best for run in each.finished]
         return [(each.method, self.folder.run(each.configuration, seed)) for each, seed in runs]
 
     def masks(self) -> list[Record]:
@@ -77,9 +73,7 @@ class Material:
 
     def overlap(self) -> list[Record]:
         """What masks.json says of pairs of methods; empty before it was written."""
-        report = mask_report(self.folder.path / MASK_REPORT[0])
-        pairs: list[Record] = report.get("overlap", {}).get("methods", [])
-        return pairs
+        return mask_report(self.folder.path / MASK_REPORT[0]).overlap.get("methods", [])
 
     def environment(self) -> Record:
         """Of the first run that recorded one."""
@@ -91,13 +85,14 @@ class Material:
 
 def gather(folder: SweepFolder, sweep: Sweep, importances: Importances | None = None) -> Material:
     """Read a sweep, whether or not it is over."""
-    frame = frame_of(folder.results(), [method.name for method in sweep.methods])
-    status, statistics = SweepStatus(folder, sweep).look(), sweep_statistics(folder, sweep)
-    return Material(folder, sweep, frame, status, statistics, _base(folder, sweep), importances or {})
+    results = folder.results()
+    frame = frame_of(results, [method.name for method in sweep.methods])
+    status, statistics = StatusReader(folder, sweep).look(), sweep_statistics(folder, sweep)
+    return Material(folder, sweep, results, frame, status, statistics, _base(folder, sweep), importances or {})
 
 
 def _base(folder: SweepFolder, sweep: Sweep) -> Record:
-    measured: Mapping[str, Any] | None = folder.base()
+    measured = folder.base()
     if measured is None:
         return {}
     return {**base_metrics(measured, sweep.data), **flatten({"tasks": measured})}

@@ -17,15 +17,15 @@ def notes(material: Material) -> list[str]:
 
 
 def _unfinished(material: Material) -> Iterator[str]:
-    runs, state = material.status["runs"], material.status["state"]
-    left = runs["to_do"] + runs["running"]
+    runs, state = material.status.runs, material.status.state
+    left = runs.to_do + runs.running
     if left:
-        over = runs["total"] - left
-        yield f"the sweep is {state}: {over} of {runs['total']} runs are over, and what is said here may change."
+        over = runs.total - left
+        yield f"the sweep is {state}: {over} of {runs.total} runs are over, and what is said here may change."
 
 
 def _bad(material: Material) -> Iterator[str]:
-    failed, pruned = (material.status["runs"][name] for name in ("failed", "pruned"))
+    failed, pruned = material.status.runs.failed, material.status.runs.pruned
     if failed:
         were = "run" if failed == 1 else "runs"
         yield f"{failed} {were} failed or diverged and {'counts' if failed == 1 else 'count'} in no mean; see the end."

@@ -182,7 +182,7 @@ def _density(summary: Summary) -> Cell:
 
 
 def _memory(summary: Summary) -> Cell:
-    peaks = [run["peak_memory_bytes"] for run in summary.finished if run.get("peak_memory_bytes") is not None]
+    peaks = [peak for run in summary.finished if (peak := run.value("peak_memory_bytes")) is not None]
     return gigabytes_cell(max(peaks, default=None))
 
 

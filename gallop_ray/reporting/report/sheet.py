@@ -142,7 +142,7 @@ def spread_cell(mean: float | None, std: float | None, digits: int = 2) -> Cell:
     return Cell(f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}"), mean, std)
 
 
-def count_cell(value: int | None) -> Cell:
+def count_cell(value: float | None) -> Cell:
     """A count with a unit: 1.23M."""
     return Cell(MISSING) if value is None else Cell(short_count(value), value, note=f"{value:,}")
 

@@ -68,10 +68,10 @@ def _verdict(material: Material) -> str:
 
 
 def _subtitle(material: Material) -> str:
-    sweep, runs = material.sweep, material.status["runs"]
+    sweep, runs = material.sweep, material.status.runs
     methods = f"{len(sweep.methods)} method{'s' * (len(sweep.methods) > 1)}"
     seeds = f"{len(sweep.seeds)} seed{'s' * (len(sweep.seeds) > 1)}"
     where = f"{sweep.model.name} trained on {' and '.join(sweep.data.train_tasks)}"
     count = len(sweep.data.ood)
     others = f", forgetting measured on {count} other task{'s' * (count > 1)}" if count else ""
-    return f"{where}{others} · {methods}, {seeds} · {runs['finished']} of {runs['total']} runs finished"
+    return f"{where}{others} · {methods}, {seeds} · {runs.finished} of {runs.total} runs finished"

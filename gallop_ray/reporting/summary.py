@@ -7,11 +7,11 @@ from rich.console import Console
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.analysis.ranking import best
 from gallop_ray.analysis.statistics import sweep_statistics
+from gallop_ray.analysis.status import StatusReader
 from gallop_ray.analysis.timing import timing_table
 from gallop_ray.mlflow_mirror.store import tracking_uri
 from gallop_ray.records import control
 from gallop_ray.records.folders import PAGE, SweepFolder
-from gallop_ray.reporting.status import SweepStatus
 from gallop_ray.reporting.table import configurations_table, final_table
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
@@ -40,14 +40,12 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     console.print(f"MLflow:  {hidden(tracking_uri(sweep))}  (gallop-ray ui --output {folder.path})", soft_wrap=True)
     if (page := folder.path / PAGE).exists():
         console.print(f"report:  {page}", soft_wrap=True)
-    left = SweepStatus(folder, sweep).look()["runs"]["to_do"]
+    left = StatusReader(folder, sweep).look().runs.to_do
     on_purpose = bool(sweep.budget.hours or control.asked(folder))
     lost = [] if on_purpose else folder.unfinished()
     if left and (on_purpose or lost):
         console.print(f"stopped early: {left} runs remaining; gallop-ray resume {folder.path}", soft_wrap=True)
-    failed = [r for r in results if r["status"] != "finished"]
-    for r in failed:
-        console.print(
-            f"{r['configuration']} seed {r['seed']} {r['status']}: {r['reason']}", style="red", soft_wrap=True
-        )
+    failed = [result for result in results if not result.finished]
+    for bad in failed:
+        console.print(f"{bad.configuration} seed {bad.seed} {bad.status}: {bad.reason}", style="red", soft_wrap=True)
     return not failed and not lost

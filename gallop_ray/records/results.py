@@ -1,0 +1,193 @@
+"""What came of runs, configurations and the base model: result.json, status.json, configuration.json, base.json."""
+
+import re
+from collections.abc import Mapping
+from math import isfinite
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gallop_ray.records.typed import Number, StoredRecord
+
+FINAL = ("finished", "pruned", "failed", "diverged")
+"""How a configuration can end; of these a run cannot be pruned."""
+SEARCH, CONFIRMATION = "search", "confirmation"
+"""The stage of a run: with a seed of the sweep, or after the search with a fresh one."""
+End = Literal["finished", "pruned", "failed", "diverged"]
+Ways = dict[str, Number | None]
+Accuracies = dict[str, dict[str, Ways]]
+"""By task, split and way of measuring."""
+
+_MEASURED = re.compile(r"(val_|id_|ood_|mean_|forget_ratio|collapse_rate|text_loss).*")
+_NESTED = ("seconds", "tasks", "forgetting", "rounds")
+_NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended", "attempts", "micro_batch_size")
+
+
+class EndedRun(StoredRecord):
+    """What decisions go by of a run that is over: whose it was, how it ended, and its metrics, among `model_extra`.
+
+    `configuration`, `seed` and `method` are always there: of a file without them its place says them.
+    """
+
+    configuration: str = ""
+    seed: int = 0
+    method: str = ""
+    status: End
+    reason: str | None = None
+    stage: str = SEARCH
+    attempts: int = 1
+    seconds: Ways = {}
+    started: Number | None = None
+    ended: Number | None = None
+
+    @model_validator(mode="after")
+    def _metrics_are_numbers(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if not is_number_or_null(value) and _MEASURED.fullmatch(name):
+                raise ValueError(f"has a wrong {name}: {value!r:.60}")
+        return self
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end, and neither failed nor diverged."""
+        return self.status == "finished"
+
+    @property
+    def total_seconds(self) -> float | None:
+        """How long it took; None where that was not recorded."""
+        return self.seconds.get("total")
+
+    def value(self, name: str) -> float | None:
+        """A number under its name in results.jsonl, such as a metric; None where there is none."""
+        found: Any = (self.model_extra or {}).get(name)
+        if found is None and name in type(self).model_fields:
+            found = getattr(self, name)
+        elif found is None and name.partition("_")[0] in _NESTED:
+            found = self.flat().get(name)
+        return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+    def flat(self) -> dict[str, Any]:
+        """As one level, a line of results.jsonl."""
+        return flatten({name: value for name, value in self.as_json().items() if name != "version"})
+
+    def measurements(self) -> dict[str, float]:
+        """What was measured: the numbers that are neither asked for nor points in time nor null.
+
+        Nested ones are named <group>/<rest>: MLflow shows each group's charts in a section of its own.
+        """
+        return {
+            name: float(value)
+            for key, nested in self.as_json().items()
+            for name, value in (flatten(nested, f"{key}/") if isinstance(nested, Mapping) else {key: nested}).items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NO_MEASUREMENT
+        }
+
+    def essence(self, metric: str) -> "EndedRun":
+        """The same with one metric and the total time alone: there may be thousands."""
+        return EndedRun.model_construct(
+            None,
+            version=self.version,
+            configuration=self.configuration,
+            seed=self.seed,
+            method=self.method,
+            status=self.status,
+            reason=self.reason,
+            stage=self.stage,
+            attempts=self.attempts,
+            seconds={"total": self.total_seconds},
+            started=self.started,
+            ended=self.ended,
+            **{metric: self.value(metric)},
+        )
+
+
+class RunResult(EndedRun):
+    """result.json: all of a run that is over. docs/records.md defines the fields."""
+
+    failure: str | None = None
+    slot: str = ""
+    method_type: str = ""
+    scores: str | None = None
+    selection_ratio: Number | None = None
+    learning_rate: Number | None = None
+    micro_batch_size: Annotated[int, Field(gt=0)] | None = None
+    trained_parameters: int | None = None
+    density: Number | None = None
+    trainable_percent: Number | None = None
+    steps: int = 0
+    best_step: int | None = None
+    train_loss: Number | None = None
+    ood_tasks: int = 0
+    forgetting_is_vacuous: bool | None = None
+    parseable_share: Number | None = None
+    memorization: Number | None = None
+    tasks: Accuracies = {}
+    forgetting: dict[str, Ways] = {}
+    rounds: dict[str, dict[str, Any]] = {}
+    peak_memory_bytes: Number | None = None
+
+
+class ConfigurationStatus(StoredRecord):
+    """status.json: how a configuration stands in the search."""
+
+    status: Literal["running", End]
+    reason: str | None = None
+    objective: Number | None = None
+    seeds_done: tuple[int, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """Whether the search is done with it."""
+        return self.status in FINAL
+
+
+class StoredConfiguration(StoredRecord):
+    """configuration.json: the options of its method and of its training, whichever version knows them."""
+
+    method: dict[str, Any]
+    training: dict[str, Any]
+
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """Both, of which a Configuration is made."""
+        return {"method": self.method, "training": self.training}
+
+    def option(self, path: str) -> Any:
+        """The value at a normalised path, such as `method.density`; None where it has none."""
+        section, _, field = path.partition(".")
+        return (self.method if section == "method" else self.training).get(field)
+
+
+class BaseResult(StoredRecord):
+    """base.json: the base model's accuracies."""
+
+    tasks: dict[str, dict[str, dict[str, Number]]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_first_version(cls, value: Any) -> Any:
+        """Which held the tasks themselves."""
+        return {"tasks": value} if isinstance(value, dict) and "version" not in value else value
+
+
+class BaseText(StoredRecord):
+    """base_text.json: the base model's loss of general text."""
+
+    text_loss: Number | None = None
+
+
+def is_number_or_null(value: Any) -> bool:
+    """Null, or a finite number that a float holds, no truth value."""
+    if isinstance(value, float):
+        return isfinite(value)
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000)
+
+
+def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one level, names joined by underscores: {"seconds": {"total": 3}} gives seconds_total."""
+    flat: dict[str, Any] = {}
+    for key, value in result.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}_")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

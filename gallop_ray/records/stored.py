@@ -1,0 +1,98 @@
+"""A sweep's folder, opened: its spec as far as this version knows it, whichever version and packages wrote it."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gallop_ray.disk.damage import note_damage
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.source import completed
+from gallop_ray.records.typed import VERSION, is_newer
+from gallop_ray.spec.plugins import is_reference
+from gallop_ray.spec.problems import Path as FieldPath
+from gallop_ray.spec.problems import by_path, dotted, explain
+from gallop_ray.spec.registry import STORED, method_types
+from gallop_ray.spec.schema import Sweep
+
+
+@dataclass(frozen=True)
+class StoredSweep:
+    """A sweep that was begun, with its folder where it lies now.
+
+    A method that is not known here keeps its name and options in `sweep`: what it left can be read.
+    `left_out`: what of spec.json is not in `sweep`.
+    """
+
+    folder: SweepFolder
+    sweep: Sweep
+    version: str
+    left_out: tuple[str, ...]
+
+    def whole(self) -> Sweep:
+        """The sweep, to resume it. Raises ValueError where records have more than is known here."""
+        if is_newer(self.version):
+            raise ValueError(
+                f"{self.folder.path} was written by a newer gallop_ray (version {self.version} of the records, here "
+                f"{VERSION}); resume it with that one"
+            )
+        if self.left_out:
+            raise ValueError(
+                f"{self.folder.path} cannot be resumed here: its spec.json has {', '.join(self.left_out)}, which this "
+                "version does not know; resume it with the gallop_ray that wrote it"
+            )
+        return self.sweep
+
+
+def open_sweep(directory: str | Path) -> StoredSweep:
+    """A sweep by its folder. What of its spec is not known here is left out, and said once.
+
+    Raises ValueError for a folder that is no sweep, and for a damaged spec.
+    """
+    path = Path(directory).expanduser().resolve()
+    if not path.is_dir():
+        raise ValueError(f"{path} does not exist; give the folder of a sweep, <output>/<sweep name>")
+    folder = SweepFolder(path)
+    version = folder.version()
+    sweep, left_out = _as_far_as_known(folder.spec(), path / "spec.json", is_newer(version))
+    _say(path / "spec.json", version, left_out, sweep)
+    moved = sweep.model_copy(update={"output": str(path.parent), "name": path.name})
+    return StoredSweep(folder, completed(folder, moved), version, tuple(left_out))
+
+
+def _say(path: Path, version: str, left_out: list[str], sweep: Sweep) -> None:
+    if is_newer(version):
+        reason = f"is of version {version} of the records, newer than {VERSION}"
+        note_damage(path, reason, "what this version does not know is left out")
+    if left_out:
+        note_damage(path, f"has {', '.join(left_out)}, which this version does not know", "that is left out")
+    known = method_types()
+    for method in sweep.methods:
+        if method.type not in known and not is_reference(method.type):
+            missing = f"has a method {method.name} of the type {method.type}, which is not installed"
+            note_damage(path, missing, "its runs can be read, but not made")
+
+
+def _as_far_as_known(spec: dict[str, Any], path: Path, newer: bool) -> tuple[Sweep, list[str]]:
+    """The sweep without what is not known: keys, and of a newer version values as well."""
+    data, left_out = deepcopy(spec), list[str]()
+    while True:
+        try:
+            return Sweep.model_validate(data, context=STORED), left_out
+        except ValidationError as error:
+            found = by_path(error.errors(include_url=False), data)
+        for where, errors in reversed(found.items()):
+            if where and (errors[0]["type"] == "extra_forbidden" or (newer and errors[0]["type"] != "missing")):
+                left_out.append(dotted(where))
+                _remove(data, where)
+            else:
+                wrong = f"{dotted(where)} {explain(errors, Sweep)}".strip()
+                raise ValueError(f"{path} is not a sweep of this version: {wrong}")
+
+
+def _remove(data: Any, where: FieldPath) -> None:
+    for part in where[:-1]:
+        data = data[part]
+    del data[where[-1]]

@@ -1,0 +1,118 @@
+"""Records as frozen typed models: one description of each, by which it is checked where it is read, and then used.
+
+Every record says by which version of the records it was written, `major.minor`; without a version it is of the first.
+A newer minor version may have more: further fields, events, statuses and methods. They are left out, and said. What is
+of another type than this version knows is damage. A newer major version is left out as a whole.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.records.files import write_json
+
+VERSION = "1.1"
+"""Of what is written here: `major.minor`."""
+FIRST = "1.0"
+"""Of records that do not say it."""
+
+_VERSION = r"\d{1,6}\.\d{1,6}"
+
+Number = float
+"""A finite number that is no truth value; whole ones count, too."""
+
+
+class OfNewerVersion(Damaged):
+    """A record of a newer version, of which this one cannot make anything."""
+
+
+class StoredRecord(BaseModel):
+    """A record as it lies on the disk. Fields that are not described stay in `model_extra`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+
+    version: Annotated[str, Field(pattern=f"^{_VERSION}$")] = FIRST
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """The record in a file; None when there is no file. Raises Damaged, of a newer version OfNewerVersion."""
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except IsADirectoryError:
+            raise Damaged(path, "is a folder and not a file") from None
+        return cls.parse(data, path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> Self:
+        """The record in the text of a file. Raises as `read`."""
+        try:
+            found = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise _unusable(data, path, wrong(error)) from None
+        refuse_newer(found.version, path)
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """What the file holds, without what it left open."""
+        return self.model_dump(exclude_unset=True)
+
+
+def write_record(path: Path, value: Mapping[str, Any], durable: bool = True) -> None:
+    """Replace a record as a whole, as `write_json`, with the version that it is of."""
+    write_json(path, {"version": VERSION} | dict(value) | {"version": VERSION}, durable)
+
+
+def wrong(error: ValidationError) -> str:
+    """What is wrong with a record, as half a sentence behind its path."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"][:1]))
+    if first["type"] == "json_invalid":
+        return f"is not valid JSON ({first['ctx']['error']})"
+    if not where:
+        return str(first["ctx"]["error"]) if first["type"] == "value_error" else "holds no JSON object"
+    return f"has no {where}" if first["type"] == "missing" else f"has a wrong {where}: {first['input']!r:.60}"
+
+
+def note_unread(error: Damaged, follows: str) -> None:
+    """Say once what cannot be read, and what follows; of a newer version, that it is left out."""
+    note_damage(error.path, error.reason, "it is left out" if isinstance(error, OfNewerVersion) else follows)
+
+
+def refuse_newer(version: object, path: Path) -> None:
+    """Raises OfNewerVersion for a version of which nothing can be told, and Damaged for what is none."""
+    if version == VERSION:
+        return
+    if not isinstance(version, str) or not re.fullmatch(_VERSION, version):
+        raise Damaged(path, f"has a wrong version: {version!r:.60}")
+    if _parts(version)[0] > _parts(VERSION)[0]:
+        raise _of_newer(path, version, "")
+
+
+def is_newer(version: str) -> bool:
+    """Whether a version is newer than that of what is written here."""
+    return _parts(version) > _parts(VERSION)
+
+
+def _unusable(data: bytes, path: Path, reason: str) -> Damaged:
+    """Damage; but a newer version may know better what its record means."""
+    try:
+        version = from_json(data).get("version", FIRST)
+        newer = is_newer(version)
+    except (ValueError, AttributeError, TypeError):
+        return Damaged(path, reason)
+    return _of_newer(path, version, f" and {reason}") if newer else Damaged(path, reason)
+
+
+def _of_newer(path: Path, version: str, reason: str) -> OfNewerVersion:
+    return OfNewerVersion(path, f"is of version {version} of the records, newer than {VERSION},{reason}".rstrip(","))
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

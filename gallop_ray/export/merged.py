@@ -31,8 +31,8 @@ def _merge_delta(model: Any, request: Request) -> Any:
 @torch.no_grad()
 def _merge_peft(model: Any, request: Request) -> Any:
     refuse_other_base(model, request.run.adapter, request.metadata)
-    wrapped = attach_peft(model, request)
     saved, _ = load_whole(request.run.adapter)
+    wrapped = attach_peft(model, request, saved)
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad:
             parameter.copy_(saved.pop(on_disk(name)))

@@ -1,6 +1,7 @@
 """An adapter as the folder that `PeftModel.from_pretrained` loads."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from gallop_ray.export.request import Request
 from gallop_ray.export.shira import to_shira
 from gallop_ray.methods import TunerMethod, make_method
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
+from gallop_ray.sparse.candidates import note_reached
 from gallop_ray.sparse.checked import load_whole
 from gallop_ray.spec.schema import Configuration
 from gallop_ray.training.models import meta_model, model_source
 
 _KINDS = ("indices", "delta")
+_ROOT = "base_model.model."  # what PEFT puts before the names of the model's modules
 
 
 def write_peft(request: Request, folder: Path) -> None:
@@ -31,10 +34,30 @@ def write_peft(request: Request, folder: Path) -> None:
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={**request.metadata, "format": "pt"})
+    _refuse_unread(request, folder)
 
 
-def attach_peft(model: Any, request: Request) -> Any:
-    """`model` wrapped as the run's method wraps it, with the parameters as before training."""
+def _refuse_unread(request: Request, folder: Path) -> None:
+    """Raise ValueError where PEFT would leave out a part of what was written, which it says in a warning.
+
+    It renames the weights of some models as it reads them, and then does not find them.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        peft.PeftModel.from_pretrained(meta_model(request.model), str(folder))
+    lost = [text for each in said if "missing adapter keys" in (text := str(each.message))]
+    if lost:
+        name = lost[0].partition("'")[2].partition("'")[0]
+        raise ValueError(f"{request.run.path} has no PEFT form that PEFT reads: it loses {name}; use --to merged")
+
+
+def attach_peft(model: Any, request: Request, trained: Collection[str]) -> Any:
+    """`model` wrapped as the run's method wraps it, with the parameters as before training.
+
+    trained: the names of its parameters on disk. They tell the modules that the run knew to be reached by text.
+    """
+    modules = (name for name, _ in model.named_modules())
+    note_reached(model, [name for name in modules if any(each.startswith(f"{_ROOT}{name}.") for each in trained)])
     spec = Configuration.model_validate_json(request.metadata["configuration"]).method
     method = make_method(spec)
     assert isinstance(method, TunerMethod)
@@ -44,7 +67,8 @@ def attach_peft(model: Any, request: Request) -> Any:
 
 
 def _from_peft(request: Request) -> tuple[Any, dict[str, Tensor]]:
-    return attach_peft(meta_model(request.model), request).peft_config["default"], load_whole(request.run.adapter)[0]
+    saved = load_whole(request.run.adapter)[0]
+    return attach_peft(meta_model(request.model), request, saved).peft_config["default"], saved
 
 
 def _from_delta(request: Request) -> tuple[Any, dict[str, Tensor]]:

@@ -1,6 +1,6 @@
 """Which weights may be trained: those of the modules that the target patterns name and that text reaches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gallop_ray.compat.torch import parameter_table
+from gallop_ray.sparse.layers import is_plain_linear
 from gallop_ray.sparse.weights import collective_device, full_shape, sum_over_ranks
 
 _REACHED: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
@@ -18,6 +19,11 @@ _REACHED: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 def reached(model: nn.Module) -> frozenset[str] | None:
     """The paths of the modules that text reaches; None for a model on which nobody has looked."""
     return _REACHED.get(model)
+
+
+def note_reached(model: nn.Module, names: Iterable[str]) -> None:
+    """Note the paths of the modules that text reaches, where that is known without looking."""
+    _REACHED[model] = frozenset(names)
 
 
 @contextmanager
@@ -30,7 +36,7 @@ def looking(model: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-    _REACHED[model] = frozenset(called)
+    note_reached(model, called)
 
 
 def refuse_unreached(names: Sequence[str], had: Sequence[bool], where: str) -> None:
@@ -92,7 +98,8 @@ def _refuse_shared(model: nn.Module, name: str, module: nn.Module) -> None:
 def find_candidates(model: nn.Module, target_modules: Sequence[str] | None = None) -> list[Candidate]:
     """The candidates in the model's module order, which fixes the global order of their entries.
 
-    Without patterns: the linear layers of the transformer blocks. A pattern is the end of a module's path
+    Without patterns: the linear layers of the transformer blocks, but for those that compute more than a matrix product
+    (the routers of some mixtures of experts), which no adapter can stand in for either. A pattern is the end of a module's path
     (`q_proj`, `mlp.up_proj`) and may hold `*`; it may name embeddings and norms, too. Modules that text does not reach
     are none, where that is known (`looking`). Raises ValueError for a pattern that matches nothing, or nothing but
     those, and for a weight that two modules share.
@@ -101,7 +108,7 @@ def find_candidates(model: nn.Module, target_modules: Sequence[str] | None = Non
     called = reached(model)
     modules = {name: module for name, module in there.items() if called is None or name in called}
     if target_modules is None:
-        chosen = [n for n, m in modules.items() if isinstance(m, nn.Linear) and _inside_blocks(n)]
+        chosen = [n for n, m in modules.items() if is_plain_linear(m) and _inside_blocks(n)]
     else:
         for pattern in target_modules:
             if not any(_matches(name, pattern) for name in modules):

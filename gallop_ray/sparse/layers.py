@@ -88,7 +88,12 @@ class SparseLinear(SparseLayer):
 
 def sparse_layer(inner: nn.Module, indices: Tensor, values: Tensor) -> SparseLayer:
     """`inner` with only the entries of its weight at `indices` trained."""
-    return (SparseLinear if isinstance(inner, nn.Linear) else SparseLayer)(inner, indices, values)
+    return (SparseLinear if is_plain_linear(inner) else SparseLayer)(inner, indices, values)
+
+
+def is_plain_linear(module: nn.Module) -> bool:
+    """Whether it computes x W^T + b: a router or a grouped layer may be a kind of nn.Linear that computes more."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 class _ScoreMatmul(torch.autograd.Function):
@@ -132,7 +137,7 @@ class ScoreLinear(ScoreLayer):
 
 def score_layer(inner: nn.Module, take: Callable[[Tensor], None]) -> ScoreLayer:
     """`inner`, handing the gradient of its weight to `take`."""
-    return (ScoreLinear if isinstance(inner, nn.Linear) else ScoreLayer)(inner, take)
+    return (ScoreLinear if is_plain_linear(inner) else ScoreLayer)(inner, take)
 
 
 def _anchor() -> Tensor:

@@ -76,13 +76,13 @@ class Witness(Silent):
             save_file({**ours, "logits": logits(self.model)}, self.adapter.with_name("seen.safetensors"))
 
 
-def train(base: Path, output: Path, dtype: str) -> None:
+def train(base: Path, output: Path, dtype: str, methods: dict[str, dict[str, Any]] = METHODS) -> None:
     """On a rank: one finished run of each method, with what it had trained in seen.safetensors beside its adapter."""
     resident = load_resident(sweep(base, dtype))
     folder = SweepFolder(output / dtype)
     folder.create(resident.sweep.model_dump(mode="json"))
     base_accuracies = measure_base(resident).accuracies
-    for method, options in METHODS.items():
+    for method, options in methods.items():
         asked_for = {"method": {"type": method, **options}, "training": resident.sweep.training.model_dump()}
         _run(resident, Configuration.model_validate(asked_for), folder, base_accuracies)
 

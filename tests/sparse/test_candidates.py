@@ -5,7 +5,7 @@ import random
 import peft
 import pytest
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, Llama4ForCausalLM, Llama4TextConfig, LlamaConfig, LlamaForCausalLM
 
 from gallop_ray.methods import make_method
 from gallop_ray.sparse.budget import entries_to_choose
@@ -92,6 +92,14 @@ def test_a_model_whose_blocks_have_no_linear_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="no linear layers inside its blocks"):
         names(model)
     assert names(model, "c_attn") == ["transformer.h.0.attn.c_attn"]
+
+
+def test_routers_that_compute_more_than_a_product_are_taken_on_request_only() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "intermediate_size_mlp": 32, "vocab_size": 64, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    model = Llama4ForCausalLM(Llama4TextConfig(**sizes, **heads, num_local_experts=2, pad_token_id=0))
+    assert not [name for name in names(model) if "router" in name]
+    assert [name for name in names(model, "router") if "router" in name]
 
 
 def test_a_fraction_is_a_share_of_all_parameters() -> None:

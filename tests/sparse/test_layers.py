@@ -59,8 +59,17 @@ def test_whoever_is_handed_dw_may_change_it() -> None:
         torch.testing.assert_close(sparse.values.grad, dense.view(-1)[:50])
 
 
-@pytest.mark.parametrize("inner", [nn.Embedding(30, 8, padding_idx=0), nn.LayerNorm(8), nn.RMSNorm(8)])
-def test_embeddings_and_norms_hand_on_the_gradient_of_their_weight(inner: nn.Module) -> None:
+class Router(nn.Linear):
+    """A kind of linear layer that computes more than x W^T + b."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sigmoid()
+
+
+@pytest.mark.parametrize(
+    "inner", [nn.Embedding(30, 8, padding_idx=0), nn.LayerNorm(8), nn.RMSNorm(8), Router(8, 5)], ids=repr
+)
+def test_other_layers_compute_what_they_did_and_hand_on_the_gradient_of_their_weight(inner: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 30, (4, 5), generator=generator)
     x = x if isinstance(inner, nn.Embedding) else torch.randn(4, 8, generator=generator)

@@ -34,7 +34,8 @@ def write_peft(request: Request, folder: Path) -> None:
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={**request.metadata, "format": "pt"})
-    _refuse_unread(request, folder)
+    if request.metadata["format"] == PEFT:
+        _refuse_unread(request, folder)
 
 
 def _refuse_unread(request: Request, folder: Path) -> None:

@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A sweep starts a dozen processes that import the same packages: compiled once, and not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install dev smollm2 quickstart lint test test-long test-faults test-ui test-postgresql bench pages clean
+.PHONY: help install dev smollm2 quickstart lint quick test test-long test-faults test-ui test-postgresql bench pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -43,6 +43,14 @@ lint: .venv/dev  ## ruff, mypy and the direction of imports
 	$(BIN)/ruff format --check gallop_ray benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# What needs neither Ray nor a process group.
+QUICK := $(addprefix tests/,analysis compat disk records reporting search sparse spec tasks test_api.py test_pages.py)
+
+quick: .venv/dev  ## ruff, the direction of imports and the quick tests, in less than a minute
+	$(BIN)/ruff check gallop_ray benchmarks tests
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not faults and not long and not ui and not postgresql' $(QUICK)
 
 test: lint  ## linters, then the tests
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -23,6 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["RAY_TMPDIR"] = folder.name
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts a process group takes long."""
+    for item in items:
+        if "ranks" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def ranks() -> Callable[[int], Ranks]:
     """`ranks(n)`: n gloo ranks, started once and shared by all tests. A group that failed a test is replaced."""

@@ -73,11 +73,13 @@ def outcomes(simulated: Simulated, difference: float, first_seed: int) -> Iterab
         yield verdict.outcome, verdict.leader
 
 
+@pytest.mark.slow
 def test_equal_methods_are_not_called_different(simulated: Simulated) -> None:
     called = [outcome for outcome, _ in outcomes(simulated, 0.0, first_seed=0)]
     assert called.count("best") <= 0.05 * SWEEPS
 
 
+@pytest.mark.slow
 def test_a_difference_of_five_standard_errors_is_found(simulated: Simulated) -> None:
     called = list(outcomes(simulated, 5 * standard_error(), first_seed=10_000))
     assert called.count(("best", "gallop")) >= 0.9 * SWEEPS

@@ -66,6 +66,7 @@ def test_nothing_outside_of_the_room_reads_private_attributes_of_others() -> Non
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_what_is_used_of_the_installed_packages_is_there() -> None:
     assert list(incompatibilities()) == []
 

@@ -30,6 +30,7 @@ def test_adapters_and_scores_have_the_mode_of_the_umask(tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o640}
 
 
+@pytest.mark.slow
 def test_an_adapter_is_synchronised_before_it_is_renamed_into_place(tmp_path: Path) -> None:
     program = f"""
         import os, sys, torch
@@ -48,6 +49,7 @@ def test_an_adapter_is_synchronised_before_it_is_renamed_into_place(tmp_path: Pa
     assert rest == ["rename", str(tmp_path)], "then the name, then the folder"
 
 
+@pytest.mark.slow
 def test_what_a_killed_writer_leaves_is_removed_by_the_next_attempt(tmp_path: Path) -> None:
     configuration = SweepFolder(tmp_path).configuration("gallop-1")
     configuration.create({})

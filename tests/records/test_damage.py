@@ -62,6 +62,7 @@ def spoilt(path: Path) -> Iterator[bytes]:
         yield b"".join(rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["spec.json", "configuration.json", "status.json", "result.json", "metrics.jsonl"])
 def test_no_command_ends_in_a_traceback_whatever_a_record_holds(
     written: Written, name: str, capsys: pytest.CaptureFixture[str]

@@ -125,6 +125,7 @@ def test_the_picture_shows_the_mean_over_seeds_of_each_methods_best(folder: Swee
     assert shares == {"all": [25, 75], "chosen": [75, 25]}
 
 
+@pytest.mark.slow
 def test_a_report_that_tells_of_these_runs_is_left_alone(folder: SweepFolder) -> None:
     write_mask_report(folder, OBJECTIVE)
     before = [(folder.path / name).stat().st_mtime_ns for name in ("masks.json", "masks.png")]

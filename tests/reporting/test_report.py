@@ -86,6 +86,7 @@ def half(tmp_path_factory) -> tuple[SweepFolder, Page]:
     return folder, Page(folder.path / "report" / "report.html")
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_needs_nothing_else(whole, half):
     for page in (whole[2], half[1]):
         assert len(page.ids) == len(set(page.ids))
@@ -184,6 +185,7 @@ def test_nothing_has_run_yet(tmp_path, capsys):
     Page(tmp_path / "elsewhere" / "page.html")
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_figures(whole):
     folder = whole[0]
     figures = folder.path / "report" / "figures"

@@ -106,6 +106,7 @@ def test_the_budget_ends_a_grid_for_each_method(tmp_path: Path) -> None:
     assert [key.split("-")[0] for key in keys] == ["gallop", "lora"] * 3, "asked in turn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_finite_space_is_tried_out_whatever_the_sampler(tmp_path: Path, sampler: str) -> None:
     sweep = make(tmp_path, sampler=sampler, space=GRID)
@@ -114,6 +115,7 @@ def test_a_finite_space_is_tried_out_whatever_the_sampler(tmp_path: Path, sample
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("kill_every", [2, 3, 5])
 def test_kills_lose_nothing_and_repeat_nothing(tmp_path: Path, sampler: str, kill_every: int) -> None:
@@ -153,6 +155,7 @@ def test_a_study_that_was_lost_is_made_anew_from_the_folders(tmp_path: Path, sam
         assert Counter(trial.state.name for trial in trials(folder, name))["COMPLETE"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_studies_in_a_database(tmp_path: Path, sampler: str) -> None:
     """Two sweeps of the same name share it; a third goes on there with what it had begun in its journal."""

@@ -104,6 +104,7 @@ def test_generation_equals_greedy_decoding_one_by_one():
         assert correct == (parse_answer(output, example.keys) == example.label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "own",
     [
@@ -182,6 +183,7 @@ def hold(model, rows):
     return model.register_forward_pre_hook(allocate, with_kwargs=True)
 
 
+@pytest.mark.slow
 def test_batches_that_are_too_large_for_the_memory_are_halved():
     model, tokenizer = untrained()
     examples, settings = mixed_examples(), replace(SETTINGS, batch_size=16)

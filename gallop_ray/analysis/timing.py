@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 
-from rich import box
-from rich.table import Table
-
 from gallop_ray.records.events import PhaseBegan, RunStarted, Step
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
@@ -48,7 +45,8 @@ def slot_seconds_left(
     return work - sum(min(since, needed.get(method) or 0.0) for method, since in going_on)
 
 
-_NAMED = ("scoring", "selecting", "training", "evaluating")
+NAMED = ("scoring", "selecting", "training", "evaluating")
+"""The phases that a slot's time is shared out into; the rest is `other`."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def slot_times(folder: SweepFolder) -> dict[str, SlotTimes]:
     return {
         slot: SlotTimes(
             wall=sum(end - start for start, end in map(_span, stretches)),
-            phases={name: sum(run.phases.get(name, 0.0) for runs in stretches for run in runs) for name in _NAMED},
+            phases={name: sum(run.phases.get(name, 0.0) for runs in stretches for run in runs) for name in NAMED},
         )
         for slot, stretches in _stretches(folder).items()
     }
@@ -148,14 +146,3 @@ def switch_seconds(folder: SweepFolder) -> list[float]:
         for before, after in pairwise(runs)
         if before.configuration != after.configuration and after.first_forward is not None
     ]
-
-
-def timing_table(folder: SweepFolder) -> Table:
-    """Wall time of each slot, and the shares of it in percent."""
-    table = Table(title=f"Time: {wall_seconds(folder):.0f} s", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("Slot")
-    for heading in ("Seconds", *(name.capitalize() for name in _NAMED), "Other"):
-        table.add_column(heading, justify="right")
-    for slot, times in slot_times(folder).items():
-        table.add_row(slot, f"{times.wall:.0f}", *(f"{100 * share:.0f} %" for share in times.shares().values()))
-    return table

@@ -2,13 +2,15 @@
 
 import sys
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.analysis.ranking import best
 from gallop_ray.analysis.statistics import sweep_statistics
 from gallop_ray.analysis.status import StatusReader
-from gallop_ray.analysis.timing import timing_table
+from gallop_ray.analysis.timing import NAMED, slot_times, wall_seconds
 from gallop_ray.mlflow_mirror.store import tracking_uri
 from gallop_ray.records import control
 from gallop_ray.records.folders import PAGE, SweepFolder
@@ -49,3 +51,14 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     for bad in failed:
         console.print(f"{bad.configuration} seed {bad.seed} {bad.status}: {bad.reason}", style="red", soft_wrap=True)
     return not failed and not lost
+
+
+def timing_table(folder: SweepFolder) -> Table:
+    """Wall time of each slot, and the shares of it in percent."""
+    table = Table(title=f"Time: {wall_seconds(folder):.0f} s", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("Slot")
+    for heading in ("Seconds", *(name.capitalize() for name in NAMED), "Other"):
+        table.add_column(heading, justify="right")
+    for slot, times in slot_times(folder).items():
+        table.add_row(slot, f"{times.wall:.0f}", *(f"{100 * share:.0f} %" for share in times.shares().values()))
+    return table

@@ -101,8 +101,8 @@ def find_candidates(model: nn.Module, target_modules: Sequence[str] | None = Non
     Without patterns: the linear layers of the transformer blocks, but for those that compute more than a matrix product
     (routers of some mixtures of experts), which no adapter can stand in for either. A pattern is the end of a module's
     path (`q_proj`, `mlp.up_proj`) and may hold `*`; it may name embeddings and norms, too. Modules that text does not
-    reach are none, where that is known (`looking`). Raises ValueError for a pattern that matches nothing, or nothing but
-    those, and for a weight that two modules share.
+    reach are none, where that is known (`looking`). Raises ValueError for a pattern that matches nothing, or nothing
+    but those, and for a weight that two modules share.
     """
     there = {name: module for name, module in model.named_modules() if name and _has_weight(module)}
     called = reached(model)

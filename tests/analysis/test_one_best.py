@@ -1,18 +1,23 @@
 """Whoever names the best configuration of a sweep names the same one."""
 
+import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+import gallop_ray
 from gallop_ray.analysis.live import SweepState
 from gallop_ray.analysis.status import StatusReader
 from gallop_ray.cli import main
 from gallop_ray.mlflow_mirror.artifacts import handed_out
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.figures.choose import best as best_drawn
-from gallop_ray.reporting.progress import status_line
+from gallop_ray.reporting.progress import render, status_line
 from gallop_ray.reporting.report.material import gather
-from gallop_ray.reporting.table import markdown_table
+from gallop_ray.reporting.status import render as render_status
+from gallop_ray.reporting.table import final_table, markdown_table
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.admission import keep_best
@@ -76,6 +81,7 @@ def test_one_configuration_is_best_everywhere(
     assert of_gallop is not None
     named = {
         "best": capsys.readouterr().out.split(",")[0],
+        "Python": gallop_ray.best(folder.path)[0].configuration,
         "display": status_line(state).partition("best ")[2].partition(":")[0],
         "status": status.best.configuration,
         "status of the method": of_gallop.configuration,
@@ -88,6 +94,11 @@ def test_one_configuration_is_best_everywhere(
     assert named == dict.fromkeys(named, KEYS["a"])
     assert run.seed == 0  # the seed that validates best
     assert "| gallop | 3 | - | - | - | 70.0 |" in markdown_table(folder.results())
+    shown = Console(record=True, width=120, file=StringIO())
+    shown.print(render(state), final_table(folder.results()), render_status(status))
+    text = shown.export_text()
+    assert re.findall(r"best (gallop-\w+): val_mean_accuracy ([\d.]+)", text) == [(KEYS["a"], "70.0")] * 2
+    assert re.search(r"^gallop +3 .* 70\.0 ", text, re.MULTILINE)
 
 
 def test_the_adapters_that_are_kept_are_those_of_the_best(folder: SweepFolder, sweep: Sweep) -> None:

@@ -5,10 +5,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from gallop_ray.analysis.timing import slot_times, switch_seconds, timing_table, wall_seconds
+from gallop_ray.analysis.timing import slot_times, switch_seconds, wall_seconds
 from gallop_ray.records.files import write_lines
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.slots import note_loaded
+from gallop_ray.reporting.summary import timing_table
 
 
 def write_run(folder: SweepFolder, key: str, seed: int, slot: str, start: float, forward: float = 1.0) -> None:

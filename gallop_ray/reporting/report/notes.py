@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from gallop_ray.analysis.advice import cut_grids
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.reporting.report.material import Material
+from gallop_ray.tasks.metrics import VACUOUS_BELOW, vacuous
 
-_FOLLOWS_NO_FORMAT = 0.05
 _DISAGREEMENT = 0.2  # of two forget ratios
 
 
@@ -36,10 +36,11 @@ def _bad(material: Material) -> Iterator[str]:
 
 def _vacuous(material: Material) -> Iterator[str]:
     generated = material.base.get("ood_accuracy_generated")
-    if generated is not None and generated < _FOLLOWS_NO_FORMAT:
+    if generated is not None and vacuous(generated):
         yield (
-            f"by generation the base model's OOD accuracy is {100 * generated:.1f} %, below 5 %: it does not "
-            "follow the answer format, and the forget ratio by generation says nothing. The one by likelihood does."
+            f"by generation the base model's OOD accuracy is {100 * generated:.1f} %, below {100 * VACUOUS_BELOW:g} %: "
+            "it does not follow the answer format, and the forget ratio by generation says nothing. The one by "
+            "likelihood does."
         )
 
 
@@ -65,7 +66,7 @@ def _cut_grids(material: Material) -> Iterator[str]:
 
 def _disagreeing(material: Material) -> Iterator[str]:
     """What was forgotten by one way of measuring and not by the other."""
-    if (material.base.get("ood_accuracy_generated") or 0) < _FOLLOWS_NO_FORMAT:
+    if vacuous(material.base.get("ood_accuracy_generated") or 0.0):
         return
     for each in material.best:
         likely, said = (each.over_seeds(name)[0] for name in ("forget_ratio", "forget_ratio_generated"))

@@ -20,9 +20,10 @@ def follow(layer: SparseLayer) -> None:
     load_state_dict does, for a weight that differs from the present one outside of the mask.
     """
     layer.register_forward_pre_hook(write_values)
-    layer.register_state_dict_pre_hook(write_values)
-    layer.register_state_dict_post_hook(_drop_values)
-    layer.register_load_state_dict_pre_hook(_take_values)
+    untyped: Any = layer
+    untyped.register_state_dict_pre_hook(write_values)
+    untyped.register_state_dict_post_hook(_drop_values)
+    untyped.register_load_state_dict_pre_hook(_take_values)
 
 
 @torch.no_grad()

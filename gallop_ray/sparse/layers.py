@@ -44,6 +44,7 @@ class SparseLayer(nn.Module):
     """
 
     indices: Tensor
+    weight: nn.Parameter
 
     def __init__(self, inner: nn.Module, indices: Tensor, values: Tensor) -> None:
         super().__init__()

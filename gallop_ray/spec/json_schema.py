@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gallop_ray.spec.configuration import searchable
@@ -27,7 +28,7 @@ def sweep_schema() -> dict[str, Any]:
     It knows fields, types, limits and the paths of search.space; `gallop-ray validate` checks one field against
     another, too.
     """
-    models = list(method_specs())
+    models: list[type[BaseModel]] = list(method_specs())
     _, schema = models_json_schema([(each, "validation") for each in (Sweep, *models)])
     whole = schema["$defs"].pop("Sweep")
     del schema["$defs"]["MethodSpec"]  # of which the others are kinds

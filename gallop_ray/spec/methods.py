@@ -151,7 +151,8 @@ def _built_in(implementation: str) -> Callable[[_Spec], _Spec]:
 
     def register(spec: _Spec) -> _Spec:
         spec.implementation = f"gallop_ray.methods.{implementation}"
-        BUILT_IN[spec.model_fields["type"].default] = spec
+        options: type[MethodSpec] = spec
+        BUILT_IN[options.model_fields["type"].default] = spec
         return spec
 
     return register

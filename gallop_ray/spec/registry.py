@@ -73,9 +73,8 @@ def _of_class(kind: str, method: Any) -> type[MethodSpec]:
         raise ValueError(f"{method!r} is no method; derive it from MaskMethod, RefreshedMethod or TunerMethod")
     name = f"{method.__name__}Spec"
     doc = options.__doc__ if "Options" in vars(method) and options.__module__ == method.__module__ else method.__doc__
-    made: Any = create_model(  # type: ignore[call-overload]
-        name, __base__=options, __module__=method.__module__, __doc__=doc, type=(Literal[kind], kind)
-    )
+    make: Any = create_model  # typed for fields that are written down
+    made = make(name, __base__=options, __module__=method.__module__, __doc__=doc, type=(Literal[kind], kind))
     made.implementation = method
     spec: type[MethodSpec] = made
     return spec

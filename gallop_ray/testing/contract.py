@@ -190,7 +190,7 @@ def _try_method(asked: Asked, stage: int, folder: Path) -> dict[str, Any]:
     """A method three times, whole, again, and from its last checkpoint; what is to be seen of it."""
     resident, base, weights, before = the_base(stage)
     spec = method_spec(asked.kind)
-    results, watches = [], []
+    results, watches = [], list[Any]()
     for turn in ("first", "again", "resumed"):
         path = folder / turn / "adapter.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,12 +50,12 @@ class Ranks:
         results: dict[int, Any] = {}
         while len(results) < len(self._pipes):
             open_pipes = [p for i, p in enumerate(self._pipes) if i not in results]
-            ready = wait(open_pipes, timeout)
+            ready: list[Any] = wait(open_pipes, timeout)
             assert ready, f"{function.__name__}: no answer from ranks {set(range(len(self._pipes))) - set(results)}"
             for pipe in ready:
-                fine, value = pipe.recv()  # type: ignore[union-attr]
+                fine, value = pipe.recv()
                 assert fine, value
-                results[self._pipes.index(pipe)] = value  # type: ignore[arg-type]
+                results[self._pipes.index(pipe)] = value
         self.broken = False
         return [results[rank] for rank in range(len(self._pipes))]
 

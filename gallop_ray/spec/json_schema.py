@@ -28,8 +28,9 @@ def sweep_schema() -> dict[str, Any]:
     It knows fields, types, limits and the paths of search.space; `gallop-ray validate` checks one field against
     another, too.
     """
-    models: list[type[BaseModel]] = list(method_specs())
-    _, schema = models_json_schema([(each, "validation") for each in (Sweep, *models)])
+    models = list(method_specs())
+    every: list[type[BaseModel]] = [Sweep, *models]
+    _, schema = models_json_schema([(each, "validation") for each in every])
     whole = schema["$defs"].pop("Sweep")
     del schema["$defs"]["MethodSpec"]  # of which the others are kinds
     schema = _tidied({"$defs": schema["$defs"], **whole})

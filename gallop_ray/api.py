@@ -13,8 +13,40 @@ from gallop_ray.disk.damage import Damaged
 from gallop_ray.errors import Halted, NothingToDrawError, UserError
 from gallop_ray.spec.checks import checked_sweep
 from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.machine import DeepspeedSpec, ResourcesSpec, RetentionSpec, TrackingSpec
+from gallop_ray.spec.methods import (
+    DoraSpec,
+    FullSpec,
+    GallopSpec,
+    LiftSpec,
+    LinesSpec,
+    LoraRank,
+    LoraSpec,
+    MagnitudeSpec,
+    PeftSpec,
+    RandomSpec,
+    SaftSpec,
+    SaraSpec,
+    SiftSpec,
+    SmtSpec,
+    SnipSpec,
+    SpielSpec,
+    VanillaSpec,
+    WiseFtSpec,
+)
 from gallop_ray.spec.problems import SweepFileError
-from gallop_ray.spec.schema import ObjectiveSpec, Sweep
+from gallop_ray.spec.schema import (
+    BudgetSpec,
+    ConfirmationSpec,
+    DataSpec,
+    EvaluationSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    PruningSpec,
+    SearchSpec,
+    Sweep,
+    TrainingSpec,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,13 +59,44 @@ if TYPE_CHECKING:
     from gallop_ray.sparse.adapter import AppliedAdapter
 
 __all__ = [
+    "BudgetSpec",
+    "ConfirmationSpec",
     "Damaged",
+    "DataSpec",
+    "DeepspeedSpec",
+    "DoraSpec",
+    "EvaluationSpec",
+    "FullSpec",
+    "GallopSpec",
     "Halted",
     "Incompatible",
+    "LiftSpec",
+    "LinesSpec",
+    "LoraRank",
+    "LoraSpec",
+    "MagnitudeSpec",
+    "ModelSpec",
     "NothingToDrawError",
+    "ObjectiveSpec",
+    "PeftSpec",
+    "PruningSpec",
+    "RandomSpec",
+    "ResourcesSpec",
+    "RetentionSpec",
+    "SaftSpec",
+    "SaraSpec",
+    "SearchSpec",
+    "SiftSpec",
+    "SmtSpec",
+    "SnipSpec",
+    "SpielSpec",
     "Sweep",
     "SweepFileError",
+    "TrackingSpec",
+    "TrainingSpec",
     "UserError",
+    "VanillaSpec",
+    "WiseFtSpec",
     "apply_adapter",
     "best",
     "export",

@@ -1,10 +1,12 @@
 """What a run got right on test sets, example by example, weighted as a metric weights it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gallop_ray.disk.damage import note_damage
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.schema import DataSpec, Sweep
@@ -46,8 +48,19 @@ def _of_a_round(base: Accuracies, data: DataSpec, metric: str) -> dict[str, floa
 
 
 def recorded(run: RunFolder) -> Correct:
-    """correct.json; empty where there is none."""
-    return run.read("correct") or {}
+    """correct.json; empty where there is none, and where it is damaged, which is said once."""
+    correct = run.read("correct") or {}
+    if not _is_correct(correct, 3):
+        note_damage(run.path / "correct.json", "does not hold 0 and 1 for each example", "it counts as not there")
+        return {}
+    return correct
+
+
+def _is_correct(value: Any, depth: int) -> bool:
+    """Whether it is a Correct, or what one holds at this many levels above its digits."""
+    if depth == 0:
+        return isinstance(value, str) and set(value) <= set("01")
+    return isinstance(value, Mapping) and all(_is_correct(each, depth - 1) for each in value.values())
 
 
 def weighted(correct: Correct, weights: Mapping[str, float]) -> Answers:

@@ -38,7 +38,8 @@ PAGE = "report/report.html"
 VERDICT = "report/verdict.txt"
 """The report's verdict in plain words."""
 _LISTING = "results.jsonl"
-_SEED_FOLDER = re.compile(r"seed-(\d+)")
+_SEED_FOLDER = re.compile(r"seed-(0|[1-9]\d*)")
+_KEY = re.compile(r"\w[\w-]*")  # `.bak`, ` copy` and the like are no configurations of their own
 _MEASURED_AGAIN = "the next start measures the base model again"
 _Measured = TypeVar("_Measured", bound=StoredRecord)
 
@@ -194,7 +195,11 @@ class SweepFolder:
 
     def configurations(self) -> list[ConfigurationFolder]:
         """The configurations that have begun, by key."""
-        return [ConfigurationFolder(path.parent) for path in sorted(self.path.glob("*/configuration.json"))]
+        found = [path.parent for path in sorted(self.path.glob("*/configuration.json"))]
+        for path in found:
+            if not _KEY.fullmatch(path.name):
+                note_damage(path, "has no name of a configuration, as a copy of one", "it is left out")
+        return [ConfigurationFolder(path) for path in found if _KEY.fullmatch(path.name)]
 
     def unfinished(self) -> list[str]:
         """Keys of the configurations that have begun and are not over."""

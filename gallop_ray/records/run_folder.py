@@ -139,6 +139,8 @@ class RunFolder:
         """
         try:
             found = RunResult.read(self.path / "result.json")
+            if found is not None:
+                self._refuse_another_s(found)
         except Damaged as error:
             note_unread(error, "the run counts as not finished, and the next start runs it again")
             return None
@@ -147,6 +149,13 @@ class RunFolder:
         key = self.configuration
         place = {"configuration": key, "seed": self.seed, "method": key.rpartition("-")[0]}
         return found.model_copy(update={name: place[name] for name in _IDENTITY - found.model_fields_set})
+
+    def _refuse_another_s(self, found: RunResult) -> None:
+        """Raise Damaged for the result of another run, as in a copied folder: it would count twice."""
+        said = {name: getattr(found, name) for name in ("configuration", "seed") if name in found.model_fields_set}
+        if any(value != getattr(self, name) for name, value in said.items()):
+            whose = " ".join(f"{name} {value}" for name, value in said.items())
+            raise Damaged(self.path / "result.json", f"is the result of another run, {whose}")
 
     def events(self) -> list[Event]:
         """All events so far, a torn last line and bad lines left out; these are said once."""

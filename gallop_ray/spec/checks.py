@@ -39,6 +39,14 @@ _OWNED_BY_US = {
     "fp16": "model.dtype",
     "optimizer": "training.learning_rate and training.weight_decay",
     "scheduler": "training.schedule and training.warmup_ratio",
+    "torch_autocast": "model.dtype",
+    # They would write beside MLflow, and their keys into the records.
+    **dict.fromkeys(("comet", "csv_monitor", "tensorboard", "wandb"), "tracking"),
+}
+_OPTIMIZER_OWNED = {
+    "lr": "training.learning_rate",
+    "weight_decay": "training.weight_decay",
+    "params": "methods",
 }
 _DATABASES = ("sqlite", "postgresql", "mysql")
 _COPIED_WEIGHTS = {
@@ -253,6 +261,13 @@ def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
             yield ((*at, "zero_optimization", key),), message
 
 
+def _optimizer_options(sweep: Sweep) -> Iterator[Finding]:
+    """Options that would silently win over fields of the training, which configurations may search."""
+    for key, ours in _OPTIMIZER_OWNED.items():
+        if key in sweep.training.optimizer_options:
+            yield (("training", "optimizer_options", key),), f"is not allowed here; set {ours} instead"
+
+
 def _whole_gpus(sweep: Sweep) -> Iterator[Finding]:
     gpus = sweep.resources.gpus_per_worker
     if gpus > 1 and not gpus.is_integer():
@@ -277,6 +292,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("evaluation.text",), _text_exists),
     (("model.name", "evaluation.text", "search.storage"), _no_buckets),
     (("deepspeed.extra",), _deepspeed_extra),
+    (("training.optimizer_options",), _optimizer_options),
     (("resources",), _whole_gpus),
     ((), fixed_paths),
     ((), training_paths),

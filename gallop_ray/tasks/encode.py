@@ -57,6 +57,12 @@ def _encoded(example: Example, tokenizer: Any, prompt: str, max_length: int) -> 
         raise ValueError(
             f"{_at(example)}an answer option of {example.instruction[:80]!r} is empty; every option needs some text"
         )
+    for place, (text, tokens) in enumerate(zip(example.options, options, strict=True)):
+        if (first := options.index(tokens)) < place:
+            raise ValueError(
+                f"{_at(example)}the model's tokenizer cannot tell the options {example.options[first]!r} and {text!r} "
+                "apart, so that neither can be right; write them with tokens that it has, or take another model"
+            )
     longest = max(map(len, options))
     room = max_length - longest - 1
     if room < 1:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from gallop_ray.analysis.answers import recorded
 from gallop_ray.cli import main
 from gallop_ray.disk import damage
 from gallop_ray.mlflow_mirror.fields import Sent
@@ -191,3 +193,38 @@ def test_what_is_nested_too_deeply_is_damage(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(DEEP)
     with pytest.raises(ValueError, match=r"a\.json is not valid JSON \(nested too deeply\)"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_copy_of_a_run_or_of_a_configuration_counts_for_nothing(
+    written: Written, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = [(each.configuration, each.seed) for each in written.folder.results()]
+    (key,) = {configuration for configuration, _ in before}
+    place = written.folder.path / key
+    for name in ("seed-7", "seed-00"):
+        shutil.copytree(place / "seed-0", place / name)
+    for name in (f"{key}.bak", f"{key} copy"):
+        shutil.copytree(place, place.with_name(name))
+    after = [(each.configuration, each.seed) for each in written.folder.results()]
+    assert after == before
+    assert "seed-7/result.json is the result of another run" in caplog.text
+    assert f"{key}.bak has no name of a configuration" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"range": {"test": {"likelihood": [1, 0]}}},
+        {"range": {"test": None}},
+        {"range": [1]},
+        {"range": {"test": {"likelihood": "0192"}}},
+    ],
+    ids=["list", "null", "no splits", "other digits"],
+)
+def test_right_answers_of_another_shape_count_as_not_there(
+    written: Written, wrong: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = next(run for run in written.folder.runs() if run.result() is not None)
+    run.write("correct", wrong)
+    assert recorded(run) == {}
+    assert "correct.json does not hold 0 and 1 for each example" in caplog.text

@@ -29,6 +29,18 @@ from gallop_ray.spec.configuration import first_points
             "the optimizer is offloaded at stages 1, 2 and 3",
         ),
         (
+            "training: {optimizer_options: {lr: 1.0}}\n",
+            "training.optimizer_options.lr: is not allowed here; set training.learning_rate instead",
+        ),
+        (
+            "deepspeed: {extra: {comet: {enabled: true, api_key: abc}}}\n",
+            "deepspeed.extra.comet: is not allowed here; set tracking instead",
+        ),
+        (
+            "deepspeed: {extra: {torch_autocast: {enabled: true}}}\n",
+            "deepspeed.extra.torch_autocast: is not allowed here; set model.dtype instead",
+        ),
+        (
             "resources: {gpus_per_worker: 1.5}\n",
             "resources.gpus_per_worker: 1.5 is not allowed; a worker has a part of one GPU, or whole ones",
         ),

@@ -1,5 +1,9 @@
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from gallop_ray.tasks.encode import IGNORED, answer_loss, answer_positions, collate, encode, encode_options
 from gallop_ray.tasks.examples import Example
@@ -89,3 +93,13 @@ def test_answer_loss_equals_a_slow_reference(dtype):
     (gradient,) = torch.autograd.grad(losses.sum(), logits, retain_graph=True)
     (reference,) = torch.autograd.grad(expected.sum(), logits)
     torch.testing.assert_close(gradient, reference)
+
+
+def test_options_that_the_tokenizer_cannot_tell_apart_are_refused_with_their_line():
+    words = Tokenizer(WordLevel({"<end>": 0, "[UNK]": 1, "it": 2, "is": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="[UNK]")
+    example = Example("?", "", ("it is rouge", "it is vert"), ("rouge", "vert"), 0, place="data/colour.train.jsonl:7")
+    for encoded in (encode, encode_options):
+        with pytest.raises(ValueError, match=r"colour\.train\.jsonl:7: .*'it is rouge' and 'it is vert' apart"):
+            encoded(example, tokenizer, TEMPLATE, 100)

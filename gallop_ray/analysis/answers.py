@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from gallop_ray.disk.damage import note_damage
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.spec.metrics import task_weights
 from gallop_ray.spec.schema import DataSpec, Sweep
 from gallop_ray.tasks.metrics import Accuracies, Correct, plain, summarize
 
@@ -33,18 +34,8 @@ def weights_of(folder: SweepFolder, sweep: Sweep, metric: str) -> dict[str, floa
 
 
 def _of_a_round(base: Accuracies, data: DataSpec, metric: str) -> dict[str, float]:
-    task, ood = data.train_task, data.ood
-    others = {each: 1 / len(ood) for each in ood}
-    if metric == "id_accuracy":
-        return {task: 1.0}
-    if metric == "ood_accuracy":
-        return others
-    if metric == "mean_accuracy":
-        return {task: 0.5, **{each: share / 2 for each, share in others.items()}}
-    before = summarize(base, base, task, ood)["ood_accuracy"]
-    if metric == "forget_ratio" and before:  # 1 - OOD / base, but for its floor at 0
-        return {each: -share / before for each, share in others.items()}
-    return {}
+    before = summarize(base, base, data.train_task, data.ood)["ood_accuracy"]
+    return task_weights(metric, data.train_task, list(data.ood), before)
 
 
 def recorded(run: RunFolder) -> Correct:

@@ -8,9 +8,8 @@ from typing import Any
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.analysis.ranking import Summary, best, best_run
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.spec.metrics import test_metrics
 from gallop_ray.spec.schema import Sweep
-
-TEST_METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio", "collapse_rate")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def best_of_methods(folder: SweepFolder, sweep: Sweep) -> list[Best]:
 
 def _best(folder: SweepFolder, sweep: Sweep, summary: Summary) -> Best:
     settings = folder.configuration(summary.configuration).configuration()
-    names = dict.fromkeys([sweep.objective.metric, *TEST_METRICS])
+    names = dict.fromkeys([sweep.objective.metric, *(metric.name for metric in test_metrics())])
     return Best(
         configuration=summary.configuration,
         method=summary.method,

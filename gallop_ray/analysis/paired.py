@@ -6,14 +6,15 @@ from statistics import fmean, variance
 
 from scipy.special import stdtr
 
-from gallop_ray.spec.schema import Metric
+from gallop_ray.spec.metrics import maximized, task_weights
 from gallop_ray.tasks.metrics import Correct, plain
 
 
 def p_worse(
-    mine: Mapping[int, Correct], other: Mapping[int, Correct], metric: Metric, train_tasks: Sequence[str]
+    mine: Mapping[int, Correct], other: Mapping[int, Correct], metric: str, train_tasks: Sequence[str]
 ) -> float | None:
-    """The one-sided p of "mine is not worse than the other" on a validation metric; None without a common seed.
+    """The one-sided p of "mine is not worse than the other" on a validation metric; None without a common seed, and
+    for a metric that is no sum of accuracies.
 
     A paired t-test of the differences over examples, each the mean over the common seeds, stratified by task (Welch's
     degrees of freedom). With two common seeds or more the seeds' own differences are tested as well and the larger p
@@ -23,6 +24,8 @@ def p_worse(
     if not seeds:
         return None
     weights = _weights(mine[seeds[0]], metric, train_tasks)
+    if not weights:
+        return None
     by_seed = [{task: _differences(mine[s], other[s], task) for task in weights} for s in seeds]
     found = _p_over_examples(weights, by_seed)
     if len(seeds) > 1:
@@ -31,7 +34,7 @@ def p_worse(
     return found
 
 
-def _weights(correct: Correct, metric: Metric, train_tasks: Sequence[str]) -> dict[str, float]:
+def _weights(correct: Correct, metric: str, train_tasks: Sequence[str]) -> dict[str, float]:
     """What each task counts for in the metric, or each `<task trained on>/<task>` of a run with several rounds."""
     if len(train_tasks) == 1:
         return _of_a_round(list(correct), metric, train_tasks[0])
@@ -40,14 +43,11 @@ def _weights(correct: Correct, metric: Metric, train_tasks: Sequence[str]) -> di
     return {task: weight / len(rounds) for each in of_each for task, weight in each.items()}
 
 
-def _of_a_round(tasks: Sequence[str], metric: Metric, train_task: str) -> dict[str, float]:
-    others = [task for task in tasks if task != train_task]
-    if metric == "val_id_accuracy":
-        return {train_task: 1.0}
-    share = {task: 1 / len(others) for task in others}
-    if metric == "val_mean_accuracy":
-        return {train_task: 0.5, **{task: each / 2 for task, each in share.items()}}
-    return share
+def _of_a_round(tasks: Sequence[str], metric: str, train_task: str) -> dict[str, float]:
+    """More is better in all of them: what falls counts the other way round."""
+    sign = 1 if maximized(metric) else -1
+    weights = task_weights(metric, train_task, [task for task in tasks if task != train_task], 1.0)
+    return {task: sign * weight for task, weight in weights.items()}
 
 
 def _differences(mine: Correct, other: Correct, task: str) -> list[int]:

@@ -13,7 +13,8 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import CONFIRMATION, EndedRun
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.summary import mean_and_std, objective_value
-from gallop_ray.spec.schema import ObjectiveSpec, larger_is_better
+from gallop_ray.spec.metrics import maximized
+from gallop_ray.spec.schema import ObjectiveSpec
 
 BASE = "base model"
 Run = TypeVar("Run", bound=EndedRun)
@@ -79,7 +80,7 @@ def _order(summary: Summary, objective: ObjectiveSpec) -> tuple[bool, bool, floa
 
 def _with_front(found: list[Summary], objective: ObjectiveSpec) -> list[Summary]:
     """The same with the Pareto front marked, of those that finished the most seeds of their method."""
-    signs = [1 if larger_is_better(metric) else -1 for metric in objective.all_metrics]
+    signs = [1 if maximized(metric) else -1 for metric in objective.all_metrics]
     points = {
         each.configuration: [sign * value for sign, value in zip(signs, each.values, strict=True) if value is not None]
         for each in _with_most_seeds(found)

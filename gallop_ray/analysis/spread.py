@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from gallop_ray.records.summary import mean_and_std
+from gallop_ray.spec.metrics import larger_is_better
 
 COVERAGE = 0.95
 _SEEDS_FOR_AN_INTERVAL = 3
 _ALL_RESAMPLES_UP_TO = 5  # 5^5 = 3125
 _RESAMPLES = 4000
-_LARGER_IS_BETTER = ("accuracy", "parseable", "per_second")
-_SMALLER_IS_BETTER = ("forget", "collapse", "memori", "loss", "entropy", "seconds", "memory")
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,6 @@ def _resamples(n: int) -> NDArray[np.float64]:
     else:
         drawn = np.random.default_rng(0).integers(n, size=(_RESAMPLES, n))
     return np.stack([(drawn == value).sum(1) for value in range(n)], axis=1) / n
-
-
-def larger_is_better(metric: str) -> bool | None:
-    """The direction in which any recorded metric improves; null where there is none (a density)."""
-    if metric.startswith("tasks/"):  # accuracies, named by the task alone
-        return True
-    if any(part in metric for part in _SMALLER_IS_BETTER):
-        return False
-    return True if any(part in metric for part in _LARGER_IS_BETTER) else None
 
 
 def _worst_seed(metric: str, by_seed: Mapping[int, float]) -> int | None:

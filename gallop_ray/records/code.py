@@ -5,12 +5,14 @@ import shutil
 import sysconfig
 from pathlib import Path
 
+from gallop_ray.records.files import read_json, write_json
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.spec.metrics import declare, declare_stored, stored_facts
 from gallop_ray.spec.plugins import look_in, module_file
 from gallop_ray.spec.references import references
 from gallop_ray.spec.schema import Sweep
 
-_FOLDER = "code"
+_FOLDER, _METRICS = "code", "metrics.json"
 
 
 def keep_code(folder: SweepFolder, sweep: Sweep) -> list[str]:
@@ -39,6 +41,17 @@ def use_code(folder: SweepFolder) -> None:
     """Look for modules in the sweep's folder first, where it keeps some."""
     if (folder.path / _FOLDER).is_dir():
         look_in(folder.path / _FOLDER)
+
+
+def keep_metrics(folder: SweepFolder, sweep: Sweep) -> None:
+    """Note what readers need of the metrics that a sweep names: they have not their code."""
+    if sweep.evaluation.metrics:
+        write_json(folder.path / _METRICS, stored_facts([declare(name).name for name in sweep.evaluation.metrics]))
+
+
+def use_metrics(folder: SweepFolder) -> None:
+    """Know the metrics that a sweep has named, without their code."""
+    declare_stored(read_json(folder.path / _METRICS) or {})
 
 
 def _is_installed(file: Path) -> bool:

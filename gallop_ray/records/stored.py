@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gallop_ray.disk.damage import note_damage
+from gallop_ray.records.code import use_metrics
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.source import completed
 from gallop_ray.records.typed import VERSION, is_newer
@@ -55,6 +56,7 @@ def open_sweep(directory: str | Path) -> StoredSweep:
     if not path.is_dir():
         raise ValueError(f"{path} does not exist; give the folder of a sweep, <output>/<sweep name>")
     folder = SweepFolder(path)
+    use_metrics(folder)
     version = folder.version()
     sweep, left_out = _as_far_as_known(folder.spec(), path / "spec.json", is_newer(version))
     _say(path / "spec.json", version, left_out, sweep)

@@ -5,7 +5,8 @@ from math import sqrt
 from statistics import fmean, stdev
 
 from gallop_ray.records.results import EndedRun
-from gallop_ray.spec.schema import Metric, ObjectiveSpec, larger_is_better
+from gallop_ray.spec.metrics import maximized
+from gallop_ray.spec.schema import ObjectiveSpec
 
 _BY_CONFIGURATION = ("trained_parameters", "density", "trainable_percent", "steps")
 """The same for all seeds: they need no standard deviation."""
@@ -17,7 +18,7 @@ def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | 
     return (fmean(known) if known else None, stdev(known) if len(known) > 1 else None)
 
 
-def aggregate(values: Sequence[float], objective: ObjectiveSpec, metric: Metric) -> float | None:
+def aggregate(values: Sequence[float], objective: ObjectiveSpec, metric: str) -> float | None:
     """What a configuration counts for by its seeds' values of a metric: their mean; null without any.
 
     With `standard_errors` that many standard errors of the mean (n - 1) make it worse; one seed has none.
@@ -26,12 +27,10 @@ def aggregate(values: Sequence[float], objective: ObjectiveSpec, metric: Metric)
     if mean is None or deviation is None:
         return mean
     penalty = objective.standard_errors * deviation / sqrt(len(values))
-    return mean - penalty if larger_is_better(metric) else mean + penalty
+    return mean - penalty if maximized(metric) else mean + penalty
 
 
-def objective_value(
-    results: Iterable[EndedRun], objective: ObjectiveSpec, metric: Metric | None = None
-) -> float | None:
+def objective_value(results: Iterable[EndedRun], objective: ObjectiveSpec, metric: str | None = None) -> float | None:
     """What a configuration with these results counts for, by its finished runs; null without any.
 
     Args:

@@ -10,17 +10,11 @@ from gallop_ray.analysis import ranking
 from gallop_ray.analysis.edges import MARK, Edge
 from gallop_ray.analysis.ranking import BASE, Summary, base_summary, of_the_search, of_the_verdict, summaries
 from gallop_ray.records.results import RunResult
+from gallop_ray.spec.metrics import find, test_metrics
 from gallop_ray.spec.schema import ObjectiveSpec
 
 Edges = Mapping[str, Sequence[Edge]]
 _NO_EDGES: Edges = {}
-_TEST_METRICS = {"ID": "id_accuracy", "OOD": "ood_accuracy", "Forget": "forget_ratio", "Collapse": "collapse_rate"}
-_VALIDATION = {
-    "val_mean_accuracy": "Val mean",
-    "val_id_accuracy": "Val ID",
-    "val_ood_accuracy": "Val OOD",
-    "val_forget_ratio": "Val forget",
-}
 _ON_FRONT = "*"
 _WIDTH_OF_A_KEY = 15
 _MISSING = "-"
@@ -93,8 +87,8 @@ def _first_heading(objective: ObjectiveSpec) -> str:
 
 
 def _headings(objective: ObjectiveSpec) -> list[str]:
-    values = [_VALIDATION[metric] for metric in objective.metrics] if objective.metrics else ["Val"]
-    return ["Seeds", "Density", "LR", "Params", *values, *_TEST_METRICS]
+    values = [_heading(metric) for metric in objective.metrics] if objective.metrics else ["Val"]
+    return ["Seeds", "Density", "LR", "Params", *values, *(metric.column for metric in test_metrics())]
 
 
 def _table(title: str, first: str, results: Sequence[RunResult], objective: ObjectiveSpec) -> Table:
@@ -124,6 +118,12 @@ def _ways(results: Sequence[RunResult]) -> str:
     return "likelihood (without options by generation)" if without else "likelihood"
 
 
+def _heading(objective: str) -> str:
+    metric = find(objective)
+    column = objective if metric is None else metric.column
+    return f"Val {column if column.isupper() else column.lower()}"
+
+
 def _best_rows(
     results: Iterable[RunResult], base: Mapping[str, Any] | None, objective: ObjectiveSpec, edges: Edges
 ) -> list[list[str]]:
@@ -140,7 +140,7 @@ def _best_rows(
 
 
 def _cells(summary: Summary) -> list[str]:
-    metrics = [summary.over_seeds(name) for name in _TEST_METRICS.values()]
+    metrics = [summary.over_seeds(metric.name) for metric in test_metrics()]
     density, rate = summary.first("density"), summary.first("learning_rate")
     return [
         _seeds(summary),

@@ -7,7 +7,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.search.storage import read_storage, study_name
-from gallop_ray.spec.schema import Sweep, larger_is_better
+from gallop_ray.spec.metrics import maximized
+from gallop_ray.spec.schema import Sweep
 
 _FEWEST = 10
 _LOG = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def _shares(study: optuna.Study, sweep: Sweep) -> dict[str, float]:
     varied = [name for name in (trials[0].params if trials else ()) if len({_of(trial, name) for trial in trials}) > 1]
     if len(trials) < _FEWEST or len(varied) < 2 or len({trial.values[0] for trial in trials}) < 2:
         return {}
-    sign = 1 if larger_is_better(sweep.objective.metric) else -1
+    sign = 1 if maximized(sweep.objective.metric) else -1
     # Without a target it goes by the study's direction, with one it takes small for good.
     target = None if sweep.objective.metrics is None else lambda trial: -sign * trial.values[0]
     try:

@@ -10,8 +10,9 @@ from gallop_ray.records.summary import objective_value
 from gallop_ray.search.points import Values, distributions, random_point, seed_from, to_params, to_values
 from gallop_ray.search.storage import study_name
 from gallop_ray.spec.configuration import configuration_key, first_points, method_named, method_space, resolve
+from gallop_ray.spec.metrics import maximized
 from gallop_ray.spec.plan import drawn_blindly, population_size
-from gallop_ray.spec.schema import SearchSpec, Sweep, larger_is_better
+from gallop_ray.spec.schema import SearchSpec, Sweep
 from gallop_ray.spec.space import grid_point, grid_size
 
 _MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
@@ -30,7 +31,7 @@ class MethodStudy:
         self, sweep: Sweep, name: str, wanted: int, folder: SweepFolder, storage: optuna.storages.BaseStorage
     ) -> None:
         self._sweep, self._name, self._folder, self._storage = sweep, name, folder, storage
-        directions = [_MAXIMIZE if larger_is_better(m) else _MINIMIZE for m in sweep.objective.all_metrics]
+        directions = [_MAXIMIZE if maximized(m) else _MINIMIZE for m in sweep.objective.all_metrics]
         self._study = optuna.create_study(
             study_name=study_name(folder, sweep, name), storage=storage, directions=directions, load_if_exists=True
         )

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
+from gallop_ray.spec.metrics import declare, find, objectives
 from gallop_ray.spec.model_folder import folder_problem, position_table, read_config
 from gallop_ray.spec.peft_tuners import tuners_work
 from gallop_ray.spec.places import is_file, is_folder
@@ -145,9 +146,19 @@ def _ood_tasks(sweep: Sweep) -> Iterator[Finding]:
 
 def _objective_has_tasks(sweep: Sweep) -> Iterator[Finding]:
     for place, metric in enumerate(sweep.objective.all_metrics):
-        if metric != "val_id_accuracy" and not sweep.data.rounds[0].ood:
+        known = find(metric)
+        if known is not None and known.needs_ood and not sweep.data.rounds[0].ood:
             message = f"{metric} is not allowed without data.ood; list other tasks there, or choose val_id_accuracy"
             yield (("objective", "metrics", place), ("objective", "metric"), ("data", "ood")), message
+
+
+def _objectives_are_named(sweep: Sweep) -> Iterator[Finding]:
+    """One that another sweep of this process has named would be missing in the workers."""
+    here = {*objectives(), *(f"val_{metric.name}" for metric in map(declare, sweep.evaluation.metrics))}
+    for place, metric in enumerate(sweep.objective.all_metrics):
+        if metric not in here:
+            message = f"{metric} is not allowed; name the metric in evaluation.metrics"
+            yield (("objective", "metrics", place), ("objective", "metric")), message
 
 
 def _objectives_differ(sweep: Sweep) -> Iterator[Finding]:
@@ -282,6 +293,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("seeds",), _seeds_differ),
     (("data.train", "data.ood"), _ood_tasks),
     (("data.train", "data.ood", "objective"), _objective_has_tasks),
+    (("objective", "evaluation.metrics"), _objectives_are_named),
     (("objective",), _objectives_differ),
     (("objective", "seeds"), _errors_have_seeds),
     (("seeds", "pruning", "objective"), _pruning_fits),

@@ -1,8 +1,9 @@
 """The sweep file: what a user may ask for. Frozen, validated; imports neither torch, ray nor optuna."""
 
 import re
+from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +13,7 @@ from pydantic import (
     Tag,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -19,7 +21,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gallop_ray.spec.machine import DeepspeedSpec, ResourcesSpec, RetentionSpec, TrackingSpec
 from gallop_ray.spec.methods import Frozen
+from gallop_ray.spec.metrics import BUILT_IN, declare, maximized, metrics, objectives
 from gallop_ray.spec.places import expanded, expanded_file_address, local_folder
+from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.registry import AnyMethodSpec
 from gallop_ray.spec.space import Range
 
@@ -149,6 +153,12 @@ class TrainingSpec(Frozen):
 GENERATED_TEXT = "generated"
 
 
+def _declared(name: str, info: ValidationInfo) -> str:
+    if not (isinstance(info.context, dict) and info.context.get("stored")):
+        declare(name)
+    return name
+
+
 class EvaluationSpec(Frozen):
     """How accuracy is measured; by likelihood always, by generation too unless switched off.
 
@@ -164,6 +174,10 @@ class EvaluationSpec(Frozen):
         default="auto",
         description="general text: a .jsonl file with a field `text`, a hub id (or id:configuration), or `generated`; "
         "null: none; auto: generated for the pocket model, else none",
+    )
+    metrics: tuple[Annotated[str, AfterValidator(_declared)], ...] = Field(
+        default=(),
+        description="more metrics made of accuracies: names that installed packages offer, or `module:object`",
     )
     text_examples: int = Field(default=64, ge=1, description="texts to take, each cut to training.max_length")
 
@@ -202,12 +216,24 @@ class SearchSpec(Frozen):
     )
 
 
-Metric = Literal["val_mean_accuracy", "val_id_accuracy", "val_ood_accuracy", "val_forget_ratio"]
+def _known_objectives() -> list[str]:
+    return [*objectives(), *(f"val_{each.name}" for each in metrics() if each.name not in BUILT_IN)]
 
 
-def larger_is_better(metric: Metric) -> bool:
-    """The direction in which a metric improves."""
-    return metric != "val_forget_ratio"
+def _objective(name: str, info: ValidationInfo) -> str:
+    known = _known_objectives()
+    if name not in known and not (isinstance(info.context, dict) and info.context.get("stored")):
+        *most, last = map(repr, known)
+        raise ValueError(f"must be {', '.join(most)} or {last}{did_you_mean(name, known)}")
+    return name
+
+
+Metric = Annotated[
+    str,
+    AfterValidator(_objective),
+    WithJsonSchema({"anyOf": [{"enum": objectives()}, {"type": "string", "pattern": "^val_"}]}),
+]
+"""A validation metric: one of the table, or of evaluation.metrics with `val_` before its name."""
 
 
 def _several(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
@@ -236,7 +262,7 @@ class ObjectiveSpec(Frozen):
     @classmethod
     def _metric_is_the_first(cls, data: Any) -> Any:
         several = data.get("metrics") if isinstance(data, dict) and "metric" not in data else None
-        if isinstance(several, list | tuple) and several and several[0] in get_args(Metric):
+        if isinstance(several, list | tuple) and several and several[0] in _known_objectives():
             return {**data, "metric": several[0]}
         return data
 
@@ -248,7 +274,7 @@ class ObjectiveSpec(Frozen):
     @property
     def maximize(self) -> bool:
         """Whether a larger `metric` is better."""
-        return larger_is_better(self.metric)
+        return maximized(self.metric)
 
 
 class BudgetSpec(Frozen):
@@ -361,6 +387,17 @@ class Sweep(Frozen):
     retention: RetentionSpec = RetentionSpec()
     deepspeed: DeepspeedSpec = DeepspeedSpec()
     tracking: TrackingSpec = TrackingSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metrics_first(cls, data: Any, info: ValidationInfo) -> Any:
+        """The objective, which comes first, may be one of evaluation.metrics; what is wrong there is said there."""
+        evaluation = data.get("evaluation") if isinstance(data, dict) else None
+        named = evaluation.get("metrics") if isinstance(evaluation, dict) else None
+        for name in named if isinstance(named, list | tuple) else ():
+            with suppress(ValueError):
+                _declared(str(name), info)
+        return data
 
     @field_validator("objective", mode="after")
     @classmethod

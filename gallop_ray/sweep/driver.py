@@ -20,7 +20,7 @@ from gallop_ray.mlflow_mirror.mirror import MlflowMirror
 from gallop_ray.mlflow_mirror.store import tracking_uri
 from gallop_ray.preflight.data_checks import refuse_unusable
 from gallop_ray.records import control
-from gallop_ray.records.code import keep_code, use_code
+from gallop_ray.records.code import keep_code, keep_metrics, use_code
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import CONFIRMATION, SEARCH
 from gallop_ray.records.scores import drop_sums
@@ -145,6 +145,7 @@ def _run_sweep(
             _remember(folder, sweep)
             note_source(folder, sweep, file)
             changed = keep_code(folder, sweep)
+            keep_metrics(folder, sweep)
             control.begin(folder)
             found_wrong = [*changed, *recheck(folder, sweep)]
             clear_leftovers(folder)

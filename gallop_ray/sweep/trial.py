@@ -10,6 +10,7 @@ from ray import tune
 
 from gallop_ray.disk.trouble import NO_SPACE, is_storage_trouble
 from gallop_ray.errors import Halted
+from gallop_ray.records.code import use_metrics
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.results import CONFIRMATION, SEARCH
 from gallop_ray.records.run_folder import RunFolder
@@ -45,6 +46,7 @@ class ConfigurationTrial(tune.Trainable):
         assert context is not None
         self._sweep = Sweep.model_validate_json(context.sweep, context=STORED)
         self._folder, self._pool = SweepFolder(context.folder), context.pool
+        use_metrics(self._folder)
         self._gate = Gate(self._folder, self._sweep.objective, context.deadline)
         self._lease: tuple[str, Any] | None = None
         self._needed = 0.0

@@ -1,12 +1,12 @@
 """The metrics of a run, from accuracies of the tuned and of the base model. docs/metrics.md defines them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TypeVar
 
+from gallop_ray.spec.metrics import Metric, Scores, forget_ratio, metrics, test_metrics
 from gallop_ray.spec.schema import DataSpec
 
-COLLAPSED_BELOW = 0.01
 VACUOUS_BELOW = 0.05
 VACUOUS = (
     f"Forget ratios by generation are vacuous: the base model answers less than {VACUOUS_BELOW:.0%} of the OOD tests "
@@ -35,13 +35,6 @@ def accuracies(correct: Correct) -> Accuracies:
     }
 
 
-def forget_ratio(base: float | None, tuned: float | None) -> float | None:
-    """max(0, (base - tuned) / base) of two OOD accuracies (GaLLoP, arXiv 2510.19778); None where the base has 0."""
-    if base is None or tuned is None or base == 0:
-        return None
-    return max(0.0, (base - tuned) / base)
-
-
 def vacuous(base: float | None) -> bool:
     """Whether the base model can so little that a forget ratio to its accuracy says nothing."""
     return base is not None and base < VACUOUS_BELOW
@@ -62,43 +55,30 @@ def is_vacuous(base: Accuracies, ood_tasks: Sequence[str]) -> bool | None:
     return None if mean is None else vacuous(mean)
 
 
-def collapse_rate(ood_accuracies: Sequence[float]) -> float | None:
-    """Share of OOD accuracies below COLLAPSED_BELOW; its denominator is their number. None where there are none."""
-    return fmean(one < COLLAPSED_BELOW for one in ood_accuracies) if ood_accuracies else None
-
-
 def summarize(
     task_accuracies: Accuracies, base_accuracies: Accuracies, train_task: str, ood_tasks: Sequence[str]
 ) -> dict[str, float | None]:
-    """id_accuracy, ood_accuracy (mean over OOD tasks), forget_ratio and collapse_rate, each in three versions.
+    """Every metric of gallop_ray.spec.metrics, those of the sweep among them, each in three versions.
 
     Plain: test sets by likelihood; with suffix `_generated`: test sets by generating; with prefix `val_`: validation
-    sets by likelihood, with val_mean_accuracy, the mean of ID and OOD. Tasks without options count by generating
+    sets by likelihood. Tasks without options count by generating
     everywhere. None where something was not measured.
     """
-    validation = _four(task_accuracies, base_accuracies, train_task, ood_tasks, "validation", "likelihood")
-    test = _four(task_accuracies, base_accuracies, train_task, ood_tasks, "test", "likelihood")
-    generated = _four(task_accuracies, base_accuracies, train_task, ood_tasks, "test", "generated")
-    return {
-        **test,
-        **{f"{key}_generated": value for key, value in generated.items()},
-        **{f"val_{key}": value for key, value in validation.items()},
-        "val_mean_accuracy": _mean([validation["id_accuracy"], validation["ood_accuracy"]]),
-    }
+    tuned, base, ood = task_accuracies, base_accuracies, list(ood_tasks)
+    found: dict[str, float | None] = {}
+    for name, split, way in (("{}", "test", "likelihood"), ("{}_generated", "test", "generated")):
+        found |= _of(test_metrics(), name, *(_scores(each, train_task, ood, split, way) for each in (tuned, base)))
+    validation = (_scores(each, train_task, ood, "validation", "likelihood") for each in (tuned, base))
+    return found | _of(metrics(), "val_{}", *validation)
 
 
-def _four(
-    tuned: Accuracies, base: Accuracies, train_task: str, ood_tasks: Sequence[str], split: str, way: str
-) -> dict[str, float | None]:
-    measured = [_get(tuned, task, split, way) for task in ood_tasks]
-    known = [one for one in measured if one is not None]
-    ood, ood_base = _mean(measured), _mean([_get(base, task, split, way) for task in ood_tasks])
-    return {
-        "id_accuracy": _get(tuned, train_task, split, way),
-        "ood_accuracy": ood,
-        "forget_ratio": forget_ratio(ood_base, ood),
-        "collapse_rate": collapse_rate(known) if len(known) == len(measured) else None,
-    }
+def _of(which: Iterable[Metric], name: str, tuned: Scores, base: Scores) -> dict[str, float | None]:
+    values = {name.format(metric.name): metric.value(tuned, base) for metric in which}
+    return {each: None if value is None else float(value) for each, value in values.items()}
+
+
+def _scores(accuracies: Accuracies, task: str, ood: Sequence[str], split: str, way: str) -> Scores:
+    return Scores(_get(accuracies, task, split, way), {each: _get(accuracies, each, split, way) for each in ood})
 
 
 def _get(accuracies: Accuracies, task: str, split: str, way: str) -> float | None:

@@ -101,6 +101,9 @@ def _check_reach(method: type, what: Mapping[str, Any], folder: Path) -> None:
     result = what["results"][0]
     if issubclass(method, PeftMethod) or not result["trained_parameters"]:
         assert what["changed"] == {}, "the base is as it was while it is measured"
+        if result["trained_parameters"]:
+            saved = load_file(folder / "first" / "adapter.safetensors")
+            assert sum(t.numel() for t in saved.values()) == result["trained_parameters"], "its adapter is whole"
     elif issubclass(method, MaskMethod):
         adapter = load_file(folder / "first" / "adapter.safetensors")
         touched = {n.removesuffix(".indices"): set(t.tolist()) for n, t in adapter.items() if n.endswith(".indices")}

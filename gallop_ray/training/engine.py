@@ -18,6 +18,7 @@ import deepspeed
 
 from gallop_ray.compat.deepspeed import forget_engine, skip_compiled_communication
 from gallop_ray.sparse.base_state import Structure
+from gallop_ray.sparse.weights import gather, is_split
 from gallop_ray.spec.machine import DeepspeedSpec
 from gallop_ray.spec.problems import first_line
 from gallop_ray.spec.schema import TrainingSpec
@@ -147,6 +148,8 @@ class Engine:
     def __init__(self, module: nn.Module, config: Mapping[str, Any], optimizer: torch.optim.Optimizer | None) -> None:
         self.module = module
         self._before: Structure | None = Structure(module)
+        self._unsplit = [p for p in module.parameters() if not is_split(p)]
+        self._kept: list[tuple[nn.Parameter, Tensor]] = []
         try:
             self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(config))
         except BaseException:
@@ -181,6 +184,10 @@ class Engine:
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
+    def keep_whole(self) -> None:
+        """Have close() leave whole again what this engine has split: ZeRO-3's shards go with it. Collective."""
+        self._kept = [(p, gather(p).clone()) for p in self._unsplit if is_split(p)]
+
     def drop_gathered(self) -> None:
         """Under ZeRO-3 drop whole weights that were fetched and may be kept for a backward pass."""
         if self._engine.zero_optimization_partition_weights():
@@ -194,6 +201,8 @@ class Engine:
         assert self._before is not None, "an engine is closed once"
         self._before.restore()
         forget_engine(self._engine)
-        self._before = None
+        for parameter, values in self._kept:
+            parameter.data = values
+        self._before, self._unsplit, self._kept = None, [], []
         del self._engine
         gc.collect()

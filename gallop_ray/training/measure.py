@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gallop_ray.methods import Attachment
 from gallop_ray.sparse.weights import gather_all, local, write_all
-from gallop_ray.spec.schema import larger_is_better
+from gallop_ray.spec.metrics import find, maximized
 from gallop_ray.tasks.accuracy import EvaluationSettings, Generated, generation_correct, likelihood_correct
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
@@ -108,7 +108,7 @@ class Validation:
         """What the objective needs, and what comes with it, under the names that results use."""
         resident = self._context.resident
         sweep, settings = resident.sweep, resident.evaluation()
-        alone = set(sweep.objective.all_metrics) == {"val_id_accuracy"}
+        alone = not any(metric is None or metric.needs_ood for metric in map(find, sweep.objective.all_metrics))
         correct = {}
         for name, task in resident.tasks.items():
             if name == sweep.data.train_task or not alone:
@@ -120,7 +120,7 @@ class Validation:
     def _is_best(self, value: float) -> bool:
         if self._kept is None:
             return True
-        maximize = larger_is_better(self._context.resident.sweep.objective.metric)
+        maximize = maximized(self._context.resident.sweep.objective.metric)
         return value > self._kept.value if maximize else value < self._kept.value
 
     def best(self) -> Best | None:

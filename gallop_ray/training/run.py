@@ -123,7 +123,9 @@ def _train_and_measure(
             state.best_step = validation.go_back()
             attachment.settle()
         with phases.phase("evaluating"):
-            return measure(resident, engine.module), state
+            measured = measure(resident, engine.module)
+        engine.keep_whole()
+        return measured, state
     finally:
         engine.close()
 

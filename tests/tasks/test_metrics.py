@@ -1,6 +1,7 @@
 import pytest
 
-from gallop_ray.tasks.metrics import collapse_rate, forget_ratio, forgetting, is_vacuous, summarize, vacuous
+from gallop_ray.spec.metrics import Scores, collapse_rate, forget_ratio
+from gallop_ray.tasks.metrics import forgetting, is_vacuous, summarize, vacuous
 
 
 def measured(validation, test, generated):
@@ -14,8 +15,8 @@ def test_forget_ratio_is_the_relative_loss_of_ood_accuracy():
 
 
 def test_collapse_counts_accuracies_strictly_below_one_percent():
-    assert collapse_rate([0.0, 0.0099, 0.01, 0.5]) == 0.5
-    assert collapse_rate([]) is None
+    assert collapse_rate(Scores(None, dict(zip("abcd", [0.0, 0.0099, 0.01, 0.5], strict=True)))) == 0.5
+    assert collapse_rate(Scores(None)) is None
 
 
 def test_summarize_gives_every_metric_in_three_versions():

@@ -4,7 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gallop_ray.errors import NothingToDrawError
-from gallop_ray.reporting.figures.style import INK, MUTED, PALETTE, new_figure, spoken, styled
+from gallop_ray.reporting.figures.style import INK, MUTED, PALETTE, new_figure, styled
+from gallop_ray.spec.metrics import spoken
 
 
 @styled

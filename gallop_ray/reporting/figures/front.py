@@ -22,9 +22,9 @@ from gallop_ray.reporting.figures.style import (
     plot_points,
     styled,
 )
+from gallop_ray.spec.metrics import larger_is_better
 from gallop_ray.spec.schema import ObjectiveSpec
 
-_SMALLER_IS_BETTER = ("forget_ratio", "collapse_rate", "seconds_total", "peak_memory_bytes", "text_loss")
 Point = tuple[float, float]
 
 
@@ -50,7 +50,7 @@ def plot_front(
     for method, of_it in by_method(found, frame).items():
         shown = [points[each.configuration] for each in of_it if each.configuration in points]
         plot_points(axes, shown, look[method], alpha=0.4)
-    front = _front(list(points.values()), x in _SMALLER_IS_BETTER, y in _SMALLER_IS_BETTER)
+    front = _front(list(points.values()), larger_is_better(x) is False, larger_is_better(y) is False)
     axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle="--", zorder=1)
     axes.set_xlabel(percent_label(x))
     axes.set_ylabel(percent_label(y))

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
+from gallop_ray.spec.metrics import spoken
+
 # Okabe and Ito's hues, darkened until each has a contrast of 3 to 1 against white; red-green blind readers tell
 # neighbours apart by lightness. The page puts lighter ones in their place in dark mode.
 PALETTE = ("#0072b2", "#c8500a", "#00825f", "#a8458f", "#8f6400", "#2387b8", "#882255", "#5c6670")
@@ -108,26 +110,6 @@ def plot_points(axes: Axes, points: Sequence[tuple[float, float]], look: Look, a
     across, up = zip(*points, strict=True) if points else ((), ())
     many = len(points) > _MOST_SHAPES
     axes.plot(across, up, look.marker, color=look.colour, alpha=alpha, markersize=4, linewidth=0, rasterized=many)
-
-
-NAMES: Mapping[str, str] = {
-    "id_accuracy": "ID accuracy",
-    "ood_accuracy": "OOD accuracy",
-    "forget_ratio": "forget ratio",
-    "collapse_rate": "collapse rate",
-    "mean_accuracy": "mean of ID and OOD accuracy",
-    "val_mean_accuracy": "validation, mean of ID and OOD",
-    "val_id_accuracy": "validation ID accuracy",
-    "val_ood_accuracy": "validation OOD accuracy",
-    "val_forget_ratio": "validation forget ratio",
-}
-
-
-def spoken(metric: str) -> str:
-    """A metric's name as people say it."""
-    generated = metric.endswith("_generated")
-    plain = metric.removesuffix("_generated")
-    return NAMES.get(plain, plain.replace("_", " ")) + " by generation" * generated
 
 
 def percent_label(metric: str) -> str:

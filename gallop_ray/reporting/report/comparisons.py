@@ -5,9 +5,9 @@ from dataclasses import asdict
 import pandas as pd
 
 from gallop_ray.analysis.comparison import Comparison
-from gallop_ray.reporting.figures.style import spoken
 from gallop_ray.reporting.report.material import Material
 from gallop_ray.reporting.report.sheet import MISSING, Cell, Column, Sheet, number_cell, text_cell
+from gallop_ray.spec.metrics import spoken
 
 _MOST_OPEN = 12
 _COLUMNS = (

@@ -21,10 +21,10 @@ from gallop_ray.reporting.figures import (
     plot_overlap,
     plot_seeds,
 )
-from gallop_ray.reporting.figures.style import spoken
 from gallop_ray.reporting.report.comparisons import with_the_leader
 from gallop_ray.reporting.report.material import Material
 from gallop_ray.reporting.report.svg import Drawn, write_figure
+from gallop_ray.spec.metrics import spoken
 
 _LOG = logging.getLogger(__name__)
 

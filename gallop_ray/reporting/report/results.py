@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 from gallop_ray.analysis.ranking import BASE, Summary
-from gallop_ray.reporting.figures.style import spoken
 from gallop_ray.reporting.report.material import Material
 from gallop_ray.reporting.report.sheet import (
     Cell,
@@ -18,6 +17,7 @@ from gallop_ray.reporting.report.sheet import (
     spread_cell,
     text_cell,
 )
+from gallop_ray.spec.metrics import spoken, test_metrics
 
 Part = tuple[Column, Callable[[Summary], Cell]]
 _OVER_SEEDS = "In percent, mean ± standard deviation over seeds (n - 1)."
@@ -67,10 +67,6 @@ def _task(task: str, way: str) -> str:
 
 
 _FURTHER = {
-    "ID (gen.)": "id_accuracy_generated",
-    "OOD (gen.)": "ood_accuracy_generated",
-    "Forget (gen.)": "forget_ratio_generated",
-    "Collapse (gen.)": "collapse_rate_generated",
     "Parseable": "parseable_share",
     "Memorization": "memorization",
 }
@@ -80,7 +76,8 @@ _LOSSES = {"Text loss": "text_loss", "Increase": "text_loss_increase"}
 def further_sheet(material: Material) -> Sheet | None:
     """Measures by generating and of retained knowledge; None where there are none."""
     known = {name for name in material.frame.columns if material.frame[name].notna().any()}
-    parts = [_share(heading, field) for heading, field in _FURTHER.items() if field in known]
+    generated = {f"{metric.column} (gen.)": f"{metric.name}_generated" for metric in test_metrics()}
+    parts = [_share(heading, field) for heading, field in (generated | _FURTHER).items() if field in known]
     parts += [_loss(heading, field) for heading, field in _LOSSES.items() if field in known]
     if not parts:
         return None
@@ -112,10 +109,7 @@ def _sheet(
 def _parts(material: Material) -> list[Part]:
     return [
         (Column("Seeds", "seeds", note="finished / ended"), _seeds),
-        _share("ID", "id_accuracy", "on the task trained on"),
-        _share("OOD", "ood_accuracy", "mean over the other tasks"),
-        _share("Forget", "forget_ratio", "share of the base model's OOD accuracy that was lost"),
-        _share("Collapse", "collapse_rate", "share of OOD test sets below 1 %"),
+        *(_share(metric.column, metric.name, metric.note) for metric in test_metrics()),
         *_objective(material),
         (Column("Trained", "trained_parameters", note="parameters"), _trained),
         (Column("Density %", "density"), _density),

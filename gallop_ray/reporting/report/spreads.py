@@ -2,9 +2,9 @@
 
 from gallop_ray.analysis.spread import Spread
 from gallop_ray.analysis.statistics import ConfigurationStatistics
-from gallop_ray.reporting.figures.style import spoken
 from gallop_ray.reporting.report.material import Material
 from gallop_ray.reporting.report.sheet import Cell, Column, Sheet, percent_cell, text_cell
+from gallop_ray.spec.metrics import spoken
 
 _METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
 _COLUMNS = (

@@ -1,0 +1,229 @@
+"""Every metric that is made of accuracies, in one table: what it is, which way is better, how it is called and shown.
+
+Search, pruning, verdict, tables, figures and MLflow read it; nothing about a metric stands elsewhere. A sweep may name
+more of them in evaluation.metrics. docs/metrics.md defines those of this table.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from gallop_ray.spec.plugins import installed, is_reference, load_installed, load_object
+from gallop_ray.spec.problems import did_you_mean
+
+GROUP = "gallop_ray.metrics"
+"""The entry points by which a package offers metrics: `name = "module:object"`, an object of class Metric."""
+COLLAPSED_BELOW = 0.01
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies of one model on one split, measured in one way, each in [0, 1]; None where it was not measured."""
+
+    id: float | None
+    """On the task trained on."""
+    ood: Mapping[str, float | None] = field(default_factory=dict)
+    """On each other task."""
+
+    @property
+    def mean_ood(self) -> float | None:
+        """The mean over the other tasks; None where there are none or one was not measured."""
+        return _mean([*self.ood.values()])
+
+
+Value = Callable[[Scores, Scores], float | None]
+"""From the scores of the tuned and of the base model; None where there is none."""
+Weights = Callable[[float], tuple[float, float] | None]
+"""From the base model's OOD accuracy, what the ID accuracy and the mean OOD accuracy count for in the metric."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: `<name>` on test sets by likelihood, `<name>_generated` by generation, `val_<name>` on validation sets.
+
+    weights: of a metric that is a weighted sum of accuracies, up to a constant; pruning and intervals then compare
+    example by example. on_tests: whether runs record it of test sets, too.
+    """
+
+    name: str
+    label: str
+    """As people say it, in lower case where it is no abbreviation."""
+    value: Value
+    larger_is_better: bool = True
+    heading: str = ""
+    """Of a table's column; by default the label."""
+    note: str = ""
+    """What the column's heading says more."""
+    needs_ood: bool = True
+    """Whether it is about other tasks than the one trained on."""
+    weights: Weights | None = None
+    on_tests: bool = True
+
+    @property
+    def column(self) -> str:
+        """The heading of its column."""
+        return self.heading or self.label
+
+
+def forget_ratio(base: float | None, tuned: float | None) -> float | None:
+    """max(0, (base - tuned) / base) of two OOD accuracies (GaLLoP, arXiv 2510.19778); None where the base has 0."""
+    if base is None or tuned is None or base == 0:
+        return None
+    return max(0.0, (base - tuned) / base)
+
+
+def collapse_rate(scores: Scores) -> float | None:
+    """Share of OOD accuracies below COLLAPSED_BELOW; None where there are none, or one was not measured."""
+    known = [each for each in scores.ood.values() if each is not None]
+    return fmean(each < COLLAPSED_BELOW for each in known) if known and len(known) == len(scores.ood) else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [each for each in values if each is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+_TABLE = (
+    Metric(
+        name="id_accuracy",
+        label="ID accuracy",
+        value=lambda tuned, base: tuned.id,
+        heading="ID",
+        note="on the task trained on",
+        needs_ood=False,
+        weights=lambda base: (1.0, 0.0),
+    ),
+    Metric(
+        name="ood_accuracy",
+        label="OOD accuracy",
+        value=lambda tuned, base: tuned.mean_ood,
+        heading="OOD",
+        note="mean over the other tasks",
+        weights=lambda base: (0.0, 1.0),
+    ),
+    Metric(
+        name="forget_ratio",
+        label="forget ratio",
+        value=lambda tuned, base: forget_ratio(base.mean_ood, tuned.mean_ood),
+        larger_is_better=False,
+        heading="Forget",
+        note="share of the base model's OOD accuracy that was lost",
+        weights=lambda base: (0.0, -1 / base) if base else None,  # but for its floor at 0
+    ),
+    Metric(
+        name="collapse_rate",
+        label="collapse rate",
+        value=lambda tuned, base: collapse_rate(tuned),
+        larger_is_better=False,
+        heading="Collapse",
+        note="share of OOD test sets below 1 %",
+    ),
+    Metric(
+        name="mean_accuracy",
+        label="mean of ID and OOD accuracy",
+        value=lambda tuned, base: _mean([tuned.id, tuned.mean_ood]),
+        heading="mean",
+        weights=lambda base: (0.5, 0.5),
+        on_tests=False,
+    ),
+)
+BUILT_IN: Mapping[str, Metric] = {each.name: each for each in _TABLE}
+_OBJECTIVES = ("mean_accuracy", "id_accuracy", "ood_accuracy", "forget_ratio")
+_SMALLER = ("forget", "collapse", "memori", "loss", "entropy", "seconds", "memory")
+_LARGER = ("accuracy", "parseable", "per_second")
+_declared: dict[str, Metric] = {}
+
+
+def metrics() -> Iterator[Metric]:
+    """Those of the table, then those that a sweep of this process has named."""
+    yield from BUILT_IN.values()
+    yield from _declared.values()
+
+
+def test_metrics() -> list[Metric]:
+    """Those that runs record of test sets."""
+    return [each for each in metrics() if each.on_tests]
+
+
+def declare(name: str) -> Metric:
+    """Take up a metric that a sweep names: of an installed package, or `module:object`. Raises ValueError."""
+    if not is_reference(name) and name not in installed(GROUP):
+        known = installed(GROUP)
+        raise ValueError(
+            f"no installed package offers a metric {name!r}{did_you_mean(name, known)}; give module:object of your own"
+        )
+    found = load_object(name) if is_reference(name) else load_installed(GROUP, name)
+    if not isinstance(found, Metric):
+        raise ValueError(f"{name} is {found!r:.60}, which is no gallop_ray.spec.metrics.Metric")
+    if found.name in BUILT_IN or not found.name.isidentifier() or found.name.startswith("val_"):
+        raise ValueError(
+            f"{name} has the name {found.name!r}; a metric needs a name of its own, such as retained_share"
+        )
+    _declared[found.name] = found
+    return found
+
+
+def declare_stored(facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Take up metrics of records, whose code need not be here: they are shown and compared, not computed."""
+    for name, each in facts.items():
+        _declared.setdefault(name, Metric(name=name, value=lambda tuned, base: None, **each))
+
+
+def stored_facts(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Of declared metrics what readers need, as declare_stored takes it."""
+    kept = ("label", "larger_is_better", "heading", "note", "needs_ood")
+    return {name: {each: getattr(_declared[name], each) for each in kept} for name in names}
+
+
+def find(name: str) -> Metric | None:
+    """The metric of a recorded name: `val_forget_ratio` and `forget_ratio_generated` are of forget_ratio."""
+    plain = name.removeprefix("val_").removesuffix("_generated")
+    return BUILT_IN.get(plain) or _declared.get(plain)
+
+
+def objectives() -> list[str]:
+    """The names that a search may go by, without those that a sweep declares."""
+    return [f"val_{name}" for name in _OBJECTIVES]
+
+
+def larger_is_better(name: str) -> bool | None:
+    """The direction in which any recorded number improves; None where there is none (a density)."""
+    if name.startswith("tasks/"):  # accuracies, named by the task alone
+        return True
+    if (metric := find(name)) is not None:
+        return metric.larger_is_better
+    if any(part in name for part in _SMALLER):
+        return False
+    return True if any(part in name for part in _LARGER) else None
+
+
+def maximized(objective: str) -> bool:
+    """Whether a larger value of an objective is better. Raises ValueError for a metric that is not known here."""
+    metric = find(objective)
+    if metric is None:
+        raise ValueError(f"{objective} is no metric that is known here; name it in evaluation.metrics")
+    return metric.larger_is_better
+
+
+def spoken(name: str) -> str:
+    """A recorded name as people say it."""
+    metric, generated = find(name), " by generation" * name.endswith("_generated")
+    if metric is None:
+        return name.removesuffix("_generated").replace("_", " ") + generated
+    if not name.startswith("val_"):
+        return metric.label + generated
+    return "validation, mean of ID and OOD" if metric.name == "mean_accuracy" else f"validation {metric.label}"
+
+
+def task_weights(name: str, task: str, ood: list[str], base: float | None) -> dict[str, float]:
+    """What each task's accuracy counts for in a metric, up to a constant; empty for one that is no sum of them.
+
+    base: the base model's mean OOD accuracy, where it is known.
+    """
+    metric = find(name)
+    weights = None if metric is None or metric.weights is None else metric.weights(base or 0.0)
+    if weights is None:
+        return {}
+    mine, others = weights
+    return {**({task: mine} if mine else {}), **({each: others / len(ood) for each in ood} if others else {})}

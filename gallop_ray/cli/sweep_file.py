@@ -1,7 +1,7 @@
 """The commands that take a sweep file."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,7 +12,7 @@ from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.methods import PeftSpec
 from gallop_ray.spec.problems import Path
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.schema import SAMPLERS, Sweep
 
 
 def add_sweep_file_commands(commands: Any) -> None:
@@ -104,16 +104,19 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> Sweep:
-    return load_sweep(arguments.sweep, arguments.overrides, _refused_by_peft)
+    return load_sweep(arguments.sweep, arguments.overrides, _refused_by_libraries)
 
 
-def _refused_by_peft(sweep: Sweep) -> Iterable[tuple[Path, str]]:
-    """The options that PEFT itself refuses; it takes seconds to import, so only a sweep that names its tuners asks."""
-    if not any(isinstance(method, PeftSpec) for method in sweep.methods):
-        return ()
-    from gallop_ray.methods.peft import refused_by_peft
+def _refused_by_libraries(sweep: Sweep) -> Iterator[tuple[Path, str]]:
+    """What PEFT or Optuna refuse. They take seconds to import, so only a sweep that names what is theirs asks them."""
+    if any(isinstance(method, PeftSpec) for method in sweep.methods):
+        from gallop_ray.methods.peft import refused_by_peft
 
-    return refused_by_peft(sweep)
+        yield from refused_by_peft(sweep)
+    if sweep.search.sampler not in SAMPLERS:
+        from gallop_ray.search.samplers import refused_sampler
+
+        yield from refused_sampler(sweep)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

@@ -8,15 +8,17 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.summary import objective_value
 from gallop_ray.search.points import Values, distributions, random_point, seed_from, to_params, to_values
+from gallop_ray.search.samplers import make_sampler
 from gallop_ray.search.storage import study_name
 from gallop_ray.spec.configuration import configuration_key, first_points, method_named, method_space, resolve
 from gallop_ray.spec.metrics import maximized
-from gallop_ray.spec.plan import drawn_blindly, population_size
-from gallop_ray.spec.schema import SearchSpec, Sweep
+from gallop_ray.spec.plan import drawn_blindly
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import grid_point, grid_size
 
 _MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
 _KEY = "configuration"
+_LEAVE_POINTS = ("tpe", "random", "grid")  # samplers that need not be asked about a known point
 _DUPLICATES = 50  # points in a row that were tried before; then a finite space is walked through instead
 
 
@@ -48,7 +50,7 @@ class MethodStudy:
         self._adopt()
         self._blind = drawn_blindly(sweep, name)
         seed = seed_from(sweep.search.seed, name, len(trials))
-        self._study.sampler = _sampler(sweep.search, wanted, self._blind, seed)
+        self._study.sampler = make_sampler(sweep.search, wanted, self._blind, seed)
         self._first = self._first_points()
         self._walked = 0
 
@@ -135,7 +137,7 @@ class MethodStudy:
 
     def _begin(self, values: Values) -> str | None:
         """Begin a known point. One record in the study's journal: it is there with its key or not at all."""
-        if self._sweep.search.sampler == "nsga2":  # which has to sort the point into a generation
+        if self._sweep.search.sampler not in _LEAVE_POINTS:  # such as nsga2, which sorts a point into a generation
             self._study.enqueue_trial(to_params(self._space, values))
             return self._suggest()
         return self._create(self._add(values, self._key(values)), values)
@@ -202,13 +204,3 @@ class MethodStudy:
         results, objective = configuration.results(), self._sweep.objective
         values = [objective_value(results, objective, metric) for metric in objective.all_metrics]
         return [value for value in values if value is not None]
-
-
-def _sampler(search: SearchSpec, wanted: int, blind: int, seed: int) -> optuna.samplers.BaseSampler:
-    if search.sampler == "tpe":
-        return optuna.samplers.TPESampler(
-            n_startup_trials=blind, seed=seed, multivariate=True, group=True, constant_liar=True
-        )
-    if search.sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(population_size=population_size(wanted), seed=seed)
-    return optuna.samplers.RandomSampler(seed=seed)

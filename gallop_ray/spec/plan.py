@@ -90,8 +90,8 @@ def configurations_of(sweep: Sweep, method_name: str) -> int:
 def drawn_blindly(sweep: Sweep, method_name: str) -> int:
     """How many of a method's configurations are begun before any result decides: points of `first`, then random ones.
 
-    With tpe half of the configurations, at least 2 and at most Optuna's 10; with nsga2 its first generation; with the
-    other samplers all of them.
+    With tpe half of the configurations, at least 2 and at most Optuna's 10; with nsga2 its first generation; with
+    random and grid all of them. A sampler that is named by its class decides from the first on.
     """
     configurations = configurations_of(sweep, method_name)
     match sweep.search.sampler:
@@ -99,8 +99,10 @@ def drawn_blindly(sweep: Sweep, method_name: str) -> int:
             return min(configurations, max(2, min(_MOST_AT_RANDOM, configurations // 2)))
         case "nsga2":
             return min(configurations, population_size(configurations))
-        case _:
+        case "random" | "grid":
             return configurations
+        case _:
+            return 0
 
 
 def population_size(configurations: int) -> int:

@@ -23,6 +23,7 @@ from gallop_ray.spec.machine import DeepspeedSpec, ResourcesSpec, RetentionSpec,
 from gallop_ray.spec.methods import Frozen
 from gallop_ray.spec.metrics import BUILT_IN, declare, maximized, metrics, objectives
 from gallop_ray.spec.places import expanded, expanded_file_address, local_folder
+from gallop_ray.spec.plugins import is_reference
 from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.registry import AnyMethodSpec
 from gallop_ray.spec.space import Range
@@ -137,7 +138,9 @@ class TrainingSpec(Frozen):
     clip_norm: float | None = Field(default=1.0, gt=0, description="largest gradient norm; null does not clip")
     max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer together")
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice, to save memory")
-    optimizer: Text = Field(default="adamw", description="a name in torch.optim: adamw, sgd, adafactor, ...")
+    optimizer: Text = Field(
+        default="adamw", description="a name in torch.optim (adamw, sgd, adafactor, ...), or `module:Class`"
+    )
     optimizer_options: dict[str, Any] = Field(default={}, description="more of its arguments, such as betas")
     checkpoint_steps: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints of a run")
     checkpoint_minutes: float | None = Field(default=10, gt=0, description="as well after so much time")
@@ -190,6 +193,18 @@ class EvaluationSpec(Frozen):
         return (GENERATED_TEXT if model == "pocket" else None) if self.text == "auto" else self.text
 
 
+SAMPLERS = ("tpe", "random", "grid", "nsga2")
+
+
+def _sampler(name: str) -> str:
+    """Whether Optuna has a class of that name, the search finds out: nothing here imports Optuna."""
+    if name in SAMPLERS or is_reference(name) or re.fullmatch(r"[A-Z]\w*Sampler", name):
+        return name
+    known = (*SAMPLERS, "GPSampler", "CmaEsSampler", "QMCSampler", "NSGAIIISampler")
+    listed = ", ".join(map(repr, SAMPLERS))
+    raise ValueError(f"must be one of {listed}, a class of optuna.samplers or module:Class{did_you_mean(name, known)}")
+
+
 class SearchSpec(Frozen):
     """Which fields vary. Keys of `space` are dotted paths.
 
@@ -200,9 +215,13 @@ class SearchSpec(Frozen):
     anything else, what the point leaves open drawn at random.
     """
 
-    sampler: Literal["tpe", "random", "grid", "nsga2"] = Field(
+    sampler: Annotated[str, AfterValidator(_sampler)] = Field(
         default="tpe",
-        description="tpe and nsga2 are Optuna's; tpe goes by results after half of the budget or 10 points",
+        description="tpe (goes by results after half of the budget or 10 points), nsga2, random, grid; any other of "
+        "Optuna by its class (`GPSampler`), or `module:Class`",
+    )
+    sampler_options: dict[str, Any] = Field(
+        default={}, description="arguments of a sampler that is named by its class; its seed is given to it"
     )
     seed: int = Field(default=0, description="of the sampler")
     space: dict[str, Range] = Field(default={}, description="a range for each dotted path that varies")

@@ -1,6 +1,8 @@
 """Optimizers by name, and weight decay to the base values."""
 
+import inspect
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +10,8 @@ from torch import nn
 from gallop_ray.methods import MaskMethod, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase, EntryAdamW
+from gallop_ray.spec.plugins import is_reference, load_object
+from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.schema import TrainingSpec
 
 
@@ -17,20 +21,39 @@ def make_optimizer(
     """The optimizer that the sweep asks for, with its learning rate and weight decay.
 
     entry_ages: for masks that change, whose newcomers count their own steps; only AdamW has a form of that kind.
-    Raises ValueError for a name or an option that torch does not know.
+    Raises ValueError for a name or an option that torch does not know, and for weight decay where there is none.
     """
-    classes = {name.lower(): c for name, c in vars(torch.optim).items() if isinstance(c, type)}
-    kind = classes.get(training.optimizer.lower())
-    if kind is None or kind is torch.optim.Optimizer or not issubclass(kind, torch.optim.Optimizer):
-        known = sorted(name for name, c in classes.items() if issubclass(c, torch.optim.Optimizer))
-        raise ValueError(f"training.optimizer: torch has no {training.optimizer!r}; it has {', '.join(known)}")
+    kind = optimizer_class(training.optimizer)
     if entry_ages and kind is torch.optim.AdamW:
         kind = EntryAdamW
     options = {"lr": training.learning_rate, "weight_decay": training.weight_decay, **training.optimizer_options}
+    if not training.weight_decay and not _takes(kind, "weight_decay"):
+        del options["weight_decay"]  # of the sweep's defaults, which nobody has asked for
     try:
         return kind(parameters, **options)
     except TypeError as error:
         raise ValueError(f"training.optimizer_options: {error}") from None
+
+
+def optimizer_class(name: str) -> Any:
+    """The class of a name in torch.optim, whatever its case, or of `module:Class`. Raises ValueError."""
+    if is_reference(name):
+        found = load_object(name)
+        if not isinstance(found, type) or not issubclass(found, torch.optim.Optimizer):
+            raise ValueError(f"training.optimizer: {name} is no torch.optim.Optimizer")
+        return found
+    every = (each for each in vars(torch.optim).values() if isinstance(each, type))
+    known = {c.__name__.lower(): c for c in every if issubclass(c, torch.optim.Optimizer)}
+    del known["optimizer"]
+    if name.lower() not in known:
+        hint = did_you_mean(name.lower(), known) or f"; it has {', '.join(sorted(known))}"
+        raise ValueError(f"training.optimizer: torch has no {name!r}{hint}")
+    return known[name.lower()]
+
+
+def _takes(kind: Any, argument: str) -> bool:
+    parameters = inspect.signature(kind).parameters
+    return argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def decay_to_base(method: MaskMethod, delta: SparseDelta, training: TrainingSpec) -> DecayToBase | None:

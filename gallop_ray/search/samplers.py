@@ -1,0 +1,54 @@
+"""Optuna's samplers by the names of the sweep file, and any class that is one."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+
+from gallop_ray.spec.plan import population_size
+from gallop_ray.spec.plugins import is_reference, load_object
+from gallop_ray.spec.problems import Path, did_you_mean, first_line
+from gallop_ray.spec.schema import SAMPLERS, SearchSpec, Sweep
+
+
+def make_sampler(search: SearchSpec, wanted: int, blind: int, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of a study of `wanted` configurations, the first `blind` of which are not its own.
+
+    Raises ValueError for a class that is none, and for options that it does not take.
+    """
+    if search.sampler == "tpe":
+        return optuna.samplers.TPESampler(
+            n_startup_trials=blind, seed=seed, multivariate=True, group=True, constant_liar=True
+        )
+    if search.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=population_size(wanted), seed=seed)
+    if search.sampler in SAMPLERS:  # random and grid, whose points are known beforehand
+        return optuna.samplers.RandomSampler(seed=seed)
+    kind = _class(search.sampler)
+    seeded = {"seed": seed} if "seed" in inspect.signature(kind).parameters else {}
+    try:
+        made: optuna.samplers.BaseSampler = kind(**{**seeded, **search.sampler_options})
+    except (TypeError, ValueError, ImportError) as error:
+        raise ValueError(f"{search.sampler} cannot be made: {first_line(error)}") from error
+    return made
+
+
+def refused_sampler(sweep: Sweep) -> Iterator[tuple[Path, str]]:
+    """What is wrong with a sampler that is named by its class, by path."""
+    if sweep.search.sampler not in SAMPLERS:
+        try:
+            make_sampler(sweep.search, 1, 0, 0)
+        except ValueError as error:
+            yield ("search", "sampler"), f"is not allowed; {error}"
+
+
+def _class(name: str) -> Any:
+    known = [each for each in dir(optuna.samplers) if each.endswith("Sampler")]
+    if not is_reference(name) and name not in known:
+        hint = did_you_mean(name, known) or f"; it has {', '.join(known)}"
+        raise ValueError(f"Optuna {optuna.__version__} has no {name}{hint}")
+    found = load_object(name) if is_reference(name) else getattr(optuna.samplers, name)
+    if not isinstance(found, type) or not issubclass(found, optuna.samplers.BaseSampler):
+        raise ValueError(f"{name} is no optuna.samplers.BaseSampler")
+    return found

@@ -1,0 +1,88 @@
+"""Samplers by name, by their class in Optuna, and of one's own."""
+
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.search.samplers import make_sampler, refused_sampler
+from gallop_ray.search.study import Studies
+from gallop_ray.spec.schema import Sweep
+
+OWN = """\
+from optuna.samplers import BaseSampler
+
+
+class Middle(BaseSampler):
+    def __init__(self, share=0.5):
+        self.share = share
+
+    def infer_relative_search_space(self, study, trial):
+        return {}
+
+    def sample_relative(self, study, trial, search_space):
+        return {}
+
+    def sample_independent(self, study, trial, name, distribution):
+        return distribution.low + self.share * (distribution.high - distribution.low) + 1e-6 * trial.number
+"""
+
+
+def a_sweep(tmp_path: Path, **search) -> Sweep:
+    return Sweep.model_validate(
+        {
+            "name": "own",
+            "output": str(tmp_path),
+            "model": {"name": "pocket"},
+            "data": {"root": "generated", "train": "range"},
+            "methods": [{"type": "random"}],
+            "budget": {"configurations": 3},
+            "search": {"space": {"training.learning_rate": {"linear": [0.001, 0.1]}}, **search},
+        }
+    )
+
+
+def rates(sweep: Sweep, tmp_path: Path) -> list[float]:
+    """The learning rates that a search tries."""
+    folder = SweepFolder(tmp_path / sweep.name)
+    folder.create(sweep.model_dump(mode="json"))
+    studies, found = Studies(sweep, folder), []
+    while (key := studies.next()) is not None:
+        found.append(folder.configuration(key).configuration()["training"]["learning_rate"])
+    return found
+
+
+def test_a_sampler_of_ones_own_decides_from_the_first_configuration_on(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "own_samplers.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sweep = a_sweep(tmp_path, sampler="own_samplers:Middle", sampler_options={"share": 0.25})
+    assert list(refused_sampler(sweep)) == []
+    assert rates(sweep, tmp_path) == pytest.approx([0.02575] * 3, abs=1e-4)
+    sys.modules.pop("own_samplers")
+
+
+def test_any_sampler_of_optuna_goes_by_its_class(tmp_path: Path) -> None:
+    sweep = a_sweep(tmp_path, sampler="QMCSampler", sampler_options={"qmc_type": "halton"})
+    assert isinstance(make_sampler(sweep.search, 3, 0, 0), optuna.samplers.QMCSampler)
+    assert len(rates(sweep, tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"sampler": "QMSampler"}, "has no QMSampler; did you mean `QMCSampler`?"),
+        ({"sampler": "QMCSampler", "sampler_options": {"qmc": 1}}, "unexpected keyword argument 'qmc'"),
+        ({"sampler": "json:JSONDecoder"}, "json:JSONDecoder is no optuna.samplers.BaseSampler"),
+    ],
+)
+def test_a_sampler_that_cannot_be_is_told(tmp_path: Path, search, said: str) -> None:
+    ((path, message),) = refused_sampler(a_sweep(tmp_path, **search))
+    assert path == ("search", "sampler")
+    assert said in message
+
+
+def test_an_unknown_name_is_refused_with_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean `nsga2`"):
+        a_sweep(tmp_path, sampler="nsga")

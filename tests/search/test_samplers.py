@@ -50,7 +50,7 @@ def rates(sweep: Sweep, tmp_path: Path) -> list[float]:
     folder.create(sweep.model_dump(mode="json"))
     studies, found = Studies(sweep, folder), []
     while (key := studies.next()) is not None:
-        found.append(folder.configuration(key).configuration()["training"]["learning_rate"])
+        found.append(folder.configuration(key).configuration().training["learning_rate"])
     return found
 
 

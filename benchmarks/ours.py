@@ -16,10 +16,10 @@ from gallop_ray.sparse.mask import Mask, choose_mask
 from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.spec.methods import RandomSpec
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.training.context import Phases, Silent
+from gallop_ray.training.context import NullReporter, Phases
 from gallop_ray.training.engine import Engine, init_distributed, quiet
 from gallop_ray.training.gradient_pass import accumulate
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 
 
 def sparse(shared: Setting, density: float) -> Work:
@@ -51,17 +51,17 @@ def scoring(shared: Setting) -> Work:
     """The scoring pass over the tokens, the gradient sums staying with their owner."""
     held = _resident(shared)
     owned = OwnedGradients(find_candidates(held.model, TARGETS))
-    phases = Phases(Silent(Path()))
+    phases = Phases(NullReporter(Path()))
 
     def run() -> dict[str, int]:
-        with owned.listening():
+        with owned.capture_gradients():
             accumulate(held, held.train, held.sweep.training, phases)
         return {"scored": sum(c.numel for c in owned.candidates)}
 
     return Work(run)
 
 
-def _resident(shared: Setting) -> Resident:
+def _resident(shared: Setting) -> LoadedModel:
     """The base model and the tokens as a slot's worker holds them, under a sweep of defaults."""
     quiet()
     init_distributed()
@@ -76,7 +76,7 @@ def _resident(shared: Setting) -> Resident:
             "training": {"max_length": shared.length, **size},
         }
     )
-    return Resident(
+    return LoadedModel(
         sweep=sweep,
         model=model,
         tokenizer=SimpleNamespace(pad_token_id=0),

@@ -67,14 +67,14 @@ def _train(config: dict[str, Any]) -> None:
     import torch
 
     from gallop_ray.spec.schema import Configuration
-    from gallop_ray.training.resident import load_resident
+    from gallop_ray.training.resident import load_base_model
     from gallop_ray.training.run import execute, measure_base
 
     folder = SweepFolder(Path(config["folder"]))
     sweep, base = Sweep.model_validate(folder.spec()), folder.base()
     assert base is not None
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
-    resident = load_resident(sweep)
+    resident = load_base_model(sweep)
     if config["key"] == _BASE:
         measured = measure_base(resident).accuracies
         ray.train.report({"val_id_accuracy": measured[sweep.data.train_task]["validation"]["likelihood"]})

@@ -162,11 +162,11 @@ def resume(directory: Directory, verbose: bool = False) -> Path:
         ValueError: there is no sweep, or it runs just now.
     """
     from gallop_ray.records.stored import open_sweep
-    from gallop_ray.sweep.commands import lifted
+    from gallop_ray.sweep.commands import resume_paused
     from gallop_ray.sweep.driver import run_sweep as run
 
     stored = open_sweep(directory)
-    return stored.folder.path if lifted(str(directory)) else run(stored.whole(), verbose).path
+    return stored.folder.path if resume_paused(str(directory)) else run(stored.whole(), verbose).path
 
 
 def status(directory: Directory) -> "SweepStatus":

@@ -13,7 +13,7 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import StoredConfiguration
 from gallop_ray.spec.configuration import method_named, resolve, space_keys
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, witnesses
+from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, extremes
 
 End = Literal["lowest", "highest"]
 
@@ -56,7 +56,7 @@ def edges(sweep: Sweep, configuration: StoredConfiguration) -> list[Edge]:
 
 def end_of(allowed: Range, value: object) -> End | None:
     """The end of a range at which a value lies; None inside of it, and where the values have no order."""
-    number, numbers = _number(value), [_number(each) for each in witnesses(allowed)]
+    number, numbers = _number(value), [_number(each) for each in extremes(allowed)]
     known = sorted(each for each in numbers if each is not None)
     if number is None or len(known) < len(numbers) or len(known) < 2:
         return None
@@ -70,7 +70,7 @@ def end_of(allowed: Range, value: object) -> End | None:
 
 def two_values(allowed: Range) -> bool:
     """Whether a range is of two numbers, whose best is always at an edge."""
-    values = witnesses(allowed)
+    values = extremes(allowed)
     few = len(values) == 2 if isinstance(allowed, ChoiceRange) else _adjacent(allowed)
     return few and all(_number(each) is not None for each in values)
 
@@ -88,7 +88,7 @@ def _number(value: object) -> float | None:
 
 def _goes_on(sweep: Sweep, method: str, path: str, allowed: Range, end: End) -> bool:
     """Whether the field takes a value beyond this end of the range."""
-    values = sorted(witnesses(allowed), key=lambda each: _number(each) or 0.0)
+    values = sorted(extremes(allowed), key=lambda each: _number(each) or 0.0)
     last = values[0] if end == "lowest" else values[-1]
     try:
         resolve(sweep, method, {path: _next(last, -1 if end == "lowest" else 1)})

@@ -8,7 +8,7 @@ from typing import Literal
 from scipy.special import nctdtr, stdtrit  # scipy.stats has the same, and takes four times as long to import
 
 from gallop_ray.analysis.comparison import LEAST_SEEDS, LEVEL, Comparison, degrees_of_freedom
-from gallop_ray.spec.metrics import find, larger_is_better, spoken
+from gallop_ray.spec.metrics import display_name, find, larger_is_better
 from gallop_ray.spec.schema import Sweep
 
 POWER = 0.8
@@ -47,14 +47,14 @@ _NAMED_AT_MOST = 4
 
 def best_text(metric: str, leader: str, rest: Sequence[str], runner_up: Comparison | None) -> str:
     """One that is told apart from all others."""
-    return f"{leader} is best by {spoken(metric)} on test sets, ahead of {listed(rest)}.{_ahead(runner_up)}"
+    return f"{leader} is best by {display_name(metric)} on test sets, ahead of {listed(rest)}.{_ahead(runner_up)}"
 
 
 def tied_text(metric: str, leader: str, tied: Sequence[str], beaten: Sequence[str], margin: float) -> str:
     """All that is not told apart is as good, within the margin."""
     ahead = f" Ahead of {listed(beaten)}." if beaten else ""
     within = f"they differ by less than {100 * margin:g} points"
-    return f"{leader} is tied with {listed(tied)} by {spoken(metric)} on test sets: {within}.{ahead}"
+    return f"{leader} is tied with {listed(tied)} by {display_name(metric)} on test sets: {within}.{ahead}"
 
 
 def open_text(
@@ -69,14 +69,14 @@ def open_text(
     """The leader may be no better than some others; `methods` were compared."""
     if closest is None:
         said = f"{leader} and {undecided[0]} have fewer than two seeds in common; a verdict takes at least two."
-        return f"Not enough seeds to name a best method by {spoken(metric)} on test sets: {said}"
+        return f"Not enough seeds to name a best method by {display_name(metric)} on test sets: {said}"
     if closest.difference == 0:
         apart = f"{leader} and {listed(undecided)} are not told apart by {closest.seeds} seeds."
     else:
         apart = f"{leader} is ahead, but {closest.seeds} seeds do not tell it from {listed(undecided)}."
     also = f" It is better than {listed(beaten)}." if beaten else ""
     return (
-        f"Not enough seeds by {spoken(metric)} on test sets: {apart}{also}{_ahead(closest)} "
+        f"Not enough seeds by {display_name(metric)} on test sets: {apart}{also}{_ahead(closest)} "
         f"{_needed(needed, closest, methods)}"
     )
 

@@ -119,9 +119,9 @@ def _add_export(commands: Any) -> None:
 
 def _resume(arguments: argparse.Namespace) -> int:
     from gallop_ray.records.stored import open_sweep
-    from gallop_ray.sweep.commands import lifted
+    from gallop_ray.sweep.commands import resume_paused
 
-    if said := lifted(arguments.sweep):
+    if said := resume_paused(arguments.sweep):
         print(said)
         return 0
     return run(open_sweep(arguments.sweep).whole(), arguments)

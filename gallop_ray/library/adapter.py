@@ -124,7 +124,7 @@ class SparseAdapter:
             OSError: where the file cannot be written.
         """
         self._refuse_detached("save()")
-        self._settle()
+        self._finalize()
         if not all(bool(values.isfinite().all()) for values in self._delta.touched_values()):
             raise ValueError("what was trained is not finite; a lower learning rate may help")
         self._refuse_other_changes()
@@ -159,7 +159,7 @@ class SparseAdapter:
     def merge(self) -> nn.Module:
         """Make the model plain again, with the trained weights, and return it."""
         self._refuse_detached("merge()")
-        self._settle()
+        self._finalize()
         self._delta.remove_layers()
         return self._plain()
 
@@ -175,15 +175,15 @@ class SparseAdapter:
             write_values(layer)
 
     @torch.no_grad()
-    def _settle(self) -> None:
+    def _finalize(self) -> None:
         """Weights, and values where they would say something else, as the saved delta gives them."""
         self._delta.follow_weights()
         self._write()
-        self._delta.settle()
+        self._delta.finalize()
         for layer in self._delta.layers:
-            settled = layer.weight.view(-1)[layer.indices]
-            if not torch.equal(layer.values.to(settled.dtype), settled):
-                layer.values.copy_(settled)
+            finalized = layer.weight.view(-1)[layer.indices]
+            if not torch.equal(layer.values.to(finalized.dtype), finalized):
+                layer.values.copy_(finalized)
 
     def _plain(self) -> nn.Module:
         if self._refresh is not None:

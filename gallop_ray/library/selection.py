@@ -130,7 +130,7 @@ def _add_gradients(owned: OwnedGradients, model: nn.Module, stream: Iterator[Any
     collective.
     """
     total, last = 0, None
-    with owned.listening(), torch.enable_grad():
+    with owned.capture_gradients(), torch.enable_grad():
         while True:
             batch = next(stream, None)
             counted = _sum(int(batch is not None))

@@ -36,11 +36,11 @@ class Attachment(Protocol):
         """Called after every optimizer step, to bring the weights up to date."""
         ...
 
-    def settled(self) -> AbstractContextManager[None]:
-        """While this is open, between two steps, the weights are as settle() would leave them, but for rounding."""
+    def finalized(self) -> AbstractContextManager[None]:
+        """While this is open, between two steps, the weights are as finalize() would leave them, but for rounding."""
         ...
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """Called once after the last step: make the weights what the saved adapter reproduces, to the bit."""
         ...
 

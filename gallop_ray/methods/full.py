@@ -37,10 +37,10 @@ class _FullAttachment:
         """The optimizer trains the weights themselves."""
 
     @contextmanager
-    def settled(self) -> Iterator[None]:
+    def finalized(self) -> Iterator[None]:
         """With scales a copy of the trained weights is kept meanwhile."""
         trained = [] if self._scales is None else [local(p).clone() for p in self.parameters]
-        self.settle()
+        self.finalize()
         try:
             yield
         finally:
@@ -48,7 +48,7 @@ class _FullAttachment:
                 local(parameter).copy_(values)
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """Scale the change, computed in float32; without scales the saved weights are the trained ones."""
         if self._scales is None:
             return
@@ -128,11 +128,11 @@ class _NothingAttached:
     def write(self) -> None:
         """There is nothing to write."""
 
-    def settled(self) -> AbstractContextManager[None]:
+    def finalized(self) -> AbstractContextManager[None]:
         """There is nothing to settle."""
         return nullcontext()
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """There is nothing to settle."""
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:

@@ -54,11 +54,11 @@ class _PeftAttachment:
     def write(self) -> None:
         """Forward reads the adapter's parameters."""
 
-    def settled(self) -> AbstractContextManager[None]:
+    def finalized(self) -> AbstractContextManager[None]:
         """The trained parameters are the saved ones at any time."""
         return nullcontext()
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """The saved parameters are the trained ones."""
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:

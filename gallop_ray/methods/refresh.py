@@ -12,7 +12,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.optimizers import MASTER, StateOf, moved
 from gallop_ray.sparse.scoring import generator_of
-from gallop_ray.sparse.weights import everywhere, gather, rank, world_size
+from gallop_ray.sparse.weights import all_ranks, gather, rank, world_size
 
 
 class Refresher:
@@ -53,7 +53,7 @@ class Refresher:
     def _check_finite(self, masters: list[Tensor]) -> None:
         """A choice among numbers that are none would fail on the rank that makes it, and on no other."""
         seen = [*masters, *self._owned.sums.values()]
-        if not everywhere(all(bool(values.isfinite().all()) for values in seen)):
+        if not all_ranks(all(bool(values.isfinite().all()) for values in seen)):
             raise Diverged("trained values or gradients contain NaN or inf; a lower learning rate may help")
 
     def _choose(self, m: int, change: Tensor, step: int, steps: int) -> Tensor:

@@ -23,7 +23,7 @@ def handed_out(folder: SweepFolder, sweep: Sweep) -> RunFolder | None:
     return run if run is not None and run.adapter.exists() else None
 
 
-def hand_out(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: str) -> None:
+def upload_sweep_artifacts(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: str) -> None:
     """Describe the sweep's MLflow run by the report's verdict, and give it the report, the tables and the adapter.
 
     What is not there is left out. Sending it again replaces what was sent.

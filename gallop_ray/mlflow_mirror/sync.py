@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from gallop_ray.disk.damage import Damaged, note_damage
-from gallop_ray.mlflow_mirror.artifacts import hand_out
+from gallop_ray.mlflow_mirror.artifacts import upload_sweep_artifacts
 from gallop_ray.mlflow_mirror.extras import DatasetInput, dataset_inputs
 from gallop_ray.mlflow_mirror.fields import (
     FINAL_STATUS,
@@ -281,7 +281,7 @@ class SweepSync:
             self._end(configuration.path, status)
             finished = finished and status in FINAL_STATUS
         if finished:
-            self._upload(partial(hand_out, self._folder, self._sweep, self._store, self._id))
+            self._upload(partial(upload_sweep_artifacts, self._folder, self._sweep, self._store, self._id))
         for path in self._refused:
             self._leave(path)
         self._store.set_status(self._id, "FINISHED" if finished else "KILLED")

@@ -20,7 +20,7 @@ from gallop_ray.spec.load import resolved_yaml
 from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
 from gallop_ray.spec.plan import SweepPlan, plan_sweep
 from gallop_ray.spec.schema import Configuration, DataSpec, Sweep
-from gallop_ray.spec.space import witnesses
+from gallop_ray.spec.space import extremes
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.load import load_task
 from gallop_ray.training.engine import quiet, zero_stage
@@ -134,7 +134,7 @@ def _left_out(model: Any, chosen: set[int], total: int) -> str:
 
 def _corners(sweep: Sweep, method: MethodSpec, paths: Sequence[str]) -> Iterator[dict[str, object]]:
     """Every choice, or both ends, of those of the paths that are searched; one empty choice where none is."""
-    searched = {path: witnesses(values) for path, values in method_space(sweep, method.name).items() if path in paths}
+    searched = {path: extremes(values) for path, values in method_space(sweep, method.name).items() if path in paths}
     for corner in itertools.product(*searched.values()):
         yield dict(zip(searched, corner, strict=True))
 

@@ -13,7 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, points, witnesses
+from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, extremes, points
 
 Space = Mapping[str, Range]
 Values = dict[str, object]
@@ -36,7 +36,7 @@ def random_point(space: Space, *seed: object) -> Values:
 def _draw(allowed: Range, draws: random.Random) -> object:
     if (every := points(allowed)) is not None:
         return every[draws.randrange(len(every))]
-    low, high = (float(str(end)) for end in witnesses(allowed))
+    low, high = (float(str(end)) for end in extremes(allowed))
     if isinstance(allowed, LogRange):
         return min(high, max(low, math.exp(draws.uniform(math.log(low), math.log(high)))))
     return draws.uniform(low, high)

@@ -88,7 +88,7 @@ def study_name(folder: SweepFolder, sweep: Sweep, method: str) -> str:
     return f"{state['prefix']}/{method}"
 
 
-def patiently(work: Callable[[], T]) -> T:
+def retry_while_away(work: Callable[[], T]) -> T:
     """Do it as soon as the database is there. What runs continues: the run folders keep what the studies miss.
 
     Raises what no waiting mends at once, and after an hour the rest, too.

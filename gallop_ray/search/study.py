@@ -7,7 +7,7 @@ import optuna
 
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.search.method_study import MethodStudy
-from gallop_ray.search.storage import open_storage, patiently
+from gallop_ray.search.storage import open_storage, retry_while_away
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 
@@ -39,7 +39,7 @@ class Studies:
         if self._leftover:
             return self._leftover.pop(0)
         for study in sorted(self._studies.values(), key=lambda study: study.tried):
-            if not study.exhausted and (key := patiently(study.begin)):
+            if not study.exhausted and (key := retry_while_away(study.begin)):
                 return key
         return None
 
@@ -48,5 +48,5 @@ class Studies:
         configuration = self._folder.configuration(key)
         over = configuration.status().over
         if over:
-            patiently(partial(self._studies[configuration.method].tell, configuration))
+            retry_while_away(partial(self._studies[configuration.method].tell, configuration))
         return over

@@ -66,7 +66,7 @@ _MEMORY_MONITOR = ("NODE_OUT_OF_MEMORY", "running low on memory")  # what Ray's 
 _TAKEN_AWAY = Outcome("preempted", "a node was taken away")
 
 
-class Deaths(WorkerGroupCallback):
+class WorkerFailures(WorkerGroupCallback):
     """Lives in Ray Train's controller."""
 
     def __init__(self, slot: Any) -> None:

@@ -70,10 +70,10 @@ class SlotPool:
                 self._leased[name] = lessee
             slot = self._slots[name]
             try:
-                settled = await slot.settled.remote()
+                finalized = await slot.finalized.remote()
             except RayActorError:
-                settled = False
-            if settled:
+                finalized = False
+            if finalized:
                 return name, slot
             await self.give_back(name)
 

@@ -18,8 +18,8 @@ from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration
 from gallop_ray.tasks.metrics import Accuracies, over_rounds
-from gallop_ray.training.context import Silent
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.context import NullReporter
+from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.run import execute
 
 _OF_THE_RUN = (
@@ -62,7 +62,7 @@ class _Counted:
 
 
 def execute_rounds(
-    resident: Resident,
+    resident: LoadedModel,
     configuration: Configuration,
     seed: int,
     base: Accuracies,
@@ -80,7 +80,7 @@ def execute_rounds(
             if rank() == 0:
                 folder.begin({**asked(configuration, seed), "round": task})
             counted = _Counted(folder, sum(steps[:number]), sum(steps))
-            reporter = counted if rank() == 0 else Silent(folder.adapter)
+            reporter = counted if rank() == 0 else NullReporter(folder.adapter)
             result = execute(part, configuration, seed, base, reporter, text_loss)
             if rank() == 0:
                 _finish(folder, result)

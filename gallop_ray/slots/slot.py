@@ -87,7 +87,7 @@ class Slot:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        from gallop_ray.slots.jobs import Deaths
+        from gallop_ray.slots.jobs import WorkerFailures
 
         trainer = TorchTrainer(
             self._work or _serve,
@@ -102,7 +102,7 @@ class Slot:
                 name=f"{self._name}-{uuid.uuid4().hex[:6]}",
                 storage_path=str(Path(self._folder) / "ray"),
                 failure_config=FailureConfig(max_failures=-1),
-                callbacks=[Deaths(me)],  # type: ignore[list-item]
+                callbacks=[WorkerFailures(me)],  # type: ignore[list-item]
             ),
         )
         try:
@@ -230,7 +230,7 @@ class Slot:
             assert turn.outcome is not None
             return turn.outcome
 
-    async def settled(self) -> bool:
+    async def finalized(self) -> bool:
         """Whether all workers are there and wait."""
         return self._refused is None and self._settled()
 

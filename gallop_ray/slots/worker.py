@@ -38,9 +38,9 @@ from gallop_ray.spec.configuration import asked, densities
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.training.attach import try_to_attach
-from gallop_ray.training.context import Silent
+from gallop_ray.training.context import NullReporter
 from gallop_ray.training.optimizers import make_optimizer
-from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, look, measure_base
 
 
@@ -54,7 +54,7 @@ def serve(config: Mapping[str, Any]) -> None:
     try:
         probe_all(WORKER)
         # Sweeps with the same output share their scores.
-        resident = replace(load_resident(sweep, moment=begun_at(folder)), scores=scores_folder(folder))
+        resident = replace(load_base_model(sweep, moment=begun_at(folder)), scores=scores_folder(folder))
         settle(folder, resident.identity)
     except Exception as error:
         # Not raised: Ray Train would start the group again, for ever.
@@ -81,7 +81,7 @@ def _agreed_name() -> str:
     return names[0]
 
 
-def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: int) -> Outcome:
+def _answer(resident: LoadedModel, folder: SweepFolder, job: Job, slot: str, rank: int) -> Outcome:
     try:
         if isinstance(job, RunJob):
             return _run(resident, folder, job, slot, rank)
@@ -103,7 +103,7 @@ def _answer(resident: Resident, folder: SweepFolder, job: Job, slot: str, rank: 
     return Outcome(failure, reason)
 
 
-def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: int) -> Outcome:
+def _run(resident: LoadedModel, folder: SweepFolder, job: RunJob, slot: str, rank: int) -> Outcome:
     configuration_folder = folder.configuration(job.configuration)
     asked_for = Configuration.model_validate(configuration_folder.configuration().sections())
     training = asked_for.training.model_copy(update={"micro_batch_size": job.micro_batch_size})
@@ -116,7 +116,7 @@ def _run(resident: Resident, folder: SweepFolder, job: RunJob, slot: str, rank: 
     if len(resident.rounds) > 1:
         result = execute_rounds(resident, configuration, job.seed, base, record, text_loss)
     else:
-        reporter = record if rank == 0 else Silent(record.adapter)
+        reporter = record if rank == 0 else NullReporter(record.adapter)
         result = execute(resident, configuration, job.seed, base, reporter, text_loss)
     if rank > 0:
         return Outcome("finished", result=result)
@@ -130,7 +130,7 @@ def _begin(record: RunFolder, configuration: Configuration, job: RunJob, slot: s
     record.write("environment", environment_record())
 
 
-def _check_methods(resident: Resident) -> None:
+def _check_methods(resident: LoadedModel) -> None:
     """Refuse what the model, torch or PEFT do not have, before anything is spent on it."""
     sweep = resident.sweep
     look(resident)

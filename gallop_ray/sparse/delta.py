@@ -100,11 +100,11 @@ class SparseDelta:
         self._remember([touched[c.name][0] for c in self.places])
         self._write(self.touched, [touched[c.name][1] for c in self.places])
 
-    def settled(self) -> AbstractContextManager[None]:
+    def finalized(self) -> AbstractContextManager[None]:
         """Settling is rounding only."""
         return nullcontext()
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """Make the weights equal to base + delta, computed in float32.
 
         Rounding can keep base + (trained - base) one unit from trained. Settling before the last evaluation makes what
@@ -116,7 +116,7 @@ class SparseDelta:
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the settled delta as an adapter; rank 0 writes."""
-        assert len(self._deltas) == len(self.places), "settle() comes first"
+        assert len(self._deltas) == len(self.places), "finalize() comes first"
         if rank() == 0:
             names = [f"{c.name}.weight" for c in self.places]
             save_adapter(

@@ -47,7 +47,7 @@ class OwnedGradients:
             self.sums[matrix] = gradient if total is None else total.to(gradient.device).add_(gradient)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def capture_gradients(self) -> Iterator[None]:
         """While this is open, every backward pass of the model adds its gradients here."""
         for i, c in enumerate(self.candidates):
             setattr(c.parent, c.attribute, score_layer(c.module, partial(self.add, i)))

@@ -71,11 +71,13 @@ def choose_within(scores: Mapping[int, Tensor], quotas: Sequence[Quota], matrice
 def share(candidates: Sequence[Candidate], chosen: Mapping[int, Tensor]) -> Mask:
     """Give every rank the indices that each owner has chosen. Collective."""
     dtype = index_dtype(max(c.numel for c in candidates))
-    whole = hand_round(candidates, {m: indices.to(dtype) for m, indices in chosen.items()}, dtype)
+    whole = broadcast_from_owners(candidates, {m: indices.to(dtype) for m, indices in chosen.items()}, dtype)
     return Mask({c.name: indices for c, indices in zip(candidates, whole, strict=True) if indices.numel()})
 
 
-def hand_round(candidates: Sequence[Candidate], parts: Mapping[int, Tensor], dtype: torch.dtype) -> list[Tensor]:
+def broadcast_from_owners(
+    candidates: Sequence[Candidate], parts: Mapping[int, Tensor], dtype: torch.dtype
+) -> list[Tensor]:
     """Give every rank the vector (n_m,) of each candidate, which its owner has: a broadcast per owner. Collective."""
     owners = assign_owners([c.numel for c in candidates], world_size())
     device = collective_device()

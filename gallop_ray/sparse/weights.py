@@ -54,7 +54,7 @@ def sum_over_ranks(counts: Tensor) -> Tensor:
     return counts
 
 
-def everywhere(yes: bool) -> bool:
+def all_ranks(yes: bool) -> bool:
     """Whether all ranks say so. Collective."""
     return int(sum_over_ranks(torch.tensor(int(yes), device=collective_device()))) == world_size()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gallop_ray.spec.methods import Density, MaskMethodSpec, MethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
-from gallop_ray.spec.space import Range, points, witnesses
+from gallop_ray.spec.space import Range, extremes, points
 
 
 def searchable(model: type[MethodSpec] | type[TrainingSpec]) -> list[str]:
@@ -65,7 +65,7 @@ def method_space(sweep: Sweep, method_name: str) -> dict[str, Range]:
 def longest_text(sweep: Sweep) -> int:
     """The largest training.max_length of any configuration, in tokens."""
     searched = (values for path, values in sweep.search.space.items() if path.endswith("training.max_length"))
-    lengths = [length for values in searched for length in witnesses(values) if isinstance(length, int)]
+    lengths = [length for values in searched for length in extremes(values) if isinstance(length, int)]
     return max(lengths, default=sweep.training.max_length)
 
 
@@ -91,7 +91,7 @@ def first_points(sweep: Sweep, method: MethodSpec) -> list[dict[str, object]]:
 def densities(sweep: Sweep, method: MaskMethodSpec) -> list[Density]:
     """The densities of a method in a sweep: all, or the ends of a range."""
     searched = method_space(sweep, method.name).get("method.density")
-    values = witnesses(searched) if searched else (method.density,)
+    values = extremes(searched) if searched else (method.density,)
     return [type(method).model_validate({**dict(method), "density": value}).density for value in values]
 
 

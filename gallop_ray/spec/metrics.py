@@ -206,7 +206,7 @@ def maximized(objective: str) -> bool:
     return metric.larger_is_better
 
 
-def spoken(name: str) -> str:
+def display_name(name: str) -> str:
     """A recorded name as people say it."""
     metric, generated = find(name), " by generation" * name.endswith("_generated")
     if metric is None:

@@ -12,7 +12,7 @@ from gallop_ray.spec.methods import PeftSpec
 from gallop_ray.spec.problems import Path, did_you_mean, shown
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search_checks import Finding
-from gallop_ray.spec.space import witnesses
+from gallop_ray.spec.space import extremes
 
 WORKING = (
     *("beft", "boft", "c3a", "deft", "delora", "fourierft", "frod", "glora", "gralora", "hira", "hra", "ia3", "lily"),
@@ -128,5 +128,5 @@ def _values(
     if key is None:
         yield at, value
         return
-    for place, each in enumerate(witnesses(sweep.search.space[key])):
+    for place, each in enumerate(extremes(sweep.search.space[key])):
         yield ("search", "space", key, "choice", place), each

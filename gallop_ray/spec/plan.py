@@ -9,7 +9,7 @@ from typing import Any
 from gallop_ray.spec.configuration import method_named, method_space, resolve
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.schema import Sweep, TrainingSpec
-from gallop_ray.spec.space import Range, grid_size, witnesses
+from gallop_ray.spec.space import Range, extremes, grid_size
 
 _CONFIGURATIONS = 8
 _MOST_AT_RANDOM = 10
@@ -129,7 +129,7 @@ def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | Sequenc
 
 def _ends(values: Range) -> set[object]:
     """The smallest and the largest value, and null where it is one."""
-    every = witnesses(values)
+    every = extremes(values)
     numbers: list[Any] = [each for each in every if each is not None]
     return {*(numbers and (min(numbers), max(numbers))), *([None] if None in every else [])}
 

@@ -8,7 +8,7 @@ from gallop_ray.spec.configuration import known_paths, normalised, searchable, s
 from gallop_ray.spec.methods import MethodSpec, leaf_types
 from gallop_ray.spec.problems import Path, by_path, did_you_mean, explain, shown
 from gallop_ray.spec.schema import Sweep, TrainingSpec
-from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, holds, points, witnesses
+from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, extremes, holds, points
 
 # The paths concerned, the one to blame first, and what is wrong.
 Finding = tuple[Sequence[Path], str]
@@ -159,7 +159,7 @@ def _refused_values(
     elif not isinstance(values, ChoiceRange | IntegerRange) and float not in types:
         yield _at(key), f"{kind} is not allowed; {field} is a whole number, so use integer or choice"
     else:
-        for place, value in enumerate(witnesses(values)):
+        for place, value in enumerate(extremes(values)):
             try:
                 model.model_validate({field: value})
             except ValidationError as error:
@@ -184,7 +184,7 @@ def _uneven_batch(sweep: Sweep, method: MethodSpec) -> Iterator[tuple[tuple[Path
 def _choices(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[object]:
     """The values of a field of the training that the search may take, a range by its ends, or its only one."""
     key = keys.get(f"training.{field}")
-    return (getattr(sweep.training, field),) if key is None else witnesses(sweep.search.space[key])
+    return (getattr(sweep.training, field),) if key is None else extremes(sweep.search.space[key])
 
 
 def _values(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[int]:

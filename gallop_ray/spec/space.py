@@ -88,7 +88,7 @@ Range = Annotated[
 ]
 
 
-def witnesses(values: Range) -> tuple[object, ...]:
+def extremes(values: Range) -> tuple[object, ...]:
     """Values that stand for the whole range when a field's limits are checked: its ends, or every choice."""
     match values:
         case LogRange(log=ends) | LinearRange(linear=ends):
@@ -132,5 +132,5 @@ def holds(values: Range, value: object) -> bool:
     if isinstance(values, ChoiceRange):
         return value in values.choice
     is_number = isinstance(value, int if isinstance(values, IntegerRange) else int | float)
-    low, high = witnesses(values)
+    low, high = extremes(values)
     return is_number and not isinstance(value, bool) and low <= value <= high  # type: ignore[operator]

@@ -14,14 +14,14 @@ from gallop_ray.spec.machine import RetentionSpec
 from gallop_ray.spec.schema import ObjectiveSpec, Sweep
 
 
-class Gate:
+class Admission:
     """Closed once the sweep is to stop, and for runs that would not finish before the deadline; waits out a pause."""
 
     def __init__(self, folder: SweepFolder, objective: ObjectiveSpec, deadline: float | None) -> None:
         self._folder, self._deadline = folder, deadline
         self._state = SweepState(folder, (), objective)
 
-    def opens(self, configuration: ConfigurationFolder) -> bool:
+    def may_start(self, configuration: ConfigurationFolder) -> bool:
         """Whether the next run of this configuration may start now. Returns when the sweep is not paused."""
         while (asked := control.asked(self._folder)) == "pause":
             time.sleep(control.LOOK_SECONDS)

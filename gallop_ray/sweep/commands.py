@@ -25,7 +25,7 @@ def stop(directory: str, now: bool) -> str:
     return f"{folder.path} {first}; `gallop-ray resume {directory}` resumes it"
 
 
-def lifted(directory: str) -> str | None:
+def resume_paused(directory: str) -> str | None:
     """Take back a pause; None where no driver runs the sweep, so that one may be started."""
     folder = open_sweep(directory).folder
     if control.driver(folder) is None:

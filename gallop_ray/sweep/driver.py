@@ -42,7 +42,7 @@ from gallop_ray.sweep.recheck import clear_leftovers, recheck
 from gallop_ray.sweep.report import ReportApart
 from gallop_ray.sweep.searcher import SlotSearcher
 from gallop_ray.sweep.slot_pool import gone, slot_pool
-from gallop_ray.sweep.stop import Watch, ending_when_told, refused_by_storage
+from gallop_ray.sweep.stop import Watch, raise_on_termination, refused_by_storage
 from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
 
 
@@ -149,7 +149,7 @@ def _run_sweep(
             control.begin(folder)
             found_wrong = [*changed, *recheck(folder, sweep)]
             clear_leftovers(folder)
-        end = stack.enter_context(ending_when_told(folder))
+        end = stack.enter_context(raise_on_termination(folder))
         folder.rebuild_results()
         found = found_line(StatusReader(folder, sweep).look())
         studies = Studies(sweep, folder)

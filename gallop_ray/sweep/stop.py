@@ -21,7 +21,7 @@ from gallop_ray.sweep.admission import described, files_left, free_bytes
 
 
 @contextmanager
-def ending_when_told(folder: SweepFolder) -> Iterator[Callable[[Exception], None]]:
+def raise_on_termination(folder: SweepFolder) -> Iterator[Callable[[Exception], None]]:
     """While this is open Terminated or StoppedNow is raised in the main thread when the time has come.
 
     Gives what another thread can call to end it, too: after what is caught of an interrupt that error is raised.

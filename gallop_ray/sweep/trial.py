@@ -21,7 +21,7 @@ from gallop_ray.slots.jobs import Outcome, RunJob, execute_in
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.sweep.admission import Gate, free_bytes, keep_best, needed_bytes, shortage
+from gallop_ray.sweep.admission import Admission, free_bytes, keep_best, needed_bytes, shortage
 from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, no_space, refused_by_storage
 from gallop_ray.tasks.metrics import Correct
 
@@ -47,7 +47,7 @@ class ConfigurationTrial(tune.Trainable):
         self._sweep = Sweep.model_validate_json(context.sweep, context=STORED)
         self._folder, self._pool = SweepFolder(context.folder), context.pool
         use_metrics(self._folder)
-        self._gate = Gate(self._folder, self._sweep.objective, context.deadline)
+        self._gate = Admission(self._folder, self._sweep.objective, context.deadline)
         self._lease: tuple[str, Any] | None = None
         self._needed = 0.0
         self._warning: str | None = None
@@ -64,7 +64,7 @@ class ConfigurationTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Run the next seed, if it may start; if not, the configuration is left for the next start of the sweep."""
         try:
-            may_start = not self._seeds or self._gate.opens(self._configuration)
+            may_start = not self._seeds or self._gate.may_start(self._configuration)
             if may_start and self._seeds:
                 self._run(self._seeds.pop(0))
             over = self._conclude() if may_start else True
@@ -191,7 +191,7 @@ class ConfigurationTrial(tune.Trainable):
             self._configuration.write_status("finished", seeds, value)
         elif reason := self._reason_to_prune():
             self._configuration.write_status("pruned", seeds, value, reason)
-        else:
+        elif not self._configuration.status().over:  # by a trial that took over from this one, taken for dead
             self._configuration.write_status("running", seeds, value)
             return False
         return True

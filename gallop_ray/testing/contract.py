@@ -19,8 +19,8 @@ from gallop_ray.tasks.metrics import Accuracies
 from gallop_ray.testing.failures import fail_in_turn
 from gallop_ray.testing.model import load, same, traces, whole_weights
 from gallop_ray.testing.ranks import shared_ranks
-from gallop_ray.training.context import Silent
-from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.context import NullReporter
+from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, measure_base
 
 STEPS, KEEP_EVERY = 7, 3
@@ -128,10 +128,10 @@ def _check_failures(method: type, trains: bool, refused: str, in_a_step: str, at
 # -- on the ranks
 
 
-class Watch(Silent):
+class Watch(NullReporter):
     """Notes the losses, and what the weights are when the run is about to be saved."""
 
-    def __init__(self, path: Path, resident: Resident) -> None:
+    def __init__(self, path: Path, resident: LoadedModel) -> None:
         super().__init__(path)
         self.resident, self.losses = resident, list[float]()
         self.weights: dict[str, Tensor] = {}
@@ -173,12 +173,12 @@ def the_configuration(asked: Asked, **training: Any) -> Configuration:
 
 
 @cache
-def the_base(stage: int) -> tuple[Resident, Accuracies, dict[str, Tensor], list[Any]]:
+def the_base(stage: int) -> tuple[LoadedModel, Accuracies, dict[str, Tensor], list[Any]]:
     """On each rank, once: the base model, its accuracies, all its weights, and what hangs on it.
 
     Every method is given the same one, which is what the contract is about.
     """
-    resident = load_resident(the_sweep(stage), load)
+    resident = load_base_model(the_sweep(stage), load)
     base = measure_base(resident).accuracies
     return resident, base, whole_weights(resident.model), traces(resident.model)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gallop_ray.spec.schema import Configuration
 from gallop_ray.tasks.metrics import Accuracies
 from gallop_ray.testing.model import same, traces, whole_weights
-from gallop_ray.training.context import Silent
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.context import NullReporter
+from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.run import execute
 
 
@@ -39,7 +39,7 @@ def refused_half_way(model: nn.Module) -> Iterator[None]:
         nn.Module.__setattr__ = real  # type: ignore[method-assign]
 
 
-def failing_in_a_step(resident: Resident) -> Resident:
+def failing_in_a_step(resident: LoadedModel) -> LoadedModel:
     """The same, but the third micro-batch of a run has no loss."""
     copy, micro_batches = replace(resident), iter(range(100))
 
@@ -53,7 +53,7 @@ def failing_in_a_step(resident: Resident) -> Resident:
 
 
 def fail_in_turn(
-    resident: Resident, base: Accuracies, configured: Callable[..., Configuration], folder: Path
+    resident: LoadedModel, base: Accuracies, configured: Callable[..., Configuration], folder: Path
 ) -> list[str]:
     """On each rank: how a method ends that is refused half-way, that fails in the middle of a step, that diverges.
 
@@ -66,7 +66,7 @@ def fail_in_turn(
         ("divergence", resident, configured(steps=2, checkpoint_steps=None, learning_rate=1e30)),
     ):
         (folder / case).mkdir(parents=True, exist_ok=True)
-        reporter = Silent(folder / case / "adapter.safetensors")
+        reporter = NullReporter(folder / case / "adapter.safetensors")
         try:
             with refused_half_way(resident.model) if case == "half-way" else nullcontext():
                 execute(whole, configuration, 1, base, reporter)

@@ -38,7 +38,7 @@ def of_pocket_vocabulary(**options: Any) -> tuple[LlamaForCausalLM, Any]:
 
 
 def load(spec: ModelSpec) -> tuple[LlamaForCausalLM, Any]:
-    """The tiny model and its tokenizer, as load_resident asks for them."""
+    """The tiny model and its tokenizer, as load_base_model asks for them."""
     model, tokenizer = of_pocket_vocabulary()
     return model.to(getattr(torch, spec.dtype)).eval(), tokenizer
 

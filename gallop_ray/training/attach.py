@@ -19,7 +19,7 @@ from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.errors import BaseChanged
 from gallop_ray.training.optimizers import decay_to_base
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.selection import Selection, select
 
 
@@ -83,7 +83,7 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
             what.attachment.detach()
 
 
-def try_to_attach(resident: Resident, spec: MethodSpec) -> None:
+def try_to_attach(resident: LoadedModel, spec: MethodSpec) -> None:
     """Attach a tuner and take it off again. Raises ValueError where it does not fit the model, or changes it."""
     method = make_method(spec)
     assert isinstance(method, TunerMethod)

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from gallop_ray.sparse.base_state import BaseState
-from gallop_ray.sparse.weights import everywhere
+from gallop_ray.sparse.weights import all_ranks
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.training.errors import BaseChanged
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 3
 
 
 @contextmanager
-def base_kept(resident: Resident, spec: MethodSpec) -> Iterator[None]:
+def base_kept(resident: LoadedModel, spec: MethodSpec) -> Iterator[None]:
     """While this is open a method may change the base model; when it closes everything is put back and compared.
 
     Raises BaseChanged, on every rank, where the method did not put it back itself. An exception from inside goes its
@@ -33,29 +33,29 @@ def base_kept(resident: Resident, spec: MethodSpec) -> Iterator[None]:
         raise
     found = _state(resident).differences() + _changed(resident)
     lost = _put_back(resident)
-    if not everywhere(not found):
+    if not all_ranks(not found):
         left = f"{spec.name} left the base model changed ({_named(found)})"
-        raise BaseChanged(f"{left}; its results do not count", restored=everywhere(not lost))
+        raise BaseChanged(f"{left}; its results do not count", restored=all_ranks(not lost))
 
 
-def check_frozen(resident: Resident, spec: MethodSpec, trained: Sequence[Tensor], when: str) -> None:
+def check_frozen(resident: LoadedModel, spec: MethodSpec, trained: Sequence[Tensor], when: str) -> None:
     """Raise BaseChanged, on every rank, unless the base model is what it was in all but what is `trained`."""
     changed = _changed(resident, trained)
-    if not everywhere(not changed):
+    if not all_ranks(not changed):
         reason = f"{spec.name} changes the base model {when} ({_named(changed)}), which its adapter would not tell"
         raise BaseChanged(f"{reason}; leave it out, or change its options", restored=True)
 
 
-def _changed(resident: Resident, but: Sequence[Tensor] = ()) -> list[str]:
+def _changed(resident: LoadedModel, but: Sequence[Tensor] = ()) -> list[str]:
     return [f"{name} holds other numbers" for name in _state(resident).changed(but)]
 
 
-def _state(resident: Resident) -> BaseState:
+def _state(resident: LoadedModel) -> BaseState:
     assert resident.at_rest is not None, "runs need a base model to compare with"
     return resident.at_rest
 
 
-def _put_back(resident: Resident) -> list[str]:
+def _put_back(resident: LoadedModel) -> list[str]:
     """Restore the base model; what is still not as it was."""
     state = _state(resident)
     state.restore()

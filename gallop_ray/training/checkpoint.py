@@ -16,7 +16,7 @@ from gallop_ray.sparse.checked import load_whole, save_checked
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.sparse.optimizers import State
-from gallop_ray.sparse.weights import everywhere, rank, world_size
+from gallop_ray.sparse.weights import all_ranks, rank, world_size
 from gallop_ray.training.optimizer_state import OptimizerState
 
 
@@ -97,7 +97,7 @@ def last_checkpoint(path: Path) -> Checkpoint | None:
 
     A damaged one costs the run its progress and is said once.
     """
-    if not everywhere(path.exists()):
+    if not all_ranks(path.exists()):
         return None
     found = None
     try:
@@ -105,7 +105,7 @@ def last_checkpoint(path: Path) -> Checkpoint | None:
     except (Damaged, FileNotFoundError) as error:
         if rank() == 0:
             note_damage(path, getattr(error, "reason", "is gone"), "the run begins from its start")
-    return found if everywhere(found is not None) else None
+    return found if all_ranks(found is not None) else None
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

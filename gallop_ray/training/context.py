@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from gallop_ray.spec.schema import Configuration, TrainingSpec
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 
 
 class Reporter(Protocol):
@@ -32,7 +32,7 @@ class Reporter(Protocol):
         ...
 
 
-class Silent:
+class NullReporter:
     """The reporter of every rank but the first."""
 
     def __init__(self, adapter: Path) -> None:
@@ -120,7 +120,7 @@ def _peak_memory() -> int:
 class RunContext:
     """One run: a configuration with one seed, on a resident base model."""
 
-    resident: Resident
+    resident: LoadedModel
     configuration: Configuration
     seed: int
     reporter: Reporter

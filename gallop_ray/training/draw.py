@@ -13,7 +13,7 @@ from gallop_ray.training.loop import batches
 
 
 @dataclass(frozen=True)
-class Draw:
+class SelectionSample:
     """Training examples by their positions, in the order of the draw, and the rungs of a ladder up through them.
 
     ends: how many examples are drawn up to the end of each rung; asked: the rung that the run scores. The sums of a
@@ -35,7 +35,7 @@ class Draw:
         return self.ends[: rung + 1] == ends[: rung + 1]
 
 
-def draw(context: RunContext, spec: MaskMethodSpec) -> Draw:
+def draw(context: RunContext, spec: MaskMethodSpec) -> SelectionSample:
     """The examples whose mean gradient a method scores.
 
     The ladder has a rung for each selection ratio of the method in its sweep. Where those are a continuous range, the
@@ -45,13 +45,13 @@ def draw(context: RunContext, spec: MaskMethodSpec) -> Draw:
     ratio: float | None = getattr(spec, "selection_ratio", None)
     if ratio is None:
         batch = next(batches(range(examples), context.training.batch_size, context.seed))
-        return Draw(batch, (len(batch),), first_batch=True)
+        return SelectionSample(batch, (len(batch),), first_batch=True)
     own = share_of(examples, ratio)
     known = [each for each in sweep.methods if (each.name, each.type) == (spec.name, spec.type)]
     ends = rungs(selection_ratios(sweep, known[0]), examples) if known else ()
     if own not in ends:
         ends = (own,)
-    return Draw(permutation(examples, context.seed), ends, ends.index(own))
+    return SelectionSample(permutation(examples, context.seed), ends, ends.index(own))
 
 
 def rungs(ratios: Sequence[float | None], examples: int) -> tuple[int, ...]:

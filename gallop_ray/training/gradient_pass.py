@@ -10,10 +10,10 @@ from gallop_ray.sparse.weights import rank, world_size
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.training.context import Phases
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 
 
-def accumulate(resident: Resident, examples: Sequence[Encoded], training: TrainingSpec, phases: Phases) -> None:
+def accumulate(resident: LoadedModel, examples: Sequence[Encoded], training: TrainingSpec, phases: Phases) -> None:
     """Run the backward passes of the sum over `examples` of each example's mean answer loss, free of dropout.
 
     Micro-batches go to the ranks in turn, examples of like length together. A rank that has run out repeats one with

@@ -16,7 +16,7 @@ from gallop_ray.methods import Attachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase
-from gallop_ray.sparse.weights import collective_device, everywhere, local, rank, sum_over_ranks, world_size
+from gallop_ray.sparse.weights import all_ranks, collective_device, local, rank, sum_over_ranks, world_size
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
@@ -167,7 +167,7 @@ def _loss(losses: Tensor, part: Sequence[Encoded], batch: Sequence[Encoded], tra
 
 def _refuse_infinite(attachment: Attachment) -> None:
     """The last step's loss was that before its update: raise Diverged, on every rank, for what the update made."""
-    if not everywhere(all(bool(local(p).isfinite().all()) for p in attachment.parameters)):
+    if not all_ranks(all(bool(local(p).isfinite().all()) for p in attachment.parameters)):
         raise Diverged("trained values contain NaN or inf after the last step; a lower learning rate may help")
 
 

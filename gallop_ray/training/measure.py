@@ -18,7 +18,7 @@ from gallop_ray.tasks.text import text_loss
 from gallop_ray.training.checkpoint import Best
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Measured:
         return accuracies(self.correct)
 
 
-def measure(resident: Resident, module: nn.Module) -> Measured:
+def measure(resident: LoadedModel, module: nn.Module) -> Measured:
     """Accuracy by likelihood and, on test splits, by generation; general text. Collective, equal on every rank."""
     settings, tokenizer = resident.evaluation(), resident.tokenizer
     correct: dict[str, dict[str, dict[str, str]]] = {}
@@ -94,7 +94,7 @@ class Validation:
         """Measure, say so, and remember the step where it is the best. Returns the seconds it took."""
         begun = time.perf_counter()
         with self._context.phases.phase("evaluating"):
-            with self._attachment.settled():
+            with self._attachment.finalized():
                 found = self._metrics(engine)
             # What a forward pass alone has gathered would hide the shards that are written next.
             engine.drop_gathered()

@@ -30,7 +30,8 @@ def make_optimizer(
     if not training.weight_decay and not _takes(kind, "weight_decay"):
         del options["weight_decay"]  # of the sweep's defaults, which nobody has asked for
     try:
-        return kind(parameters, **options)
+        made: torch.optim.Optimizer = kind(parameters, **options)
+        return made
     except TypeError as error:
         raise ValueError(f"training.optimizer_options: {error}") from None
 

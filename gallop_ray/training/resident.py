@@ -37,7 +37,7 @@ from gallop_ray.training.models import load_model
 
 
 @dataclass(frozen=True)
-class Resident:
+class LoadedModel:
     """A base model ready for one run after another, and all that runs of one sweep share."""
 
     sweep: Sweep
@@ -87,7 +87,7 @@ class Resident:
         return {"base model": self.base_hash, "examples of": examples, "tokens of": tokens, "general text": text}
 
     @cached_property
-    def rounds(self) -> dict[str, "Resident"]:
+    def rounds(self) -> dict[str, "LoadedModel"]:
         """By task to train on, the same with a sweep that trains on it alone; all that is large is shared."""
         if isinstance(self.sweep.data.train, str):
             return {self.sweep.data.train: self}
@@ -155,9 +155,9 @@ def _hash_of(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def load_resident(
+def load_base_model(
     sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_model, moment: datetime | None = None
-) -> Resident:
+) -> LoadedModel:
     """Load the base model and the data of a sweep, and split the model over the ranks where ZeRO-3 asks for it.
 
     moment: what a chat template takes for the present; None for the time that it is. Raises ValueError for a model
@@ -179,7 +179,7 @@ def load_resident(
         task: [encode(example, tokenizer, data.prompt, length) for example in tasks[task].train]
         for task in data.train_tasks
     }
-    resident = Resident(
+    resident = LoadedModel(
         sweep=sweep,
         model=model,
         tokenizer=tokenizer,
@@ -203,7 +203,7 @@ def load_resident(
     return replace(resident, at_rest=BaseState(model))
 
 
-def _refuse_unfit(resident: Resident) -> None:
+def _refuse_unfit(resident: LoadedModel) -> None:
     """Raises ValueError where some text has a token, or a position, that the model has no vector for."""
     sweep, model = resident.sweep, resident.model
     prompt, length = sweep.data.prompt, sweep.training.max_length

@@ -26,17 +26,17 @@ from gallop_ray.training.errors import BaseChanged
 from gallop_ray.training.loop import TrainState, train
 from gallop_ray.training.measure import Measured, Validation, measure
 from gallop_ray.training.optimizers import make_optimizer
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 
 
-def measure_base(resident: Resident) -> Measured:
+def measure_base(resident: LoadedModel) -> Measured:
     """What the base model can do, to which every run of the sweep is compared."""
     with resident.usable(resident.model, resident.sweep.training):
         return measure(resident, resident.model)
 
 
 def execute(
-    resident: Resident,
+    resident: LoadedModel,
     configuration: Configuration,
     seed: int,
     base: Accuracies,
@@ -81,7 +81,7 @@ def execute(
     }
 
 
-def look(resident: Resident) -> None:
+def look(resident: LoadedModel) -> None:
     """Find out, once for a base model, which of its modules text reaches: those that a training example calls."""
     examples = resident.train or next(iter(resident.trains.values()), [])
     if reached(resident.model) is None and examples:
@@ -90,7 +90,9 @@ def look(resident: Resident) -> None:
             resident.losses(model, examples[:1])
 
 
-def _metrics(resident: Resident, measured: Measured, base: Accuracies, base_text_loss: float | None) -> dict[str, Any]:
+def _metrics(
+    resident: LoadedModel, measured: Measured, base: Accuracies, base_text_loss: float | None
+) -> dict[str, Any]:
     data, tuned, loss = resident.sweep.data, measured.accuracies, measured.text_loss
     return {
         **summarize(tuned, base, data.train_task, data.ood),
@@ -121,7 +123,7 @@ def _train_and_measure(
             keep = partial(_keep, what=what, engine=engine, validation=validation, path=context.reporter.checkpoint)
             state = train(context, attachment, engine, what.refresher, what.decay, begun, keep, validation)
             state.best_step = validation.go_back()
-            attachment.settle()
+            attachment.finalize()
         with phases.phase("evaluating"):
             measured = measure(resident, engine.module)
         engine.keep_whole()
@@ -170,7 +172,7 @@ def checkpointing(model: Any, training: TrainingSpec) -> Iterator[None]:
         model.activation_checkpointing_disable()
 
 
-def _size(resident: Resident, trained: int) -> dict[str, Any]:
+def _size(resident: LoadedModel, trained: int) -> dict[str, Any]:
     total = resident.parameters
     return {
         "trained_parameters": trained,
@@ -179,7 +181,7 @@ def _size(resident: Resident, trained: int) -> dict[str, Any]:
     }
 
 
-def _metadata(resident: Resident, configuration: Configuration, seed: int) -> Mapping[str, str]:
+def _metadata(resident: LoadedModel, configuration: Configuration, seed: int) -> Mapping[str, str]:
     return {
         "base_hash": resident.base_hash,
         "base_model": resident.sweep.model.name,

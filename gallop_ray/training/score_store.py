@@ -24,8 +24,8 @@ from gallop_ray.records.scores import SUMS
 from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.checked import load_checked, save_checked
 from gallop_ray.sparse.gradients import OwnedGradients
-from gallop_ray.sparse.mask import Ranking, hand_round, index_dtype
-from gallop_ray.sparse.weights import collective_device, everywhere, rank
+from gallop_ray.sparse.mask import Ranking, broadcast_from_owners, index_dtype
+from gallop_ray.sparse.weights import all_ranks, collective_device, rank
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 5.0  # seconds between two signs of life to the ranks that wait with the first, lest their group time out
@@ -41,11 +41,11 @@ class ScoreStore:
     def alone(self, key: str) -> Iterator[None]:
         """While this is open no other run, in whatever process, is in here with that key."""
         lock = Lock(self.folder / f"{key}.lock")
-        while not everywhere(rank() > 0 or _taken(lock)):
+        while not all_ranks(rank() > 0 or _taken(lock)):
             pass
         try:
             yield
-            everywhere(True)  # what other ranks write is written
+            all_ranks(True)  # what other ranks write is written
         finally:
             lock.release()
 
@@ -54,13 +54,13 @@ class ScoreStore:
         names = [f"{owned.candidates[m].name}.{kind}" for m in owned.owned for kind in ("indices", "scores")]
         found = load_checked(self._ranking(key), ["asked", *names])
         ranking = None if found is None else _ranking_of(found, owned)
-        return ranking if everywhere(ranking is not None and ranking.holds(quotas)) else None
+        return ranking if all_ranks(ranking is not None and ranking.holds(quotas)) else None
 
     def keep_ranking(self, key: str, owned: OwnedGradients, ranking: Ranking) -> None:
         """Put in a ranking, in place of what is there; rank 0 writes."""
         dtype = index_dtype(max(c.numel for c in owned.candidates))
-        indices = hand_round(owned.candidates, {m: i.to(dtype) for m, i in ranking.indices.items()}, dtype)
-        scores = hand_round(owned.candidates, ranking.scores, torch.float32)
+        indices = broadcast_from_owners(owned.candidates, {m: i.to(dtype) for m, i in ranking.indices.items()}, dtype)
+        scores = broadcast_from_owners(owned.candidates, ranking.scores, torch.float32)
         tensors = {"asked": ranking.asked}
         for c, of_matrix, its_scores in zip(owned.candidates, indices, scores, strict=True):
             if of_matrix.numel():
@@ -70,13 +70,13 @@ class ScoreStore:
 
     def has_ranking(self, key: str) -> bool:
         """Whether there is one, of whatever size and state."""
-        return everywhere(rank() > 0 or self._ranking(key).exists())
+        return all_ranks(rank() > 0 or self._ranking(key).exists())
 
     def sums(self, key: str, owned: OwnedGradients) -> dict[int, Tensor] | None:
         """The gradient sums of this rank's matrices, if those of all matrices are there and unharmed."""
         read = {m: load_checked(self._sums(key) / f"{m}.safetensors", ["sum"]) for m in owned.owned}
         found = {m: tensors["sum"] for m, tensors in read.items() if tensors}
-        return found if everywhere(len(found) == len(read)) else None
+        return found if all_ranks(len(found) == len(read)) else None
 
     def keep_sums(self, key: str, owned: OwnedGradients) -> None:
         """Put in the gradient sums; each owner writes its own, so that any number of ranks can read them."""

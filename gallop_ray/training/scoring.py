@@ -30,7 +30,7 @@ from gallop_ray.spec.configuration import densities, fixed_scores, selection_rat
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.context import RunContext
-from gallop_ray.training.draw import Draw, draw, rungs
+from gallop_ray.training.draw import SelectionSample, draw, rungs
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.score_store import ScoreStore
 
@@ -77,7 +77,7 @@ class _Scoring:
         return None if folder is None else ScoreStore(folder)
 
     @cached_property
-    def draw(self) -> Draw:
+    def draw(self) -> SelectionSample:
         return draw(self.context, self.method.spec)
 
     @property
@@ -165,7 +165,7 @@ class _Scoring:
         context, resident = self.context, self.context.resident
         examples = [resident.train[i] for i in self.draw.rung(rung)]
         usable = resident.usable(resident.model, context.training)
-        with context.phases.phase("scoring"), self.owned.listening(), usable:
+        with context.phases.phase("scoring"), self.owned.capture_gradients(), usable:
             accumulate(resident, examples, context.training, context.phases)
         had = [m in self.owned.sums for m in range(len(self.candidates))]
         refuse_unreached([c.name for c in self.candidates], had, "scoring")

@@ -14,8 +14,8 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.training.context import Silent
-from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.context import NullReporter
+from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, measure_base
 from gallop_ray.training.save import save_model
 from tests.training import tiny
@@ -63,7 +63,7 @@ def logits(model: Any) -> Tensor:
         return model.eval()(input_ids=IDS).logits.float()
 
 
-class Witness(Silent):
+class Witness(NullReporter):
     """Sees the model as it is saved: after training and measuring, before it is the base again."""
 
     def __init__(self, adapter: Path, model: nn.Module) -> None:
@@ -78,7 +78,7 @@ class Witness(Silent):
 
 def train(base: Path, output: Path, dtype: str, methods: dict[str, dict[str, Any]] = METHODS) -> None:
     """On a rank: one finished run of each method, with what it had trained in seen.safetensors beside its adapter."""
-    resident = load_resident(sweep(base, dtype))
+    resident = load_base_model(sweep(base, dtype))
     folder = SweepFolder(output / dtype)
     folder.create(resident.sweep.model_dump(mode="json"))
     base_accuracies = measure_base(resident).accuracies
@@ -87,7 +87,7 @@ def train(base: Path, output: Path, dtype: str, methods: dict[str, dict[str, Any
         _run(resident, Configuration.model_validate(asked_for), folder, base_accuracies)
 
 
-def _run(resident: Resident, configuration: Configuration, folder: SweepFolder, base: Any) -> None:
+def _run(resident: LoadedModel, configuration: Configuration, folder: SweepFolder, base: Any) -> None:
     place = folder.configuration(f"{configuration.method.name}-1")
     place.create(configuration.model_dump(mode="json"))
     run = place.run(0)

@@ -14,10 +14,10 @@ from gallop_ray.sparse import EntryAdamW, attach
 from gallop_ray.spec.methods import BUILT_IN, MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
-from gallop_ray.training.context import Phases, RunContext, Silent
+from gallop_ray.training.context import NullReporter, Phases, RunContext
 from gallop_ray.training.draw import draw
 from gallop_ray.training.loop import batches, learning_rate
-from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, measure_base
 from tests.training import test_run, tiny
 
@@ -43,20 +43,20 @@ def answers(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return answer_loss(model(**inputs).logits, labels)
 
 
-def collated(resident: Resident, examples: list[Encoded], size: int) -> Iterator[dict[str, Tensor]]:
+def collated(resident: LoadedModel, examples: list[Encoded], size: int) -> Iterator[dict[str, Tensor]]:
     for start in range(0, len(examples), size):
         yield collate(examples[start : start + size], resident.tokenizer.pad_token_id)
 
 
-def by_a_sweep(resident: Resident, configuration: Configuration, folder: Path) -> Path:
-    reporter = Silent(folder / "sweep.safetensors")
+def by_a_sweep(resident: LoadedModel, configuration: Configuration, folder: Path) -> Path:
+    reporter = NullReporter(folder / "sweep.safetensors")
     execute(resident, configuration, SEED, measure_base(resident).accuracies, reporter)
     return reporter.adapter
 
 
-def by_a_plain_loop(resident: Resident, configuration: Configuration, folder: Path) -> Path:
+def by_a_plain_loop(resident: LoadedModel, configuration: Configuration, folder: Path) -> Path:
     training, spec = configuration.training, configuration.method
-    context = RunContext(resident, configuration, SEED, Silent(folder), Phases(Silent(folder)))
+    context = RunContext(resident, configuration, SEED, NullReporter(folder), Phases(NullReporter(folder)))
     model, _ = test_run.load(resident.sweep.model)
     chosen = draw(context, spec)
     examples = sorted((resident.train[i] for i in chosen.rung(chosen.asked)), key=lambda e: len(e.input_ids))
@@ -85,13 +85,13 @@ def by_a_plain_loop(resident: Resident, configuration: Configuration, folder: Pa
 
 
 @cache
-def the_resident() -> Resident:
+def the_resident() -> LoadedModel:
     """On the rank, once: a base model in float32, and its data."""
     asked = test_run.sweep(0).model_dump()
     asked["data"]["limits"] = {"train": 24, "validation": 2, "test": 2}
     asked["evaluation"] = {"batch_size": 8, "generate": False}
     asked["training"] |= {"steps": STEPS, "micro_batch_size": MICRO, "weight_decay": 0.1}
-    return load_resident(Sweep.model_validate(asked), test_run.load)
+    return load_base_model(Sweep.model_validate(asked), test_run.load)
 
 
 def both(name: str, folder: Path) -> tuple[Path, Path]:

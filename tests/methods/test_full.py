@@ -28,7 +28,7 @@ def test_the_change_is_scaled(options: dict[str, Any], early: float, late: float
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter += changes[name]
-    attachment.settle()
+    attachment.finalize()
     for name, parameter in model.named_parameters():
         scale = early if "embed_tokens" in name or "layers.0." in name else late
         torch.testing.assert_close(parameter.detach(), base[name] + scale * changes[name])

@@ -10,17 +10,17 @@ from gallop_ray.records.identity import begun, settle
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.tasks.examples import Example, TaskData
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 from tests.training.tiny import of_pocket_vocabulary, sweep
 
 FOUND = {"base model": "a" * 64, "examples of": {"parity": {"train": "b" * 64, "test": "c" * 64}}}
 
 
-def a_resident(example: Example, token: int = 5) -> Resident:
+def a_resident(example: Example, token: int = 5) -> LoadedModel:
     model, tokenizer = of_pocket_vocabulary()
     tasks = {"parity": TaskData("parity", train=[example], validation=[example], test=[example])}
     trains = {"parity": [Encoded([4, token], [-100, token])]}
-    return Resident(sweep(), model, tokenizer, base_hash(model), 1, tasks, trains["parity"], trains)
+    return LoadedModel(sweep(), model, tokenizer, base_hash(model), 1, tasks, trains["parity"], trains)
 
 
 def test_what_has_changed_is_named(tmp_path):

@@ -17,8 +17,8 @@ from gallop_ray.records.files import parse_lines
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import RunResult
 from gallop_ray.reporting.figures import plot_density, plot_front, plot_learning_rate
-from gallop_ray.reporting.figures.style import PALETTE, looks
-from gallop_ray.reporting.report.sheet import Cell, Column, Sheet
+from gallop_ray.reporting.figures.style import PALETTE, method_styles
+from gallop_ray.reporting.report.sheet import Cell, Column, ReportTable
 from gallop_ray.spec.schema import Sweep
 from tests.reporting.reported import NASTY, begin, reported_sweep, write_half_failed_sweep, write_sweep
 
@@ -128,7 +128,7 @@ def test_numbers_of_the_table_are_those_of_the_results(whole):
 
 
 def test_thousands_of_rows_are_whole_in_the_csv_alone(tmp_path):
-    sheet = Sheet("long", "Long", "All.", (Column("N", "n"),), [[Cell(str(n), n)] for n in range(600)])
+    sheet = ReportTable("long", "Long", "All.", (Column("N", "n"),), [[Cell(str(n), n)] for n in range(600)])
     sheet.write(tmp_path)
     assert list(pd.read_csv(tmp_path / "long.csv")["n"]) == list(range(600))
     latex = (tmp_path / "long.tex").read_text()
@@ -242,12 +242,14 @@ def test_figures_say_what_they_lack():
 
 
 def test_seventeen_methods_look_different():
-    styles = looks(map(str, range(17)))
+    styles = method_styles(map(str, range(17)))
     assert len({(each.colour, each.marker) for each in styles.values()}) == 17
 
 
 def test_a_name_cannot_break_out_of_a_table():
-    sheet = Sheet("x", "X", "100 % of a_b", [Column("A & B", "a", numeric=False)], [[Cell("wise_ft ± 1", "wise_ft")]])
+    sheet = ReportTable(
+        "x", "X", "100 % of a_b", [Column("A & B", "a", numeric=False)], [[Cell("wise_ft ± 1", "wise_ft")]]
+    )
     latex = sheet.latex()
     assert r"A \& B" in latex
     assert r"wise\_ft $\pm$ 1" in latex

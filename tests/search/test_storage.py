@@ -8,7 +8,7 @@ import optuna
 import pytest
 import sqlalchemy
 
-from gallop_ray.search.storage import database, patiently
+from gallop_ray.search.storage import database, retry_while_away
 
 
 def test_work_waits_until_the_database_is_free(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -18,11 +18,11 @@ def test_work_waits_until_the_database_is_free(tmp_path: Path, caplog: pytest.Lo
     other = sqlite3.connect(file, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
     threading.Timer(0.5, other.rollback).start()
-    assert patiently(lambda: study.ask().number) == 0
+    assert retry_while_away(lambda: study.ask().number) == 0
     assert "is away; nothing new begins" in caplog.text
 
 
 def test_what_no_waiting_mends_is_raised_at_once() -> None:
     connection = sqlalchemy.create_engine("sqlite://").connect()
     with connection, pytest.raises(sqlalchemy.exc.ProgrammingError):
-        patiently(lambda: connection.execute(sqlalchemy.text("SELECT :value"), {"value": object()}))
+        retry_while_away(lambda: connection.execute(sqlalchemy.text("SELECT :value"), {"value": object()}))

@@ -20,7 +20,7 @@ from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.spec.configuration import configuration_key
 from gallop_ray.spec.methods import LoraSpec
 from gallop_ray.tasks.metrics import accuracies
-from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import measure_base
 from tests.training import test_run
 
@@ -92,13 +92,13 @@ PLANTED: Mapping[str, tuple[type, Mapping[str, Any], str, str]] = {
 }
 
 
-def begin(resident: Resident, folder: SweepFolder) -> None:
+def begin(resident: LoadedModel, folder: SweepFolder) -> None:
     found = measure_base(resident)
     folder.create(resident.sweep.model_dump(mode="json"))
     folder.write_base(accuracies(found.correct), found.correct, found.outputs, None)
 
 
-def answer(resident: Resident, folder: SweepFolder, method: str, options: Mapping[str, Any]) -> tuple[Outcome, str]:
+def answer(resident: LoadedModel, folder: SweepFolder, method: str, options: Mapping[str, Any]) -> tuple[Outcome, str]:
     """A run of seed 0, and its configuration's key."""
     configuration = test_run.configuration(resident, method, options)
     key = configuration_key(configuration)
@@ -107,7 +107,7 @@ def answer(resident: Resident, folder: SweepFolder, method: str, options: Mappin
     return _answer(resident, folder, RunJob(key, 0, micro), "slot-0", 0), key
 
 
-def seen(resident: Resident, folder: SweepFolder) -> list[Any]:
+def seen(resident: LoadedModel, folder: SweepFolder) -> list[Any]:
     """Losses, results and adapters of the sound methods."""
     found: list[Any] = []
     for method, options in SOUND:
@@ -128,7 +128,7 @@ def contents(adapter: Path) -> dict[str, Any]:
 
 def turns(folder: Path) -> dict[str, tuple[Outcome, bool, bool]]:
     """How each planted run ends, whether it leaves an adapter, and whether the sound ones after it are those alone."""
-    resident = load_resident(test_run.sweep(1), test_run.load)
+    resident = load_base_model(test_run.sweep(1), test_run.load)
     alone = SweepFolder(folder / "alone")
     begin(resident, alone)
     whole, expected = base_hash(resident.model), seen(resident, alone)
@@ -159,7 +159,7 @@ def test_no_run_trains_on_what_another_has_changed(ranks: Callable, tmp_path: Pa
 
 def without_a_copy(folder: Path) -> tuple[Outcome, Outcome]:
     """A run that changes weights which cannot be read again, and one after it."""
-    resident = replace(load_resident(test_run.sweep(1), test_run.load), load=None)
+    resident = replace(load_base_model(test_run.sweep(1), test_run.load), load=None)
     records = SweepFolder(folder)
     begin(resident, records)
     real, LoraSpec.implementation = LoraSpec.implementation, Pissa
@@ -180,7 +180,7 @@ def test_workers_whose_base_model_is_lost_start_again(ranks: Callable, tmp_path:
 
 
 def checked(folder: Path) -> tuple[Outcome, bool]:
-    resident = load_resident(test_run.sweep(1), test_run.load)
+    resident = load_base_model(test_run.sweep(1), test_run.load)
     lora = test_run.configuration(resident, "lora", {"target_modules": ["embed_tokens", "q_proj", "norm"]}).method
     asked = replace(resident, sweep=resident.sweep.model_copy(update={"methods": (lora,)}))
     whole, before = base_hash(resident.model), test_run.traces(resident.model)

@@ -65,7 +65,7 @@ def test_a_rank_that_fails_alone_needs_a_fresh_group(play: Any) -> None:
         job = await ranks.begin()
         assert await ranks.answer(NO_MEMORY) == [False]
         assert await job == NO_MEMORY
-        assert not await ranks.slot.settled()
+        assert not await ranks.slot.finalized()
         assert not await ranks.slot.answer(1, 1, Outcome("failed", "connection closed")), "rank 1 is too late"
         assert await (await finished(ranks, "second")) == FINE
 
@@ -143,7 +143,7 @@ def test_a_group_that_does_not_come_back_holds_nobody_up(play: Any) -> None:
         job = await ranks.begin()
         await ranks.slot.down(Outcome("preempted", "a node was taken away"))
         assert (await job).status == "preempted"
-        assert not await ranks.slot.settled()
+        assert not await ranks.slot.finalized()
 
     play(scene)
 

@@ -14,7 +14,7 @@ from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
-from gallop_ray.training.context import Silent
+from gallop_ray.training.context import NullReporter
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import train
 from tests.training import tiny
@@ -41,7 +41,7 @@ def trained_adapter(dtype: torch.dtype, path: Path) -> dict[str, Tensor]:
             sizes = 10 ** torch.empty(values.shape).uniform_(-8, 1, generator=generator)
             values += (torch.randn(values.shape, generator=generator) * sizes).to(dtype)
     delta.write()
-    delta.settle()
+    delta.finalize()
     weights = evaluated(model)
     delta.save(path, {"base_hash": base_hash(tiny.model(dtype)), "seed": "3"})
     delta.detach()
@@ -70,8 +70,8 @@ def train_on_ranks(stage: int, dtype: str, path: Path) -> dict[str, Tensor]:
     resident = tiny.resident(sweep)
     delta = SparseDelta(resident.model, find_candidates(resident.model), mask())
     engine = Engine(delta.module, resident.config(sweep.training, 4000), torch.optim.AdamW(delta.parameters))
-    train(tiny.context(resident, reporter=Silent(path)), delta, engine)
-    delta.settle()
+    train(tiny.context(resident, reporter=NullReporter(path)), delta, engine)
+    delta.finalize()
     weights = evaluated(resident.model)
     engine.close()
     delta.save(path, {"base_hash": base_hash(tiny.model(resident.dtype))})

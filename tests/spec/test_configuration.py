@@ -20,7 +20,7 @@ from gallop_ray.spec.load import load_sweep, resolved_yaml, spec_json
 from gallop_ray.spec.methods import GallopSpec, LoraRank
 from gallop_ray.spec.plan import optimizer_steps, plan_sweep
 from gallop_ray.spec.schema import Sweep, TrainingSpec
-from gallop_ray.spec.space import ChoiceRange, LogRange, points, witnesses
+from gallop_ray.spec.space import ChoiceRange, LogRange, extremes, points
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 
@@ -108,7 +108,7 @@ def test_a_key_is_the_hash_of_the_canonical_json(load):
 
 
 def test_witnesses_and_points():
-    assert witnesses(LogRange(log=(0.1, 1))) == (0.1, 1)
+    assert extremes(LogRange(log=(0.1, 1))) == (0.1, 1)
     assert points(LogRange(log=(0.1, 1))) is None
     assert points(ChoiceRange(choice=(3, "a"))) == (3, "a")
 

@@ -17,9 +17,9 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.summary import print_summary
 from gallop_ray.search.study import Studies
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.admission import Gate
+from gallop_ray.sweep.admission import Admission
 from gallop_ray.sweep.driver import _remember
-from gallop_ray.sweep.stop import ending_when_told
+from gallop_ray.sweep.stop import raise_on_termination
 from tests.sweep.written import Written, small_sweep
 
 
@@ -159,7 +159,7 @@ def test_the_next_driver_is_not_told_what_the_last_was(written: Written) -> None
 @pytest.mark.parametrize(("now", "error"), [(True, StoppedNow), (False, Terminated)])
 def test_stop_now_and_sigterm_end_the_driver(now: bool, error: type[BaseException], written: Written) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(error), ending_when_told(written.folder):  # noqa: PT012
+    with pytest.raises(error), raise_on_termination(written.folder):  # noqa: PT012
         if now:
             control.ask(written.folder, "stop now")
         else:
@@ -169,13 +169,13 @@ def test_stop_now_and_sigterm_end_the_driver(now: bool, error: type[BaseExceptio
 
 
 def test_an_interrupt_that_ray_makes_of_sigterm_is_still_sigterm(written: Written) -> None:
-    with pytest.raises(Terminated), ending_when_told(written.folder):  # noqa: PT012
+    with pytest.raises(Terminated), raise_on_termination(written.folder):  # noqa: PT012
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(30)
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None
-    with pytest.raises(KeyboardInterrupt) as caught, ending_when_told(written.folder):
+    with pytest.raises(KeyboardInterrupt) as caught, raise_on_termination(written.folder):
         raise KeyboardInterrupt
     assert not isinstance(caught.value, Terminated | StoppedNow)
 
@@ -184,10 +184,10 @@ def test_no_run_starts_that_cannot_finish_or_after_a_stop(written: Written) -> N
     slow, fast = written.begin("gallop", 0.1, 0), written.begin("random", 0.1, 0)
     written.end(slow, seconds=1000)
     written.end(fast, seconds=1)
-    gate = Gate(written.folder, written.sweep.objective, deadline=time.time() + 500)
-    assert not gate.opens(written.folder.configuration(slow.configuration))
-    assert gate.opens(written.folder.configuration(fast.configuration))
+    gate = Admission(written.folder, written.sweep.objective, deadline=time.time() + 500)
+    assert not gate.may_start(written.folder.configuration(slow.configuration))
+    assert gate.may_start(written.folder.configuration(fast.configuration))
     another = written.begin("gallop", 0.2, 0)
-    assert not gate.opens(written.folder.configuration(another.configuration)), "by its method's other runs"
+    assert not gate.may_start(written.folder.configuration(another.configuration)), "by its method's other runs"
     control.ask(written.folder, "stop")
-    assert not gate.opens(written.folder.configuration(fast.configuration))
+    assert not gate.may_start(written.folder.configuration(fast.configuration))

@@ -10,7 +10,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import summarize
 from gallop_ray.tasks.text import load_text
 from gallop_ray.training.measure import Measured, measure
-from gallop_ray.training.resident import Resident, load_tasks
+from gallop_ray.training.resident import LoadedModel, load_tasks
 from tests.training import tiny
 
 
@@ -44,7 +44,7 @@ def measured(asked: Sweep) -> Measured:
     model, tokenizer = tiny.of_pocket_vocabulary()
     parameters = sum(p.numel() for p in model.parameters())
     text = load_text(asked, tokenizer)
-    return measure(Resident(asked, model, tokenizer, "tiny", parameters, load_tasks(asked), [], text=text), model)
+    return measure(LoadedModel(asked, model, tokenizer, "tiny", parameters, load_tasks(asked), [], text=text), model)
 
 
 def test_a_task_without_options_counts_by_what_was_generated(ranks: Any, tmp_path: Path) -> None:

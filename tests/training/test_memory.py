@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.pocket import pocket_tokenizer
-from gallop_ray.training.resident import load_resident
+from gallop_ray.training.resident import load_base_model
 from gallop_ray.training.run import execute
 from tests.training import test_run
 
@@ -62,7 +62,7 @@ def resident_bytes() -> int:
 
 def run_often(stage: int, folder: Path) -> dict[str, Any]:
     """On each rank: the runs' trained values, how much memory they added up, and what of them is still alive."""
-    resident = load_resident(test_run.sweep(stage), load)
+    resident = load_base_model(test_run.sweep(stage), load)
     short = test_run.configuration(resident, "random", {"density": 0.75}, steps=2, batch_size=2)
     watch, memory = Watch(folder / "adapter.safetensors"), []
     for seed in range(RUNS):

@@ -23,11 +23,11 @@ from gallop_ray.spec.configuration import resolve
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
 from gallop_ray.training.attach import attached
-from gallop_ray.training.context import Phases, RunContext, Silent
+from gallop_ray.training.context import NullReporter, Phases, RunContext
 from gallop_ray.training.engine import Engine, init_distributed, quiet, split_over_ranks
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.memory import Estimate, estimate
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.run import checkpointing
 
 ANSWER = 6  # tokens
@@ -66,8 +66,8 @@ def a_llama(dtype: str) -> LlamaForCausalLM:
     return model
 
 
-def a_resident(sweep: Sweep) -> Resident:
-    """A Resident as load_resident makes it; its examples are of full length but for one."""
+def a_resident(sweep: Sweep) -> LoadedModel:
+    """A LoadedModel as load_base_model makes it; its examples are of full length but for one."""
     base = a_llama(sweep.model.dtype)
     length, generator = sweep.training.max_length, torch.Generator().manual_seed(0)
     train = []
@@ -75,14 +75,14 @@ def a_resident(sweep: Sweep) -> Resident:
         ids = torch.randint(1, 8000, (length - (i == 0),), generator=generator).tolist()
         train.append(Encoded(ids, [IGNORED] * (len(ids) - ANSWER) + ids[-ANSWER:]))
     total = sum(p.numel() for p in base.parameters())
-    whole = Resident(sweep, base, SimpleNamespace(pad_token_id=0), "random", total, {}, train)
+    whole = LoadedModel(sweep, base, SimpleNamespace(pad_token_id=0), "random", total, {}, train)
     if whole.stage == 3:
         split_over_ranks(base, whole.config(sweep.training))
     return replace(whole, at_rest=BaseState(base))
 
 
-def a_context(resident: Resident) -> RunContext:
-    sweep, reporter = resident.sweep, Silent(Path())
+def a_context(resident: LoadedModel) -> RunContext:
+    sweep, reporter = resident.sweep, NullReporter(Path())
     return RunContext(resident, resolve(sweep, sweep.methods[0].name, {}), 0, reporter, Phases(reporter))
 
 
@@ -171,15 +171,15 @@ def real_parts(sweep: Sweep) -> dict[str, int]:
     return {**parts, "values": values.peak, "gathered": values.gathered, "trained": trained}
 
 
-def score_bytes(resident: Resident, spec: Any) -> int:
+def score_bytes(resident: LoadedModel, spec: Any) -> int:
     """Of the accumulators, and of the scores that take their place."""
     method = make_method(spec)
     if not isinstance(method, MaskMethod):
         return 0
     owned = OwnedGradients(find_candidates(resident.model, spec.target_modules))
     if method.needs_gradients:
-        with owned.listening(), resident.usable(resident.model, resident.sweep.training):
-            accumulate(resident, resident.train[:2], resident.sweep.training, Phases(Silent(Path())))
+        with owned.capture_gradients(), resident.usable(resident.model, resident.sweep.training):
+            accumulate(resident, resident.train[:2], resident.sweep.training, Phases(NullReporter(Path())))
     sums = sum(storages(owned.sums.values()).values())
     scores = sum(storages(score_owned(owned, method, 0).values()).values())
     assert sums == (scores if method.needs_gradients else 0)

@@ -33,7 +33,7 @@ from gallop_ray.training.engine import refuse_extra
 from gallop_ray.training.model_checks import position_limit, refuse_positions
 from gallop_ray.training.models import load_model, meta_model, try_model
 from gallop_ray.training.pocket import pocket_tokenizer
-from gallop_ray.training.resident import Resident, _refuse_unfit
+from gallop_ray.training.resident import LoadedModel, _refuse_unfit
 from tests.training.tiny import of_pocket_vocabulary, sweep
 
 QUICKSTART = str(Path(__file__).parents[2] / "sweeps/quickstart.yaml")
@@ -191,10 +191,10 @@ def test_positions_end_where_there_is_a_table_of_them():
     assert position_limit(of_pocket_vocabulary()[0]) is None
 
 
-def a_resident(model: torch.nn.Module, instruction: str = "Is 2 even?", **training: object) -> Resident:
+def a_resident(model: torch.nn.Module, instruction: str = "Is 2 even?", **training: object) -> LoadedModel:
     example = Example(instruction, "", ("yes", "no"), ("yes", "no"), 0)
     tasks = {"parity": TaskData("parity", train=[], validation=[example], test=[example])}
-    return Resident(sweep(**training), model, pocket_tokenizer(), "hash", 1, tasks, [])
+    return LoadedModel(sweep(**training), model, pocket_tokenizer(), "hash", 1, tasks, [])
 
 
 def test_texts_and_answers_that_reach_beyond_the_positions_are_refused_with_the_fix():

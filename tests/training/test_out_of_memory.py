@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from gallop_ray.slots.failures import classify
 from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.memory import free_memory
-from gallop_ray.training.context import Silent
-from gallop_ray.training.resident import load_resident
+from gallop_ray.training.context import NullReporter
+from gallop_ray.training.resident import load_base_model
 from gallop_ray.training.run import execute, measure_base
 from tests.training import tiny
 from tests.training.test_run import METHODS, TIMES, configuration, load, sweep, traces
@@ -31,7 +31,7 @@ def hold_two_examples(model: torch.nn.Module) -> None:
 
 def run_out_of_memory(stage: int, folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """On each rank: what the runs with large micro-batches end with, and the results of small ones before and after."""
-    resident = load_resident(sweep(stage), load)
+    resident = load_base_model(sweep(stage), load)
     hold_two_examples(resident.model)
     resident = replace(resident, at_rest=BaseState(resident.model))  # the hook belongs to this base model
     base, weights = measure_base(resident).accuracies, tiny.whole_weights(resident.model)
@@ -42,14 +42,14 @@ def run_out_of_memory(stage: int, folder: Path) -> tuple[list[str], list[dict[st
         if turn:
             large = configuration(resident, method, options, micro_batch_size=4)
             with pytest.raises(RuntimeError) as error:
-                execute(resident, large, 0, base, Silent(folder / "none.safetensors"))
+                execute(resident, large, 0, base, NullReporter(folder / "none.safetensors"))
             failures.append(classify(error.value))
             del error
             free_memory()
             assert tiny.same(tiny.whole_weights(resident.model), weights), f"{method} restores the base"
             assert traces(resident.model) == before, f"{method} leaves nothing behind"
         small = configuration(resident, method, options, micro_batch_size=2)
-        result = execute(resident, small, 0, base, Silent(folder / f"{turn}.safetensors"))
+        result = execute(resident, small, 0, base, NullReporter(folder / f"{turn}.safetensors"))
         results.append({key: value for key, value in result.items() if key not in TIMES})
     return failures, results
 

@@ -23,12 +23,12 @@ from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.spec.methods import LinesSpec
-from gallop_ray.training.context import Phases, Silent
+from gallop_ray.training.context import NullReporter, Phases
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.loop import train
 from gallop_ray.training.optimizers import make_optimizer
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.run import checkpointing, execute, look
 from gallop_ray.training.selection import select
 from tests.training import tiny
@@ -56,7 +56,7 @@ def opt() -> nn.Module:
     return OPTForCausalLM(config)
 
 
-def with_model(make: Callable[[], nn.Module], **training: Any) -> Resident:
+def with_model(make: Callable[[], nn.Module], **training: Any) -> LoadedModel:
     resident = tiny.resident(tiny.sweep(**training))
     torch.manual_seed(0)
     model = make().requires_grad_(False).eval()
@@ -94,7 +94,7 @@ def refused(method: dict[str, Any]) -> str:
     return "nothing"
 
 
-def first_steps(resident: Resident, method: dict[str, Any]) -> None:
+def first_steps(resident: LoadedModel, method: dict[str, Any]) -> None:
     context = tiny.context(resident, method=method)
     chooses: Any = make_method(context.configuration.method)
     there = find_candidates(resident.model)
@@ -119,7 +119,7 @@ def asked_for(pattern: str) -> None:
     context = tiny.context(resident, method={"type": "random", "density": 0.001, "target_modules": [pattern]})
     message = f"target module '{pattern}' matches nothing that a text reaches; the model has "
     with pytest.raises(ValueError, match=message):
-        execute(resident, context.configuration, 0, {}, Silent(Path("/nowhere/adapter.safetensors")))
+        execute(resident, context.configuration, 0, {}, NullReporter(Path("/nowhere/adapter.safetensors")))
 
 
 def test_a_target_that_text_does_not_reach_is_refused_by_name(ranks: Callable) -> None:
@@ -146,8 +146,8 @@ def scored(checkpoints: Sequence[bool]) -> list[Tensor]:
         resident = with_model(opt, gradient_checkpointing=recompute)
         owned, training = OwnedGradients(find_candidates(resident.model)), resident.sweep.training
         torch.manual_seed(seed)
-        with checkpointing(resident.model, training), owned.listening():
-            accumulate(resident, resident.train, training, Phases(Silent(Path())))
+        with checkpointing(resident.model, training), owned.capture_gradients():
+            accumulate(resident, resident.train, training, Phases(NullReporter(Path())))
             assert not any(module.training for module in resident.model.modules())
         found.append(torch.cat([owned.take(i).view(-1) for i in owned.owned]))
     return found

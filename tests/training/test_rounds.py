@@ -15,8 +15,8 @@ from gallop_ray.records.events import Step
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.slots.rounds import execute_rounds
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.training.context import Silent
-from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.context import NullReporter
+from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, measure_base
 from tests.training import test_run, tiny
 
@@ -39,7 +39,7 @@ def outcome(result: Mapping[str, Any]) -> dict[str, Any]:
 def try_rounds(stage: int, folder: Path) -> dict[str, Any]:
     """On each rank: every method on both tasks in turn, and on each of them alone, with one score store."""
     shared = {"scores": folder / "scores"}
-    resident = replace(load_resident(the_sweep(stage, TRAIN, OOD), test_run.load), **shared)
+    resident = replace(load_base_model(the_sweep(stage, TRAIN, OOD), test_run.load), **shared)
     base = measure_base(resident).accuracies
     seen: dict[str, Any] = {"base": base, "rounds": {}, "alone": {}}
     for name, options in METHODS.items():
@@ -49,12 +49,12 @@ def try_rounds(stage: int, folder: Path) -> dict[str, Any]:
         seen["rounds"][name] = execute_rounds(resident, chosen, SEED, base, run)
     for task in TRAIN:
         others = [each for each in TRAIN if each != task]
-        alone = replace(load_resident(the_sweep(stage, task, others + OOD), test_run.load), **shared)
+        alone = replace(load_base_model(the_sweep(stage, task, others + OOD), test_run.load), **shared)
         assert {name: measure_base(alone).accuracies[name] for name in base} == base, "the base is measured once"
         for name, options in METHODS.items():
             chosen = test_run.configuration(alone, name, options)
             path = folder / name / f"{task}.safetensors"
-            seen["alone"][f"{name}/{task}"] = execute(alone, chosen, SEED, base, Silent(path))
+            seen["alone"][f"{name}/{task}"] = execute(alone, chosen, SEED, base, NullReporter(path))
             (folder / name / "checkpoint.safetensors").unlink(missing_ok=True)
     return seen
 
@@ -112,7 +112,7 @@ CUTS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 
 def try_cuts(folder: Path) -> dict[str, Any]:
     """On one rank: an uncut run, and runs that are cut off and go on; what they end with and what they did again."""
-    resident: Resident = load_resident(the_sweep(1, TRAIN, OOD), test_run.load)
+    resident: LoadedModel = load_base_model(the_sweep(1, TRAIN, OOD), test_run.load)
     base, seen = measure_base(resident).accuracies, {}
     chosen = test_run.configuration(resident, "gallop", METHODS["gallop"])
     for name, when in {"": lambda e: False, **CUTS}.items():

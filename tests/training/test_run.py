@@ -14,8 +14,8 @@ from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.spec.schema import Configuration, ModelSpec, Sweep
 from gallop_ray.testing.model import load, traces
-from gallop_ray.training.context import Silent
-from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.context import NullReporter
+from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, measure_base
 from tests.training import tiny
 
@@ -60,19 +60,19 @@ def sweep(stage: int, dtype: str = "float32") -> Sweep:
     )
 
 
-def configuration(resident: Resident, method: str, options: Mapping[str, Any], **training: Any) -> Configuration:
+def configuration(resident: LoadedModel, method: str, options: Mapping[str, Any], **training: Any) -> Configuration:
     tuned = resident.sweep.training.model_dump() | training
     return Configuration.model_validate({"method": {"type": method, **options}, "training": tuned})
 
 
 def run_turns(stage: int, dtype: str, folder: Path) -> list[dict[str, Any]]:
     """On each rank: all methods in turn, each twice; results without times, and whether the base was restored."""
-    resident = load_resident(sweep(stage, dtype), load)
+    resident = load_base_model(sweep(stage, dtype), load)
     base, weights = measure_base(resident).accuracies, tiny.whole_weights(resident.model)
     before = traces(resident.model)
     results = []
     for turn, (method, seed) in enumerate(TURNS):
-        reporter = Silent(folder / f"{turn}.safetensors")
+        reporter = NullReporter(folder / f"{turn}.safetensors")
         result = execute(resident, configuration(resident, method, METHODS[method]), seed, base, reporter)
         assert result.keys() >= TIMES
         assert tiny.same(tiny.whole_weights(resident.model), weights), f"{method} restores the base"
@@ -151,10 +151,10 @@ FAILING: dict[str, tuple[str, dict[str, Any], dict[str, Any], type[Exception], s
 
 def run_failures(stage: int, folder: Path) -> tuple[dict[str, str], list[Any]]:
     """On each rank: what each failing run says, and the results of a good run before and after all of them."""
-    resident = load_resident(sweep(stage), load)
+    resident = load_base_model(sweep(stage), load)
     base, weights = measure_base(resident).accuracies, tiny.whole_weights(resident.model)
     before = traces(resident.model)
-    reporter = Silent(folder / "adapter.safetensors")
+    reporter = NullReporter(folder / "adapter.safetensors")
     good = configuration(resident, "gallop", METHODS["gallop"], gradient_checkpointing=True)
     losses, said = [execute(resident, good, 0, base, reporter)["train_loss"]], {}
     for name, (method, options, training, kind, _) in FAILING.items():

@@ -16,7 +16,7 @@ from gallop_ray.methods import make_method
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.spec.methods import LoraRank
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.scoring import _Scoring
 from gallop_ray.training.selection import select
 from tests.training import tiny
@@ -52,12 +52,12 @@ class Events:
             self.sources.append(fields["source"])
 
 
-def resident(folder: Path | None, methods: Sequence[Options], space: Options, stage: int = 1) -> Resident:
+def resident(folder: Path | None, methods: Sequence[Options], space: Options, stage: int = 1) -> LoadedModel:
     asked = tiny.sweep(stage).model_dump() | {"methods": methods, "search": {"space": space}}
     return replace(tiny.resident(Sweep.model_validate(asked)), scores=folder)
 
 
-def choose(whole: Resident, options: Options, seed: int = 3) -> tuple[Chosen, str, int]:
+def choose(whole: LoadedModel, options: Options, seed: int = 3) -> tuple[Chosen, str, int]:
     """A run's mask, where its scores came from, and how often it entered the phase of scoring."""
     events = Events()
     context = tiny.context(whole, seed, events, options)

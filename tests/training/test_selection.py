@@ -16,11 +16,11 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.weights import write_entries
 from gallop_ray.spec.methods import GallopSpec
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
-from gallop_ray.training.context import Phases, Silent
+from gallop_ray.training.context import NullReporter, Phases
 from gallop_ray.training.draw import permutation, share_of
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.loop import batches
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.run import checkpointing
 from gallop_ray.training.selection import select
 from tests.training import tiny
@@ -49,15 +49,15 @@ def reference_gradients(
     return sums
 
 
-def gradients(resident: Resident, targets: Sequence[str] | None = None) -> dict[tuple[bool, int], dict[str, Tensor]]:
+def gradients(resident: LoadedModel, targets: Sequence[str] | None = None) -> dict[tuple[bool, int], dict[str, Tensor]]:
     """The mean gradients that this rank owns, by gradient checkpointing and size of the micro-batches."""
     owned, answers = OwnedGradients(find_candidates(resident.model, targets)), {}
-    with owned.listening(), resident.usable(resident.model, resident.sweep.training):
+    with owned.capture_gradients(), resident.usable(resident.model, resident.sweep.training):
         for recompute, size in itertools.product((False, True), MICRO_BATCHES):
             update = {"gradient_checkpointing": recompute, "micro_batch_size": size}
             training = resident.sweep.training.model_copy(update=update)
             with checkpointing(resident.model, training):
-                accumulate(resident, resident.train[:EXAMPLES], training, Phases(Silent(Path())))
+                accumulate(resident, resident.train[:EXAMPLES], training, Phases(NullReporter(Path())))
             answers[recompute, size] = {owned.candidates[i].name: owned.take(i) / EXAMPLES for i in owned.owned}
     return answers
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.training.resident import Resident, load_resident
+from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, measure_base
 from tests.training import test_run, tiny
 
@@ -45,7 +45,7 @@ def the_sweep(stage: int, dtype: str) -> Sweep:
     return Sweep.model_validate(asked)
 
 
-def run(resident: Resident, name: str, folder: Path, **training: Any) -> tuple[dict[str, Any], Watch]:
+def run(resident: LoadedModel, name: str, folder: Path, **training: Any) -> tuple[dict[str, Any], Watch]:
     base = resident.__dict__.setdefault("measured", measure_base(resident).accuracies)
     watch = Watch(folder)
     chosen = test_run.configuration(resident, name, METHODS[name], **{**TUNED, **training})
@@ -55,7 +55,7 @@ def run(resident: Resident, name: str, folder: Path, **training: Any) -> tuple[d
 
 def try_validation(stage: int, dtype: str, folder: Path) -> dict[str, dict[str, Any]]:
     """On each rank and for each method: runs with and without validation, cut off, and as long as each step."""
-    resident = load_resident(the_sweep(stage, dtype), test_run.load)
+    resident = load_base_model(the_sweep(stage, dtype), test_run.load)
     weights, before = tiny.whole_weights(resident.model), test_run.traces(resident.model)
     seen = {}
     for name in METHODS:

@@ -14,9 +14,9 @@ from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
 from gallop_ray.testing.model import EVERYWHERE, llama, of_pocket_vocabulary, same, whole_weights
-from gallop_ray.training.context import Phases, Reporter, RunContext, Silent
+from gallop_ray.training.context import NullReporter, Phases, Reporter, RunContext
 from gallop_ray.training.engine import init_distributed, quiet, split_over_ranks
-from gallop_ray.training.resident import Resident
+from gallop_ray.training.resident import LoadedModel
 
 __all__ = [
     "EVERYWHERE",
@@ -65,12 +65,12 @@ def examples(count: int = 24) -> list[Encoded]:
     return made
 
 
-def resident(made_sweep: Sweep) -> Resident:
-    """A Resident as load_resident makes it, but of the tiny model."""
+def resident(made_sweep: Sweep) -> LoadedModel:
+    """A LoadedModel as load_base_model makes it, but of the tiny model."""
     quiet()
     init_distributed()
     base = model(getattr(torch, made_sweep.model.dtype))
-    whole = Resident(
+    whole = LoadedModel(
         sweep=made_sweep,
         model=base,
         tokenizer=SimpleNamespace(pad_token_id=0),
@@ -85,14 +85,14 @@ def resident(made_sweep: Sweep) -> Resident:
 
 
 def context(
-    whole: Resident,
+    whole: LoadedModel,
     seed: int = 3,
     reporter: Reporter | None = None,
     method: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> RunContext:
     """A run on a resident; `training` overrides the sweep's fields."""
-    reporter = reporter or Silent(Path("adapter.safetensors"))
+    reporter = reporter or NullReporter(Path("adapter.safetensors"))
     tuned = whole.sweep.training.model_dump() | training
     configuration = Configuration.model_validate({"method": method or {"type": "gallop"}, "training": tuned})
     return RunContext(whole, configuration, seed, reporter, Phases(reporter))

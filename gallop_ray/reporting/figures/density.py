@@ -13,9 +13,9 @@ from gallop_ray.analysis.ranking import Summary
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched
 from gallop_ray.reporting.figures.style import (
-    Look,
+    MethodStyle,
     legend_below,
-    looks,
+    method_styles,
     panels,
     percent_label,
     styled,
@@ -40,7 +40,7 @@ def plot_density(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metric
     curves = {method: curve for method, curve in curves.items() if curve}
     if not any(len(curve) > 1 for curve in curves.values()):
         raise NothingToDrawError("no method was tried at two densities")
-    look = looks(frame["method"])
+    look = method_styles(frame["method"])
     figure, axes = panels(len(metrics), 3, 2.7, sharex=True)
     for each, metric in zip(axes, metrics, strict=True):
         for method, curve in curves.items():
@@ -79,7 +79,7 @@ def _part(summary: Summary, low: float, high: float) -> float:
     return min(_MOST_POINTS - 1, int(share * _MOST_POINTS))
 
 
-def _draw(axes: Axes, curve: Sequence[Summary], metric: str, look: Look) -> None:
+def _draw(axes: Axes, curve: Sequence[Summary], metric: str, look: MethodStyle) -> None:
     known = [each for each in curve if each.over_seeds(metric)[0] is not None]
     x = [100 * _density(each) for each in known]
     mean = [100 * (each.over_seeds(metric)[0] or 0.0) for each in known]

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.style import INK, MUTED, PALETTE, new_figure, styled
-from gallop_ray.spec.metrics import spoken
+from gallop_ray.spec.metrics import display_name
 
 
 @styled
@@ -34,5 +34,5 @@ def plot_differences(comparisons: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(shown)), names)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"difference in {spoken(str(shown['metric'].iloc[0]))} (percentage points)")
+    axes.set_xlabel(f"difference in {display_name(str(shown['metric'].iloc[0]))} (percentage points)")
     return figure

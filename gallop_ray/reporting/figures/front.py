@@ -14,9 +14,9 @@ from gallop_ray.reporting.figures.choose import DEFAULT, best, by_method, search
 from gallop_ray.reporting.figures.style import (
     MUTED,
     WIDTH,
-    Look,
+    MethodStyle,
     label_points,
-    looks,
+    method_styles,
     new_figure,
     percent_label,
     plot_points,
@@ -46,7 +46,7 @@ def plot_front(
         raise NothingToDrawError(f"fewer than two configurations have {x} and {y}")
     figure = new_figure(4.4, WIDTH)
     axes = figure.subplots()
-    look = looks(frame["method"])
+    look = method_styles(frame["method"])
     for method, of_it in by_method(found, frame).items():
         shown = [points[each.configuration] for each in of_it if each.configuration in points]
         plot_points(axes, shown, look[method], alpha=0.4)
@@ -70,7 +70,7 @@ def _along(front: Sequence[Point]) -> list[Point]:
     return [(a + s * (c - a), b + s * (d - b)) for (a, b), (c, d) in pairwise(front) for s in shares]
 
 
-def _draw_best(axes: Axes, summary: Summary, point: Point, metrics: tuple[str, str], look: Look) -> None:
+def _draw_best(axes: Axes, summary: Summary, point: Point, metrics: tuple[str, str], look: MethodStyle) -> None:
     xerr, yerr = _deviations(summary, metrics)
     style: Any = {"marker": look.marker, "color": look.colour, "markersize": 7, "elinewidth": 0.9}
     axes.errorbar(*point, xerr=xerr, yerr=yerr, **style)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from gallop_ray.errors import NothingToDrawError
-from gallop_ray.reporting.figures.style import looks, panels, styled
+from gallop_ray.reporting.figures.style import method_styles, panels, styled
 
 
 @styled
@@ -20,7 +20,7 @@ def plot_importance(importances: Mapping[str, Mapping[str, float]]) -> Figure:
     """
     if not importances:
         raise NothingToDrawError("no method has importances")
-    look = looks(importances)
+    look = method_styles(importances)
     tallest = max(map(len, importances.values()))
     figure, axes = panels(len(importances), 2, 0.7 + 0.25 * tallest, sharex=True)
     for each, (method, shares) in zip(axes, importances.items(), strict=True):

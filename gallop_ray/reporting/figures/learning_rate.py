@@ -12,8 +12,8 @@ from gallop_ray.analysis.ranking import Summary
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, values
 from gallop_ray.reporting.figures.style import (
-    Look,
-    looks,
+    MethodStyle,
+    method_styles,
     panels,
     percent_label,
     plot_points,
@@ -38,7 +38,7 @@ def plot_learning_rate(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, 
     shown = {method: of_it for method, of_it in found.items() if len({_rate(each) for each in of_it} - {None}) > 1}
     if not shown:
         raise NothingToDrawError("no method was tried at two learning rates")
-    look = looks(frame["method"])
+    look = method_styles(frame["method"])
     figure, axes = panels(len(shown), _COLUMNS, 1.65 if len(shown) > _COLUMNS else 2.1, sharex=True, sharey=True)
     for each, (method, of_it) in zip(axes, shown.items(), strict=True):
         _draw(each, of_it, name, look[method])
@@ -56,7 +56,7 @@ def _rate(summary: Summary) -> float | None:
     return rate
 
 
-def _draw(axes: Axes, found: Sequence[Summary], metric: str, look: Look) -> None:
+def _draw(axes: Axes, found: Sequence[Summary], metric: str, look: MethodStyle) -> None:
     best: dict[float, Summary] = {}
     seeds: dict[float, list[float]] = defaultdict(list)
     for each in found:  # sorted by the objective

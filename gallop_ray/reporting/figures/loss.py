@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.records.events import Step
 from gallop_ray.records.run_folder import RunFolder
-from gallop_ray.reporting.figures.style import looks, panels, styled
+from gallop_ray.reporting.figures.style import method_styles, panels, styled
 
 _COLUMNS = 4
 _LINES = ("-", "--", ":", "-.")
@@ -39,7 +39,7 @@ def plot_loss(losses: pd.DataFrame, methods: Iterable[str] = ()) -> Figure:
     """
     if losses.empty:
         raise NothingToDrawError("no run has logged a step")
-    look = looks([*methods, *losses["method"]])
+    look = method_styles([*methods, *losses["method"]])
     shown = [name for name in look if name in set(losses["method"])]
     figure, axes = panels(len(shown), _COLUMNS, 1.65 if len(shown) > _COLUMNS else 2.1, sharex=True, sharey=True)
     for each, method in zip(axes, shown, strict=True):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, best, values
 from gallop_ray.reporting.figures.density import METRICS
-from gallop_ray.reporting.figures.style import INK, looks, panels, percent_label, styled
+from gallop_ray.reporting.figures.style import INK, method_styles, panels, percent_label, styled
 from gallop_ray.spec.schema import ObjectiveSpec
 
 
@@ -23,7 +23,7 @@ def plot_seeds(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metrics:
     shown = [metric for metric in metrics if any(values(each, metric) for each in found)]
     if not shown:
         raise NothingToDrawError(f"no finished run has {', '.join(metrics)}")
-    look = looks(frame["method"])
+    look = method_styles(frame["method"])
     figure, axes = panels(len(shown), 3, 0.5 + 0.24 * len(found), sharey=True)
     for each, metric in zip(axes, shown, strict=True):
         for row, summary in enumerate(found):

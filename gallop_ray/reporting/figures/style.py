@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from gallop_ray.spec.metrics import spoken
+from gallop_ray.spec.metrics import display_name
 
 # Okabe and Ito's hues, darkened until each has a contrast of 3 to 1 against white; red-green blind readers tell
 # neighbours apart by lightness. The page puts lighter ones in their place in dark mode.
@@ -59,18 +59,18 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Look:
+class MethodStyle:
     """Of a method."""
 
     colour: str
     marker: str
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
+def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
     """A colour and marker for each method, by the order of first appearance; no two methods have the same pair."""
     names = dict.fromkeys(methods)
     return {
-        name: Look(PALETTE[place % len(PALETTE)], MARKERS[(place + place // len(PALETTE)) % len(MARKERS)])
+        name: MethodStyle(PALETTE[place % len(PALETTE)], MARKERS[(place + place // len(PALETTE)) % len(MARKERS)])
         for place, name in enumerate(names)
     }
 
@@ -105,7 +105,7 @@ def panels(count: int, columns: int, height: float, width: float = WIDTH, **opti
     return figure, axes[:count]
 
 
-def plot_points(axes: Axes, points: Sequence[tuple[float, float]], look: Look, alpha: float) -> None:
+def plot_points(axes: Axes, points: Sequence[tuple[float, float]], look: MethodStyle, alpha: float) -> None:
     """Small points of a method. Thousands are drawn as an image: as shapes they would be most of a page."""
     across, up = zip(*points, strict=True) if points else ((), ())
     many = len(points) > _MOST_SHAPES
@@ -114,14 +114,14 @@ def plot_points(axes: Axes, points: Sequence[tuple[float, float]], look: Look, a
 
 def percent_label(metric: str) -> str:
     """The label of an axis in percent, its first letter large."""
-    name = spoken(metric)
+    name = display_name(metric)
     return f"{name[0].upper()}{name[1:]} (%)"
 
 
 _COLUMNS = 6
 
 
-def legend_below(figure: Figure, look: Mapping[str, Look]) -> None:
+def legend_below(figure: Figure, look: Mapping[str, MethodStyle]) -> None:
     """A legend of methods in rows below the figure, where it can hide nothing."""
     handles = [
         Line2D([], [], color=each.colour, marker=each.marker, linewidth=1.5, label=name) for name, each in look.items()

@@ -5,9 +5,9 @@ from dataclasses import asdict
 import pandas as pd
 
 from gallop_ray.analysis.comparison import Comparison
-from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.sheet import MISSING, Cell, Column, Sheet, number_cell, text_cell
-from gallop_ray.spec.metrics import spoken
+from gallop_ray.reporting.report.material import ReportData
+from gallop_ray.reporting.report.sheet import MISSING, Cell, Column, ReportTable, number_cell, text_cell
+from gallop_ray.spec.metrics import display_name
 
 _MOST_OPEN = 12
 _COLUMNS = (
@@ -27,7 +27,7 @@ _COLUMNS = (
 )
 
 
-def comparisons_sheet(material: Material) -> Sheet | None:
+def comparisons_sheet(material: ReportData) -> ReportTable | None:
     """Every comparison, folded where there are many; None where no two methods can be compared."""
     found = material.statistics.comparisons
     if not found:
@@ -38,14 +38,14 @@ def comparisons_sheet(material: Material) -> Sheet | None:
         "is not below 0.05, only more seeds can tell the two apart."
     )
     rows = [_row(each) for each in found]
-    return Sheet("comparisons", "All pairs", caption, _COLUMNS, rows, folded=len(rows) > _MOST_OPEN)
+    return ReportTable("comparisons", "All pairs", caption, _COLUMNS, rows, folded=len(rows) > _MOST_OPEN)
 
 
 def _row(each: Comparison) -> list[Cell]:
     return [
         text_cell(each.first_method),
         text_cell(each.second_method),
-        Cell(spoken(each.metric), each.metric),
+        Cell(display_name(each.metric), each.metric),
         *(_points(value) for value in (each.difference, each.low, each.high)),
         number_cell(each.effect_size, 2),
         Cell(str(each.seeds), each.seeds),
@@ -65,19 +65,19 @@ def _probability(p: float | None) -> Cell:
     return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
 
 
-def stability_text(material: Material) -> list[str]:
+def stability_text(material: ReportData) -> list[str]:
     """How far the seeds agree on the ranking of methods; nothing where that cannot be said."""
     tau = material.statistics.stability
     if tau is None:
         return []
-    metric = spoken(material.statistics.metric)
+    metric = display_name(material.statistics.metric)
     return [
         f"Any two seeds agree on the ranking of the methods by {metric} to a Kendall tau-b of {tau:.2f} on average; "
         "1 is the same ranking at every seed, 0 what chance would give."
     ]
 
 
-def with_the_leader(material: Material) -> pd.DataFrame:
+def with_the_leader(material: ReportData) -> pd.DataFrame:
     """The comparisons of the verdict's metric in which its leader takes part, the leader first in each."""
     statistics, rows = material.statistics, []
     leader = statistics.verdict.leader if statistics.verdict else None

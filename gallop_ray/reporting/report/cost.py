@@ -1,11 +1,11 @@
 """What the sweep cost."""
 
 from gallop_ray.reporting.figures.cost import seconds_by_phase
-from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.sheet import Cell, Column, Sheet, number_cell, seconds_cell, text_cell
+from gallop_ray.reporting.report.material import ReportData
+from gallop_ray.reporting.report.sheet import Cell, Column, ReportTable, number_cell, seconds_cell, text_cell
 
 
-def cost_sheet(material: Material) -> Sheet:
+def cost_sheet(material: ReportData) -> ReportTable:
     """Runs, slot-hours and mean seconds by phase of each method."""
     frame = material.frame
     phases = seconds_by_phase(frame)
@@ -28,4 +28,4 @@ def cost_sheet(material: Material) -> Sheet:
         "Slot-hours: time of all runs of the method, failed ones included; one slot runs one configuration at a time. "
         "The phases are means over finished runs."
     )
-    return Sheet("cost", "Cost by method", caption, columns, rows)
+    return ReportTable("cost", "Cost by method", caption, columns, rows)

@@ -22,15 +22,15 @@ from gallop_ray.reporting.figures import (
     plot_seeds,
 )
 from gallop_ray.reporting.report.comparisons import with_the_leader
-from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.svg import Drawn, write_figure
-from gallop_ray.spec.metrics import spoken
+from gallop_ray.reporting.report.material import ReportData
+from gallop_ray.reporting.report.svg import RenderedFigure, write_figure
+from gallop_ray.spec.metrics import display_name
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Drawing:
+class FigureSpec:
     """A figure before it is drawn."""
 
     name: str
@@ -46,34 +46,34 @@ class PageFigure:
     name: str
     title: str
     caption: str
-    drawn: Drawn
+    drawn: RenderedFigure
 
 
-def drawings(material: Material) -> dict[str, Drawing]:
+def drawings(material: ReportData) -> dict[str, FigureSpec]:
     """All figures by name, whether or not the sweep has the data for them."""
     return {drawing.name: drawing for drawing in (*_of_results(material), *_of_what_lies_behind(material))}
 
 
-def _of_results(material: Material) -> list[Drawing]:
+def _of_results(material: ReportData) -> list[FigureSpec]:
     frame, objective = material.frame, material.sweep.objective
-    by = spoken(objective.metric)
+    by = display_name(objective.metric)
     return [
-        Drawing(
+        FigureSpec(
             "differences",
             "The leader and the others",
-            f"The leader's {spoken(material.statistics.metric)} minus each other method's, with 95 % intervals:"
+            f"The leader's {display_name(material.statistics.metric)} minus each other method's, with 95 % intervals:"
             " a blue circle is a difference that holds after correction for the number of comparisons, a grey square "
             "one that does not; the intervals themselves are not corrected.",
             lambda: plot_differences(with_the_leader(material)),
         ),
-        Drawing(
+        FigureSpec(
             "density",
             "Accuracy and forgetting against density",
             f"At each density the method's best configuration by {by}: lines are means over seeds, bands and bars one "
             "standard deviation, on test sets; methods with one density are single points.",
             lambda: plot_density(frame, objective),
         ),
-        Drawing(
+        FigureSpec(
             "front",
             "Learning against forgetting",
             "ID accuracy against forget ratio on test sets: small points are the means of all configurations, large "
@@ -81,14 +81,14 @@ def _of_results(material: Material) -> list[Drawing]:
             "configurations that no other beats in both.",
             lambda: plot_front(frame, objective),
         ),
-        Drawing(
+        FigureSpec(
             "learning_rate",
             "Sensitivity to the learning rate",
             f"{by[0].upper()}{by[1:]} against the learning rate: a point a run, the line through the means over seeds "
             "of the best configuration at each rate.",
             lambda: plot_learning_rate(frame, objective),
         ),
-        Drawing(
+        FigureSpec(
             "importance",
             "Importance of what was searched",
             "Each parameter's share of the variation of the objective within its method's study, by PED-ANOVA; there "
@@ -98,36 +98,36 @@ def _of_results(material: Material) -> list[Drawing]:
     ]
 
 
-def _of_what_lies_behind(material: Material) -> list[Drawing]:
+def _of_what_lies_behind(material: ReportData) -> list[FigureSpec]:
     frame, methods = material.frame, material.frame["method"]
     return [
-        Drawing(
+        FigureSpec(
             "masks",
             "Where each method trains",
             "Density by layer (rows) and type of matrix (columns), the mean over the seeds of each method's best "
             "configuration; the colour scale goes by the square root and is the same in all panels.",
             lambda: plot_masks(material.masks()),
         ),
-        Drawing(
+        FigureSpec(
             "overlap",
             "What masks have in common",
             "Entries in both masks over entries in either (Jaccard index) for the best configurations of each two "
             "methods at the same seed, in percent, the mean over seeds.",
             lambda: plot_overlap(material.overlap()),
         ),
-        Drawing(
+        FigureSpec(
             "loss",
             "Training loss",
             "Training loss of each method's best configuration, a line a seed.",
             lambda: plot_loss(loss_frame(material.best_runs()), methods),
         ),
-        Drawing(
+        FigureSpec(
             "seeds",
             "Seed by seed",
             "Each method's best configuration on test sets: a point a seed, the stroke at their mean.",
             lambda: plot_seeds(frame, material.sweep.objective),
         ),
-        Drawing(
+        FigureSpec(
             "cost",
             "Seconds by phase",
             "Mean seconds of a method's finished runs, by phase; there are no error bars.",
@@ -136,12 +136,12 @@ def _of_what_lies_behind(material: Material) -> list[Drawing]:
     ]
 
 
-def drawn(found: dict[str, Drawing], folder: Path) -> dict[str, PageFigure]:
+def drawn(found: dict[str, FigureSpec], folder: Path) -> dict[str, PageFigure]:
     """Draw what can be drawn, and write it into the folder; files of an earlier report that cannot any more go."""
     return {name: PageFigure(name, each.title, each.caption, done) for name, each, done in _drawn(found, folder)}
 
 
-def _drawn(found: dict[str, Drawing], folder: Path) -> Iterator[tuple[str, Drawing, Drawn]]:
+def _drawn(found: dict[str, FigureSpec], folder: Path) -> Iterator[tuple[str, FigureSpec, RenderedFigure]]:
     for name, drawing in found.items():
         if figure := _figure(drawing):
             yield name, drawing, write_figure(figure, folder, name, drawing.title)
@@ -150,7 +150,7 @@ def _drawn(found: dict[str, Drawing], folder: Path) -> Iterator[tuple[str, Drawi
                 (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
-def _figure(drawing: Drawing) -> Figure | None:
+def _figure(drawing: FigureSpec) -> Figure | None:
     """A record that cannot be drawn, damaged or of another version, costs its figure and not the page."""
     try:
         return drawing.draw()

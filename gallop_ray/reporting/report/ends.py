@@ -1,7 +1,7 @@
 """What did not finish, and why."""
 
-from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.sheet import Cell, Column, Sheet, text_cell
+from gallop_ray.reporting.report.material import ReportData
+from gallop_ray.reporting.report.sheet import Cell, Column, ReportTable, text_cell
 
 _COLUMNS = (
     Column("Configuration", "configuration", numeric=False),
@@ -12,7 +12,7 @@ _COLUMNS = (
 )
 
 
-def ends_sheet(material: Material) -> Sheet | None:
+def ends_sheet(material: ReportData) -> ReportTable | None:
     """Failed and diverged runs and pruned configurations; None where all went well."""
     rows = [
         [
@@ -31,4 +31,4 @@ def ends_sheet(material: Material) -> Sheet | None:
     if not rows:
         return None
     caption = "Their seeds count in no mean; a configuration is given up after its first run that failed or diverged."
-    return Sheet("ends", "What did not finish", caption, _COLUMNS, rows)
+    return ReportTable("ends", "What did not finish", caption, _COLUMNS, rows)

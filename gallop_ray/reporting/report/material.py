@@ -24,7 +24,7 @@ Importances = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportData:
     """One sweep at one moment.
 
     `results`: of every run that is over; `frame`: the same as `results_frame`. `base`: the base model's metrics and
@@ -83,12 +83,12 @@ class Material:
         return [each.name for each in self.sweep.methods].index(method)
 
 
-def gather(folder: SweepFolder, sweep: Sweep, importances: Importances | None = None) -> Material:
+def gather(folder: SweepFolder, sweep: Sweep, importances: Importances | None = None) -> ReportData:
     """Read a sweep, whether or not it is over."""
     results = folder.results()
     frame = frame_of(results, [method.name for method in sweep.methods])
     status, statistics = StatusReader(folder, sweep).look(), sweep_statistics(folder, sweep)
-    return Material(folder, sweep, results, frame, status, statistics, _base(folder, sweep), importances or {})
+    return ReportData(folder, sweep, results, frame, status, statistics, _base(folder, sweep), importances or {})
 
 
 def _base(folder: SweepFolder, sweep: Sweep) -> Record:

@@ -4,19 +4,19 @@ from collections.abc import Iterator
 
 from gallop_ray.analysis.advice import cut_grids
 from gallop_ray.analysis.edges import edges_of
-from gallop_ray.reporting.report.material import Material
+from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.tasks.metrics import VACUOUS_BELOW, vacuous
 
 _DISAGREEMENT = 0.2  # of two forget ratios
 
 
-def notes(material: Material) -> list[str]:
+def notes(material: ReportData) -> list[str]:
     """Sentences, the weightiest first; none where there is nothing to warn of."""
     found = (_unfinished, _bad, _learnt_nothing, _at_edges, _cut_grids, _vacuous, _disagreeing, _few_seeds)
     return [note for look in found for note in look(material)]
 
 
-def _unfinished(material: Material) -> Iterator[str]:
+def _unfinished(material: ReportData) -> Iterator[str]:
     runs, state = material.status.runs, material.status.state
     left = runs.to_do + runs.running
     if left:
@@ -24,7 +24,7 @@ def _unfinished(material: Material) -> Iterator[str]:
         yield f"the sweep is {state}: {over} of {runs.total} runs are over, and what is said here may change."
 
 
-def _bad(material: Material) -> Iterator[str]:
+def _bad(material: ReportData) -> Iterator[str]:
     failed, pruned = material.status.runs.failed, material.status.runs.pruned
     if failed:
         were = "run" if failed == 1 else "runs"
@@ -34,7 +34,7 @@ def _bad(material: Material) -> Iterator[str]:
         yield f"{were}, because the configuration was pruned or had failed."
 
 
-def _vacuous(material: Material) -> Iterator[str]:
+def _vacuous(material: ReportData) -> Iterator[str]:
     generated = material.base.get("ood_accuracy_generated")
     if generated is not None and vacuous(generated):
         yield (
@@ -44,7 +44,7 @@ def _vacuous(material: Material) -> Iterator[str]:
         )
 
 
-def _learnt_nothing(material: Material) -> Iterator[str]:
+def _learnt_nothing(material: ReportData) -> Iterator[str]:
     base, means = material.base.get("id_accuracy"), [each.over_seeds("id_accuracy")[0] for each in material.best]
     known = [mean for mean in means if mean is not None]
     if base is not None and known and max(known) <= base:
@@ -54,17 +54,17 @@ def _learnt_nothing(material: Material) -> Iterator[str]:
         )
 
 
-def _at_edges(material: Material) -> Iterator[str]:
+def _at_edges(material: ReportData) -> Iterator[str]:
     for found in edges_of(material.folder, material.sweep, material.best).values():
         for edge in found:
             yield f"a better value may lie beyond what was tried: {edge}."
 
 
-def _cut_grids(material: Material) -> Iterator[str]:
+def _cut_grids(material: ReportData) -> Iterator[str]:
     yield from (f"{text}." for text in cut_grids(material.sweep))
 
 
-def _disagreeing(material: Material) -> Iterator[str]:
+def _disagreeing(material: ReportData) -> Iterator[str]:
     """What was forgotten by one way of measuring and not by the other."""
     if vacuous(material.base.get("ood_accuracy_generated") or 0.0):
         return
@@ -77,6 +77,6 @@ def _disagreeing(material: Material) -> Iterator[str]:
             )
 
 
-def _few_seeds(material: Material) -> Iterator[str]:
+def _few_seeds(material: ReportData) -> Iterator[str]:
     if material.best and max(len(each.finished) for each in material.best) == 1:
         yield "every number here is of one seed: there are no error bars, and differences may be chance."

@@ -1,14 +1,14 @@
 """Everything that is needed to run the sweep again."""
 
 from gallop_ray.records.files import Record
-from gallop_ray.reporting.report.material import Material
+from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.spec.load import resolved_yaml
 from gallop_ray.spec.schema import Sweep
 
 _MACHINE = ("platform", "hostname", "cpu_count", "gpus", "git_commit")
 
 
-def facts(material: Material) -> list[tuple[str, str]]:
+def facts(material: ReportData) -> list[tuple[str, str]]:
     """Terms and what stands for them."""
     sweep, environment = material.sweep, material.environment()
     found = [

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from gallop_ray.analysis.ranking import BASE, Summary
-from gallop_ray.reporting.report.material import Material
+from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.reporting.report.sheet import (
     Cell,
     Column,
-    Sheet,
+    ReportTable,
     count_cell,
     gigabytes_cell,
     measured_cell,
@@ -17,16 +17,16 @@ from gallop_ray.reporting.report.sheet import (
     spread_cell,
     text_cell,
 )
-from gallop_ray.spec.metrics import spoken, test_metrics
+from gallop_ray.spec.metrics import display_name, test_metrics
 
 Part = tuple[Column, Callable[[Summary], Cell]]
 _OVER_SEEDS = "In percent, mean ± standard deviation over seeds (n - 1)."
 
 
-def best_sheet(material: Material) -> Sheet:
+def best_sheet(material: ReportData) -> ReportTable:
     """The best configuration of each method, and the base model."""
     fresh = ", run again on fresh seeds" if material.confirmed else ""
-    by = " and ".join(map(spoken, material.sweep.objective.all_metrics))
+    by = " and ".join(map(display_name, material.sweep.objective.all_metrics))
     caption = (
         f"Each method's best configuration by {by}{fresh}. Accuracies, forget ratio and collapse rate are on "
         f"test sets by likelihood, in percent, mean ± standard deviation (n - 1) over n seeds.{_denominator(material)}"
@@ -35,7 +35,7 @@ def best_sheet(material: Material) -> Sheet:
     return _sheet("best", "The best of each method", caption, parts, material.best, material.base_row)
 
 
-def configurations_sheet(material: Material) -> Sheet:
+def configurations_sheet(material: ReportData) -> ReportTable:
     """Every configuration that has a run which is over."""
     front = " *: on the Pareto front of the objective's metrics." if material.sweep.objective.metrics else ""
     caption = f"Every configuration by the runs of the search, the best first.{front} As above."
@@ -43,17 +43,17 @@ def configurations_sheet(material: Material) -> Sheet:
     return _sheet("configurations", "All configurations", caption, parts, material.found, None, folded=True)
 
 
-def tasks_sheets(material: Material) -> list[Sheet]:
+def tasks_sheets(material: ReportData) -> list[ReportTable]:
     """Accuracy on each task's test set, by likelihood and, folded, by generation, as far as they were measured."""
     return [_tasks_sheet(material, way) for way in ("likelihood", "generated") if _measured(material, way)]
 
 
-def _measured(material: Material, way: str) -> bool:
+def _measured(material: ReportData, way: str) -> bool:
     name = _task(material.sweep.data.train_tasks[0], way)
     return bool(material.best) and name in material.frame and bool(material.frame[name].notna().any())
 
 
-def _tasks_sheet(material: Material, way: str) -> Sheet:
+def _tasks_sheet(material: ReportData, way: str) -> ReportTable:
     data, folded = material.sweep.data, way == "generated"
     parts = [_method(), *(_share(task, _task(task, way)) for task in (*data.train_tasks, *data.ood))]
     by = "generation" if folded else "likelihood"
@@ -73,7 +73,7 @@ _FURTHER = {
 _LOSSES = {"Text loss": "text_loss", "Increase": "text_loss_increase"}
 
 
-def further_sheet(material: Material) -> Sheet | None:
+def further_sheet(material: ReportData) -> ReportTable | None:
     """Measures by generating and of retained knowledge; None where there are none."""
     known = {name for name in material.frame.columns if material.frame[name].notna().any()}
     generated = {f"{metric.column} (gen.)": f"{metric.name}_generated" for metric in test_metrics()}
@@ -98,15 +98,17 @@ def _sheet(
     found: Sequence[Summary],
     base: Summary | None,
     folded: bool = False,
-) -> Sheet:
+) -> ReportTable:
     """A row a summary; columns in which no row has anything are left out."""
     rows = [[cell(each) for _, cell in parts] for each in ([base] if base else []) + list(found)]
     kept = [place for place in range(len(parts)) if any(row[place].value not in (None, "") for row in rows)]
     columns = [parts[place][0] for place in kept]
-    return Sheet(name, title, caption, columns, [[row[p] for p in kept] for row in rows], 1 if base else 0, folded)
+    return ReportTable(
+        name, title, caption, columns, [[row[p] for p in kept] for row in rows], 1 if base else 0, folded
+    )
 
 
-def _parts(material: Material) -> list[Part]:
+def _parts(material: ReportData) -> list[Part]:
     return [
         (Column("Seeds", "seeds", note="finished / ended"), _seeds),
         *(_share(metric.column, metric.name, metric.note) for metric in test_metrics()),
@@ -120,13 +122,13 @@ def _parts(material: Material) -> list[Part]:
     ]
 
 
-def _objective(material: Material) -> list[Part]:
+def _objective(material: ReportData) -> list[Part]:
     metrics = material.sweep.objective.all_metrics
 
     def cell(place: int) -> Callable[[Summary], Cell]:
         return lambda summary: percent_cell(summary.values[place])
 
-    names = {metric: "Val" if len(metrics) == 1 else spoken(metric) for metric in metrics}
+    names = {metric: "Val" if len(metrics) == 1 else display_name(metric) for metric in metrics}
     note = "the objective: what the search went by"
     return [(Column(names[metric], metric, note=note), cell(place)) for place, metric in enumerate(metrics)]
 
@@ -180,6 +182,6 @@ def _memory(summary: Summary) -> Cell:
     return gigabytes_cell(max(peaks, default=None))
 
 
-def _denominator(material: Material) -> str:
+def _denominator(material: ReportData) -> str:
     sets = len(material.sweep.data.ood)
     return f" Collapse is the share of the {sets} OOD test sets below 1 %." if sets else ""

@@ -7,10 +7,10 @@ from gallop_ray.reporting.report.comparisons import comparisons_sheet, stability
 from gallop_ray.reporting.report.cost import cost_sheet
 from gallop_ray.reporting.report.drawings import PageFigure
 from gallop_ray.reporting.report.ends import ends_sheet
-from gallop_ray.reporting.report.material import Material
+from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.reporting.report.reproduce import facts, sweep_yaml
 from gallop_ray.reporting.report.results import best_sheet, configurations_sheet, further_sheet, tasks_sheets
-from gallop_ray.reporting.report.sheet import Sheet
+from gallop_ray.reporting.report.sheet import ReportTable
 from gallop_ray.reporting.report.spreads import spreads_sheet
 
 _TOO_FEW = (
@@ -26,7 +26,7 @@ class Section:
     name: str
     title: str
     text: Sequence[str] = ()
-    sheets: Sequence[Sheet] = ()
+    sheets: Sequence[ReportTable] = ()
     figures: Sequence[PageFigure] = ()
     facts: Sequence[tuple[str, str]] = ()
     listings: Sequence[tuple[str, str]] = ()
@@ -37,7 +37,7 @@ class Section:
         return not (self.sheets or self.figures or self.facts)
 
 
-def sections(material: Material, figures: Mapping[str, PageFigure]) -> list[Section]:
+def sections(material: ReportData, figures: Mapping[str, PageFigure]) -> list[Section]:
     """All sections that have something to show."""
 
     def of(*names: str) -> list[PageFigure]:
@@ -68,11 +68,11 @@ def sections(material: Material, figures: Mapping[str, PageFigure]) -> list[Sect
     return [section for section in found if not section.empty]
 
 
-def _results(material: Material) -> list[Sheet | None]:
+def _results(material: ReportData) -> list[ReportTable | None]:
     if not material.best:
         return []
     return [best_sheet(material), further_sheet(material), configurations_sheet(material)]
 
 
-def _sheets(found: Sequence[Sheet | None]) -> list[Sheet]:
+def _sheets(found: Sequence[ReportTable | None]) -> list[ReportTable]:
     return [sheet for sheet in found if sheet is not None]

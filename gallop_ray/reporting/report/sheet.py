@@ -35,7 +35,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ReportTable:
     """A table.
 
     Args:

@@ -2,9 +2,9 @@
 
 from gallop_ray.analysis.spread import Spread
 from gallop_ray.analysis.statistics import ConfigurationStatistics
-from gallop_ray.reporting.report.material import Material
-from gallop_ray.reporting.report.sheet import Cell, Column, Sheet, percent_cell, text_cell
-from gallop_ray.spec.metrics import spoken
+from gallop_ray.reporting.report.material import ReportData
+from gallop_ray.reporting.report.sheet import Cell, Column, ReportTable, percent_cell, text_cell
+from gallop_ray.spec.metrics import display_name
 
 _METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
 _COLUMNS = (
@@ -21,7 +21,7 @@ _COLUMNS = (
 )
 
 
-def spreads_sheet(material: Material) -> Sheet | None:
+def spreads_sheet(material: ReportData) -> ReportTable | None:
     """Mean, errors, interval and worst seed; None without a finished run."""
     metrics = dict.fromkeys([material.statistics.metric, *_METRICS])
     rows = [
@@ -36,11 +36,11 @@ def spreads_sheet(material: Material) -> Sheet | None:
         "Each method's best configuration over its seeds, in percent; from and to are the ends of the bootstrap 95 % "
         "interval of the mean, which takes three seeds."
     )
-    return Sheet("spreads", "Errors, intervals and worst seeds", caption, _COLUMNS, rows, folded=True)
+    return ReportTable("spreads", "Errors, intervals and worst seeds", caption, _COLUMNS, rows, folded=True)
 
 
 def _row(each: ConfigurationStatistics, metric: str, spread: Spread) -> list[Cell]:
     shares = (spread.mean, spread.std, spread.standard_error, spread.low, spread.high, spread.worst)
     seed = Cell("") if spread.worst_seed is None else Cell(str(spread.worst_seed), spread.worst_seed)
     numbers = [Cell(str(spread.n), spread.n), *(percent_cell(share) for share in shares), seed]
-    return [text_cell(each.method), Cell(spoken(metric), metric), *numbers]
+    return [text_cell(each.method), Cell(display_name(metric), metric), *numbers]

@@ -26,14 +26,14 @@ _SIZE = re.compile(r'<svg[^>]* width="([\d.]+)pt"')
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderedFigure:
     """A figure in the page; `width` in CSS pixels as it was drawn."""
 
     svg: str
     width: int
 
 
-def write_figure(figure: Figure, folder: Path, name: str, description: str) -> Drawn:
+def write_figure(figure: Figure, folder: Path, name: str, description: str) -> RenderedFigure:
     """Write <name>.svg and <name>.png into the folder; returns the SVG for the page, where `description` is read out.
 
     The same figure gives the same bytes.
@@ -49,11 +49,11 @@ def write_figure(figure: Figure, folder: Path, name: str, description: str) -> D
     return _in_page(text.getvalue(), description)
 
 
-def _in_page(svg: str, description: str) -> Drawn:
+def _in_page(svg: str, description: str) -> RenderedFigure:
     match = _SIZE.search(svg)
     assert match, "matplotlib's SVG states its width"
     width = round(float(match.group(1)) * 4 / 3)
     svg = _FILE_ONLY.sub("", svg)
     svg = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{description}">', svg, count=1)
     svg = _COLOURS.sub(lambda found: f"var(--{_VARIABLES[found.group()]})", svg)
-    return Drawn("\n".join(line.strip() for line in svg.splitlines() if line.strip()), width)
+    return RenderedFigure("\n".join(line.strip() for line in svg.splitlines() if line.strip()), width)

@@ -9,7 +9,7 @@ import jinja2
 
 from gallop_ray.records.folders import PAGE, VERDICT, SweepFolder
 from gallop_ray.reporting.report.drawings import drawings, drawn
-from gallop_ray.reporting.report.material import Importances, Material, gather
+from gallop_ray.reporting.report.material import Importances, ReportData, gather
 from gallop_ray.reporting.report.notes import notes
 from gallop_ray.reporting.report.sections import Section, sections
 from gallop_ray.spec.schema import Sweep
@@ -39,7 +39,7 @@ def write_report(
     return path
 
 
-def _page(material: Material, found: list[Section]) -> str:
+def _page(material: ReportData, found: list[Section]) -> str:
     parts = files("gallop_ray.reporting.report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((parts / "page.html.j2").read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ def _page(material: Material, found: list[Section]) -> str:
     )
 
 
-def _verdict(material: Material) -> str:
+def _verdict(material: ReportData) -> str:
     if material.statistics.verdict:
         return material.statistics.verdict.text
     if not material.best:
@@ -67,7 +67,7 @@ def _verdict(material: Material) -> str:
     return f"{material.best[0].method} is the only method with a finished run: there is nothing to compare it with."
 
 
-def _subtitle(material: Material) -> str:
+def _subtitle(material: ReportData) -> str:
     sweep, runs = material.sweep, material.status.runs
     methods = f"{len(sweep.methods)} method{'s' * (len(sweep.methods) > 1)}"
     seeds = f"{len(sweep.seeds)} seed{'s' * (len(sweep.seeds) > 1)}"

@@ -19,6 +19,7 @@ from gallop_ray.sparse.weights import is_split, rank, world_size
 from gallop_ray.tasks.answers import is_right, read_answer
 from gallop_ray.tasks.encode import encode_options, encode_prompt, ended
 from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.padding import batches, last_logits, left_padded, reads_padded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,8 +68,16 @@ def likelihood_correct(
     """
     rows = [row for i, example in enumerate(examples) for row in _rows(i, example, tokenizer, settings)]
     rows.sort(key=lambda row: len(row.ids))
+    pad_id = tokenizer.pad_token_id
     with evaluating(model):
-        found = over_ranks(model, rows, settings.batch_size, lambda batch: _score(model, batch, tokenizer.pad_token_id))
+        padded = reads_padded(model, [row.ids for row in rows], pad_id)
+        found = over_ranks(
+            model,
+            rows,
+            settings.batch_size,
+            lambda batch: _score(model, batch, pad_id),
+            length=None if padded else lambda row: len(row.ids),
+        )
     scores = [[0.0] * len(example.options) for example in examples]
     for row, values in zip(rows, found, strict=True):
         for option, value in values.items():
@@ -88,11 +97,13 @@ def generation_correct(
     tokens = settings.max_new_tokens if with_options else settings.max_reasoning_tokens
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     with evaluating(model):
+        padded = reads_padded(model, prompts, tokenizer.pad_token_id)
         texts = over_ranks(
             model,
             [prompts[i] for i in order],
             settings.batch_size,
             lambda batch: _generate(model, tokenizer, batch, tokens),
+            length=None if padded else len,
         )
     outputs = [text for _, text in sorted(zip(order, texts, strict=True))]
     read = [read_answer(text, one) for text, one in zip(outputs, examples, strict=True)]
@@ -121,14 +132,7 @@ def _common_prefix(options: Sequence[Sequence[int]]) -> int:
 def _score(model: Any, batch: list[_Row], pad_id: int) -> list[dict[int, float]]:
     """The summed log-probability of each option of each row."""
     lengths = [len(next(iter(row.tails.values()))) for row in batch]
-    input_ids, mask = _left_padded([row.ids for row in batch], pad_id, model.device)
-    logits = model(
-        input_ids=input_ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        logits_to_keep=max(lengths),
-        use_cache=False,
-    ).logits
+    logits = last_logits(model, *left_padded([row.ids for row in batch], pad_id, model.device), max(lengths))
     return [_tail_scores(one[-length:], row.tails) for one, length, row in zip(logits, lengths, batch, strict=True)]
 
 
@@ -144,7 +148,7 @@ def _strictly_best(values: Sequence[float], label: int) -> bool:
 
 
 def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int) -> list[str]:
-    input_ids, mask = _left_padded(batch, tokenizer.pad_token_id, model.device)
+    input_ids, mask = left_padded(batch, tokenizer.pad_token_id, model.device)
     with _greedy(model, tokenizer, tokens) as settings:
         generated = model.generate(
             generation_config=settings,
@@ -183,31 +187,30 @@ def _end_ids(settings: GenerationConfig, tokenizer: Any) -> list[int]:
     return sorted({tokenizer.eos_token_id, *(one for one in known if one is not None)})
 
 
-def _left_padded(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, each (batch, longest), padded so that every row ends at the last position."""
-    width = max(map(len, rows))
-    ids = [[pad_id] * (width - len(row)) + row for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def over_ranks(model: Any, items: list[Item], size: int, work: Callable[[list[Item]], list[Result]]) -> list[Result]:
+def over_ranks(
+    model: Any,
+    items: list[Item],
+    size: int,
+    work: Callable[[list[Item]], list[Result]],
+    length: Callable[[Item], int] | None = None,
+) -> list[Result]:
     """`work` over batches of `size` items, shared out over the ranks; one result per item, in order, on every rank.
 
+    length: as of `batches`, where items of several lengths cannot be padded to one.
     A batch for which there is not enough memory is gone through in halves, unless the ranks forward in step.
     """
-    batches = [items[i : i + size] for i in range(0, len(items), size)]
+    dealt = list(batches(items, size, length))
     step = work if _in_step(model) else _InParts(work)
     mine = []
-    for turn in range(-(-len(batches) // world_size())):
+    for turn in range(-(-len(dealt) // world_size())):
         # A rank that has run out of batches repeats the last one, uncounted, to stay in step.
         index = turn * world_size() + rank()
-        mine.append(step(batches[min(index, len(batches) - 1)]))
+        mine.append(step(dealt[min(index, len(dealt) - 1)]))
     shares = [mine]
     if world_size() > 1:
         shares = [[] for _ in range(world_size())]
         distributed.all_gather_object(shares, mine)
-    return [result for i in range(len(batches)) for result in shares[i % world_size()][i // world_size()]]
+    return [result for i in range(len(dealt)) for result in shares[i % world_size()][i // world_size()]]
 
 
 def _in_step(model: Any) -> bool:

@@ -4,7 +4,14 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    GenerationConfig,
+    LlamaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
 from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct, likelihood_correct
 from gallop_ray.tasks.answers import parse_answer
@@ -58,6 +65,28 @@ def test_likelihood_equals_a_slow_reference():
         assert likelihood_correct(model, tokenizer, examples, settings) == expected
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ids: BartForCausalLM(BartConfig(d_model=32, decoder_layers=2, decoder_ffn_dim=64, init_std=0.5, **ids)),
+        lambda ids: RwkvForCausalLM(RwkvConfig(hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, **ids)),
+    ],
+    ids=["positions from the first column", "padding in the state"],
+)
+def test_what_a_model_says_of_a_text_does_not_depend_on_the_other_texts_of_a_batch(make):
+    torch.manual_seed(3)
+    tokenizer = pocket_tokenizer()
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0}
+    model, examples = make(ids).eval(), mixed_examples()
+    one_by_one, together = replace(SETTINGS, batch_size=1), replace(SETTINGS, batch_size=100)
+    expected = slow_likelihood_correct(model, tokenizer, examples)
+    assert len(set(expected)) == 2
+    assert likelihood_correct(model, tokenizer, examples, together) == expected
+    if isinstance(model, BartForCausalLM):  # RWKV's own cached decoding of several rows is not that of one
+        generated = generation_correct(model, tokenizer, examples, one_by_one)
+        assert generation_correct(model, tokenizer, examples, together) == generated
+
+
 @pytest.mark.parametrize("said", ["1", "12", "123"])
 def test_an_option_that_others_continue_can_win_and_so_can_they(said):
     """Without the end, 1 would be the likeliest for every model."""
@@ -78,7 +107,8 @@ def test_an_option_that_others_continue_can_win_and_so_can_they(said):
 
 def test_a_tie_is_not_correct():
     model, tokenizer = untrained()
-    tied = Example("max 3 7", "", ("7", "7"), ("7", "7"), 0)
+    torch.nn.init.zeros_(model.lm_head.weight)  # every token is as likely as any other
+    tied = Example("max 3 7", "", ("7", "3"), ("7", "3"), 0)
     assert likelihood_correct(model, tokenizer, [tied], SETTINGS) == [False]
 
 
@@ -211,5 +241,6 @@ def evaluate_on_rank(examples):
 def test_every_rank_has_the_results_of_one_rank_after_as_many_forwards(ranks, count):
     examples = mixed_examples()[:count]
     likelihood, generated, calls = evaluate_on_rank(examples)
+    tries = 2 if count > 1 else 0  # of one text alone and padded, on every rank
     found = ranks(3)(evaluate_on_rank, examples)
-    assert found == [(likelihood, generated, -(-calls // 3))] * 3
+    assert found == [(likelihood, generated, -(-(calls - tries) // 3) + tries)] * 3

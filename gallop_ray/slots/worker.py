@@ -42,6 +42,7 @@ from gallop_ray.training.context import NullReporter
 from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, look, measure_base
+from gallop_ray.training.schedules import schedule_of
 
 
 def serve(config: Mapping[str, Any]) -> None:
@@ -135,6 +136,7 @@ def _check_methods(resident: LoadedModel) -> None:
     sweep = resident.sweep
     look(resident)
     for spec in sweep.methods:
+        schedule_of(sweep.training.schedule, 1)
         make_optimizer(sweep.training, [torch.nn.Parameter(torch.zeros(1))], spec.entry_ages)
         make_method(spec)
         if isinstance(spec, MaskMethodSpec):

@@ -9,4 +9,6 @@ from gallop_ray.spec.schema import Sweep
 def references(sweep: Sweep) -> Iterator[str]:
     """Every `module:Name` of a sweep."""
     yield from filter(is_reference, (method.type for method in sweep.methods))
-    yield from filter(is_reference, (*sweep.evaluation.metrics, sweep.search.sampler, sweep.training.optimizer))
+    training = sweep.training
+    rest = (*sweep.evaluation.metrics, sweep.search.sampler, training.optimizer, training.schedule)
+    yield from filter(is_reference, rest)

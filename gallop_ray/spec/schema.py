@@ -113,6 +113,15 @@ class DataSpec(Frozen):
         return tuple(self.model_copy(update={"train": task, "ood": ood}) for task, ood in others.items())
 
 
+SCHEDULES = ("linear", "cosine", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt")
+
+
+def _schedule(name: str) -> str:
+    if name in SCHEDULES or is_reference(name):
+        return name
+    raise ValueError(f"must be {', '.join(map(repr, SCHEDULES))} or module:function{did_you_mean(name, SCHEDULES)}")
+
+
 class TrainingSpec(Frozen):
     """The optimisation of one run. batch_size counts examples per optimizer step over all workers."""
 
@@ -127,8 +136,10 @@ class TrainingSpec(Frozen):
     learning_rate: float = Field(
         default=1e-4, gt=0, description="the highest of the schedule; search it for each method"
     )
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        default="linear", description="after the warmup; linear and cosine fall to 0"
+    schedule: Annotated[str, AfterValidator(_schedule)] = Field(
+        default="linear",
+        description="after the warmup: linear, cosine, constant; cosine_with_restarts, polynomial and inverse_sqrt as "
+        "transformers has them; or `module:function`, called with a step and the number of steps for a factor",
     )
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps in which it rises from 0")
     weight_decay: float = Field(default=0.0, ge=0, description="of the trained parameters only")

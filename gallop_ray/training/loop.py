@@ -23,6 +23,7 @@ from gallop_ray.tasks.encode import Encoded
 from gallop_ray.training.context import Reporter, RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.measure import Validation
+from gallop_ray.training.schedules import learning_rate
 
 _T = TypeVar("_T")
 _LOGGED_STEPS = 50  # a run logs about this many of its steps
@@ -42,16 +43,6 @@ class TrainState:
     loss: float = math.nan
     unlogged: list[Tensor] = field(default_factory=list)
     since: float = field(default_factory=time.perf_counter)
-
-
-def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
-    """The learning rate of step 0, 1, ...: linear warm-up, then the schedule down to zero (or constant)."""
-    warmup = round(training.warmup_ratio * steps)
-    if step < warmup:
-        return training.learning_rate * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - warmup)
-    factor = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
-    return training.learning_rate * factor[training.schedule]
 
 
 def batches(examples: Sequence[_T], size: int, seed: int) -> Iterator[list[_T]]:

@@ -15,8 +15,9 @@ from gallop_ray.sparse.mask import Mask
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED, answer_loss, collate
 from gallop_ray.training.engine import Engine, deepspeed_config
-from gallop_ray.training.loop import batches, learning_rate, train
+from gallop_ray.training.loop import batches, train
 from gallop_ray.training.run import checkpointing
+from gallop_ray.training.schedules import learning_rate
 from tests.training import tiny
 
 

@@ -1,0 +1,55 @@
+"""The learning rate of each step: linear warm-up, then a schedule."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from gallop_ray.spec.plugins import is_reference, load_object
+from gallop_ray.spec.schema import TrainingSpec
+
+Factor = Callable[[int, int], float]
+"""Of a step after the warm-up, 0, 1, ..., and of how many there are: what the learning rate is multiplied by."""
+
+_OWN: dict[str, Factor] = {
+    "constant": lambda step, steps: 1.0,
+    "linear": lambda step, steps: 1 - step / steps,
+    "cosine": lambda step, steps: 0.5 * (1 + math.cos(math.pi * step / steps)),
+}
+
+
+def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
+    """The learning rate of step 0, 1, ... of `steps`. Raises ValueError for a schedule that gives no usable number."""
+    warmup = round(training.warmup_ratio * steps)
+    if step < warmup:
+        return training.learning_rate * (step + 1) / (warmup + 1)
+    left = max(1, steps - warmup)
+    factor = schedule_of(training.schedule, left)(step - warmup, left)
+    if not (isinstance(factor, int | float) and math.isfinite(factor) and factor >= 0):
+        raise ValueError(f"training.schedule: {training.schedule} gives {factor!r} at step {step} of {steps}")
+    return training.learning_rate * factor
+
+
+@cache
+def schedule_of(name: str, steps: int) -> Factor:
+    """A schedule by its name, for so many steps. Raises ValueError for a `module:function` that cannot be had."""
+    if name in _OWN:
+        return _OWN[name]
+    if not is_reference(name):
+        return _of_transformers(name, steps)
+    found = load_object(name)
+    if not callable(found):
+        raise ValueError(f"training.schedule: {name} is not a function of a step and the number of steps")
+    factor: Factor = found
+    return factor
+
+
+def _of_transformers(name: str, steps: int) -> Factor:
+    """transformers makes schedules for an optimizer; of them only the factor is wanted."""
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler: torch.optim.lr_scheduler.LambdaLR = get_scheduler(name, optimizer, 0, steps)
+    (factor,) = scheduler.lr_lambdas
+    return lambda step, _: float(factor(step))

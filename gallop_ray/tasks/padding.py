@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gallop_ray.sparse.weights import everywhere
+from gallop_ray.sparse.weights import all_ranks
 
 Item = TypeVar("Item")
 Length = Callable[[Any], int]
@@ -52,7 +52,7 @@ def reads_padded(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> bool
     )
     # Of the logits only differences count, and few of many vary by more than the rest.
     spread = (alone - alone.mean()).norm()
-    return everywhere(bool((alone - padded).norm() <= _NOISE.get(model.dtype, _COARSE) * spread))
+    return all_ranks(bool((alone - padded).norm() <= _NOISE.get(model.dtype, _COARSE) * spread))
 
 
 def batches(items: Sequence[Item], size: int, length: Length | None = None) -> Iterator[list[Item]]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from gallop_ray.disk.damage import Damaged
+from gallop_ray.disk.regular import opened_regular
 
 
 @contextmanager
@@ -17,9 +18,8 @@ def opened(path: Path, framework: Literal["numpy", "pt"] = "numpy") -> Iterator[
     Raises Damaged where it is no whole safetensors file, FileNotFoundError where it is not there, other OSErrors where
     it cannot be read. Used as `with`, what is read inside raises the same.
     """
-    if path.is_dir():
-        raise Damaged(path, "is a folder and no file")
-    path.open("rb").close()  # safetensors says "not found" also of what may not be read
+    with opened_regular(path):  # safetensors says "not found" also of what may not be read
+        pass
     try:
         with safe_open(path, framework=framework) as file:
             yield file

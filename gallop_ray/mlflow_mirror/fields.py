@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from gallop_ray.disk.damage import Damaged
+from gallop_ray.disk.regular import read_regular
 from gallop_ray.mlflow_mirror.store import Point, Status
 from gallop_ray.records.events import Event, Step, Validated
 from gallop_ray.records.results import RunResult, StoredConfiguration
@@ -156,8 +158,8 @@ class Sent:
     def load(cls, folder: Path, sweep_run: str) -> "Sent | None":
         """The folder's mlflow.json; None when there is none, or it is about another MLflow run of the sweep."""
         try:
-            found = _SENT.validate_json((folder / "mlflow.json").read_bytes())
-        except (FileNotFoundError, ValidationError):  # cut short by a power cut: MLflow is asked for the run
+            found = _SENT.validate_json(read_regular(folder / "mlflow.json"))
+        except (FileNotFoundError, Damaged, ValidationError):  # cut short by a power cut: MLflow is asked for the run
             return None
         return found if found.sweep_run == sweep_run else None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.regular import read_regular
 from gallop_ray.disk.whole import append, drafted
 
 Record = dict[str, Any]
@@ -39,11 +40,11 @@ def write_json(path: Path, value: Mapping[str, Any], durable: bool = True) -> No
 def read_json(path: Path) -> Record | None:
     """The object in the file; None when there is no file. Damaged, a ValueError, when it is no JSON object."""
     try:
-        value = _parsed(path.read_bytes())
+        data = read_regular(path)
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
-        raise Damaged(path, "is a folder and no file") from None
+    try:
+        value = _parsed(data)
     except ValueError as error:
         raise Damaged(path, f"is not valid JSON ({error})") from error
     if not isinstance(value, dict):
@@ -96,12 +97,12 @@ def parse_lines(data: bytes) -> Lines:
 
 
 def complete_lines(path: Path) -> list[bytes]:
-    """The complete lines of a file; none when there is no file, and of a folder in its place, which is said once."""
+    """The complete lines of a file; none without a file, and of what is none in its place, said once."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         return []
-    except IsADirectoryError:
-        note_damage(path, "is a folder and no file", "it counts as empty")
+    except Damaged as error:
+        note_damage(path, error.reason, "it counts as empty")
         return []
     return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from gallop_ray.records.typed import Number, StoredRecord
+from gallop_ray.spec.metrics import possible
 
 FINAL = ("finished", "pruned", "failed", "diverged")
 """How a configuration can end; of these a run cannot be pruned."""
@@ -15,7 +16,8 @@ SEARCH, CONFIRMATION = "search", "confirmation"
 """The stage of a run: with a seed of the sweep, or after the search with a fresh one."""
 End = Literal["finished", "pruned", "failed", "diverged"]
 Ways = dict[str, Number | None]
-Accuracies = dict[str, dict[str, Ways]]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Accuracies = dict[str, dict[str, dict[str, Share | None]]]
 """By task, split and way of measuring."""
 
 _MEASURED = re.compile(r"(val_|id_|ood_|mean_|forget_ratio|collapse_rate|text_loss).*")
@@ -43,7 +45,7 @@ class EndedRun(StoredRecord):
     @model_validator(mode="after")
     def _metrics_are_numbers(self) -> Self:
         for name, value in (self.model_extra or {}).items():
-            if not is_number_or_null(value) and _MEASURED.fullmatch(name):
+            if _MEASURED.fullmatch(name) and not (is_number_or_null(value) and possible(name, value or 0.0)):
                 raise ValueError(f"has a wrong {name}: {value!r:.60}")
         return self
 
@@ -111,15 +113,15 @@ class RunResult(EndedRun):
     selection_ratio: Number | None = None
     learning_rate: Number | None = None
     micro_batch_size: Annotated[int, Field(gt=0)] | None = None
-    trained_parameters: int | None = None
-    density: Number | None = None
+    trained_parameters: Annotated[int, Field(ge=0)] | None = None
+    density: Share | None = None
     trainable_percent: Number | None = None
     steps: int = 0
     best_step: int | None = None
     train_loss: Number | None = None
     ood_tasks: int = 0
     forgetting_is_vacuous: bool | None = None
-    parseable_share: Number | None = None
+    parseable_share: Share | None = None
     memorization: Number | None = None
     tasks: Accuracies = {}
     forgetting: dict[str, Ways] = {}
@@ -160,7 +162,7 @@ class StoredConfiguration(StoredRecord):
 class BaseResult(StoredRecord):
     """base.json: the base model's accuracies."""
 
-    tasks: dict[str, dict[str, dict[str, Number]]]
+    tasks: dict[str, dict[str, dict[str, Share]]]
 
     @model_validator(mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """The record of one run, or of a round of it: a folder, written by rank 0 of the workers alone."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.regular import opened_regular, remove, stat_of
 from gallop_ray.disk.whole import remove_drafts
 from gallop_ray.records.events import Event, parse_events
 from gallop_ray.records.files import Record, append_line, parse_lines, read_json, write_json, write_lines
@@ -84,6 +86,8 @@ class RunFolder:
     def start(self, spec: Mapping[str, Any], slot: str) -> int:
         """Begin an attempt and return its number, from 1. What an unfinished attempt left is removed."""
         assert not ((result := self.result()) and result.finished), f"{self.path} has finished: it never runs again"
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
         self.path.mkdir(parents=True, exist_ok=True)
         attempt = self.attempt() + 1
         self._clear()
@@ -95,14 +99,17 @@ class RunFolder:
     def _clear(self) -> None:
         remove_drafts(self.path)
         for name in _LEFT_BY_AN_ATTEMPT:
-            (self.path / name).unlink(missing_ok=True)
+            remove(self.path / name)
+        for path in (self.metrics, self.checkpoint):
+            if not path.is_file():
+                remove(path)
 
     def attempt(self) -> int:
         """The number of the attempt that metrics.jsonl is about; 0 before the first."""
         try:
-            with self.metrics.open("rb") as file:
+            with opened_regular(self.metrics) as file:
                 return _attempt(file.readline())
-        except (FileNotFoundError, IsADirectoryError):
+        except (FileNotFoundError, Damaged):
             return 0
 
     def write(self, document: Document, value: Mapping[str, Any]) -> None:
@@ -164,22 +171,22 @@ class RunFolder:
     def tail(self, offset: int = 0, attempt: int = 0) -> Tail:
         """The events after byte `offset` of that attempt; from the beginning when another attempt has begun."""
         try:
-            file = self.metrics.open("rb")
+            with opened_regular(self.metrics) as file:
+                current = _attempt(file.readline())
+                start = offset if current == attempt and _ends_a_line(file, offset) else 0
+                file.seek(start)
+                data = file.read()
         except FileNotFoundError:
             return Tail([], 0, 0)
-        except IsADirectoryError:
-            note_damage(self.metrics, "is a folder and no file", "it counts as empty")
+        except Damaged as error:
+            note_damage(self.metrics, error.reason, "it counts as empty")
             return Tail([], 0, 0)
-        with file:
-            current = _attempt(file.readline())
-            start = offset if current == attempt and _ends_a_line(file, offset) else 0
-            file.seek(start)
-            found = parse_events(file.read(), self.metrics)
+        found = parse_events(data, self.metrics)
         return Tail(found.events, current, start + found.size)
 
     def version(self) -> tuple[int, int, int]:
         """Changes whenever an event or a result was added: (file number and bytes of metrics.jsonl, result's time)."""
-        metrics, result = _stat(self.metrics), _stat(self.path / "result.json")
+        metrics, result = stat_of(self.metrics), stat_of(self.path / "result.json")
         return (
             metrics.st_ino if metrics else 0,
             metrics.st_size if metrics else 0,
@@ -238,10 +245,3 @@ def _ends_a_line(file: BinaryIO, offset: int) -> bool:
         return True
     file.seek(offset - 1)
     return file.read(1) == b"\n"
-
-
-def _stat(path: Path) -> Any:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None

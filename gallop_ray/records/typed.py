@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.regular import read_regular
 from gallop_ray.records.files import write_json
 
 VERSION = "1.1"
@@ -42,11 +43,9 @@ class StoredRecord(BaseModel):
     def read(cls, path: Path) -> Self | None:
         """The record in a file; None when there is no file. Raises Damaged, of a newer version OfNewerVersion."""
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
         except FileNotFoundError:
             return None
-        except IsADirectoryError:
-            raise Damaged(path, "is a folder and not a file") from None
         return cls.parse(data, path)
 
     @classmethod

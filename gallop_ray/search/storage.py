@@ -12,7 +12,8 @@ import optuna
 import sqlalchemy
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from gallop_ray.disk.damage import note_damage
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.regular import read_regular
 from gallop_ray.records.files import parse_lines, read_json, write_json
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.schema import Sweep
@@ -62,11 +63,11 @@ def _broken(journal: Path, torn: bool = False) -> str | None:
     Optuna itself reads it last, whose errors are of any class.
     """
     try:
-        data = journal.read_bytes()
+        data = read_regular(journal)
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
-        return "is a folder and no file"
+    except Damaged as error:
+        return error.reason
     found = parse_lines(data)
     if found.damage is not None or (torn and found.size < len(data)):
         return f"is damaged ({found.damage or 'its last line is torn'})"

@@ -15,6 +15,8 @@ from gallop_ray.spec.problems import did_you_mean
 GROUP = "gallop_ray.metrics"
 """The entry points by which a package offers metrics: `name = "module:object"`, an object of class Metric."""
 COLLAPSED_BELOW = 0.01
+_SHARE = (0.0, 1.0)
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Metric:
     """Whether it is about other tasks than the one trained on."""
     weights: Weights | None = None
     on_tests: bool = True
+    bounds: tuple[float, float] | None = None
+    """Between which its values lie, where that is known; a record that says otherwise is damaged."""
 
     @property
     def column(self) -> str:
@@ -92,6 +96,7 @@ _TABLE = (
         heading="ID",
         note="on the task trained on",
         needs_ood=False,
+        bounds=_SHARE,
         weights=lambda base: (1.0, 0.0),
     ),
     Metric(
@@ -100,6 +105,7 @@ _TABLE = (
         value=lambda tuned, base: tuned.mean_ood,
         heading="OOD",
         note="mean over the other tasks",
+        bounds=_SHARE,
         weights=lambda base: (0.0, 1.0),
     ),
     Metric(
@@ -109,6 +115,7 @@ _TABLE = (
         larger_is_better=False,
         heading="Forget",
         note="share of the base model's OOD accuracy that was lost",
+        bounds=_SHARE,
         weights=lambda base: (0.0, -1 / base) if base else None,  # but for its floor at 0
     ),
     Metric(
@@ -118,12 +125,14 @@ _TABLE = (
         larger_is_better=False,
         heading="Collapse",
         note="share of OOD test sets below 1 %",
+        bounds=_SHARE,
     ),
     Metric(
         name="mean_accuracy",
         label="mean of ID and OOD accuracy",
         value=lambda tuned, base: _mean([tuned.id, tuned.mean_ood]),
         heading="mean",
+        bounds=_SHARE,
         weights=lambda base: (0.5, 0.5),
         on_tests=False,
     ),
@@ -180,6 +189,15 @@ def find(name: str) -> Metric | None:
     """The metric of a recorded name: `val_forget_ratio` and `forget_ratio_generated` are of forget_ratio."""
     plain = name.removeprefix("val_").removesuffix("_generated")
     return BUILT_IN.get(plain) or _declared.get(plain)
+
+
+def possible(name: str, value: float) -> bool:
+    """Whether a recorded metric can have this value."""
+    metric = find(name)
+    if metric is None or metric.bounds is None:
+        return True
+    low, high = metric.bounds
+    return low - _ROUNDING <= value <= high + _ROUNDING
 
 
 def objectives() -> list[str]:

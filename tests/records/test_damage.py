@@ -3,8 +3,9 @@
 import io
 import json
 import logging
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gallop_ray.search.study import Studies
 from gallop_ray.sparse.checked import save_checked
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.sweep.recheck import clear_leftovers, recheck
+from gallop_ray.training.checkpoint import last_checkpoint
 from tests.sweep.written import Written, small_sweep
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -209,6 +211,76 @@ def test_a_copy_of_a_run_or_of_a_configuration_counts_for_nothing(
     assert after == before
     assert "seed-7/result.json is the result of another run" in caplog.text
     assert f"{key}.bak has no name of a configuration" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"val_mean_accuracy": 1.7},
+        {"id_accuracy": -3},
+        {"ood_accuracy_generated": 1e300},
+        {"val_forget_ratio": -0.1},
+        {"collapse_rate": 2},
+        {"density": 7.0},
+        {"trained_parameters": -3},
+        {"tasks": {"max": {"test": {"likelihood": 5}}}},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_result_that_no_run_can_have_is_named_and_counts_for_nothing(
+    written: Written, wrong: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    run, other = [run for run in written.folder.runs() if run.result()]
+    result = json.loads((run.path / "result.json").read_text())
+    (run.path / "result.json").write_text(json.dumps(result | wrong))
+    assert [(each.configuration, each.seed) for each in written.folder.results()] == [(other.configuration, other.seed)]
+    assert f"result.json has a wrong {next(iter(wrong))}: " in caplog.text
+
+
+def test_accuracies_of_the_base_model_that_cannot_be_are_measured_again(written: Written) -> None:
+    written.folder.write_base({"max": {"test": {"likelihood": 1.0}}}, {}, {}, None)
+    assert written.folder.base() is not None
+    written.folder.write_base({"max": {"test": {"likelihood": 5.0}}}, {}, {}, None)
+    assert written.folder.base() is None
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("make", [loop, os.mkfifo, os.mkdir], ids=["a loop of links", "a pipe", "a folder"])
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", "checkpoint.safetensors", "correct.json"])
+def test_what_is_no_file_costs_its_run_alone_and_is_never_waited_for(
+    written: Written, name: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoilt, other = [run for run in written.folder.runs() if run.result()]
+    (spoilt.path / name).unlink(missing_ok=True)
+    make(spoilt.path / name)
+    assert main(["status", str(written.folder.path)]) == 0
+    assert main(["best", str(written.folder.path)]) == 0
+    spoilt.tail()
+    assert last_checkpoint(spoilt.checkpoint) is None
+    assert other.result()
+    if name != "result.json":
+        (spoilt.path / "result.json").unlink()
+    spoilt.start({}, "slot-0")
+    spoilt.finish({"status": "finished"})
+    assert spoilt.result()
+    assert len(spoilt.events()) == 2
+
+
+def test_a_file_in_the_place_of_a_run_is_named_and_set_aside_when_the_run_begins(
+    written: Written, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, other = [run for run in written.folder.runs() if run.result()]
+    shutil.rmtree(run.path)
+    run.path.write_text("mine")
+    assert main(["status", str(written.folder.path)]) == 0
+    assert "result.json cannot be there: what should be its folder is a file" in caplog.text
+    assert [result.seed for result in written.folder.results()] == [other.seed]
+    run.start({}, "slot-0")
+    assert run.path.with_name(f"{run.path.name}.damaged").read_text() == "mine"
+    assert run.attempt() == 1
 
 
 @pytest.mark.parametrize(

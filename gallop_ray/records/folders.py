@@ -30,6 +30,7 @@ from gallop_ray.records.results import (
 )
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.typed import FIRST, StoredRecord, note_unread, refuse_newer, write_record
+from gallop_ray.spec.configuration import content_hash
 
 MASK_REPORT = ("masks.json", "masks.png")
 """What a finished sweep says of its masks."""
@@ -40,6 +41,7 @@ VERDICT = "report/verdict.txt"
 _LISTING = "results.jsonl"
 _SEED_FOLDER = re.compile(r"seed-(0|[1-9]\d*)")
 _KEY = re.compile(r"\w[\w-]*")  # `.bak`, ` copy` and the like are no configurations of their own
+_HASHED = re.compile(r".*-([0-9a-f]{8})")
 _MEASURED_AGAIN = "the next start measures the base model again"
 _Measured = TypeVar("_Measured", bound=StoredRecord)
 
@@ -65,7 +67,7 @@ class ConfigurationFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / "configuration.json"
         try:
-            there = StoredConfiguration.read(path) is not None
+            there = self._stored() is not None
         except Damaged as error:
             note_unread(error, "it is written again")
             there = False
@@ -73,9 +75,9 @@ class ConfigurationFolder:
             write_json(path, configuration)
 
     def configuration(self) -> StoredConfiguration:
-        """configuration.json; of a damaged one, which is said once, what its runs say. ValueError without either."""
+        """configuration.json; of a damaged or edited one, which is said once, what its runs say. ValueError without."""
         try:
-            value = StoredConfiguration.read(self.path / "configuration.json")
+            value = self._stored()
         except Damaged as error:
             asked = next((spec["configuration"] for spec in self._specs() if "configuration" in spec), None)
             if asked is None:
@@ -85,6 +87,24 @@ class ConfigurationFolder:
         if value is None:
             raise ValueError(f"{self.path} is not a configuration of a sweep: it has no configuration.json")
         return value
+
+    def _stored(self) -> StoredConfiguration | None:
+        """configuration.json, held against the key, which ends in its hash. Raises Damaged.
+
+        Where it differs, as by another way of hashing, it counts if it is what a run was asked.
+        """
+        path = self.path / "configuration.json"
+        value = StoredConfiguration.read(path)
+        given = _HASHED.fullmatch(self.key)
+        if value is None or given is None:
+            return value
+        content = read_json(path)
+        assert content is not None
+        if content_hash(content) == given.group(1) or any(
+            spec.get("configuration") == content for spec in self._specs()
+        ):
+            return value
+        raise Damaged(path, "is not what its folder was named by: it has been changed")
 
     def method_name(self) -> str:
         """The method's name in configuration.json; where that does not say it, by the key."""

@@ -125,8 +125,13 @@ def resolve(sweep: Sweep, method_name: str, values: Mapping[str, object]) -> Con
 
 def configuration_key(configuration: Configuration) -> str:
     """`<method name>-<8 hex digits>`: the same for equal configurations, and fit for a folder's name."""
-    canonical = json.dumps(configuration.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return f"{configuration.method.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+    return f"{configuration.method.name}-{content_hash(configuration.model_dump(mode='json'))}"
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """The 8 hex digits of a configuration as JSON, whichever version and method it is of."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 def asked(configuration: Configuration, seed: int) -> dict[str, Any]:

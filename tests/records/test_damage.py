@@ -244,6 +244,43 @@ def test_accuracies_of_the_base_model_that_cannot_be_are_measured_again(written:
     assert written.folder.base() is None
 
 
+def test_an_edited_configuration_is_named_and_what_its_runs_were_asked_counts(
+    written: Written, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = written.folder.configuration(written.folder.results()[0].configuration)
+    asked = place.configuration()
+    path = place.path / "configuration.json"
+    content = json.loads(path.read_text())
+    assert content["training"]["learning_rate"] == 0.1
+    content["training"]["learning_rate"] = 0.5
+    path.write_text(json.dumps(content))
+    assert place.configuration() == asked
+    assert "configuration.json is not what its folder was named by: it has been changed; what its runs" in caplog.text
+    assert main(["best", str(written.folder.path)]) == 0
+    said = capsys.readouterr().out
+    assert "learning_rate: 0.1" in said
+    assert "0.5" not in said.split("training:")[1]
+
+
+def test_an_edited_configuration_without_runs_is_written_again(written: Written) -> None:
+    place = written.folder.configuration(written.folder.results()[0].configuration)
+    right = json.loads((place.path / "configuration.json").read_text())
+    for run in place.runs():
+        shutil.rmtree(run.path)
+    (place.path / "configuration.json").write_text(json.dumps(right | {"training": {"learning_rate": 0.5}}))
+    with pytest.raises(ValueError, match="it has been changed"):
+        place.configuration()
+    place.create(right)
+    assert place.configuration().training["learning_rate"] == 0.1
+
+
+def test_a_configuration_whose_key_was_made_otherwise_is_held_against_its_runs(written: Written) -> None:
+    key = written.folder.results()[0].configuration
+    old = written.folder.configuration("gallop-0123abcd")
+    (written.folder.path / key).rename(old.path)
+    assert old.configuration().training["learning_rate"] == 0.1
+
+
 def loop(path: Path) -> None:
     path.symlink_to(path.name)
 

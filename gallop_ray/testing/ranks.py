@@ -16,6 +16,7 @@ def _serve(rank: int, world: int, store: str, pipe: Connection) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # what imports draw from differs between processes
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     while (job := pipe.recv()) is not None:
         function, args = job

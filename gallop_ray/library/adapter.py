@@ -1,5 +1,6 @@
 """Sparse adapters on a model: attach one, train it with any loop, save it, merge it or take it off."""
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from gallop_ray.library.refresh import MaskRefresh
 from gallop_ray.library.selection import Loss, choose, method_of, model_loss, refuse_unfit
 from gallop_ray.methods.contract import MaskMethod, RefreshedMethod
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit, refuse_other_base
+from gallop_ray.sparse.base_settings import base_settings
 from gallop_ray.sparse.base_state import base_hash, checksum
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
@@ -69,7 +71,7 @@ class SparseAdapter:
     ) -> None:
         self.model = model
         self._asking = [(p, p.requires_grad) for p in model.parameters()]
-        self._base_hash = base_hash(model)
+        self._base_hash, self._base_settings = base_hash(model), json.dumps(base_settings(model))
         self._checksums = {name: checksum(p) for name, p in model.named_parameters()}
         model.requires_grad_(False)
         self._delta = SparseDelta(model, candidates, mask)
@@ -130,7 +132,9 @@ class SparseAdapter:
         self._refuse_other_changes()
         if self._delta.is_unchanged() and any(layer.had_gradient for layer in self._delta.layers):
             warnings.warn("nothing has been learnt: was the optimizer made of adapter.parameters()?", stacklevel=2)
-        self._delta.save(Path(path), {**(metadata or {}), "base_hash": self._base_hash})
+        self._delta.save(
+            Path(path), {**(metadata or {}), "base_hash": self._base_hash, "base_settings": self._base_settings}
+        )
 
     @classmethod
     def load(cls, model: nn.Module, path: str | Path) -> Self:

@@ -12,6 +12,8 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.typed import StoredRecord, write_record
 
 _FILE, _LOCK, _BEGUN = "identity.json", ".identity.lock", "begun"
+SETTINGS = "model settings"
+"""The part that is compared field by field: what the model computes with beside its weights."""
 _NO_HASHES = (_BEGUN, "version")
 
 
@@ -42,7 +44,10 @@ def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:
         if not kept:
             write_record(folder.path / _FILE, {**stored, **found})
             return
-    if changed := list(_changes("", kept, found)):
+        changed = list(_changes("", kept, found))
+        if not changed and not found.keys() <= kept.keys():  # what its version did not keep
+            write_record(folder.path / _FILE, {**found, **stored})
+    if changed:
         raise ValueError(
             f"{folder.path} was begun with other content under the same names: {', '.join(changed)}; put back what it "
             "was begun with, or give this sweep another name"
@@ -58,6 +63,8 @@ def split_hashes(folder: SweepFolder) -> list[tuple[str, str, str]]:
 def _changes(path: str, kept: Record, found: Mapping[str, Any]) -> Iterator[str]:
     for key, before in kept.items():
         now, name = found.get(key), f"{path} {key}".strip()
+        if path == SETTINGS and now is None:
+            continue  # another version of transformers may know other fields
         if isinstance(before, dict) and isinstance(now, Mapping):
             yield from _changes(name, before, now)
         elif now != before:
@@ -65,4 +72,4 @@ def _changes(path: str, kept: Record, found: Mapping[str, Any]) -> Iterator[str]
 
 
 def _short(value: object) -> str:
-    return value[:12] if isinstance(value, str) else "nothing"
+    return "nothing" if value is None or isinstance(value, Mapping) else str(value)[:12]

@@ -4,6 +4,7 @@ A safetensors file with, for each weight that has chosen entries, `<weight>.indi
 and `<weight>.delta` (k_m,) float32, trained minus base. Its metadata names the base model by hash.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import DELTA
+from gallop_ray.sparse.base_settings import base_settings, differing
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.sparse.checked import load_whole, save_checked
 
@@ -130,4 +132,10 @@ def refuse_other_base(model: nn.Module, path: Path, metadata: Mapping[str, str])
         raise ValueError(
             f"{path} was trained on a base model with hash {metadata['base_hash'][:12]}, this model's is {here[:12]}; "
             "load the same weights in the same dtype, with no other adapter applied"
+        )
+    # Adapters of earlier versions do not say what their base model computed with.
+    if changed := differing(json.loads(metadata.get("base_settings") or "{}"), base_settings(model)):
+        raise ValueError(
+            f"{path} was trained on a base model with the same weights that computes otherwise: {', '.join(changed)}; "
+            "load it with the configuration that it was trained with"
         )

@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from gallop_ray.records.identity import SETTINGS
+from gallop_ray.sparse.base_settings import Settings, base_settings
 from gallop_ray.sparse.base_state import BaseState, base_hash
 from gallop_ray.sparse.weights import full_shape, world_size
 from gallop_ray.spec.schema import Sweep, TrainingSpec
@@ -59,6 +61,8 @@ class LoadedModel:
     """The folder of the score store; None for no store."""
     at_rest: BaseState | None = None
     """What the base model is between two runs."""
+    settings: Settings = field(default_factory=dict)
+    """What the base model computes with beside its weights."""
     load: Callable[[], nn.Module] | None = None
     """Reads the base model once more, whole and on the CPU, to restore what a run has changed."""
 
@@ -84,7 +88,13 @@ class LoadedModel:
         }
         tokens = {name: _hash_of(str(one.input_ids) for one in encoded) for name, encoded in self.trains.items()}
         text = _hash_of(str(one.input_ids) for one in self.text)
-        return {"base model": self.base_hash, "examples of": examples, "tokens of": tokens, "general text": text}
+        return {
+            "base model": self.base_hash,
+            SETTINGS: dict(self.settings),
+            "examples of": examples,
+            "tokens of": tokens,
+            "general text": text,
+        }
 
     @cached_property
     def rounds(self) -> dict[str, "LoadedModel"]:
@@ -184,6 +194,7 @@ def load_base_model(
         model=model,
         tokenizer=tokenizer,
         base_hash=identity,
+        settings=base_settings(model),
         parameters=sum(full_shape(p).numel() for p in model.parameters()),
         tasks=tasks,
         train=trains[data.train] if isinstance(data.train, str) else [],

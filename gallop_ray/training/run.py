@@ -1,5 +1,6 @@
 """One run: a configuration with one seed, on a resident base model that is the same afterwards as before."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -184,6 +185,7 @@ def _size(resident: LoadedModel, trained: int) -> dict[str, Any]:
 def _metadata(resident: LoadedModel, configuration: Configuration, seed: int) -> Mapping[str, str]:
     return {
         "base_hash": resident.base_hash,
+        "base_settings": json.dumps(dict(resident.settings)),
         "base_model": resident.sweep.model.name,
         "configuration": configuration.model_dump_json(),
         "seed": str(seed),

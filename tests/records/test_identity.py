@@ -4,9 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.identity import begun, settle
+from gallop_ray.sparse.base_settings import base_settings
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.tasks.examples import Example, TaskData
@@ -43,6 +45,30 @@ def test_a_sweep_without_hashes_goes_on_and_has_them_from_then_on(tmp_path):
     settle(folder, FOUND)
     assert begun(folder) == first
     assert json.loads((tmp_path / "identity.json").read_text())["base model"] == "a" * 64
+
+
+def test_another_configuration_or_buffer_of_the_model_is_named_and_kept_by_older_sweeps_from_their_next_start(tmp_path):
+    folder, (model, _) = SweepFolder(tmp_path), of_pocket_vocabulary()
+    model.register_buffer("scale", torch.ones(2))
+    settle(folder, FOUND)
+    begun_with = {**FOUND, "model settings": base_settings(model)}
+    settle(folder, begun_with)
+    settle(folder, begun_with)
+    model.config.rope_parameters["rope_theta"] = 500000.0
+    model.scale[0] = 2
+    with pytest.raises(ValueError, match=r"rope_theta \(was 10000\.0, is 500000\.0\), .*buffer scale \(was"):
+        settle(folder, {**FOUND, "model settings": base_settings(model)})
+
+
+def test_names_versions_and_fields_of_another_transformers_are_no_change(tmp_path):
+    folder, (model, _) = SweepFolder(tmp_path), of_pocket_vocabulary()
+    model.config.only_here = 7
+    settle(folder, {**FOUND, "model settings": base_settings(model)})
+    del model.config.only_here
+    model.config.another = "x"
+    model.config.name_or_path, model.config.transformers_version = "elsewhere", "6.1"
+    model.config.use_cache = not model.config.use_cache
+    settle(folder, {**FOUND, "model settings": base_settings(model)})
 
 
 def test_identity_follows_content_and_not_place():

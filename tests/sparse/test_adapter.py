@@ -1,5 +1,6 @@
 """A saved adapter reproduces what was evaluated, bit for bit, and comes off again without a trace."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gallop_ray.sparse.adapter import apply_adapter
+from gallop_ray.sparse.base_settings import base_settings
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
@@ -25,6 +27,21 @@ DTYPES = [torch.float32, torch.bfloat16]
 def mask() -> Mask:
     chosen = {name: m.view(-1).nonzero().view(-1).to(torch.int32) for name, m in tiny.mask_tensors().items()}
     return Mask({name: indices for name, indices in chosen.items() if indices.numel()})
+
+
+def test_the_same_weights_with_another_configuration_are_another_base(tmp_path: Path) -> None:
+    path, base = tmp_path / "adapter.safetensors", tiny.model()
+    delta = SparseDelta(base, find_candidates(base), mask())
+    delta.finalize()
+    about = {"base_hash": base_hash(tiny.model()), "base_settings": json.dumps(base_settings(tiny.model()))}
+    delta.save(path, about)
+    apply_adapter(tiny.model(), path).remove()
+    other = tiny.model()
+    other.config.rope_parameters["rope_theta"] = 500000.0
+    with pytest.raises(
+        ValueError, match=r"computes otherwise: .*rope_theta \(was 10000\.0, is 500000\.0\); load it with"
+    ):
+        apply_adapter(other, path)
 
 
 def evaluated(model: nn.Module) -> dict[str, Tensor]:

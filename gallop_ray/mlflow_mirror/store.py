@@ -47,7 +47,9 @@ def tracking_uri(sweep: Sweep) -> str:
 
 def default_uri(output: str) -> str:
     """MLFLOW_TRACKING_URI, or an SQLite file in the output folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or address_of(Path(output).expanduser().resolve() / _DATABASE)
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or address_of(
+        Path(output).expanduser().resolve() / _DATABASE
+    )
 
 
 def look(uri: str, experiment: str) -> None:

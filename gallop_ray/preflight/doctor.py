@@ -76,13 +76,13 @@ def _ray(found: RayAddress, sweep: Sweep | None) -> Iterator[Finding]:
         ray.init(address=found.address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of another version, with another token: Ray says which
         reason = str(error).strip().splitlines()[0]
-        yield problem(f"the Ray cluster at {found.address} cannot be joined: {reason}", "See cluster/README.md")
+        yield problem(f"the Ray cluster at {found.name} cannot be joined: {reason}", "See cluster/README.md")
         return
     with suppress(Exception):
         have = ray.cluster_resources()
         nodes = sum(node["Alive"] for node in ray.nodes())
         cpus, gpus = (have.get(name, 0) for name in ("CPU", "GPU"))
-        yield ok(f"Ray cluster at {found.address}: nodes {nodes}, CPUs {cpus:g}, GPUs {gpus:g}")
+        yield ok(f"Ray cluster at {found.name}: nodes {nodes}, CPUs {cpus:g}, GPUs {gpus:g}")
         if sweep is not None:
             yield _room(sweep)
     leave()

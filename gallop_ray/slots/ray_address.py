@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gallop_ray.compat.ray import address_note, greet_head
+from gallop_ray.spec.secrets import hidden
 
 LOCAL = "local"
 _SECONDS = 3.0
@@ -21,6 +22,11 @@ class RayAddress:
     address: str
     text: str
     stale: str = ""
+
+    @property
+    def name(self) -> str:
+        """The address as it may be shown: without a password."""
+        return hidden(self.address)
 
     @property
     def is_local(self) -> bool:
@@ -41,8 +47,8 @@ def find_ray() -> RayAddress:
         return RayAddress(LOCAL, "Ray is started on this machine, as RAY_ADDRESS says")
     if named and named != "auto":
         if reason := _silent(named):
-            raise ValueError(f"no Ray cluster at {named}, which RAY_ADDRESS names: {reason}; {_FIX}")
-        return RayAddress(named, f"Ray: the cluster at {named}, which RAY_ADDRESS names")
+            raise ValueError(f"no Ray cluster at {hidden(named)}, which RAY_ADDRESS names: {reason}; {_FIX}")
+        return RayAddress(named, f"Ray: the cluster at {hidden(named)}, which RAY_ADDRESS names")
     note = address_note()
     noted = _read(note)
     if noted and not (reason := _silent(noted)):

@@ -87,7 +87,7 @@ def _join(verbose: bool, note: Callable[[str], None]) -> None:
     try:
         connect(found, verbose)
     except Exception as error:  # of many classes, mostly of a machine that is too busy to start it in time
-        what = "Ray did not start" if found.is_local else f"the Ray cluster at {found.address} cannot be joined"
+        what = "Ray did not start" if found.is_local else f"the Ray cluster at {found.name} cannot be joined"
         raise Halted(f"{what}: {str(error).strip().rstrip('.') or type(error).__name__}") from error
 
 

@@ -62,6 +62,13 @@ def test_an_address_without_a_cluster_is_refused_with_the_fix(
         find_ray()
 
 
+def test_a_password_in_an_address_is_not_shown(note: Path, dead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"http://someone:secret@{dead}")
+    with pytest.raises(ValueError, match=rf"http://\*\*\*@{dead}") as error:
+        find_ray()
+    assert "secret" not in str(error.value)
+
+
 def test_what_listens_and_is_no_ray_is_refused_in_time(
     note: Path, stranger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

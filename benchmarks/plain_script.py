@@ -30,7 +30,7 @@ def main(folder: SweepFolder) -> None:
     model, tokenizer = _load(sweep)
     _measure(sweep, model, tokenizer, sweep.training)
     for asked in folder.configurations():
-        _run(sweep, Configuration.model_validate(asked.configuration()), asked.run(sweep.seeds[0]))
+        _run(sweep, Configuration.model_validate(asked.configuration().sections()), asked.run(sweep.seeds[0]))
 
 
 def _run(sweep: Sweep, configuration: Configuration, record: RunFolder) -> None:

@@ -37,7 +37,7 @@ class SimulatedSlot:
         if not isinstance(job, RunJob):
             return Outcome("finished", result={"correct": _correct(0.5), "outputs": {}, "text_loss": None})
         folder = self._folder.configuration(job.configuration)
-        configuration, record = Configuration.model_validate(folder.configuration()), folder.run(job.seed)
+        configuration, record = Configuration.model_validate(folder.configuration().sections()), folder.run(job.seed)
         spec = asked(configuration, job.seed)
         record.start({"configuration": configuration.model_dump(mode="json"), **spec}, "slot-0")
         record.write("environment", environment_record())

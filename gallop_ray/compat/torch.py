@@ -37,6 +37,11 @@ def parameter_table(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
+def has_hooks(parameter: Tensor) -> tuple[bool, bool]:
+    """Whether a parameter has hooks on its gradient, and on what follows its accumulation."""
+    return bool(parameter._backward_hooks), bool(parameter._post_accumulate_grad_hooks)
+
+
 def buffer_table(module: nn.Module) -> dict[str, Tensor | None]:
     """A module's own buffers."""
     return module._buffers

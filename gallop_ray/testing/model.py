@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gallop_ray.compat.torch import has_hooks, parameter_table
 from gallop_ray.sparse.weights import gather
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.pocket import pocket_tokenizer
@@ -56,9 +57,6 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 def traces(model: nn.Module) -> list[Any]:
     """All that a run could leave behind on the modules and parameters beside the weights."""
     hooks = [(name, h, sorted(getattr(module, h))) for name, module in model.named_modules() for h in HOOKS]
-    kinds = [(name, type(module).__name__, sorted(module._parameters)) for name, module in model.named_modules()]
-    parameters = [
-        (name, p.requires_grad, p.grad is None, bool(p._backward_hooks), bool(p._post_accumulate_grad_hooks))
-        for name, p in model.named_parameters()
-    ]
+    kinds = [(name, type(module).__name__, sorted(parameter_table(module))) for name, module in model.named_modules()]
+    parameters = [(name, p.requires_grad, p.grad is None, *has_hooks(p)) for name, p in model.named_parameters()]
     return [hooks, kinds, parameters]

@@ -15,7 +15,7 @@ import pytest
 
 from gallop_ray.mlflow_mirror.mirror import MlflowMirror
 from gallop_ray.mlflow_mirror.store import tracking_uri
-from gallop_ray.records.identity import finalize
+from gallop_ray.records.identity import settle
 from gallop_ray.spec.schema import Sweep
 from tests.faults.mlflow_server import Server
 from tests.sweep.written import Written, small_sweep
@@ -99,7 +99,7 @@ def test_datasets_and_the_best_adapter_arrive_once_whatever_was_noted_of_it(stor
     written = begin(tmp_path / "ru%20n?s#", store)
     end(written, "gallop", 0.5)
     assert mirror(written, finished=False), "begun by a version that kept no hashes"
-    finalize(written.folder, {"examples of": HASHES})
+    settle(written.folder, {"examples of": HASHES})
     assert mirror(written)
     check(written, 4, b"gallop 0.5 1", tmp_path / "first")
     # A kill after MLflow was told, and before that was noted.
@@ -117,7 +117,7 @@ def test_datasets_and_the_best_adapter_arrive_once_whatever_was_noted_of_it(stor
 def test_a_model_that_a_kill_left_by_half_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     written = begin(tmp_path)
-    finalize(written.folder, {"examples of": HASHES})
+    settle(written.folder, {"examples of": HASHES})
     end(written, "gallop", 0.5)
     assert mirror(written, finished=False)
     every, _, client = found(written.sweep)
@@ -168,7 +168,7 @@ def test_an_older_server_is_said_once_and_gets_the_rest(
     upgraded = threading.Event()
     with older(server.uri, upgraded) as front, caplog.at_level(logging.WARNING):
         written = Written(small_sweep(tmp_path, tracking={"uri": front, "experiment": "older"}))
-        finalize(written.folder, {"examples of": HASHES})
+        settle(written.folder, {"examples of": HASHES})
         end(written, "gallop", 0.5)
         assert mirror(written)
         for what in ("datasets", "models"):

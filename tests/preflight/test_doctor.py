@@ -23,7 +23,7 @@ from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.models import load_model
 from tests.training.tiny import of_pocket_vocabulary
 
-QUICKSTART = str(Path(__file__).parents[1] / "sweeps/quickstart.yaml")
+QUICKSTART = str(Path(__file__).parents[2] / "sweeps/quickstart.yaml")
 
 
 @pytest.fixture

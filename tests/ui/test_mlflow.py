@@ -15,7 +15,7 @@ import pytest
 
 from gallop_ray.mlflow_mirror.mirror import MlflowMirror
 from gallop_ray.mlflow_mirror.store import tracking_uri
-from gallop_ray.records.identity import finalize
+from gallop_ray.records.identity import settle
 from tests.sweep.written import Written, small_sweep
 
 pytestmark = pytest.mark.ui
@@ -44,7 +44,7 @@ def _finished_sweep(output: Path) -> None:
     space = {"gallop.training.learning_rate": choice, "random.training.learning_rate": choice}
     written = Written(small_sweep(output, search={"space": space}))
     splits = {"range": {"train": "a1" * 32, "validation": "b2" * 32, "test": "c3" * 32}}
-    finalize(written.folder, {"examples of": {**splits, "max": {"validation": "d4" * 32, "test": "e5" * 32}}})
+    settle(written.folder, {"examples of": {**splits, "max": {"validation": "d4" * 32, "test": "e5" * 32}}})
     for place, method in enumerate(("gallop", "random")):
         for rate in _RATES:
             for seed in (0, 1):

@@ -14,7 +14,7 @@ class Halted(Exception):
 
 
 class Diverged(Exception):
-    """The training loss, or what is trained, is no longer a finite number. Raised on every rank alike."""
+    """The training loss or the trained values contain NaN or inf. Raised on every rank alike."""
 
 
 class NothingToDrawError(ValueError):

@@ -1,4 +1,4 @@
-"""Scores made of the weight alone: magnitude, and SaRA, which chooses the smallest anew once."""
+"""Scores made of the weight alone: magnitude, and SaRA, which reselects the smallest once."""
 
 import torch
 from torch import Tensor

@@ -92,7 +92,7 @@ def study_name(folder: SweepFolder, sweep: Sweep, method: str) -> str:
 def retry_while_away(work: Callable[[], T]) -> T:
     """Do it as soon as the database is there. What runs continues: the run folders keep what the studies miss.
 
-    Raises what no waiting mends at once, and after an hour the rest, too.
+    Raises at once what waiting cannot fix, and everything else after an hour.
     """
     pause, begun = 1.0, time.monotonic()
     while True:

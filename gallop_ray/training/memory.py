@@ -252,7 +252,7 @@ def _activations(
     of_block: int = itemsize * max((p.numel() for p in formed if p is not head and p is not embedding), default=0)
     logits: int = itemsize * output.logits.numel()
     answers: int = _FLOAT32 * training.micro_batch_size * answer * output.logits.shape[-1]
-    # In turn: from the answers' logits to those computed, in two steps; the head; the last block, maybe computed anew.
+    # In turn: from the answers' logits to those computed, in two steps; the head; the last block, maybe recomputed.
     return saved + max(answers + 2 * logits, logits + of_head, again + of_block)
 
 

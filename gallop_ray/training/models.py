@@ -230,7 +230,7 @@ def _gguf_folder() -> Path | None:
 
 
 def _convert_gguf(folder: Path, target: Path) -> None:
-    """Save the weights that a package brings along as an ordinary model folder: reading GGUF anew takes long."""
+    """Save the weights that a package brings along as an ordinary model folder: reading GGUF again takes long."""
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF)
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.float32)
     # The weights are dequantised by now, but model and configuration still say otherwise: move them to a plain model.

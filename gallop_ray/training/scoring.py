@@ -217,7 +217,7 @@ class _Scoring:
         return [Quota(matrices, k) for matrices, k in most.items()]
 
     def _keep_sums(self) -> None:
-        """Keep the sums where a larger rung may still go on from them."""
+        """Keep the sums where a larger rung may still continue from them."""
         above = self.rung + 1
         if self.store is None or above == len(self.rungs):
             return

@@ -27,6 +27,7 @@ from gallop_ray.spec.plugins import is_reference
 from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.registry import AnyMethodSpec
 from gallop_ray.spec.space import Range
+from gallop_ray.spec.tasks import OwnTasks
 
 Text = Annotated[str, Field(min_length=1)]
 PathOrName = Annotated[Text, AfterValidator(expanded)]
@@ -76,6 +77,9 @@ class DataSpec(Frozen):
     """
 
     root: PathOrName = Field(default="hub", description="`hub`, `generated`, or a folder of <task>.<split>.jsonl")
+    tasks: OwnTasks = Field(
+        default={}, description="tasks of other sources by the names that `train` and `ood` call them, before root's"
+    )
     train: Tasks = Field(
         description="the task to train on; its test set gives ID accuracy. A list: every run has a round for each"
     )

@@ -1,4 +1,4 @@
-"""What a task is made of: examples with answer options, or with a number for an answer, in three splits."""
+"""What a task is made of: examples of one kind, in three splits."""
 
 import random
 from collections.abc import Sequence
@@ -8,17 +8,36 @@ from typing import Literal, TypeVar
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
+Kind = Literal["choice", "number", "text", "plain"]
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Message:
+    """One turn of a conversation. `more` is JSON of its other keys, such as tool_calls, as the template has them."""
+
+    role: str
+    content: str
+    more: str = ""
+
+
+@dataclass(frozen=True)
 class Example:
-    """One question with its answer options, or with the number that answers it.
+    """One question with its answer options, with the number or the text that answers it; or plain text alone.
 
     `options` are full answer texts, as the model is trained to say them; `keys` are their short forms, looked for in
     generated text ("answer3" in "the correct answer is answer3"); `label` is the index of the right one. An example
     without options has no keys, a `number` that is right, and one text that leads up to it (see `reasoned`). `place` is
     the file and line that it was read from, for messages; empty where there is none.
+
+    joint: what stands between prompt and answer, of an example whose prompt is its instruction and input as they are,
+        whatever data.prompt says; None: data.prompt makes the prompt.
+    messages: a whole conversation, whose last turn is the assistant's, the answer. Where it is given, `instruction`
+        and `input` are no part of the prompt.
+    tools: JSON of the tools that a chat template is given; empty for none.
+    references: further right answers of free text.
+    row: JSON of the row that it was made of, for measures of the user's own.
     """
 
     instruction: str
@@ -27,6 +46,11 @@ class Example:
     keys: tuple[str, ...]
     label: int
     number: float | None = None
+    joint: str | None = None
+    messages: tuple[Message, ...] = ()
+    tools: str = ""
+    references: tuple[str, ...] = ()
+    row: str = field(default="", compare=False, repr=False)
     place: str = field(default="", compare=False, repr=False)
 
     @property
@@ -35,14 +59,33 @@ class Example:
         return self.options[self.label]
 
     @property
+    def kind(self) -> Kind:
+        """How it is answered: by one of several options, by a number, by any text; or not at all, as plain text is."""
+        if self.number is not None:
+            return "number"
+        if len(self.options) > 1:
+            return "choice"
+        return "text" if self.instruction or self.input or self.messages else "plain"
+
+    @property
     def question(self) -> tuple[str, str]:
         """What is asked, whatever its line breaks and blanks: examples that share it are the same to a learner."""
+        if self.messages:
+            asked = "\n".join(f"{each.role}: {each.content} {each.more}" for each in self.messages[:-1])
+            return " ".join(asked.split()), " ".join(self.tools.split())
+        if self.kind == "plain":
+            return " ".join(self.answer.split()), ""
         return " ".join(self.instruction.split()), " ".join(self.input.split())
 
 
 def reasoned(instruction: str, text: str, answer: str, number: float, place: str = "") -> Example:
     """An example without options: `answer` says how one comes to the number."""
-    return Example(instruction, text, (answer,), (), 0, number, place)
+    return Example(instruction, text, (answer,), (), 0, number, place=place)
+
+
+def free(instruction: str, text: str, answer: str, place: str = "") -> Example:
+    """An example that is answered by any text, of which `answer` is right; plain text without instruction and text."""
+    return Example(instruction, text, (answer,), (), 0, place=place)
 
 
 @dataclass(frozen=True)

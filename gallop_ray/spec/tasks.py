@@ -1,0 +1,65 @@
+"""`data.tasks`: tasks of the user's own files, folders and hub datasets, and how a row becomes an example."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+
+from gallop_ray.spec.methods import Frozen
+from gallop_ray.spec.places import expanded
+from gallop_ray.spec.problems import did_you_mean
+
+SplitName = Literal["train", "validation", "test"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+FORMATS = ("house", "messages", "sharegpt", "prompt", "alpaca", "choice", "label", "text", "template")
+"""Those that are built in; what fits which columns, gallop_ray.tasks.formats says."""
+
+
+def _task_name(name: str) -> str:
+    """A part of metrics' and files' names."""
+    if not re.fullmatch(_NAME, name):
+        raise ValueError("must be of letters, digits, `_`, `.` and `-`, and start with a letter or a digit")
+    return name
+
+
+def _from_text(value: object) -> object:
+    return {"source": value} if isinstance(value, str) else value
+
+
+class TaskSpec(Frozen):
+    """One task: where its rows are, and how a row becomes an example. A text alone is its `source`."""
+
+    source: Annotated[Text, AfterValidator(expanded)] = Field(
+        description="a file or glob of JSONL, JSON, CSV, TSV, Parquet or Arrow, a folder of `save_to_disk`, or a hub id"
+    )
+    config: str | None = Field(default=None, description="of a hub id: its configuration")
+    revision: str | None = Field(default=None, description="of a hub id: branch, tag or commit")
+    splits: dict[SplitName, Share | Text] = Field(
+        default={},
+        description="ours to theirs: a split's name, a file or a glob; or the share of the training rows to hold out",
+    )
+    format: str | None = Field(
+        default=None, description=f"{', '.join(FORMATS)}; null: found by the columns, `doctor` says which"
+    )
+    columns: dict[Text, Text] = Field(default={}, description="a format's columns to those of the rows")
+    prompt: Text | None = Field(default=None, description="Jinja template of a row's columns, for what is asked")
+    answer: Text | None = Field(default=None, description="Jinja template of a row's columns, for the answer")
+    options: tuple[Text, ...] | None = Field(default=None, description="the answers that all rows choose from")
+    formulation: Literal["cloze", "label"] | None = Field(
+        default=None, description="choose by the answers' texts or by their labels; null: cloze where there are texts"
+    )
+    few_shot: int = Field(default=0, ge=0, description="solved training examples before each question")
+
+    @field_validator("format", mode="after")
+    @classmethod
+    def _known_format(cls, name: str | None) -> str | None:
+        if name is not None and name not in FORMATS:
+            raise ValueError(f"must be one of {', '.join(map(repr, FORMATS))}{did_you_mean(name, FORMATS)}")
+        return name
+
+
+Task = Annotated[TaskSpec, BeforeValidator(_from_text, json_schema_input_type=TaskSpec | Text)]
+TaskName = Annotated[str, AfterValidator(_task_name)]
+OwnTasks = dict[TaskName, Task]

@@ -4,9 +4,9 @@
     Trainer(model, arguments, train_dataset=data).train()        # or any other loop
     adapter.save("adapter.safetensors")
 
-torch alone is needed, and transformers where Trainer is used. The modules in here are the core that sweeps train with:
-candidates, gradient sums, exact global masks, delta layers. What is offered is imported when it is asked for, because
-it stands on the methods, which stand on that core.
+Only torch is needed, plus transformers where Trainer is used. The modules in this package are the core that sweeps
+train with: candidates, gradient sums, exact global masks, delta layers. Public names are imported on first use, because
+they live above the methods, which are built on that core.
 """
 
 from importlib import import_module
@@ -51,7 +51,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Each name of `__all__` when it is asked for."""
+    """Import a name of `__all__` on first use."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Adapters on disk: a saved delta, and its application to a loaded base model.
 
-A safetensors file with, for each weight that has chosen entries, `<weight>.indices` (k_m,) sorted flat int32 or int64
-and `<weight>.delta` (k_m,) float32, trained minus base. Its metadata names the base model by hash.
+A safetensors file with, for each weight that has chosen entries, `<weight>.indices` (k_m,), sorted flat int32 or int64,
+and `<weight>.delta` (k_m,), float32, trained minus base. Its metadata identifies the base model by hash.
 """
 
 import json
@@ -21,12 +21,13 @@ from gallop_ray.sparse.checked import load_whole, save_checked
 def save_adapter(
     path: Path, indices: Mapping[str, Tensor], deltas: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write an adapter. `metadata` must hold `base_hash`; what else it holds is kept with it.
+    """Write an adapter. `metadata` must hold `base_hash`; its other entries are stored, too.
 
-    Raises OSError as `save_checked`.
+    Raises OSError as `save_checked` does.
     """
     assert "base_hash" in metadata
     tensors = {f"{name}.indices": i.cpu() for name, i in indices.items()}
+    # float32: from a delta rounded to bfloat16 the trained bfloat16 weights cannot be reproduced bit for bit.
     tensors |= {f"{name}.delta": d.float().cpu() for name, d in deltas.items()}
     save_checked(path, tensors, {"format": DELTA, **metadata})
 
@@ -34,8 +35,8 @@ def save_adapter(
 def load_adapter(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
     """Indices and delta by weight, and the metadata.
 
-    Raises ValueError, naming the file, where anything is not as save_adapter() writes it; OSError where it cannot be
-    read. Whether it fits a model is not known here, except that no index is negative.
+    Raises ValueError, naming the file, where anything differs from what save_adapter() writes; OSError where it cannot
+    be read. Whether it fits a model is not checked here, except that no index is negative.
     """
     tensors, metadata = load_whole(path)
     if metadata.get("format") != DELTA:
@@ -59,7 +60,7 @@ def _unfit(path: Path, reason: str) -> Damaged:
 
 
 def _wrong(indices: Tensor, delta: Tensor) -> str | None:
-    """Why these cannot be the entries of one weight and their change."""
+    """Why these cannot be the indices and the delta of one weight; None where they can."""
     if indices.dtype not in (torch.int32, torch.int64) or delta.dtype != torch.float32:
         return f"indices of {indices.dtype} and a delta of {delta.dtype} are neither int32 or int64 nor float32"
     if indices.ndim != 1 or indices.shape != delta.shape:
@@ -70,7 +71,7 @@ def _wrong(indices: Tensor, delta: Tensor) -> str | None:
 
 
 class AppliedAdapter:
-    """An adapter in place on a model. `remove()` restores the base bit for bit."""
+    """An adapter applied to a model. `remove()` restores the base bit for bit."""
 
     def __init__(self, undo: list[tuple[nn.Parameter, Tensor, Tensor]]) -> None:
         self._undo = undo
@@ -87,8 +88,8 @@ class AppliedAdapter:
 def apply_adapter(model: nn.Module, path: str | Path) -> AppliedAdapter:
     """Add a saved delta to `model` in place: all of it, or nothing where it raises.
 
-    Raises ValueError, naming the file, where it is no whole adapter of ours or was trained on other weights than the
-    model's; OSError where it cannot be read.
+    Raises ValueError, naming the file, where it is not a complete gallop_ray adapter or was trained on other weights
+    than the model's; OSError where it cannot be read.
     """
     found, metadata = load_adapter(Path(path))
     refuse_other_base(model, Path(path), metadata)
@@ -101,7 +102,7 @@ def apply_adapter(model: nn.Module, path: str | Path) -> AppliedAdapter:
 
 
 def refuse_misfit(path: Path, found: Mapping[str, tuple[Tensor, Tensor]], sizes: Mapping[str, int]) -> None:
-    """Raise ValueError unless every weight of an adapter is one of these sizes, in entries, with all its indices."""
+    """Raise ValueError unless every weight of an adapter is in `sizes` (entries by name) and holds all its indices."""
     for name, (indices, _) in found.items():
         if name not in sizes:
             raise _unfit(path, f"the model has no weight {name}")
@@ -112,11 +113,12 @@ def refuse_misfit(path: Path, found: Mapping[str, tuple[Tensor, Tensor]], sizes:
 def _place(
     path: Path, name: str, weight: nn.Parameter, indices: Tensor, delta: Tensor
 ) -> tuple[nn.Parameter, Tensor, Tensor, Tensor]:
-    """A weight, the entries that change, their values before and after."""
+    """A weight, the indices of the entries that change, and their values before and after."""
     if not weight.is_contiguous():
         raise ValueError(f"{path} cannot be applied: {name} of this model is not contiguous in memory")
     indices = indices.to(weight.device)
     base = weight.view(-1)[indices].clone()
+    # The same arithmetic as SparseDelta.finalize(), or the bits would not be those that were evaluated.
     trained = (base.float() + delta.to(weight.device)).to(weight.dtype)
     if not bool(trained.isfinite().all()):
         raise _unfit(path, f"{name}: base and delta together are not finite")
@@ -124,7 +126,7 @@ def _place(
 
 
 def refuse_other_base(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    """Raise ValueError unless `model` has the very weights on which the adapter at `path` was trained."""
+    """Raise ValueError unless `model` has exactly the weights on which the adapter at `path` was trained."""
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(f"{path} needs a model with its weights loaded; this one has some on the meta device")
     here = base_hash(model)

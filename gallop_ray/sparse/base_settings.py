@@ -1,7 +1,7 @@
-"""What a base model computes with beside its weights: fields of its configuration, and persistent buffers.
+"""What a base model computes with besides its weights: fields of its configuration, and persistent buffers.
 
-They are compared one by one, where both sides have them: another version of transformers adds fields and moves others,
-which changes nothing of what is computed.
+Only fields that both sides have are compared: another version of transformers adds and moves fields without changing
+what is computed.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from torch import nn
 
 Settings = Mapping[str, str | int | float | bool]
 
-_SAYS_NOTHING = (  # of what the forward pass computes: names, versions, and what is asked of it each time
+_SAYS_NOTHING = (  # about what the forward pass computes: names, versions, and options of a single call
     "architectures", "auto_map", "chunk_size_feed_forward", "dtype", "finetuning_task", "id2label", "label2id",
     "name_or_path", "output_attentions", "output_hidden_states", "problem_type", "return_dict",
     "task_specific_params", "torch_dtype", "torchscript", "transformers_version", "use_cache",
@@ -38,7 +38,7 @@ def base_settings(model: nn.Module) -> dict[str, str | int | float | bool]:
 
 
 def differing(before: Settings, now: Settings) -> list[str]:
-    """What is in both and not the same, in words."""
+    """The settings that both have with different values, described for a message."""
     return [
         f"{name} (was {_short(value)}, is {_short(now[name])})"
         for name, value in before.items()

@@ -1,4 +1,4 @@
-"""What a base model is while no run uses it: its identity, whether a run has left it so, and putting it back."""
+"""The state of a base model between runs: its identity, whether a run has left it unchanged, and restoring it."""
 
 import copy
 import hashlib
@@ -13,7 +13,7 @@ from gallop_ray.sparse.weights import full_shape, is_split, local, rank, write_a
 
 
 def base_hash(model: nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of all parameters, shared ones once. The weights must be whole."""
+    """sha256 over names, dtypes, shapes and bytes of all parameters, shared ones once. Not for ZeRO-3 shards."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
@@ -27,7 +27,7 @@ _ODD = 0x1E3779B97F4A7C15  # golden ratio: successive multiples of it are far ap
 
 
 class Structure:
-    """The modules below a root and all that hangs on them, by reference: attributes, tables, hooks, classes."""
+    """The modules below a root with their attributes, tables, hooks and classes, held by reference."""
 
     def __init__(self, root: nn.Module) -> None:
         self._modules: list[tuple[str, nn.Module, type, dict[str, Any], dict[str, Any]]] = [
@@ -36,23 +36,24 @@ class Structure:
         self._parameters = [(p, p.requires_grad, set(vars(p))) for p in root.parameters()]
 
     def restore(self) -> None:
-        """Make everything hang as it did, whatever was put in its place, beside it or around it."""
+        """Put everything back as it was, whatever was replaced, added or wrapped."""
         for _, module, kind, attributes, contents in self._modules:
-            # nn.Module refuses a plain assignment of its tables.
             object.__setattr__(module, "__class__", kind)
+            # Through __dict__: nn.Module's __setattr__ would sort the values into its tables.
             vars(module).clear()
-            vars(module).update(attributes)
+            vars(module).update(attributes)  # the original tables: ZeRO-3 replaces `_parameters` by one that fetches
             for name, before in contents.items():
                 table = attributes[name]
                 table.clear()
                 table.update(before)
         for parameter, trained, names in self._parameters:
             parameter.requires_grad_(trained)
+            # DeepSpeed keeps its bookkeeping on parameters (`_hp_mapping`): a later engine would take it for its own.
             for name in vars(parameter).keys() - names:
                 delattr(parameter, name)
 
     def differences(self, root: nn.Module) -> list[str]:
-        """What hangs otherwise than it did, in words; attributes that no model's computation knows of do not count."""
+        """What has changed, described for a message; attributes that no model reads do not count."""
         before = {name: (m, kind, contents) for name, m, kind, _, contents in self._modules}
         now = dict(root.named_modules())
         found = [f"module {name} is new" for name in now.keys() - before.keys()]
@@ -68,7 +69,7 @@ class Structure:
 
 
 def _contents(module: nn.Module) -> dict[str, Any]:
-    """What a module's tables hold: its parameters, buffers, children, hooks."""
+    """Copies of a module's tables: parameters, buffers, children, hooks."""
     return {name: copy.copy(table) for name, table in vars(module).items() if isinstance(table, dict | set)}
 
 
@@ -83,7 +84,7 @@ def _table_differences(name: str, module: nn.Module, contents: dict[str, Any]) -
 
 
 class BaseState:
-    """Structure, configuration and a checksum of each tensor of a base model, as they are now."""
+    """A snapshot of a base model: structure, configuration, and a checksum of each tensor."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model, self._structure = model, Structure(model)
@@ -96,12 +97,12 @@ class BaseState:
         self._checksums = {name: checksum(tensor) for name, tensor in self._tensors.items()}
 
     def differences(self) -> list[str]:
-        """What of structure and configuration is not what it was, in words."""
+        """Changes of structure and configuration, described for a message."""
         configs = [f"{type(c).__name__} has changed" for c, before in self._configs if vars(c) != before]
         return configs + self._structure.differences(self._model)
 
     def restore(self) -> None:
-        """Put structure and configuration back."""
+        """Restore structure and configuration; the tensors' contents are refill()'s."""
         self._structure.restore()
         for config, before in self._configs:
             if vars(config) != before:
@@ -111,7 +112,7 @@ class BaseState:
             tensor.grad = None
 
     def changed(self, but: Collection[Tensor] = ()) -> list[str]:
-        """The names of the tensors that do not hold what they did; those in `but` may hold anything."""
+        """The names of the tensors whose contents have changed, except those in `but`."""
         free = {id(tensor) for tensor in but}
         return [
             name
@@ -121,33 +122,34 @@ class BaseState:
 
     @torch.no_grad()
     def refill(self, names: Collection[str], whole: nn.Module) -> None:
-        """Take what these tensors hold from an unharmed copy of the model, which is whole."""
+        """Copy the contents of these tensors from `whole`, an unchanged model that is not split over ranks."""
         source = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
         for name in names:
             tensor, value = self._tensors[name], source[name].detach()
             if not is_split(tensor):
-                # A tensor whose storage was exchanged may have another type or shape, which copying would keep.
+                # copy_() would keep the dtype and shape of a storage that a run has exchanged.
                 tensor.data = value.to(tensor.device, copy=True)
             else:
                 write_all(tensor, value.reshape(-1))
 
 
 def checksum(tensor: Tensor) -> tuple[str, int, int]:
-    """Of what this rank stores: type and shape, and two sums of the bits that tell where each number stands.
+    """Of what this rank stores: dtype and shape, and two position-dependent sums of its bits.
 
-    Computed where the tensor lives, in one pass: 0.15 s for 0.5 GB on one CPU thread. It finds accidents, not forgers.
+    Computed on the tensor's own device in one pass: 0.15 s for 0.5 GB on one CPU thread. Detects accidents, not
+    forgeries.
     """
     stored = local(tensor) if is_split(tensor) else tensor.detach().reshape(-1)
-    if is_split(tensor):  # what is behind the last entry is nobody's
+    if is_split(tensor):  # the padding after the last entry is memory that nobody has written
         stored = stored[: max(0, full_shape(tensor).numel() - rank() * stored.numel())]
     kind = f"{stored.dtype} {tuple(full_shape(tensor))}"
     octets = stored.view(torch.uint8)
-    if octets.storage_offset() % 8:  # a shard inside a larger buffer need not begin where a number of 8 bytes may
+    if octets.storage_offset() % 8:  # a shard inside a larger buffer may begin where a view as int64 is refused
         octets = octets.clone()
     whole = octets.numel() // (8 * _ROW) * (8 * _ROW)
     numbers = octets[:whole].view(torch.int64).view(-1, _ROW)
     rest = octets[whole:].to(torch.int64)
-    # Integers wrap around, on every device alike.
+    # int64 sums wrap around the same way on every device; sums of floats would depend on the order of addition.
     by_row = _weighted(torch.cat([numbers.sum(1), rest]))
     by_column = _weighted(torch.cat([numbers.sum(0), rest]))
     return kind, by_row, by_column

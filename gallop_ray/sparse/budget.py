@@ -26,9 +26,9 @@ def everything(matrices: Sequence[object], k: int) -> Quota:
 def entries_to_choose(density: float | LoraRank, candidates: Sequence[Candidate], total: int) -> int:
     """k, the number of entries to train, of a model with `total` parameters.
 
-    A fraction is a share of all parameters of the base model; a lora_rank r asks for the r (in + out) entries a matrix
-    that LoRA would train, and for none of a norm's vector, for which LoRA has nothing. Raises ValueError where the
-    candidates hold fewer entries than that.
+    A fraction is a share of all parameters of the base model. A lora_rank r asks for the r (in + out) entries per
+    matrix that LoRA would train, and for none of a norm's vector, which LoRA does not train. Raises ValueError where
+    the candidates hold fewer entries.
     """
     if isinstance(density, LoraRank):
         k = sum(_like_lora(density, c) for c in candidates)
@@ -41,8 +41,8 @@ def entries_to_choose(density: float | LoraRank, candidates: Sequence[Candidate]
 def quotas(density: float | LoraRank, scope: Scope, candidates: Sequence[Candidate], total: int) -> list[Quota]:
     """The entries to choose, by the matrices that compete.
 
-    Where not all compete, a fraction is shared out in proportion to the matrices' sizes, so that the sum stays exactly
-    k; a lora_rank gives each matrix what LoRA would train there. Raises ValueError as entries_to_choose.
+    Where not all compete, a fraction is shared out in proportion to the matrices' sizes, and the sum stays exactly k; a
+    lora_rank gives each matrix what LoRA would train there. Raises ValueError as entries_to_choose does.
     """
     k = entries_to_choose(density, candidates, total)
     if not isinstance(density, LoraRank):
@@ -79,6 +79,7 @@ def _like_lora(density: LoraRank, candidate: Candidate) -> int:
 def _proportional(k: int, sizes: Sequence[int]) -> list[int]:
     """k shared out by size; the rounded shares add up to k."""
     available, before, shares = sum(sizes), 0, []
+    # Differences of rounded running totals: rounding each share by itself would not add up.
     for size in sizes:
         shares.append(k * (before + size) // available - k * before // available)
         before += size

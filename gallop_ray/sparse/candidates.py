@@ -1,4 +1,4 @@
-"""Which weights may be trained: those of the modules that the target patterns name and that text reaches."""
+"""Which weights may be trained: those of modules that match the target patterns and that text reaches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,22 +13,23 @@ from gallop_ray.compat.torch import parameter_table
 from gallop_ray.sparse.layers import is_plain_linear
 from gallop_ray.sparse.weights import collective_device, full_shape, sum_over_ranks
 
+# Beside the model, not on it: an attribute would be lost when a run's changes of the model are undone.
 _REACHED: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 
 
 def reached(model: nn.Module) -> frozenset[str] | None:
-    """The paths of the modules that text reaches; None for a model on which nobody has looked."""
+    """The paths of the modules that text reaches; None for a model that has not been traced by `looking`."""
     return _REACHED.get(model)
 
 
 def note_reached(model: nn.Module, names: Iterable[str]) -> None:
-    """Note the paths of the modules that text reaches, where that is known without looking."""
+    """Set the paths of the modules that text reaches, where they are known without tracing."""
     _REACHED[model] = frozenset(names)
 
 
 @contextmanager
 def looking(model: nn.Module) -> Iterator[None]:
-    """Note the modules that are called while this is open as those that text reaches."""
+    """Record the modules called while this is open as those that text reaches."""
     called: set[str] = set()
     hooks = [m.register_forward_pre_hook(lambda *_, n=n: called.add(n)) for n, m in model.named_modules()]
     try:
@@ -40,9 +41,9 @@ def looking(model: nn.Module) -> Iterator[None]:
 
 
 def refuse_unreached(names: Sequence[str], had: Sequence[bool], where: str) -> None:
-    """Raise ValueError, on every rank alike, naming the matrices of which no rank had a gradient. Collective.
+    """Raise ValueError on every rank, naming the matrices for which no rank had a gradient. Collective.
 
-    had: for each of `names`, whether this rank had one. where: in what they had none.
+    had: for each of `names`, whether this rank had one. where: the phase, for the message.
     """
     counts = sum_over_ranks(torch.tensor([int(one) for one in had], device=collective_device())).tolist()
     without = [name for name, count in zip(names, counts, strict=True) if not count]
@@ -56,7 +57,7 @@ def refuse_unreached(names: Sequence[str], had: Sequence[bool], where: str) -> N
 
 @dataclass(frozen=True)
 class Candidate:
-    """A module whose weight competes for entries, and where it hangs in the model."""
+    """A module whose weight competes for entries, and its place in the model."""
 
     name: str
     parent: nn.Module
@@ -77,7 +78,7 @@ class Candidate:
 
     @property
     def numel(self) -> int:
-        """Entries of the weight."""
+        """The number of entries of the weight."""
         return self.shape.numel()
 
 
@@ -98,11 +99,11 @@ def _refuse_shared(model: nn.Module, name: str, module: nn.Module) -> None:
 def find_candidates(model: nn.Module, target_modules: Sequence[str] | None = None) -> list[Candidate]:
     """The candidates in the model's module order, which fixes the global order of their entries.
 
-    Without patterns: the linear layers of the transformer blocks, but for those that compute more than a matrix product
-    (routers of some mixtures of experts), which no adapter can stand in for either. A pattern is the end of a module's
-    path (`q_proj`, `mlp.up_proj`) and may hold `*`; it may name embeddings and norms, too. Modules that text does not
-    reach are none, where that is known (`looking`). Raises ValueError for a pattern that matches nothing, or nothing
-    but those, and for a weight that two modules share.
+    Without patterns: the linear layers of the transformer blocks, except those that compute more than a matrix product
+    (routers of some mixtures of experts), which no adapter can replace either. A pattern is the end of a module's path
+    (`q_proj`, `mlp.up_proj`) and may contain `*`; it may name embeddings and norms, too. Modules that text does not
+    reach are left out, where that is known (see `looking`). Raises ValueError for a pattern that matches nothing, or
+    only such modules, and for a weight that two modules share.
     """
     there = {name: module for name, module in model.named_modules() if name and _has_weight(module)}
     called = reached(model)
@@ -134,7 +135,7 @@ def _weight_of(module: nn.Module) -> nn.Parameter:
 
 
 def _has_weight(module: nn.Module) -> bool:
-    """Whether the weight is the module's own, and one that can be trained: quantised ones are integers."""
+    """Whether the module has a trainable weight of its own; quantised weights are integers, which are not."""
     weight = parameter_table(module).get("weight")
     return weight is not None and weight.is_floating_point()
 

@@ -1,4 +1,4 @@
-"""Tensors on disk that are there whole and unharmed, or are said to be damaged."""
+"""Tensor files with checksums: what is read is complete and unchanged, or reported as damaged."""
 
 import json
 import zlib
@@ -17,10 +17,7 @@ _CHECKSUMS, _CHECKSUM = "checksums", "checksum"
 
 
 def save_checked(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file with checksums, as a whole and durably, in place of what was there.
-
-    Raises OSError where that cannot be.
-    """
+    """Write a safetensors file with checksums, atomically and durably, replacing what was there. Raises OSError."""
     whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     checksums = json.dumps({name: _checksum(t) for name, t in whole.items()})
     described = {**(metadata or {}), _CHECKSUMS: checksums}
@@ -29,17 +26,17 @@ def save_checked(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a file and its metadata, checked; a file of an earlier version, without checksums, is read too.
+    """All tensors of a file and its metadata, verified; files of earlier versions, without checksums, are read, too.
 
-    Raises Damaged for a file that was cut short, changed, or is none of safetensors; OSError where it cannot be read.
+    Raises Damaged for a file that is truncated, changed or not safetensors; OSError where it cannot be read.
     """
     return _load(path, None)
 
 
 def load_checked(path: Path, names: Collection[str]) -> dict[str, Tensor] | None:
-    """Of a file that save_checked() wrote, the tensors of these names that it has.
+    """The tensors with these names, as far as they are there, of a file that save_checked() wrote.
 
-    None where there is no file, or one that was cut short or changed since.
+    None where there is no file, or it was truncated or changed since.
     """
     try:
         tensors, metadata = _load(path, names)
@@ -68,7 +65,7 @@ def _some(names: Collection[str]) -> str:
 
 
 def _checksums(path: Path, metadata: Mapping[str, str]) -> dict[str, int] | None:
-    """By tensor; None where there are none. Raises Damaged where they are damaged themselves."""
+    """The checksum of each tensor; None for a file without. Raises Damaged where the checksums are damaged."""
     if _CHECKSUMS not in metadata:
         return None
     if metadata.get(_CHECKSUM) != _seal(metadata):
@@ -78,12 +75,12 @@ def _checksums(path: Path, metadata: Mapping[str, str]) -> dict[str, int] | None
 
 
 def _seal(metadata: Mapping[str, str]) -> str:
-    """A checksum of the checksums and of what else the metadata says."""
+    """A checksum of the checksums and of the other metadata."""
     rest = {name: text for name, text in sorted(metadata.items()) if name not in (_CHECKSUMS, _CHECKSUM)}
     return str(zlib.crc32((metadata[_CHECKSUMS] + (json.dumps(rest) if rest else "")).encode()))
 
 
 def _checksum(tensor: Tensor) -> int:
-    """Of type, shape and content."""
+    """CRC32 of dtype, shape and content."""
     start = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     return zlib.crc32(tensor.view(-1).view(torch.uint8).numpy().data, start) if tensor.numel() else start

@@ -1,4 +1,4 @@
-"""The sparse delta on a model: attach it, let an optimizer train it, write it into the weights, take it off again."""
+"""The sparse delta on a model: attach it, let an optimizer train it, write it into the weights, detach it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,8 +17,9 @@ from gallop_ray.sparse.weights import gather_all, rank, read_entries, write_entr
 class SparseDelta:
     """The chosen entries of a model as ordinary parameters, one vector per matrix that has any.
 
-    A matrix without a chosen entry stays a plain linear layer. A journal of all entries that were ever chosen, with
-    their base values, serves the adapter and the way back. Everything here is collective under ZeRO-3.
+    A matrix without a chosen entry stays a plain linear layer: ZeRO-3 fails on an empty parameter. A journal of all
+    entries ever chosen, with their base values, is what the adapter is made from and the base restored with. Everything
+    here is collective under ZeRO-3.
     """
 
     def __init__(self, model: nn.Module, candidates: Sequence[Candidate], mask: Mask) -> None:
@@ -29,6 +30,7 @@ class SparseDelta:
         self.touched = list(self.indices)
         self._base = self._read(self.touched)
         self._deltas: list[Tensor] = []
+        # Cloned: the optimizer trains `values` in place, and the journal must keep the base.
         self.layers = [
             sparse_layer(c.module, i, b.clone()) for c, i, b in zip(self.places, self.indices, self._base, strict=True)
         ]
@@ -41,26 +43,26 @@ class SparseDelta:
         return [layer.values for layer in self.layers]
 
     def write(self) -> None:
-        """Write the optimizer's values into the weights; to be called after every optimizer step."""
+        """Write the optimizer's values into the weights; call it after every optimizer step."""
         self._write(self.indices, gather_all(self.parameters))
 
     def refuse_untrained(self) -> None:
-        """After the first step: raise ValueError, on every rank, where a chosen matrix has never had a gradient."""
+        """Call after the first step: raises ValueError, on every rank, where a chosen matrix has had no gradient."""
         had = [layer.had_gradient for layer in self.layers]
         refuse_unreached([c.name for c in self.places], had, "the first step")
 
     def base(self) -> list[Tensor]:
-        """The base values of the entries trained now, one (k_m,) per place."""
+        """The base values of the entries trained now: one vector (k_m,) per place."""
         return [
             base[positions(touched, now)]
             for base, touched, now in zip(self._base, self.touched, self.indices, strict=True)
         ]
 
     def move(self, indices: Sequence[Tensor], restore: bool) -> list[Tensor]:
-        """Train these entries from now on, as many as before in each place, and return their present values.
+        """Train these entries from now on, as many as before in each place. Returns their present values.
 
-        Those dropped keep their trained values, or with `restore` go back to the base. The optimizer's share of the
-        change is for the caller.
+        Dropped entries keep their trained values, or return to the base with `restore`. The caller moves the
+        optimizer's state.
         """
         if restore:
             for c, old, now, base in zip(self.places, self.indices, indices, self.base(), strict=True):
@@ -73,7 +75,7 @@ class SparseDelta:
         return self._read(self.indices)
 
     def _remember(self, indices: Sequence[Tensor]) -> None:
-        """Enter what was never chosen before into the journal; it is at its base value still."""
+        """Add entries that are chosen for the first time to the journal; they still hold their base values."""
         for m, (c, now) in enumerate(zip(self.places, indices, strict=True)):
             known, values = self.touched[m], self._base[m]
             whole = union(known, now)
@@ -82,18 +84,18 @@ class SparseDelta:
             self.touched[m], self._base[m] = whole, base
 
     def touched_values(self) -> list[Tensor]:
-        """The present values of all entries ever chosen, one vector per place."""
+        """The present values of all entries ever chosen: one vector per place."""
         return self._read(self.touched)
 
     @property
     def refreshed(self) -> bool:
-        """Whether the journal holds more than what is trained now."""
+        """Whether the journal holds entries that are not trained now."""
         return any(t.numel() > now.numel() for t, now in zip(self.touched, self.indices, strict=True))
 
     def recall(self, touched: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Go back to an earlier state of the journal: by place, all entries ever chosen and their values then.
+        """Restore an earlier state of the journal: by place, all entries ever chosen and their values then.
 
-        Nothing where there was no refresh.
+        Empty where the mask was never refreshed.
         """
         if not touched:
             return
@@ -101,21 +103,21 @@ class SparseDelta:
         self._write(self.touched, [touched[c.name][1] for c in self.places])
 
     def finalized(self) -> AbstractContextManager[None]:
-        """Settling is rounding only."""
+        """Nothing to do: finalize() changes weights by rounding only."""
         return nullcontext()
 
     def finalize(self) -> None:
         """Make the weights equal to base + delta, computed in float32.
 
-        Rounding can keep base + (trained - base) one unit from trained. Settling before the last evaluation makes what
-        is measured and what the adapter reproduces the same bits.
+        base + (trained - base) may differ from trained in the last bit. Finalizing before the last evaluation makes
+        what is measured the same bits as what the adapter reproduces.
         """
         now = self.touched_values()
         self._deltas = [n.float() - base.float() for n, base in zip(now, self._base, strict=True)]
         self._write(self.touched, [base.float() + delta for base, delta in zip(self._base, self._deltas, strict=True)])
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write the settled delta as an adapter; rank 0 writes."""
+        """Write the finalized delta as an adapter; rank 0 writes."""
         assert len(self._deltas) == len(self.places), "finalize() comes first"
         if rank() == 0:
             names = [f"{c.name}.weight" for c in self.places]
@@ -128,7 +130,7 @@ class SparseDelta:
 
     @contextmanager
     def base_in_place(self) -> Iterator[None]:
-        """While this is open the weights are those of the base model, bit for bit."""
+        """Context manager: the weights are those of the base model, bit for bit."""
         now = [values.clone() for values in self.touched_values()]
         self._write(self.touched, self._base)
         try:
@@ -141,7 +143,7 @@ class SparseDelta:
         return all(map(torch.equal, self.touched_values(), self._base))
 
     def follow_weights(self) -> None:
-        """Bring the journal to the devices of the weights: `model.to()` knows of the layers' tensors alone."""
+        """Move the journal to the devices of the weights: `model.to()` moves only the layers' tensors."""
         for m, c in enumerate(self.places):
             device = c.weight.device
             for vectors in (self.indices, self.touched, self._base):
@@ -153,7 +155,7 @@ class SparseDelta:
         self.remove_layers()
 
     def remove_layers(self) -> None:
-        """Put the plain layers back, with the weights as they are."""
+        """Put the plain layers back, leaving the weights as they are."""
         for c, layer in zip(self.places, self.layers, strict=True):
             setattr(c.parent, c.attribute, c.module)
             layer.release()

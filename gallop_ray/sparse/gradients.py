@@ -1,4 +1,4 @@
-"""Gradients for scoring, each weight matrix's on the one rank that owns it."""
+"""Gradient sums for scoring: each weight matrix's on the one rank that owns it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from gallop_ray.sparse.weights import rank, world_size
 
 
 def assign_owners(sizes: Sequence[int], ranks: int) -> list[int]:
-    """The owning rank of each matrix: largest first, each to the rank that holds least. Equal on every rank."""
+    """The owning rank of each matrix: largest first, each to the rank that holds least. The same on every rank."""
     load = [0] * ranks
     owners = [0] * len(sizes)
     for matrix in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
@@ -40,6 +40,8 @@ class OwnedGradients:
         """Add every rank's gradient (out, in) of one matrix to its owner's sum. Collective."""
         gradient = gradient.float()
         owner = self.owners[matrix]
+        # Called from inside backward: the ranks' reduces pair up because all reach the layers in the same order,
+        # and make the same number of backward passes (see gradient_pass).
         if world_size() > 1:
             dist.reduce(gradient, dst=owner)
         if owner == rank():
@@ -48,7 +50,7 @@ class OwnedGradients:
 
     @contextmanager
     def capture_gradients(self) -> Iterator[None]:
-        """While this is open, every backward pass of the model adds its gradients here."""
+        """Context manager: every backward pass of the model adds its gradients here."""
         for i, c in enumerate(self.candidates):
             setattr(c.parent, c.attribute, score_layer(c.module, partial(self.add, i)))
         try:
@@ -58,13 +60,13 @@ class OwnedGradients:
                 setattr(c.parent, c.attribute, c.module)
 
     def take(self, matrix: int) -> Tensor:
-        """This rank's sum of one owned matrix, given away; zeros where no gradient ever came."""
+        """Remove and return this rank's sum of one owned matrix; zeros where there was never a gradient."""
         total = self.sums.pop(matrix, None)
         device = self.candidates[matrix].weight.device
         return torch.zeros(self.candidates[matrix].shape, device=device) if total is None else total.to(device)
 
     def copy(self, matrix: int) -> Tensor:
-        """The same, but kept, in the host's memory meanwhile: a GPU holds the sums or their scores, not both."""
+        """As take(), but the sum is kept, in host memory: a GPU may not have room for both sums and scores."""
         total = self.take(matrix)
         self.sums[matrix] = total.cpu()
         return total.clone() if self.sums[matrix] is total else total

@@ -1,4 +1,4 @@
-"""Layers that, on the way back, form dW of one layer at a time and drop it, or but the chosen entries of dW.
+"""Layers whose backward pass forms one weight gradient dW at a time and keeps its chosen entries, or passes it on.
 
 Forward is the plain computation with the frozen weight, into which the delta has already been written.
 """
@@ -28,6 +28,7 @@ class _SparseMatmul(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = grads[0] @ weight if ctx.needs_input_grad[0] else None
         layer: SparseLayer = ctx.layer
+        # Whoever takes gradients (a refreshed method) needs the whole dW.
         if layer.take is None and worth_choosing(weight, layer.indices):
             layer.had_gradient = True
             chosen = chosen_gradient(x, grads[0], layer.indices)
@@ -39,8 +40,8 @@ class _SparseMatmul(torch.autograd.Function):
 class SparseLayer(nn.Module):
     """A layer in which only the entries of the weight at `indices` are trained.
 
-    `values` (k,) holds the chosen entries themselves, in the weight's dtype; forward never reads it, backward gives it
-    the chosen entries of dW. Whoever steps the optimizer writes the new values into the weight.
+    `values` (k,) holds the chosen entries themselves, in the weight's dtype. Forward never reads it; backward gives it
+    the chosen entries of dW. After each optimizer step the caller writes the new values into the weight.
     """
 
     indices: Tensor
@@ -52,20 +53,20 @@ class SparseLayer(nn.Module):
         self.register_buffer("indices", indices, persistent=False)
         self.values = nn.Parameter(values)
         self.had_gradient = False
-        """Whether a backward pass has come here."""
+        """Whether a backward pass has reached this layer."""
         self.take: Callable[[Tensor], None] | None = None
-        """Is handed each backward pass's dW, in the weight's shape, to keep or to change."""
+        """Called with each backward pass's dW, in the weight's shape; may keep it or change it in place."""
 
     def choose(self, dense: Tensor) -> Tensor:
-        """The chosen entries (k,) of dW, in the weight's shape."""
+        """The chosen entries (k,) of `dense`, dW in the weight's shape."""
         self.had_gradient = True
         chosen = dense.view(-1)[self.indices]
         if self.take is not None:
-            self.take(dense)  # which may add the other ranks' gradients in place: the choice comes first
+            self.take(dense)  # after the choice: it may add the other ranks' gradients in place
         return chosen
 
     def release(self) -> None:
-        """Give the memory back. Under ZeRO-3 DeepSpeed's closures keep layers alive that nobody else knows."""
+        """Free the tensors. Under ZeRO-3 closures inside DeepSpeed keep detached layers alive."""
         stored = getattr(self.values, "ds_tensor", self.values)
         stored.data = stored.new_empty(0)
         self.values.grad = None
@@ -73,12 +74,12 @@ class SparseLayer(nn.Module):
         self.take = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer computes with its weight."""
+        """The wrapped layer's output, with the frozen weight."""
         return _with_weight(self, _SplicedWeight.apply(self.weight, self.values, self), args, kwargs)  # type: ignore[no-untyped-call]
 
 
 class SparseLinear(SparseLayer):
-    """A linear layer in which only the entries at `indices` are trained; the weight is saved for backward once."""
+    """A linear layer in which only the entries at `indices` are trained; saves the weight for backward once."""
 
     bias: Tensor | None
 
@@ -88,12 +89,12 @@ class SparseLinear(SparseLayer):
 
 
 def sparse_layer(inner: nn.Module, indices: Tensor, values: Tensor) -> SparseLayer:
-    """`inner` with only the entries of its weight at `indices` trained."""
+    """A layer like `inner` in which only the weight's entries at `indices` are trained."""
     return (SparseLinear if is_plain_linear(inner) else SparseLayer)(inner, indices, values)
 
 
 def is_plain_linear(module: nn.Module) -> bool:
-    """Whether it computes x W^T + b: a router or a grouped layer may be a kind of nn.Linear that computes more."""
+    """Whether it computes just x W^T + b: a router or a grouped layer may subclass nn.Linear and compute more."""
     return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
@@ -114,7 +115,7 @@ class _ScoreMatmul(torch.autograd.Function):
 
 
 class ScoreLayer(nn.Module):
-    """A layer with nothing to train that hands each backward pass's dW, in the weight's shape, to `take`."""
+    """A layer without trainable parameters that passes each backward pass's dW, in the weight's shape, to `take`."""
 
     def __init__(self, inner: nn.Module, take: Callable[[Tensor], None]) -> None:
         super().__init__()
@@ -122,12 +123,12 @@ class ScoreLayer(nn.Module):
         self._take = take
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer computes with its weight."""
+        """The wrapped layer's output, with the frozen weight."""
         return _with_weight(self, _ScoredWeight.apply(self.weight, _anchor(), self._take), args, kwargs)  # type: ignore[no-untyped-call]
 
 
 class ScoreLinear(ScoreLayer):
-    """A linear layer that hands each backward pass's dW (out, in) to `take`."""
+    """A linear layer that passes each backward pass's dW (out, in) to `take`."""
 
     bias: Tensor | None
 
@@ -137,22 +138,22 @@ class ScoreLinear(ScoreLayer):
 
 
 def score_layer(inner: nn.Module, take: Callable[[Tensor], None]) -> ScoreLayer:
-    """`inner`, handing the gradient of its weight to `take`."""
+    """A layer like `inner` that passes the gradient of its weight to `take`."""
     return (ScoreLinear if is_plain_linear(inner) else ScoreLayer)(inner, take)
 
 
 def _anchor() -> Tensor:
-    """Something must ask for a gradient, or autograd would skip the layer; the anchor does, and never receives one."""
+    """An input that requires a gradient, or autograd would skip the layer; it never receives one."""
     return torch.empty(0, requires_grad=True)
 
 
 def _take_over(layer: nn.Module, inner: nn.Module) -> None:
-    """Make the parameters of `inner` those of `layer`, which alone DeepSpeed and the model's walks then see."""
+    """Register the parameters of `inner` on `layer`, so that DeepSpeed and walks over the model see them once."""
     for name, parameter in inner.named_parameters(recurse=False):
         layer.register_parameter(name, parameter)
     if getattr(inner, "bias", None) is None:
         layer.register_parameter("bias", None)
-    layer.__dict__["inner"] = inner
+    layer.__dict__["inner"] = inner  # not as a submodule: its parameters would be listed a second time
 
 
 def _with_weight(layer: nn.Module, weight: Tensor, args: Any, kwargs: Any) -> Any:
@@ -161,7 +162,7 @@ def _with_weight(layer: nn.Module, weight: Tensor, args: Any, kwargs: Any) -> An
 
 
 class _SplicedWeight(torch.autograd.Function):
-    """The weight as it is; its gradient goes to the chosen values."""
+    """The identity on the weight; its gradient goes to the chosen values."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, values: Tensor, layer: SparseLayer) -> Tensor:
@@ -171,11 +172,12 @@ class _SplicedWeight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         layer: SparseLayer = ctx.layer
+        # contiguous: an embedding's or a norm's gradient may be expanded or transposed, and choose() views it flat.
         return None, layer.choose(grads[0].contiguous()).to(layer.values.dtype), None
 
 
 class _ScoredWeight(torch.autograd.Function):
-    """The weight as it is; its gradient goes to `take`."""
+    """The identity on the weight; its gradient goes to `take`."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, anchor: Tensor, take: Callable[[Tensor], None]) -> Tensor:

@@ -1,4 +1,4 @@
-"""How large weights are, as counts by powers of two."""
+"""Histograms of weight magnitudes by powers of two."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def candidate_counts(candidates: Sequence[Candidate]) -> Tensor:
 
 
 def magnitude_record(chosen: Tensor, everything: Tensor) -> dict[str, Any]:
-    """What mask.json says: `edges` (n + 1,) of the magnitudes, counts of the `chosen` and of `all` (n,)."""
+    """The entry of mask.json: `edges` (n + 1,) of the magnitudes, counts of the `chosen` and of `all` (n,)."""
     filled = everything.nonzero().view(-1)
     low, high = int(filled[0]), int(filled[-1]) + 1
     return {

@@ -1,4 +1,4 @@
-"""The mask: which entries of which weight matrices are trained; and rankings, of which every smaller mask is a part."""
+"""Masks, which say what entries of which matrices are trained, and rankings, which contain every smaller mask."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ from gallop_ray.sparse.weights import collective_device, rank, sum_over_ranks, w
 
 
 def positions(within: Tensor, entries: Tensor) -> Tensor:
-    """Where each of `entries` stands in `within`, which holds them all."""
+    """The position of each of `entries` in `within`, which is sorted and holds them all."""
     return torch.searchsorted(within, entries)
 
 
 def contained(entries: Tensor, within: Tensor) -> Tensor:
-    """Of each of `entries`, whether `within` holds it."""
+    """For each of `entries`, whether `within` holds it."""
     return torch.isin(entries, within, assume_unique=True)
 
 
 def union(first: Tensor, second: Tensor) -> Tensor:
-    """The entries of either, sorted."""
+    """The entries that are in either, sorted."""
     both: Tensor = torch.cat([first, second]).unique()
     return both
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Sorted flat indices (k_m,), int32 where they fit, of the chosen entries of each candidate that has any."""
+    """By candidate that has any, the sorted flat indices (k_m,) of its chosen entries, int32 where they fit."""
 
     indices: dict[str, Tensor]
 
@@ -70,6 +70,7 @@ def choose_within(scores: Mapping[int, Tensor], quotas: Sequence[Quota], matrice
 
 def share(candidates: Sequence[Candidate], chosen: Mapping[int, Tensor]) -> Mask:
     """Give every rank the indices that each owner has chosen. Collective."""
+    # One dtype for all matrices: an owner's indices are concatenated for one broadcast.
     dtype = index_dtype(max(c.numel for c in candidates))
     whole = broadcast_from_owners(candidates, {m: indices.to(dtype) for m, indices in chosen.items()}, dtype)
     return Mask({c.name: indices for c, indices in zip(candidates, whole, strict=True) if indices.numel()})
@@ -78,7 +79,7 @@ def share(candidates: Sequence[Candidate], chosen: Mapping[int, Tensor]) -> Mask
 def broadcast_from_owners(
     candidates: Sequence[Candidate], parts: Mapping[int, Tensor], dtype: torch.dtype
 ) -> list[Tensor]:
-    """Give every rank the vector (n_m,) of each candidate, which its owner has: a broadcast per owner. Collective."""
+    """Give every rank each candidate's vector (n_m,) from its owner, with one broadcast per owner. Collective."""
     owners = assign_owners([c.numel for c in candidates], world_size())
     device = collective_device()
     counts = torch.zeros(len(candidates), dtype=torch.int64, device=device)
@@ -93,7 +94,7 @@ def broadcast_from_owners(
             flat = torch.cat([parts[m] for m in matrices])
         else:
             flat = torch.empty(sum(sizes), dtype=dtype, device=device)
-        if world_size() > 1 and flat.numel():
+        if world_size() > 1 and flat.numel():  # the sizes are known to all: every rank skips the same owners
             dist.broadcast(flat, src=owner)
         whole.update(zip(matrices, (part.clone() for part in flat.split(sizes)), strict=True))
     return [whole[m] for m in range(len(candidates))]
@@ -101,11 +102,11 @@ def broadcast_from_owners(
 
 @dataclass(frozen=True)
 class Ranking:
-    """The largest scores of each quota's matrices, with all that tie-breaking needs to choose fewer of them.
+    """The largest scores of each quota's matrices, enough to choose any smaller number of them exactly.
 
-    indices, scores: of each matrix that this rank owns, by position: sorted flat positions (n_m,) in the matrix's
-    scores, and the float32 scores there. asked: (M,) int64, for each candidate how many its quota asked for in all;
-    where fewer are ranked, no more are eligible.
+    indices, scores: for each matrix that this rank owns, by position: sorted flat positions (n_m,) in the matrix's
+    scores, and the float32 scores there. asked: (M,) int64, for each candidate the k of its quota; where fewer are
+    ranked, no more are eligible.
     """
 
     indices: dict[int, Tensor]
@@ -113,13 +114,13 @@ class Ranking:
     asked: Tensor
 
     def holds(self, quotas: Sequence[Quota]) -> bool:
-        """Whether choose() gives for these quotas what the whole scores would give."""
+        """Whether choose() gives the same for these quotas as the complete scores would."""
         return all(int(self.asked[list(quota.matrices)].min()) >= quota.k for quota in quotas)
 
     def choose(self, quotas: Sequence[Quota]) -> dict[int, Tensor]:
-        """As choose_within on the whole scores. Collective."""
+        """As choose_within on the complete scores. Collective."""
         assert self.holds(quotas)
-        # What is ranked of a matrix stands in the matrix's own order, so that ties end in the same way.
+        # Ranked entries are kept in the matrix's own order, so that ties are broken the same way.
         places = choose_within(self.scores, quotas, len(self.asked))
         return {m: self.indices[m][chosen] for m, chosen in places.items()}
 
@@ -127,7 +128,8 @@ class Ranking:
 def rank_scores(scores: Mapping[int, Tensor], quotas: Sequence[Quota], matrices: int) -> Ranking:
     """Rank the k best of each quota's matrices, or all that are eligible. Collective.
 
-    Arguments as choose_within's; a matrix has one quota at most. Raises ValueError for scores that are none.
+    Arguments as in choose_within; a matrix has one quota at most. Raises ValueError for invalid scores (negative,
+    infinite or NaN).
     """
     asked, eligible = torch.zeros(2, matrices, dtype=torch.int64)
     for m, of_matrix in scores.items():

@@ -1,4 +1,4 @@
-"""Optimizers of masked entries: what they know of each entry, its move to other entries, and AdamW for such masks."""
+"""Optimizers of masked entries: their state per entry, moving it to other entries, and an AdamW for changing masks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,34 +13,34 @@ MASTER = "master"
 """The key of the float32 values themselves."""
 
 State = dict[str, list[Tensor]]
-"""By key, one whole float32 vector (k_m,) for each trained parameter, on every rank."""
+"""By key, one complete float32 vector (k_m,) for each trained parameter, on every rank."""
 
 
 class EntryState(Protocol):
     """Reads and writes the state of an optimizer, entry by entry. Collective where the state is split over ranks."""
 
     def read(self) -> tuple[State, dict[str, Tensor]]:
-        """The vectors by key, and what the optimizer keeps once for all of them (its step)."""
+        """The vectors by key, and what the optimizer keeps once for all entries (its step)."""
         ...
 
     def write(self, state: State, shared: Mapping[str, Tensor]) -> None:
-        """Put vectors in the place of the optimizer's, and their values into the parameters."""
+        """Replace the optimizer's vectors, and write the values into the parameters."""
         ...
 
     def pull(self, targets: Sequence[Tensor], share: float) -> None:
-        """Move the float32 values by `share` of the way to `targets`, whole vectors (k_m,)."""
+        """Move the float32 values by `share` of the way to `targets`, complete vectors (k_m,)."""
         ...
 
 
 StateOf = Callable[[Sequence[nn.Parameter]], EntryState]
-"""The state that an optimizer keeps of parameters which it trains."""
+"""Gives an optimizer's state of parameters that it trains."""
 
 
 class PlainState:
-    """The state of an optimizer of plain torch, which holds it by parameter.
+    """The state of a plain torch optimizer, which keeps it by parameter.
 
-    Raises ValueError where a parameter is not the optimizer's, and, in `read`, where it keeps anything that has neither
-    one number per entry nor one for all: factored or quantised moments cannot follow a mask.
+    Raises ValueError where the optimizer does not train a parameter, and, in `read`, where it keeps state that is
+    neither one number per entry nor one for all: factored or quantised moments cannot follow a mask.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
@@ -50,7 +50,7 @@ class PlainState:
         self._optimizer, self._parameters = optimizer, list(parameters)
 
     def read(self) -> tuple[State, dict[str, Tensor]]:
-        """As EntryState.read; zeros for a parameter that has not been stepped yet."""
+        """See EntryState.read; zeros for a parameter that has not been stepped yet."""
         kept: list[dict[str, Any]] = [self._optimizer.state.get(p, {}) for p in self._parameters]
         known = next((state for state in kept if state), {})
         for p, state in zip(self._parameters, kept, strict=True):
@@ -66,7 +66,7 @@ class PlainState:
 
     @torch.no_grad()
     def write(self, state: State, shared: Mapping[str, Tensor]) -> None:
-        """As EntryState.write; what is kept once for all entries stays as it is."""
+        """See EntryState.write; what is kept once for all entries stays unchanged."""
         for m, parameter in enumerate(self._parameters):
             parameter.copy_(state[MASTER][m])
             kept = self._optimizer.state.get(parameter, {})
@@ -75,7 +75,7 @@ class PlainState:
 
     @torch.no_grad()
     def pull(self, targets: Sequence[Tensor], share: float) -> None:
-        """As EntryState.pull."""
+        """See EntryState.pull."""
         for parameter, target in zip(self._parameters, targets, strict=True):
             parameter.lerp_(target.to(parameter), share)
 
@@ -91,8 +91,8 @@ class PlainState:
 def moved(state: State, old: list[Tensor], new: list[Tensor], present: list[Tensor]) -> State:
     """The optimizer's vectors for the entries `new` instead of `old`, matrix by matrix.
 
-    What stays keeps its float32 value and its moments; newcomers begin at their present weight with moments 0,
-    and age 0 where the optimizer counts that by entry.
+    Entries that stay keep their float32 value and their moments; new ones start at their present weight with moments 0,
+    and age 0 where the optimizer counts steps per entry.
     """
     answer: State = {}
     for key, vectors in state.items():
@@ -109,7 +109,7 @@ def _moved(vector: Tensor, old: Tensor, new: Tensor, fresh: Tensor) -> Tensor:
 
 
 class DecayToBase:
-    """Before a step of learning rate r, the values v become v - r strength (v - base); decoupled, as AdamW's decay.
+    """Before a step with learning rate r, the values v become v - r strength (v - base); decoupled, as in AdamW.
 
     It acts on the optimizer's float32 values, whatever the optimizer, and never enters gradients or moments.
     """
@@ -120,7 +120,7 @@ class DecayToBase:
         self._base: list[Tensor] = []
 
     def apply(self, state_of: StateOf, learning_rate: float) -> None:
-        """To be called before each optimizer step."""
+        """Call before each optimizer step."""
         if self._entries is not self._delta.indices:  # the first step, or the mask has changed
             self._entries, self._base = self._delta.indices, self._delta.base()
         state_of(self._delta.parameters).pull(self._base, learning_rate * self._strength)
@@ -129,8 +129,8 @@ class DecayToBase:
 class EntryAdamW(torch.optim.Optimizer):
     """AdamW (arXiv 1711.05101) in which every entry counts its own steps, in a vector `age` beside its moments.
 
-    An entry whose moments and age are set to 0 begins like all did at the first step. With one count for all, the bias
-    correction would take its young second moment for an old one, and it would move by several learning rates a step.
+    An entry whose moments and age are 0 starts as all entries did at the first step. With one count for all, the bias
+    correction would treat its young second moment as an old one, and it would move by several learning rates per step.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class EntryAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step of every parameter that has a gradient; closures are not called."""
+        """Step every parameter that has a gradient; closures are not called."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

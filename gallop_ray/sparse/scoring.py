@@ -1,4 +1,4 @@
-"""The scores of whole matrices, each on the rank that owns it, and the random numbers that go into them."""
+"""The scores of whole matrices, each on the rank that owns it, and the random generators for them."""
 
 import hashlib
 from typing import Protocol
@@ -11,11 +11,11 @@ from gallop_ray.sparse.weights import gather, rank
 
 
 class Scorer(Protocol):
-    """What scoring needs of a mask method."""
+    """What scoring needs from a mask method."""
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether it scores gradients."""
+        """Whether its score uses gradients."""
         ...
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -28,7 +28,7 @@ def score_owned(
 ) -> dict[int, Tensor]:
     """The scores of this rank's matrices, by their position in the candidates' order. Collective under ZeRO-3.
 
-    A method that needs gradients gets the mean over `examples` of the sums, which are used up unless kept.
+    A method that needs gradients gets the sums divided by `examples`; the sums are consumed unless `keep` is set.
     """
     scores = {}
     for i, candidate in enumerate(owned.candidates):
@@ -43,6 +43,6 @@ def score_owned(
 
 
 def generator_of(*parts: object) -> torch.Generator:
-    """A generator that is the same wherever these parts meet: a run's seed, a matrix's name, a step."""
+    """A generator seeded by these parts (a run's seed, a matrix's name, a step), the same on every rank and machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

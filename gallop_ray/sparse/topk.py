@@ -1,7 +1,7 @@
 """The exact k largest of scores that are spread over ranks, without gathering them.
 
-Non-negative float32 numbers order as their bit patterns. Three histograms over 11, 11 and 9 bits, each summed over the
-ranks, therefore pin down the bits of the k-th largest score: about 40 kB per rank, whatever the model's size.
+Non-negative float32 numbers sort like their bit patterns. Three histograms over 11, 11 and 9 bits, each summed over the
+ranks, therefore determine the bits of the k-th largest score: about 40 kB per rank, whatever the model's size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from gallop_ray.sparse.weights import collective_device, sum_over_ranks
 
 Total = Callable[[Tensor], Tensor]
-"""Adds up counts over those that take part, in place."""
+"""Sums counts over the participants, in place."""
 
 EXCLUDED = -1.0
 """The score of an entry that must never be chosen."""
@@ -56,8 +56,8 @@ def _refuse_invalid(negatives: int, excluded: int, histogram: Tensor, k: int, to
 def find_threshold(scores: Sequence[Tensor], k: int, total: Total = sum_over_ranks) -> Threshold:
     """The threshold of the k largest of all ranks' scores (float32, any shapes). Collective.
 
-    Raises ValueError, on every rank, for a negative score other than EXCLUDED, for infinities and NaN, and for a k that
-    is not between 1 and the number of entries that are not excluded.
+    Raises ValueError, on every rank, for a negative score other than EXCLUDED, for infinities and NaN, and for a k
+    outside of 1 ... the number of entries that are not excluded.
     """
     bits = [s.reshape(-1).view(torch.int32) for s in scores]
     negatives = sum(int((b < 0).sum()) for b in bits)
@@ -82,14 +82,15 @@ def choose(
 ) -> dict[int, Tensor]:
     """The sorted flat indices of the chosen entries of each of this rank's matrices. Collective.
 
-    `scores` maps a matrix's position in the global order to its scores; `matrices` counts those of all ranks. Ties go
-    to the lowest global index: matrices in order, entries of a matrix in row-major order.
+    `scores` maps a matrix's position in the global order to its scores; `matrices` is their number over all ranks. Ties
+    go to the lowest global index: matrices in order, entries of a matrix in row-major order.
     """
     flat = {m: s.reshape(-1).view(torch.int32) for m, s in scores.items()}
     ties = torch.zeros(matrices, dtype=torch.int64, device=collective_device())
     for m, bits in flat.items():
         ties[m] = (bits == threshold.bits).sum()
     total(ties)
+    # Ties are dealt out by global position, not by rank: the mask must not depend on who owns what.
     before = ties.cumsum(0) - ties
     chosen = {}
     for m, bits in flat.items():
@@ -104,7 +105,7 @@ def choose(
 def largest(scores: Tensor, k: int) -> Tensor:
     """The sorted flat indices (k,) of the k largest scores of one tensor, ties as in `choose`. Not collective.
 
-    Scores are non-negative or EXCLUDED; errors as find_threshold.
+    Scores are non-negative or EXCLUDED; errors as in find_threshold.
     """
     return choose({0: scores}, find_threshold([scores], k, _alone), 1, _alone)[0]
 

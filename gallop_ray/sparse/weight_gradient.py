@@ -1,4 +1,4 @@
-"""dW of a linear layer: whole, or on a CPU the chosen entries alone."""
+"""dW of a linear layer: all of it, or on a CPU only the chosen entries."""
 
 import warnings
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 _WORTH_IT = {torch.float32: 0.06, torch.bfloat16: 0.03, torch.float16: 0.03}
-"""Share of a matrix up to which the chosen entries by themselves are sooner done than the whole product: measured on
-1024 tokens and matrices of 576 x 576 and 576 x 1536, without matrix instructions."""
+"""Density below which computing only the chosen entries beats the dense product: measured with 1024 tokens and matrices
+of 576 x 576 and 576 x 1536, on a CPU without matrix instructions."""
 
-# The layout is used here for one product and never seen again.
+# The layout lives for one product only, and its warning would stand in every worker's log.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
@@ -20,7 +20,7 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
 
 
 def worth_choosing(weight: Tensor, indices: Tensor) -> bool:
-    """Whether `chosen_gradient` is faster than the whole dW. A GPU's dense product is not to be beaten that way."""
+    """Whether `chosen_gradient` is faster than the dense dW; on a GPU it never is."""
     return weight.device.type == "cpu" and indices.numel() < _WORTH_IT.get(weight.dtype, 0) * weight.numel()
 
 
@@ -40,7 +40,7 @@ def chosen_gradient(x: Tensor, grad: Tensor, indices: Tensor) -> Tensor:
         size=(len(columns), width),
         check_invariants=False,
     )
-    # The second factor's transpose is what the kernel reads row by row; given so, it makes no copy of its own.
+    # The kernel reads the second factor's transpose row by row; passed like this, it makes no copy of its own.
     product: Tensor = torch.sparse.sampled_addmm(pattern, columns, _columns(x).t())
     return product.values()
 
@@ -48,4 +48,5 @@ def chosen_gradient(x: Tensor, grad: Tensor, indices: Tensor) -> Tensor:
 def _columns(rows: Tensor) -> Tensor:
     """(..., n) as contiguous float32 (n, tokens)."""
     flat = rows.reshape(-1, rows.shape[-1]).t()
+    # One pass for cast and transposition; .float().contiguous() would take two.
     return torch.empty(flat.shape).copy_(flat)

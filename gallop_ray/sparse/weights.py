@@ -1,8 +1,8 @@
 """Read and write weights that DeepSpeed ZeRO-3 may have split over the ranks.
 
-ZeRO-3 leaves on each rank a flat shard, `parameter.ds_tensor`, of `parameter.ds_shape`; shard r holds the entries from
-r * shard size on (the last shards may be padded). Nothing here needs DeepSpeed itself. One rank, or an unsplit
-parameter, is not a special case to the callers.
+ZeRO-3 leaves each rank a flat shard, `parameter.ds_tensor`, of a parameter of shape `parameter.ds_shape`; shard r
+starts at entry r * shard size (the last shards may be padded). DeepSpeed itself is not needed. For callers, one rank or
+an unsplit parameter is not a special case.
 """
 
 import math
@@ -42,20 +42,20 @@ def full_shape(parameter: Tensor) -> torch.Size:
 
 
 def local(parameter: Tensor) -> Tensor:
-    """The entries that this rank stores, flat: its shard, or everything."""
+    """The entries that this rank stores, flat: its shard, or all of them."""
     stored: Tensor = getattr(parameter, "ds_tensor", parameter)
     return stored.detach().view(-1)
 
 
 def sum_over_ranks(counts: Tensor) -> Tensor:
-    """Add up `counts` over the ranks, in place. Collective."""
+    """Sum `counts` over the ranks, in place. Collective."""
     if world_size() > 1:
         dist.all_reduce(counts)
     return counts
 
 
 def all_ranks(yes: bool) -> bool:
-    """Whether all ranks say so. Collective."""
+    """Whether `yes` is true on all ranks. Collective."""
     return int(sum_over_ranks(torch.tensor(int(yes), device=collective_device()))) == world_size()
 
 
@@ -66,10 +66,10 @@ def _local_range(parameter: Tensor) -> tuple[int, int]:
 
 
 def gather_all(parameters: Sequence[Tensor], stored: Sequence[Tensor] | None = None) -> list[Tensor]:
-    """The whole of each parameter, flat, on every rank, in one collective. The parameters share one dtype.
+    """Each complete parameter, flat, on every rank, in one collective. The parameters share one dtype.
 
-    stored: copies of what `local` gave at another time, to be put together instead of the present values.
-    An unsplit parameter comes back as a view of itself, so do not write into the result.
+    stored: copies of what `local` returned earlier, to be gathered instead of the present values.
+    An unsplit parameter is returned as a view of itself, so do not write into the result.
     """
     if not parameters or not is_split(parameters[0]):
         return list(stored or map(local, parameters))
@@ -85,7 +85,7 @@ def gather_all(parameters: Sequence[Tensor], stored: Sequence[Tensor] | None = N
 
 
 def gather(parameter: Tensor) -> Tensor:
-    """The whole parameter in its shape, on every rank. Do not write into the result."""
+    """The complete parameter in its shape, on every rank. Do not write into the result."""
     return gather_all([parameter])[0].view(full_shape(parameter))
 
 
@@ -96,7 +96,8 @@ def read_entries(parameter: Tensor, indices: Tensor) -> Tensor:
         return stored[indices]
     start, end = _local_range(parameter)
     mine = (indices >= start) & (indices < end)
-    # Bits, not values, are summed: adding 0.0 from the other ranks would turn -0.0 into 0.0.
+    # Bits, not values, are summed: adding 0.0 from the other ranks would turn -0.0 into 0.0. As int32, because neither
+    # gloo nor NCCL reduces int16.
     bits = torch.zeros(indices.numel(), dtype=torch.int32, device=stored.device)
     bits[mine] = stored[indices[mine] - start].view(_BITS[stored.dtype]).to(torch.int32)
     dist.all_reduce(bits)
@@ -117,7 +118,7 @@ def write_entries(parameter: Tensor, indices: Tensor, values: Tensor) -> None:
 
 @torch.no_grad()
 def write_all(parameter: Tensor, values: Tensor) -> None:
-    """Write the whole parameter from `values`, flat; under ZeRO-3 each rank writes its own shard."""
+    """Write the complete parameter from `values`, flat; under ZeRO-3 each rank writes its own shard."""
     stored, (start, end) = local(parameter), _local_range(parameter)
     mine = values[start:end].to(stored)
     stored[: mine.numel()] = mine

@@ -1,6 +1,6 @@
 """The training methods: how trainable parameters are chosen and attached.
 
-Which there are, `gallop_ray.spec.registry` knows; each is imported when it is used.
+`gallop_ray.spec.registry` lists them; each is imported on first use.
 """
 
 from gallop_ray.methods.contract import Attachment, MaskMethod, MatrixState, RefreshedMethod, TunerMethod
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def method_class(spec: type[MethodSpec]) -> type[MaskMethod | TunerMethod]:
-    """The class that does what these options ask for."""
+    """The class that implements a method with these options. Raises TypeError where it is not a method."""
     found = load_object(spec.implementation) if isinstance(spec.implementation, str) else spec.implementation
     if not isinstance(found, type) or not issubclass(found, MaskMethod | TunerMethod):
         raise TypeError(f"{found!r} is neither a MaskMethod nor a TunerMethod")
@@ -31,5 +31,5 @@ def method_class(spec: type[MethodSpec]) -> type[MaskMethod | TunerMethod]:
 
 
 def make_method(spec: MethodSpec) -> MaskMethod | TunerMethod:
-    """A method with its options. Raises ValueError for options that it cannot have."""
+    """A method with its options. Raises ValueError for options that it refuses."""
     return method_class(type(spec))(spec)  # type: ignore[arg-type]

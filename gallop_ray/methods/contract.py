@@ -1,7 +1,7 @@
 """What a training method has to provide.
 
-A mask method scores whole matrices; it never sees ranks or DeepSpeed. A refreshed method chooses again while it trains.
-Any other method attaches its trainable parameters itself.
+A mask method scores whole matrices; it never sees ranks or DeepSpeed. A refreshed method reselects its mask while it
+trains. Any other method attaches its trainable parameters itself.
 """
 
 from abc import ABC, abstractmethod
@@ -20,16 +20,16 @@ from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec, RefreshedMethodS
 
 
 class Attachment(Protocol):
-    """Trainable parameters on the base model. All of it is collective: every rank calls it alike."""
+    """Trainable parameters on the base model. Every method is collective: all ranks call them in the same order."""
 
     @property
     def module(self) -> nn.Module:
-        """What DeepSpeed runs: the base model, or what wraps it."""
+        """What DeepSpeed runs: the base model, or a wrapper around it."""
         ...
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimizer trains; nothing where the base model is to be measured as it is."""
+        """What the optimizer trains; empty where the base model is only measured."""
         ...
 
     def write(self) -> None:
@@ -37,11 +37,11 @@ class Attachment(Protocol):
         ...
 
     def finalized(self) -> AbstractContextManager[None]:
-        """While this is open, between two steps, the weights are as finalize() would leave them, but for rounding."""
+        """Context manager, between two steps: the weights as finalize() would leave them, up to rounding."""
         ...
 
     def finalize(self) -> None:
-        """Called once after the last step: make the weights what the saved adapter reproduces, to the bit."""
+        """Called once after the last step: make the weights bit for bit what the saved adapter reproduces."""
         ...
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
@@ -57,14 +57,15 @@ class MaskMethod(ABC):
     """A method that trains the entries with the largest scores."""
 
     Options: ClassVar[type[MaskMethodSpec]] = MaskMethodSpec
-    """What a sweep file may set; GradientMethodSpec or one of your own for a score of gradients."""
+    """What a sweep file may set; GradientMethodSpec or a subclass of it for a score that uses gradients."""
     needs_matrices: ClassVar[bool] = False
-    """Whether the score is that of a matrix, which the vectors of norms have none of."""
+    """Whether only matrices can be scored, not the vectors of norms."""
     entries_per_unit: int = 1
-    """How many entries one position in the scores stands for."""
+    """How many entries one position in the scores represents."""
 
     def __init_subclass__(cls) -> None:
-        """Raises TypeError where a method that chooses again does not say so in its options, or the other way round."""
+        """Raises TypeError unless a method reselects its mask exactly if its options say so."""
+        # The options refuse `keep: best`, which would bring old values back onto a new mask.
         if cls.Options.refreshes != hasattr(cls, "refresh"):
             raise TypeError(f"{cls.__name__}.Options: a RefreshedMethod has a RefreshedMethodSpec, and no other has")
 
@@ -73,20 +74,20 @@ class MaskMethod(ABC):
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the score is one of mean gradients; its options say so."""
+        """Whether the score uses mean gradients; the options declare it."""
         return bool(self.spec.needs_gradients)
 
     @property
     def selection_ratio(self) -> float | None:
-        """Share of the training set whose mean gradient is scored; None for the first batch, or for no gradient."""
+        """Share of the training set whose mean gradient is scored; None for the first batch, or without gradients."""
         ratio: float | None = getattr(self.spec, "selection_ratio", None)
         return ratio
 
     def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
         """How many entries (or units, see `entries`) to choose, and from which matrices; `total` is N.
 
-        Raises ValueError for a density that the candidates cannot hold, and for a candidate that is no matrix where
-        the method needs one.
+        Raises ValueError for a density that the candidates cannot hold, and for a candidate that is not a matrix where
+        the method needs matrices.
         """
         vectors = [c.name for c in candidates if len(c.shape) != 2] if self.needs_matrices else []
         if vectors:
@@ -95,41 +96,41 @@ class MaskMethod(ABC):
 
     @abstractmethod
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Scores of one whole weight, larger = rather train it: float32 in its shape, non-negative or EXCLUDED.
+        """Scores of one complete weight, the highest chosen first: float32 in its shape, non-negative or EXCLUDED.
 
-        weight: (out, in), of a norm (hidden,), in the model's dtype; not to be changed. gradient: float32, in the same
-        shape, the signed mean over the selection examples, free to be overwritten; None unless needs_gradients.
+        weight: (out, in), or (hidden,) for a norm, in the model's dtype; must not be changed. gradient: float32 in the
+        same shape, the signed mean over the selection examples, may be overwritten; None unless needs_gradients.
         generator: seeded by the run's seed and the matrix's name.
         """
 
     def entries(self, units: Tensor, shape: Sequence[int]) -> Tensor:
         """The sorted flat entries of a matrix of `shape` for chosen positions in its scores.
 
-        The same thing, but where a method scores larger units than entries.
+        The positions themselves, unless a method scores larger units than entries.
         """
         return units
 
 
 class RefreshedMethod(MaskMethod):
-    """A mask method that chooses again while it trains; every matrix keeps its number of entries."""
+    """A mask method that reselects its mask while it trains; every matrix keeps its number of entries."""
 
     Options: ClassVar[type[MaskMethodSpec]] = RefreshedMethodSpec
     restores_dropped: ClassVar[bool] = False
-    """Whether an entry that is dropped goes back to its base value, or keeps what it has learnt."""
+    """Whether a dropped entry returns to its base value, instead of keeping what it has learnt."""
     delta_decay: float = 0.0
-    """Weight decay of the delta, beside that of the weights."""
+    """Weight decay of the delta, in addition to that of the weights."""
 
     @abstractmethod
     def refreshes_after(self, step: int, steps: int) -> bool:
-        """Whether to choose again after optimizer step `step` (1, 2, ...) of `steps`."""
+        """Whether to reselect after optimizer step `step` (1, 2, ...) of `steps`."""
 
     def accumulates_in(self, step: int, steps: int) -> bool:
-        """Whether the gradients of this optimizer step (1, 2, ...) are added up for the next choice."""
+        """Whether the gradients of this optimizer step (1, 2, ...) are summed for the next selection."""
         return False
 
     @abstractmethod
     def refresh(self, state: "MatrixState") -> Tensor:
-        """The sorted flat indices to train from now on, as many as before, of one whole matrix."""
+        """The sorted flat indices of one complete matrix to train from now on, as many as before."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class MatrixState:
     weight: Tensor
     """(out, in), as trained so far."""
     gradient: Tensor | None
-    """float32 (out, in), the sum since the last choice; None unless accumulated."""
+    """float32 (out, in), the sum since the last selection; None unless accumulated."""
     indices: Tensor
     """Sorted flat (k,), the entries trained now."""
     delta: Tensor
@@ -163,4 +164,4 @@ class TunerMethod(ABC):
 
     @abstractmethod
     def attach(self, model: nn.Module) -> Attachment:
-        """Make the model trainable; torch's random state is seeded by the run."""
+        """Attach trainable parameters to the model; torch's random state is seeded by the run."""

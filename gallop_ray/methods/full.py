@@ -1,4 +1,4 @@
-"""Full fine-tuning, what is made of its weights afterwards (WiSE-FT, LiNeS), and no training at all."""
+"""Full fine-tuning, methods that edit its weights afterwards (WiSE-FT, LiNeS), and no training at all."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,9 +18,9 @@ Scales = Callable[[nn.Module], Mapping[str, float]]
 
 
 class _FullAttachment:
-    """All parameters, and a copy of what this rank stores of them, to come back to.
+    """All parameters, and a copy of what this rank stores of them, to restore the base from.
 
-    After training each parameter becomes base + scale (trained - base), where scales are given.
+    Where scales are given, each parameter becomes base + scale (trained - base) after training.
     """
 
     def __init__(self, model: nn.Module, scales: Scales | None = None) -> None:
@@ -31,6 +31,7 @@ class _FullAttachment:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
+        """All parameters of the model, shared ones once."""
         return list(self.module.parameters())
 
     def write(self) -> None:
@@ -38,13 +39,13 @@ class _FullAttachment:
 
     @contextmanager
     def finalized(self) -> Iterator[None]:
-        """With scales a copy of the trained weights is kept meanwhile."""
+        """With scales, a copy of the trained weights is kept while this is open."""
         trained = [] if self._scales is None else [local(p).clone() for p in self.parameters]
         self.finalize()
         try:
             yield
         finally:
-            for parameter, values in zip(self.parameters, trained, strict=False):
+            for parameter, values in zip(self.parameters, trained, strict=False):  # `trained` is empty without scales
                 local(parameter).copy_(values)
 
     @torch.no_grad()
@@ -61,7 +62,7 @@ class _FullAttachment:
         """All trained weights in the model's dtype, shared ones once."""
         weights: dict[str, Tensor] = {}
         for name, parameter in self.module.named_parameters():
-            whole = gather(parameter)
+            whole = gather(parameter)  # on every rank: gathering is collective, though rank 0 alone writes
             if rank() == 0:
                 weights[name] = whole.detach().cpu().contiguous()
         if rank() == 0:
@@ -69,6 +70,7 @@ class _FullAttachment:
 
     @torch.no_grad()
     def detach(self) -> None:
+        """Freeze the model and restore its base values; each rank those that it stores."""
         self.module.requires_grad_(False)
         for name, parameter in self.module.named_parameters():
             local(parameter).copy_(self._base[name])
@@ -78,6 +80,7 @@ class Full(TunerMethod):
     """Trains everything; the upper end of what a method can learn, and of what it can forget."""
 
     def attach(self, model: nn.Module) -> _FullAttachment:
+        """Make every parameter trainable."""
         return _FullAttachment(model)
 
 
@@ -85,6 +88,7 @@ class WiseFt(TunerMethod):
     """Full fine-tuning, then w = base + alpha (trained - base) (WiSE-FT, arXiv 2109.01903)."""
 
     def attach(self, model: nn.Module) -> _FullAttachment:
+        """Make every parameter trainable; alpha scales all changes alike."""
         return _FullAttachment(model, lambda m: dict.fromkeys(dict(m.named_parameters()), self.spec.alpha))
 
 
@@ -96,6 +100,7 @@ class Lines(TunerMethod):
     """
 
     def attach(self, model: nn.Module) -> _FullAttachment:
+        """Make every parameter trainable; a change is scaled by the depth of its block."""
         return _FullAttachment(model, self._scales)
 
     def _scales(self, model: nn.Module) -> dict[str, float]:
@@ -113,7 +118,7 @@ class Lines(TunerMethod):
 
 
 def _text_blocks(model: nn.Module, blocks: Iterable[str]) -> list[str]:
-    """Those of `blocks` that text reaches: a vision tower's are no first layers."""
+    """Those of `blocks` that text reaches: the blocks of a vision tower are not the first layers."""
     called = reached(model)
     return list(blocks) if called is None else [b for b in blocks if any(name.startswith(f"{b}.") for name in called)]
 
@@ -129,21 +134,22 @@ class _NothingAttached:
         """There is nothing to write."""
 
     def finalized(self) -> AbstractContextManager[None]:
-        """There is nothing to settle."""
+        """There is nothing to finalize."""
         return nullcontext()
 
     def finalize(self) -> None:
-        """There is nothing to settle."""
+        """There is nothing to finalize."""
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """There is nothing to save."""
 
     def detach(self) -> None:
-        """There is nothing to take off."""
+        """There is nothing to detach."""
 
 
 class Vanilla(TunerMethod):
     """No training: what every other method is compared with."""
 
     def attach(self, model: nn.Module) -> _NothingAttached:
+        """Attach nothing: the base model is measured as it is."""
         return _NothingAttached(model)

@@ -15,6 +15,7 @@ class Gallop(MaskMethod):
     """
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """float32 in the weight's shape; overwrites the gradient."""
         assert gradient is not None
         spec, magnitude = self.spec, weight.abs().float()
         excluded = magnitude <= spec.eps if spec.zero_guard == "exclude" else None

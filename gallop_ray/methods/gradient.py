@@ -1,4 +1,4 @@
-"""Scores made of the mean gradient: SAFT, SIFT, SNIP, and SMT's blocks."""
+"""Scores based on the mean gradient: SAFT, SIFT, SNIP, and SMT's blocks."""
 
 from collections.abc import Sequence
 
@@ -33,6 +33,7 @@ class Saft(MaskMethod):
     """score = |g| (SAFT, arXiv 2407.03036)."""
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """|g|: float32 in the weight's shape; overwrites the gradient."""
         assert gradient is not None
         return gradient.abs_()
 
@@ -44,6 +45,7 @@ class Sift(Saft):
     """
 
     def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
+        """One quota per matrix. Raises ValueError for a density that the candidates cannot hold."""
         available = sum(c.numel for c in candidates)
         rate = entries_to_choose(self.spec.density, candidates, total) / available
         return [Quota((m,), min(int(rate * c.numel) + 1, c.numel)) for m, c in enumerate(candidates)]
@@ -53,6 +55,7 @@ class Snip(MaskMethod):
     """score = |w g| (SNIP's saliency, arXiv 1810.02340, on pre-trained weights)."""
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """|w g|: float32 in the weight's shape; overwrites the gradient."""
         assert gradient is not None
         return gradient.mul_(weight).abs_()
 
@@ -60,21 +63,24 @@ class Snip(MaskMethod):
 class Smt(Saft):
     """score of a block = its mean |g|, or |its mean g|; whole blocks are trained (SMT, arXiv 2405.15525).
 
-    The number of blocks is the density's entries over those of a block on average, rounded: blocks at the edge of a
-    matrix may be smaller.
+    The number of blocks is k over the average number of entries per block, rounded: blocks at the edge of a matrix may
+    be smaller.
     """
 
     needs_matrices = True
 
     @property
     def entries_per_unit(self) -> int:  # type: ignore[override]
+        """Entries of a full block; those at the edges of a matrix may have fewer."""
         return int(self.spec.block_size) ** 2
 
     def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
+        """Blocks to choose. Raises ValueError as MaskMethod.quotas, and for less than half a block."""
         found = []
         for quota in super().quotas(candidates, total):
             available = sum(_blocks(candidates[m].shape, self.spec.block_size) for m in quota.matrices)
             size = sum(candidates[m].numel for m in quota.matrices) / available
+            # Rounding up to one block would train more than twice what was asked for.
             if 2 * quota.k < size:
                 group = f"{candidates[quota.matrices[0]].name}{' and others' * (len(quota.matrices) > 1)}"
                 raise ValueError(
@@ -85,12 +91,14 @@ class Smt(Saft):
         return found
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """One score per block: float32 (ceil(out / block_size), ceil(in / block_size))."""
         assert gradient is not None
         if self.spec.block_score == "absolute_of_mean":
             return block_means(gradient, self.spec.block_size).abs_()
         return block_means(gradient.abs_(), self.spec.block_size)
 
     def entries(self, units: Tensor, shape: Sequence[int]) -> Tensor:
+        """The sorted flat entries of the chosen blocks."""
         return block_entries(units, shape, self.spec.block_size)
 
 

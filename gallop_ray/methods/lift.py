@@ -1,4 +1,4 @@
-"""LIFT: the principal weights, which stand out after rank reduction (arXiv 2506.00772)."""
+"""LIFT: principal weights, the largest after rank reduction (arXiv 2506.00772)."""
 
 import torch
 from torch import Tensor
@@ -8,32 +8,36 @@ from gallop_ray.sparse.topk import largest
 
 
 class Lift(RefreshedMethod):
-    """score = |best rank-r approximation of the present w|, for each matrix by itself; chosen again every N steps."""
+    """score = |best rank-r approximation of the present w|, per matrix; reselected every N steps."""
 
     needs_matrices = True
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """|low_rank(w)|: float32 (out, in)."""
         return low_rank(weight, self.spec.rank).abs_()
 
     def refreshes_after(self, step: int, steps: int) -> bool:
+        """Every `refresh_every` steps, but not after the last one, where nothing would train the new entries."""
         every: int = self.spec.refresh_every
         return step % every == 0 and step < steps
 
     def refresh(self, state: MatrixState) -> Tensor:
+        """The entries with the largest scores of the weight as trained so far."""
         return largest(self.score(state.weight, None, state.generator), state.indices.numel())
 
 
 def low_rank(weight: Tensor, rank: int) -> Tensor:
     """The approximation of `weight` (out, in) by its `rank` largest singular values: float32 (out, in).
 
-    Neighbouring singular values of language models differ by less than 1 %, so that what is nearly the right subspace
-    ranks the entries in another order. Hence the eigenvectors of the smaller Gram matrix, in float64: they have squared
-    the condition, and still leave ten digits. About 9 m^3 operations for m = min(out, in), and 8 out in + 32 m^2 bytes.
+    Neighbouring singular values of language models differ by less than 1 %, so an approximate subspace ranks the
+    entries in another order. Hence the eigenvectors of the smaller Gram matrix, in float64: forming it squares the
+    condition number, which still leaves ten digits. About 9 m^3 operations for m = min(out, in), and
+    8 out in + 32 m^2 bytes.
     """
     matrix = weight.double()
     wide = matrix.shape[0] <= matrix.shape[1]
     gram = matrix @ matrix.t() if wide else matrix.t() @ matrix
-    # eigh sorts upwards: the last vectors belong to the largest singular values.
+    # eigh sorts in ascending order: the last vectors belong to the largest singular values.
     kept = torch.linalg.eigh(gram).eigenvectors[:, max(0, len(gram) - rank) :]
     approximation: Tensor = kept @ (kept.t() @ matrix) if wide else matrix @ kept @ kept.t()
     return approximation.float()

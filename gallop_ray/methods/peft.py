@@ -1,6 +1,6 @@
-"""LoRA, DoRA and every other tuner that PEFT has.
+"""LoRA, DoRA and every other PEFT tuner.
 
-peft and transformers are imported when one is used: they take seconds, and mask methods need neither.
+peft and transformers are imported on first use: they take seconds, and mask methods need neither.
 """
 
 import re
@@ -38,37 +38,41 @@ class _PeftAttachment:
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         split = any(is_split(p) for p in model.parameters())
-        # While this object lives PEFT gathers the weights that it looks at (DoRA's row norms) over the ranks.
+        # While this object lives, PEFT gathers the weights that it reads (DoRA's row norms) over the ranks: it asks
+        # transformers, which keeps a weak reference to it.
         announced = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}}) if split else None
-        # In the model's dtype: DeepSpeed keeps the float32 masters.
+        # PEFT's default would make the adapter float32, of which DeepSpeed keeps masters anyway.
         self.module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
         del announced
-        # Where the model recomputes activations PEFT hooks the embeddings, for good and for the reentrant kind alone.
+        # With gradient checkpointing PEFT hooks the embeddings, permanently, and only the reentrant kind needs it.
         if isinstance(model, PreTrainedModel):
             model.disable_input_require_grads()
 
     @property
     def parameters(self) -> list[nn.Parameter]:
+        """What PEFT trains."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def write(self) -> None:
         """Forward reads the adapter's parameters."""
 
     def finalized(self) -> AbstractContextManager[None]:
-        """The trained parameters are the saved ones at any time."""
+        """The trained parameters are always the saved ones."""
         return nullcontext()
 
     def finalize(self) -> None:
-        """The saved parameters are the trained ones."""
+        """The trained parameters are the saved ones."""
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """The adapter's parameters under the names that PEFT gives them on disk."""
+        """The adapter's parameters, under the names that PEFT gives them on disk."""
+        # On every rank: gathering is collective, though rank 0 alone writes.
         trained = {name: gather(p).cpu() for name, p in self.module.named_parameters() if p.requires_grad}
         if rank() == 0:
             tensors = {on_disk(name): value.contiguous() for name, value in trained.items()}
             save_checked(path, tensors, {"format": PEFT, **metadata})
 
     def detach(self) -> None:
+        """Put the base's own layers back; base_guard compares what is left with what was."""
         self.module.unload()
 
 
@@ -77,7 +81,7 @@ class PeftMethod(TunerMethod):
 
     @abstractmethod
     def config(self, model: nn.Module) -> "peft.PeftConfig":
-        """PEFT's configuration for this model. Raises ValueError for what PEFT refuses."""
+        """PEFT's configuration for this model. Raises ValueError for options that PEFT refuses."""
 
     def attach(self, model: nn.Module) -> _PeftAttachment:
         """Raises ValueError where PEFT refuses the model or the options; the model may then be half wrapped."""
@@ -98,6 +102,7 @@ class Lora(PeftMethod):
     decompose = False
 
     def config(self, model: nn.Module) -> "peft.PeftConfig":
+        """A LoraConfig that names this model's target modules."""
         import peft
 
         spec = self.spec
@@ -125,6 +130,7 @@ class Peft(PeftMethod):
         self._made()
 
     def config(self, model: nn.Module) -> "peft.PeftConfig":
+        """The tuner's configuration, with the run's seed and, where PEFT takes targets and none are given, ours."""
         # PEFT's fixed seeds would give every run the same projections; torch's state is seeded by the run.
         seed = torch.initial_seed() % 2**31
         config = self._made(**{name: seed for name in self._seeds if name not in self._options})
@@ -145,9 +151,9 @@ class Peft(PeftMethod):
 
     @property
     def _seeds(self) -> list[str]:
-        """The options of this tuner that are seeds of what it draws when it attaches."""
+        """The options of this tuner that seed what it draws when it attaches."""
         names = [field.name for field in fields(self._class)]
-        # The other one draws while it trains; by default from torch's state, which is seeded and resumed.
+        # generator_seed seeds what is drawn while training; its default is torch's state, which is seeded and resumed.
         return [name for name in names if name.endswith(("seed", "prng_key")) and name != "generator_seed"]
 
     def _made(self, **more: int) -> Any:
@@ -162,7 +168,7 @@ class Peft(PeftMethod):
             raise ValueError(f"PEFT's {self.spec.tuner}: {_first_line(error)}") from None
 
 
-# By the types that PEFT raises for what a user gives it; a RuntimeError may be the machine's.
+# What PEFT raises for a user's options. Not RuntimeError, which may be the machine's fault.
 _REFUSALS = (ValueError, TypeError, NotImplementedError, LookupError, AttributeError, AssertionError, ImportError)
 
 
@@ -171,7 +177,7 @@ def _first_line(error: Exception) -> str:
 
 
 def refused_by_peft(sweep: Sweep) -> Iterator[tuple[FieldPath, str]]:
-    """What PEFT does not take of the tuners that a sweep names and of their options, by path."""
+    """The tuners and options of a sweep that PEFT refuses: path in the sweep, and why."""
     for place, spec in enumerate(sweep.methods):
         if isinstance(spec, PeftSpec):
             for path, variant in peft_variants(sweep, place, spec):
@@ -182,7 +188,7 @@ def refused_by_peft(sweep: Sweep) -> Iterator[tuple[FieldPath, str]]:
 
 
 def _named(options: Mapping[str, Any], message: str) -> list[str]:
-    """The option that a message names first, if it names one."""
+    """The first option that a message mentions, or nothing."""
     places = {name: found.start() for name in options if (found := re.search(rf"\b{re.escape(name)}\b", message))}
     return sorted(places, key=lambda name: places[name])[:1]
 
@@ -192,5 +198,5 @@ def _names(model: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:
 
 
 def on_disk(name: str) -> str:
-    """What PEFT calls a parameter in a file: without the adapter's name, which is the last or the last but one part."""
+    """PEFT's name of a parameter in a file: without the adapter's name, the last or second-to-last part."""
     return name.replace(".default", "")

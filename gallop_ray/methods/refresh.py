@@ -1,4 +1,4 @@
-"""Masks that are reselected while they are trained: the collective side of a RefreshedMethod."""
+"""Masks that are reselected during training: the collective side of a RefreshedMethod."""
 
 from functools import partial
 
@@ -16,25 +16,25 @@ from gallop_ray.sparse.weights import all_ranks, gather, rank, world_size
 
 
 class Refresher:
-    """Gathers what a method needs between its choices, and moves delta and optimizer to the new entries."""
+    """Collects what a method needs between selections, and moves delta and optimizer to the new entries."""
 
     def __init__(self, method: RefreshedMethod, delta: SparseDelta, seed: int) -> None:
         self._method, self._delta, self._seed = method, delta, seed
         self._owned = OwnedGradients(delta.places)
         self.accumulating = False
-        """Whether gradients have been added up that the next choice still needs."""
+        """Whether gradients have been summed that the next selection still needs."""
 
     def listen(self, step: int, steps: int) -> None:
-        """To be called before the backward passes of optimizer step `step` (1, 2, ...)."""
+        """Call before the backward passes of optimizer step `step` (1, 2, ...)."""
         accumulates = self._method.accumulates_in(step, steps)
         for m, layer in enumerate(self._delta.layers):
             layer.take = partial(self._owned.add, m) if accumulates else None
         self.accumulating |= accumulates
 
     def refresh(self, step: int, steps: int, state_of: StateOf) -> bool:
-        """Choose again where the method wants to after this step. Whether it did. Collective.
+        """Reselect if the method wants to after this step; whether it did. Collective.
 
-        Raises Diverged, on every rank, where what is trained, or a gradient to choose by, is not finite.
+        Raises Diverged, on every rank, where trained values or the gradients to select by are not finite.
         """
         if not self._method.refreshes_after(step, steps):
             return False
@@ -42,7 +42,7 @@ class Refresher:
         optimizer = state_of(delta.parameters)
         state, shared = optimizer.read()
         self._check_finite(state[MASTER])
-        # By the float32 masters: of bfloat16 weights many have not moved at all.
+        # From the float32 masters: many bfloat16 weights have been rounded back to where they were.
         changes = [now.to(base.device) - base.float() for now, base in zip(state[MASTER], delta.base(), strict=True)]
         indices = [self._choose(m, change, step, steps) for m, change in enumerate(changes)]
         present = delta.move(indices, self._method.restores_dropped)
@@ -51,13 +51,13 @@ class Refresher:
         return True
 
     def _check_finite(self, masters: list[Tensor]) -> None:
-        """A choice among numbers that are none would fail on the rank that makes it, and on no other."""
+        """Checked together: a selection among NaNs would fail on the owning rank only, and the others would wait."""
         seen = [*masters, *self._owned.sums.values()]
         if not all_ranks(all(bool(values.isfinite().all()) for values in seen)):
             raise Diverged("trained values or gradients contain NaN or inf; a lower learning rate may help")
 
     def _choose(self, m: int, change: Tensor, step: int, steps: int) -> Tensor:
-        """The new entries of one matrix, from its owner. change: of the entries trained now, float32."""
+        """The new entries of one matrix, from its owner. change: float32 (k,), trained minus base."""
         candidate, old = self._delta.places[m], self._delta.indices[m]
         weight, owner = gather(candidate.weight).detach(), self._owned.owners[m]
         new = torch.empty_like(old)

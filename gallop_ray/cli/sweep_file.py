@@ -12,7 +12,7 @@ from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.methods import PeftSpec
 from gallop_ray.spec.problems import Path
-from gallop_ray.spec.schema import SAMPLERS, Sweep
+from gallop_ray.spec.schema import PRUNINGS, SAMPLERS, Sweep
 
 
 def add_sweep_file_commands(commands: Any) -> None:
@@ -108,7 +108,7 @@ def _load(arguments: argparse.Namespace) -> Sweep:
 
 
 def _refused_by_libraries(sweep: Sweep) -> Iterator[tuple[Path, str]]:
-    """What PEFT or Optuna refuse. They take seconds to import, so only a sweep that names what is theirs asks them."""
+    """What PEFT, Optuna or a user's rule refuse. Imports take seconds, so only a sweep that names theirs asks them."""
     if any(isinstance(method, PeftSpec) for method in sweep.methods):
         from gallop_ray.methods.peft import refused_by_peft
 
@@ -117,6 +117,10 @@ def _refused_by_libraries(sweep: Sweep) -> Iterator[tuple[Path, str]]:
         from gallop_ray.search.samplers import refused_sampler
 
         yield from refused_sampler(sweep)
+    if sweep.pruning.type not in PRUNINGS:
+        from gallop_ray.search.pruning import refused_rule
+
+        yield from refused_rule(sweep)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

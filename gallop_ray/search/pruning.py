@@ -1,11 +1,13 @@
 """When to stop a configuration before all its seeds have run. Goes by run records, on validation data only."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from gallop_ray.analysis.paired import p_worse
 from gallop_ray.records.summary import aggregate
+from gallop_ray.spec.plugins import is_reference, load_object
+from gallop_ray.spec.problems import Path
 from gallop_ray.spec.schema import ObjectiveSpec, Sweep
 from gallop_ray.tasks.metrics import Correct
 
@@ -27,22 +29,77 @@ class Contestant:
         return value
 
 
-def reason_to_prune(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
-    """Why a configuration with these finished runs should stop; None where it should go on.
+Rule = Callable[[Sweep, Contestant, Sequence[Contestant]], str | None]
+"""Of a sweep, the finished runs of a configuration, and those of its method's others that have finished as many seeds:
+why the configuration should stop, None where it should continue."""
 
-    others: those of the same method. Compared are those that have finished as many seeds, over that many seeds.
+
+def reason_to_prune(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
+    """Why a configuration with these finished runs should stop; None where it should continue.
+
+    others: those of the same method. Raises ValueError for a user's rule that raises or gives no reason in words.
     """
-    pruning, done = sweep.pruning, len(mine.values)
-    comparable = [each for each in others if len(each.values) >= done]
-    if pruning.type == "none" or done < pruning.after_seeds:
+    if sweep.pruning.type == "none" or len(mine.values) < sweep.pruning.after_seeds:
         return None
-    if pruning.type == "race" and (reason := _worse_than_the_best(sweep, mine, comparable)):
-        return reason
-    if len(comparable) < pruning.after_configurations:
+    comparable = [each for each in others if len(each.values) >= len(mine.values)]
+    return rule_of(sweep.pruning.type)(sweep, mine, comparable)
+
+
+def rule_of(name: str) -> Rule:
+    """The pruning rule of a name or a `module:function`. Raises ValueError for one that cannot be used."""
+    if not is_reference(name):
+        return RULES[name]
+    found = load_object(name)
+    if not callable(found):
+        raise ValueError(f"{name} is not a function of a sweep, a contestant and the others")
+    return _checked(name, found)
+
+
+def refused_rule(sweep: Sweep) -> Iterator[tuple[Path, str]]:
+    """What is wrong with a rule that is named as `module:function`, by path."""
+    if is_reference(sweep.pruning.type):
+        try:
+            rule_of(sweep.pruning.type)
+        except ValueError as error:
+            yield ("pruning", "type"), f"is not allowed; {error}"
+
+
+def _checked(name: str, rule: Callable[..., object]) -> Rule:
+    def checked(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
+        try:
+            reason = rule(sweep, mine, others)
+        except Exception as error:  # whatever the user's own code raises
+            raise ValueError(f"pruning.type: {name} raised {type(error).__name__}: {error}") from error
+        if reason is None or (isinstance(reason, str) and reason):
+            return reason
+        raise ValueError(f"pruning.type: {name} gave {reason!r:.60}; it must give a reason in words, or None")
+
+    return checked
+
+
+def _median(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
+    return _against_others(sweep, mine, others, _below_the_median)
+
+
+def _race(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
+    return _worse_than_the_best(sweep, mine, others) or _against_others(sweep, mine, others, _outside_of_the_best)
+
+
+RULES: Mapping[str, Rule] = {"median": _median, "race": _race}
+
+
+def _against_others(
+    sweep: Sweep,
+    mine: Contestant,
+    others: Sequence[Contestant],
+    compare: Callable[[Sweep, float, Sequence[float], int], str | None],
+) -> str | None:
+    """A comparison over as many seeds as mine has finished; None while too few others have come as far."""
+    done = len(mine.values)
+    if len(others) < sweep.pruning.after_configurations:
         return None
-    rule = _below_the_median if pruning.type == "median" else _outside_of_the_best
-    return rule(
-        sweep, mine.first(done, sweep.objective), [each.first(done, sweep.objective) for each in comparable], done
+    return compare(
+        sweep, mine.first(done, sweep.objective), [each.first(done, sweep.objective) for each in others], done
     )
 
 

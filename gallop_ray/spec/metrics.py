@@ -156,7 +156,14 @@ def test_metrics() -> list[Metric]:
 
 
 def declare(name: str) -> Metric:
-    """Take up a metric that a sweep names: of an installed package, or `module:object`. Raises ValueError."""
+    """Add the metric that a sweep names to those of this process. Raises ValueError as `named` does."""
+    found = named(name)
+    _declared[found.name] = found
+    return found
+
+
+def named(name: str) -> Metric:
+    """A metric that an installed package offers, or `module:object`. Raises ValueError where there is none."""
     if not is_reference(name) and name not in installed(GROUP):
         known = installed(GROUP)
         raise ValueError(
@@ -169,7 +176,6 @@ def declare(name: str) -> Metric:
         raise ValueError(
             f"{name} has the name {found.name!r}; a metric needs a name of its own, such as retained_share"
         )
-    _declared[found.name] = found
     return found
 
 

@@ -10,5 +10,5 @@ def references(sweep: Sweep) -> Iterator[str]:
     """Every `module:Name` of a sweep."""
     yield from filter(is_reference, (method.type for method in sweep.methods))
     training = sweep.training
-    rest = (*sweep.evaluation.metrics, sweep.search.sampler, training.optimizer, training.schedule)
-    yield from filter(is_reference, rest)
+    search = (sweep.search.sampler, sweep.pruning.type)
+    yield from filter(is_reference, (*sweep.evaluation.metrics, *search, training.optimizer, training.schedule))

@@ -322,6 +322,15 @@ class BudgetSpec(Frozen):
     )
 
 
+PRUNINGS = ("none", "median", "race")
+
+
+def _pruning(name: str) -> str:
+    if name in PRUNINGS or is_reference(name):
+        return name
+    raise ValueError(f"must be {', '.join(map(repr, PRUNINGS))} or module:function{did_you_mean(name, PRUNINGS)}")
+
+
 class PruningSpec(Frozen):
     """Stop a configuration after some of its seeds, going by validation data.
 
@@ -329,7 +338,11 @@ class PruningSpec(Frozen):
     1/reduction of them, or worse than the best one on the same examples.
     """
 
-    type: Literal["none", "median", "race"] = Field(default="none", description="the rule by which to stop")
+    type: Annotated[str, AfterValidator(_pruning)] = Field(
+        default="none",
+        description="the rule by which to stop: none, median, race, or `module:function`, called with the sweep, the "
+        "configuration's finished runs and those of its method's others for a reason, or None",
+    )
     after_seeds: int = Field(default=1, ge=1, description="seeds that every configuration runs")
     after_configurations: int = Field(default=4, ge=1, description="others that must have come as far")
     reduction: float = Field(default=3, gt=1, description="of a race: one in so many continues")

@@ -1,5 +1,6 @@
 """A Tune trial: one configuration, a thin client that leases a slot and runs the seeds in it one after another."""
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, no_space, refused_by
 from gallop_ray.tasks.metrics import Correct
 
 _LOOK_SECONDS = 0.05
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,11 @@ class ConfigurationTrial(tune.Trainable):
             return None
         mine = self._configuration
         same = [c for c in self._folder.configurations() if c.method == mine.method and c.key != mine.key]
-        return reason_to_prune(self._sweep, self._contestant(mine), [self._contestant(c) for c in same])
+        try:
+            return reason_to_prune(self._sweep, self._contestant(mine), [self._contestant(c) for c in same])
+        except ValueError as error:  # of a rule of the user's; finished runs are not lost for it
+            _LOG.warning("%s; %s is not pruned", error, mine.key)
+            return None
 
     def _contestant(self, configuration: ConfigurationFolder) -> Contestant:
         metric = self._sweep.objective.metric

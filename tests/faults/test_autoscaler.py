@@ -84,7 +84,7 @@ def test_nodes_come_and_one_vanishes(head: Head, tmp_path: Path) -> None:
         tmp_path,
         methods=[{"type": "random"}, {"type": "gallop"}],
         search={"space": {"training.learning_rate": {"choice": [1e-3, 2e-3, 3e-3, 4e-3]}}},
-        budget={"configurations": 4},
+        budget={"configurations": 2},
         training={**command.TINY["training"], "steps": 400, "checkpoint_steps": 50},
         resources={"workers_per_slot": 1, "cpus_per_worker": 1},
     )
@@ -102,5 +102,5 @@ def test_nodes_come_and_one_vanishes(head: Head, tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 0, output
     results = folder.results()
-    assert Counter(result.status for result in results) == {"finished": 16}
-    assert len({(result.configuration, result.seed) for result in results}) == 16
+    assert Counter(result.status for result in results) == {"finished": 8}
+    assert len({(result.configuration, result.seed) for result in results}) == 8

@@ -1,7 +1,9 @@
 """When a configuration stops before its last seed."""
 
 import random
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from scipy import stats
 
 from gallop_ray.analysis.paired import p_worse
-from gallop_ray.search.pruning import Contestant, reason_to_prune
+from gallop_ray.search.pruning import Contestant, reason_to_prune, refused_rule
+from gallop_ray.spec.references import references
 from gallop_ray.spec.schema import Sweep
 
 EXAMPLES = 40
@@ -124,3 +127,31 @@ def test_the_median_rule_and_no_rule() -> None:
     )
     assert reason_to_prune(a_sweep(type="none"), contestant("x", [0.0]), others) is None
     assert reason_to_prune(a_sweep(type="median", after_seeds=2), contestant("x", [0.0]), others) is None
+
+
+def test_a_rule_of_ones_own_sees_those_that_came_as_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_rules.py").write_text(
+        "def half(sweep, mine, others):\n"
+        "    best = max(each.first(len(mine.values), sweep.objective) for each in others)\n"
+        "    return 'below half of the best' if mine.first(len(mine.values), sweep.objective) < best / 2 else None\n"
+        "def number(sweep, mine, others):\n    return 1\n"
+        "def broken(sweep, mine, others):\n    return others[99]\n"
+        "table = {}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    others = [contestant("a", [0.8]), contestant("b", [0.1, 0.9])]
+    sweep = a_sweep(type="own_rules:half")
+    assert list(refused_rule(sweep)) == []
+    assert list(references(sweep)) == ["own_rules:half"]
+    assert reason_to_prune(sweep, contestant("x", [0.3]), others) == "below half of the best"
+    assert reason_to_prune(sweep, contestant("x", [0.45]), others) is None
+    for name, said in (("number", "gave 1"), ("broken", "raised IndexError")):
+        with pytest.raises(ValueError, match=f"own_rules:{name} {said}"):
+            reason_to_prune(a_sweep(type=f"own_rules:{name}"), contestant("x", [0.3]), others)
+    for name, said in (("table", "is not a function"), ("nothing", "has no nothing")):
+        ((path, message),) = refused_rule(a_sweep(type=f"own_rules:{name}"))
+        assert path == ("pruning", "type")
+        assert said in message
+    sys.modules.pop("own_rules")
+    with pytest.raises(ValueError, match="did you mean `median`"):
+        a_sweep(type="medain")

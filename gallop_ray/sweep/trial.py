@@ -1,6 +1,5 @@
 """A Tune trial: one configuration, a thin client that leases a slot and runs the seeds in it one after another."""
 
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,6 @@ from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, no_space, refused_by
 from gallop_ray.tasks.metrics import Correct
 
 _LOOK_SECONDS = 0.05
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,7 @@ class ConfigurationTrial(tune.Trainable):
         try:
             return reason_to_prune(self._sweep, self._contestant(mine), [self._contestant(c) for c in same])
         except ValueError as error:  # of a rule of the user's; finished runs are not lost for it
-            _LOG.warning("%s; %s is not pruned", error, mine.key)
+            self._warning = f"{error}; {mine.key} is not pruned"
             return None
 
     def _contestant(self, configuration: ConfigurationFolder) -> Contestant:

@@ -1,1 +1,1 @@
-"""What runs inside a worker: DeepSpeed, one run, its checks."""
+"""What runs in each worker: DeepSpeed, one run from start to end, and its checks."""

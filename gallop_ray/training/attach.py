@@ -1,4 +1,4 @@
-"""A method's parameters on the base model, for the length of a run."""
+"""A method's parameters on the base model, for the duration of a run."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from gallop_ray.training.selection import Selection, select
 
 @dataclass(frozen=True)
 class Attached:
-    """A method's parameters on the model, what keeps its mask fresh, and what pulls it to the base."""
+    """A method's parameters on the model, with what reselects its mask and what decays it to the base."""
 
     attachment: Attachment
     refresher: Refresher | None = None
@@ -38,17 +38,17 @@ class Attached:
 
     @property
     def delta(self) -> SparseDelta | None:
-        """The attachment of a mask method."""
+        """The attachment of a mask method; None for other methods."""
         return self.attachment if isinstance(self.attachment, SparseDelta) else None
 
     @property
     def trained(self) -> list[Tensor]:
-        """What a run may change of model and adapter while this is attached."""
+        """The tensors of model and adapter that a run may change while this is attached."""
         places = [] if self.delta is None else self.delta.places
         return [*self.attachment.parameters, *(c.weight for c in places)]
 
     def record(self) -> dict[str, Any]:
-        """What mask.json says; empty for a method without a mask."""
+        """The content of mask.json; empty for a method without a mask."""
         if self.delta is None or self.magnitudes is None:
             return {}
         trained = {c.name: i.numel() for c, i in zip(self.delta.places, self.delta.indices, strict=True)}
@@ -62,9 +62,9 @@ class Attached:
 
 @contextmanager
 def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Iterator[Attached]:
-    """The method's parameters on the model while this is open.
+    """Context manager: the method's parameters on the model.
 
-    Raises BaseChanged, on every rank, where the method changes what it does not train, at once, or leaves the base
+    Raises BaseChanged, on every rank, where the method changes on attaching what it does not train, or leaves the base
     model changed when this closes.
     """
     spec, model = context.configuration.method, context.resident.model
@@ -84,7 +84,7 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
 
 
 def try_to_attach(resident: LoadedModel, spec: MethodSpec) -> None:
-    """Attach a tuner and take it off again. Raises ValueError where it does not fit the model, or changes it."""
+    """Attach a tuner and detach it again. Raises ValueError where it does not fit the model, or changes it."""
     method = make_method(spec)
     assert isinstance(method, TunerMethod)
     try:

@@ -1,4 +1,4 @@
-"""The base model is the same after a run as before, or the run has failed and says so."""
+"""Checks that a run leaves the base model as it was, and restores it where not; such a run has failed."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ _SHOWN = 3
 
 @contextmanager
 def base_kept(resident: LoadedModel, spec: MethodSpec) -> Iterator[None]:
-    """While this is open a method may change the base model; when it closes everything is put back and compared.
+    """Context manager: a method may change the base model, which is compared and restored on exit.
 
-    Raises BaseChanged, on every rank, where the method did not put it back itself. An exception from inside goes its
-    way once the base model is restored, and is a BaseChanged where it cannot be.
+    Raises BaseChanged, on every rank, where the method did not restore it itself. An exception from inside is re-raised
+    once the base model is restored; where it cannot be restored, BaseChanged is raised from it.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def base_kept(resident: LoadedModel, spec: MethodSpec) -> Iterator[None]:
 
 
 def check_frozen(resident: LoadedModel, spec: MethodSpec, trained: Sequence[Tensor], when: str) -> None:
-    """Raise BaseChanged, on every rank, unless the base model is what it was in all but what is `trained`."""
+    """Raise BaseChanged, on every rank, unless everything but `trained` still holds the base model's values."""
     changed = _changed(resident, trained)
     if not all_ranks(not changed):
         reason = f"{spec.name} changes the base model {when} ({_named(changed)}), which its adapter would not tell"
@@ -56,21 +56,21 @@ def _state(resident: LoadedModel) -> BaseState:
 
 
 def _put_back(resident: LoadedModel) -> list[str]:
-    """Restore the base model; what is still not as it was."""
+    """Restore the base model. Returns what still differs."""
     state = _state(resident)
     state.restore()
     changed = state.changed()
     if changed and resident.load is not None:
         try:
             state.refill(changed, resident.load())
-        except Exception:  # a disk, a memory, a model that has been moved: the next start of the workers tells
+        except Exception:  # the disk, the memory, a model that was moved: the workers' next start reports it
             _LOG.exception("the base model could not be read again")
         changed = state.changed()
     return changed
 
 
 def _named(found: Sequence[str]) -> str:
-    """The first few, and how many more; what another rank has found is not known here."""
+    """The first few, and how many more; another rank's findings are not known here."""
     if not found:
         return "seen by another rank"
     more = len(found) - _SHOWN

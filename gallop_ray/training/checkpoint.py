@@ -1,7 +1,7 @@
-"""Checkpoints of a run: what is trained and how far, not the model.
+"""Checkpoints of a run: the trained values and the progress, not the model.
 
-One safetensors file with the whole float32 vectors of the optimizer, so that any ZeRO stage and any number of ranks can
-go on from it; and, for a mask method, which entries they belong to.
+One safetensors file with the complete float32 vectors of the optimizer, so that any ZeRO stage and any number of ranks
+can resume from it; and, for a mask method, the entries they belong to.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from gallop_ray.training.optimizer_state import OptimizerState
 
 @dataclass(frozen=True)
 class Best:
-    """The best step of a run so far: its value of the objective, and each trained parameter then, whole and flat."""
+    """The best step of a run so far: its value of the objective, and each trained parameter then, complete and flat."""
 
     step: int
     value: float
@@ -33,9 +33,9 @@ class Best:
 class Checkpoint:
     """A run after `step` optimizer steps.
 
-    state, shared: of OptimizerState. random: by device, the random states of all ranks (ranks, n) uint8. mask: the
-    entries trained at that moment, none for other methods; touched: where the mask was refreshed, all entries ever
-    trained and their values, by matrix. best: where the best step is kept, and one was measured.
+    state, shared: as OptimizerState reads them. random: by device, the random states of all ranks (ranks, n) uint8.
+    mask: the entries trained at that moment, empty for other methods. touched: where the mask was refreshed, by matrix,
+    all entries ever trained and their values. best: the best step, where it is kept and one was measured.
     """
 
     step: int
@@ -48,7 +48,7 @@ class Checkpoint:
     best: Best | None = None
 
     def save(self, path: Path) -> None:
-        """Write it, whole or not at all; rank 0 writes."""
+        """Write it atomically; rank 0 writes."""
         if rank() > 0:
             return
         tensors = {f"state.{key}": torch.cat(vectors).cpu() for key, vectors in self.state.items()}
@@ -56,6 +56,7 @@ class Checkpoint:
         tensors |= {f"shared.{key}": value.cpu() for key, value in self.shared.items()}
         tensors |= {f"mask.{name}": indices.cpu() for name, indices in self.mask.indices.items()}
         for name, (indices, values) in self.touched.items():
+            # Cloned: it may be the very tensor of `mask`, and safetensors refuses two names for one storage.
             tensors |= {f"touched.{name}": indices.clone().cpu(), f"values.{name}": values.cpu()}
         tensors |= {f"random.{device}": states for device, states in self.random.items()}
         tensors |= {"step": torch.tensor(self.step), "loss": torch.tensor(self.loss, dtype=torch.float64)}
@@ -67,7 +68,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read what save() wrote. Raises Damaged for a file that is none, OSError for one that cannot be read."""
+        """Read what save() wrote. Raises Damaged for a file that is not a checkpoint, OSError for an unreadable one."""
         tensors, _ = load_whole(path)
         try:
             return cls._of(tensors)
@@ -93,10 +94,11 @@ class Checkpoint:
 
 
 def last_checkpoint(path: Path) -> Checkpoint | None:
-    """Where an earlier attempt left off; None where there is nothing, or what is there is damaged. Collective.
+    """The checkpoint of an earlier attempt; None where there is none, or it is damaged. Collective.
 
-    A damaged one costs the run its progress and is said once.
+    A damaged one costs the run its progress and is reported once.
     """
+    # All ranks resume, or none: a network disk may show the file to some nodes later than to others.
     if not all_ranks(path.exists()):
         return None
     found = None
@@ -127,9 +129,10 @@ def take_checkpoint(
 
 
 def restore(checkpoint: Checkpoint, optimizer: OptimizerState) -> None:
-    """Put optimizer and random states where they were; the attachment's own write() comes after. Collective."""
+    """Restore optimizer and random states; the caller then calls the attachment's write(). Collective."""
     optimizer.write(checkpoint.state, checkpoint.shared)
     for device, states in checkpoint.random.items():
+        # With another number of ranks no state is this rank's own, and all take the first.
         state = states[rank() if len(states) == world_size() else 0].clone()
         if device == "cpu":
             torch.set_rng_state(state)

@@ -1,4 +1,4 @@
-"""What everything in a run shares: whom it reports to, and the clock of its phases."""
+"""What all parts of a run share: its reporter, and the clock of its phases."""
 
 import resource
 import time
@@ -15,20 +15,20 @@ from gallop_ray.training.resident import LoadedModel
 
 
 class Reporter(Protocol):
-    """The record of one run."""
+    """Receives what happens in one run."""
 
     @property
     def adapter(self) -> Path:
-        """Where the trained adapter belongs."""
+        """The path of the trained adapter."""
         ...
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run's checkpoint belongs."""
+        """The path of the run's checkpoint."""
         ...
 
     def event(self, event: str, **fields: Any) -> None:
-        """Something happened."""
+        """Record an event with its fields."""
         ...
 
 
@@ -40,14 +40,14 @@ class NullReporter:
         self.checkpoint = adapter.parent / "checkpoint.safetensors"
 
     def event(self, event: str, **fields: Any) -> None:
-        """Say nothing."""
+        """Discard the event."""
 
 
 Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
 
 
 class Phases:
-    """Seconds by phase of one run, and the process's peak memory since it began."""
+    """Seconds per phase of one run, and the process's peak memory since it began."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -67,7 +67,7 @@ class Phases:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Count the time inside to a phase, and to no phase around it; the same phase may come more than once."""
+        """Count the time inside towards a phase, not towards a surrounding one; a phase may be entered repeatedly."""
         around = self._turn_to(name)
         try:
             yield
@@ -75,7 +75,7 @@ class Phases:
             self._turn_to(around)
 
     def _turn_to(self, name: Phase | None) -> Phase | None:
-        """End the present phase and begin this one; which it was."""
+        """End the present phase and begin this one. Returns the one that ended."""
         now, before = time.perf_counter(), self._present
         if before is not None:
             self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
@@ -85,7 +85,7 @@ class Phases:
         return before
 
     def record(self) -> dict[str, object]:
-        """The times and the peak memory, as a result states them."""
+        """Times and peak memory, as they stand in result.json."""
         seconds = {**self.seconds, "total": time.perf_counter() - self._begun}
         return {
             "seconds": {name: round(s, 4) for name, s in seconds.items()},
@@ -100,7 +100,7 @@ def _reset_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again from here
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM, which else covers all runs of the worker
     except OSError:
         return
 
@@ -112,13 +112,13 @@ def _peak_memory() -> int:
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in kB
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run: a configuration with one seed, on a resident base model."""
+    """One run: a configuration with one seed, on a loaded model."""
 
     resident: LoadedModel
     configuration: Configuration
@@ -128,5 +128,5 @@ class RunContext:
 
     @property
     def training(self) -> TrainingSpec:
-        """How it trains."""
+        """The training options of its configuration."""
         return self.configuration.training

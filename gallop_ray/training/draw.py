@@ -1,4 +1,4 @@
-"""Which training examples a run scores, and in which portions their gradients are added up."""
+"""Which training examples a run scores, and in which portions their gradients are summed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,10 @@ from gallop_ray.training.loop import batches
 
 @dataclass(frozen=True)
 class SelectionSample:
-    """Training examples by their positions, in the order of the draw, and the rungs of a ladder up through them.
+    """Training examples by position, in the order drawn, divided into the rungs of a ladder.
 
     ends: how many examples are drawn up to the end of each rung; asked: the rung that the run scores. The sums of a
-    rung always continue those of the rung below, so that they are the same bits whether those were stored, or are
-    added up on the way.
+    rung always continue those of the rung below, so they are the same bits whether those were stored or just computed.
     """
 
     order: list[int]
@@ -27,19 +26,19 @@ class SelectionSample:
     first_batch: bool = False
 
     def rung(self, index: int) -> list[int]:
-        """The examples that a rung adds, by position."""
+        """The positions of the examples that a rung adds."""
         return sorted(self.order[self.ends[index - 1] if index else 0 : self.ends[index]])
 
     def begins_like(self, ends: tuple[int, ...], rung: int) -> bool:
-        """Whether up to this rung, with it, another ladder is the same."""
+        """Whether a ladder with these ends is the same up to and including this rung."""
         return self.ends[: rung + 1] == ends[: rung + 1]
 
 
 def draw(context: RunContext, spec: MaskMethodSpec) -> SelectionSample:
     """The examples whose mean gradient a method scores.
 
-    The ladder has a rung for each selection ratio of the method in its sweep. Where those are a continuous range, the
-    run's own is the only one.
+    The ladder has a rung for each selection ratio of the method in its sweep, or only the run's own where those are a
+    continuous range.
     """
     sweep, examples = context.resident.sweep, len(context.resident.train)
     ratio: float | None = getattr(spec, "selection_ratio", None)
@@ -55,7 +54,7 @@ def draw(context: RunContext, spec: MaskMethodSpec) -> SelectionSample:
 
 
 def rungs(ratios: Sequence[float | None], examples: int) -> tuple[int, ...]:
-    """How many examples these selection ratios draw, ascending."""
+    """The numbers of examples that these selection ratios draw, ascending."""
     return tuple(sorted({share_of(examples, ratio) for ratio in ratios if ratio is not None}))
 
 
@@ -65,9 +64,9 @@ def share_of(examples: int, ratio: float) -> int:
 
 
 def permutation(examples: int, seed: int) -> list[int]:
-    """The seed's draw of the training examples, apart from its batches; a smaller ratio draws a part of a larger one's.
+    """The seed's order of the training examples for selection; a smaller ratio draws a prefix of it.
 
-    Were it the order of the batches, a run of less than an epoch would score the very examples that it trains on.
+    Not the order of the batches: a run of less than an epoch would score exactly the examples that it trains on.
     """
     order: list[int] = torch.randperm(examples, generator=generator_of(seed, "selection")).tolist()
     return order

@@ -1,4 +1,4 @@
-"""DeepSpeed, and nothing else imports it: a resident base model, and one engine after another on top of it."""
+"""The only module of this package that imports DeepSpeed: one engine after another on the same loaded model."""
 
 import difflib
 import gc
@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+# Before the import: on a machine without a GPU DeepSpeed else tries the packages of all accelerators, and warns.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 import deepspeed
 
@@ -32,7 +33,7 @@ def quiet() -> None:
 
 
 def zero_stage(spec: DeepspeedSpec, dtype: torch.dtype) -> int:
-    """The stage that runs: bfloat16 at stage 0 runs as stage 1, because only ZeRO keeps float32 masters."""
+    """The stage that is used: bfloat16 at stage 0 runs as stage 1, because only ZeRO keeps float32 masters."""
     return 1 if spec.zero_stage == 0 and dtype == torch.bfloat16 else spec.zero_stage
 
 
@@ -41,19 +42,20 @@ def deepspeed_config(
 ) -> dict[str, Any]:
     """The DeepSpeed configuration of a run that trains `trained` parameters on `workers` ranks.
 
-    What the user passes in `extra` is merged in; what the run depends on wins. Raises ValueError for a batch that the
+    The user's `extra` is merged in, but never overrides what the run depends on. Raises ValueError for a batch that the
     micro-batches of all ranks do not divide: DeepSpeed would step in the middle of it.
     """
     at_once = training.micro_batch_size * workers
     if trained and training.batch_size % at_once:
         product = f"micro_batch_size x workers = {training.micro_batch_size} x {workers} = {at_once}"
         raise ValueError(f"batch_size {training.batch_size} must be a multiple of {product}")
-    # DeepSpeed's buckets are 2 GB a step by default; they need not be larger than what is trained. It wants even sizes.
+    # DeepSpeed's default buckets take 2 GB per step; they need not be larger than what is trained. Sizes must be even.
     bucket = min(1024 * math.ceil(max(trained, 1) / 1024), 500_000_000)
     defaults = {"zero_optimization": {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}}
     zero: dict[str, Any] = {"stage": zero_stage(spec, dtype)}
     if zero["stage"] == 3:
-        # ZeRO-3 keeps whole copies of small parameters, which writes into the shards would not reach.
+        # Else ZeRO-3 keeps complete copies of small parameters, which writes into the shards do not reach: updates
+        # would take effect one step late.
         zero["stage3_param_persistence_threshold"] = 0
     if spec.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -64,6 +66,7 @@ def deepspeed_config(
         "gradient_accumulation_steps": max(1, training.batch_size // at_once),
         "gradient_clipping": training.clip_norm or 0.0,
         "zero_optimization": zero,
+        # Otherwise DeepSpeed refuses optimizers outside of its own list, and with offload all but its CPU Adam.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": dtype == torch.bfloat16},
@@ -72,7 +75,7 @@ def deepspeed_config(
 
 
 class _Sections(dict[str, Any]):
-    """A configuration that notes which of its sections are looked for."""
+    """A configuration that records which sections are looked up."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)
@@ -87,15 +90,16 @@ class _Sections(dict[str, Any]):
         return super().__contains__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
+        """As dict.get, recorded."""
         self.known.add(key)
         return super().get(key, default)
 
 
 def refuse_extra(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype, workers: int) -> None:
-    """Raises ValueError, in one line, for `extra` that DeepSpeed would refuse at its start, or never look at."""
+    """Raises ValueError, in one line, for an `extra` that DeepSpeed would refuse when it starts, or never read."""
     if not spec.extra:
         return
-    # Nothing is trained: batch sizes are each configuration's own, and may be searched.
+    # With 0 trained parameters no batch size is checked: each configuration may have its own.
     sections = _Sections(deepspeed_config(spec, training, dtype, workers, 0))
     try:
         deepspeed.DeepSpeedConfig(sections)
@@ -108,7 +112,7 @@ def refuse_extra(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype
 
 
 def _reason(error: Exception) -> str:
-    """The first field that is wrong, where pydantic says so; else the error's first line."""
+    """The first wrong field, where pydantic names it; else the error's first line."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -116,7 +120,7 @@ def _reason(error: Exception) -> str:
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid upon `base`, part by part."""
+    """`base` updated with `over`, recursively."""
     merged = {**base, **over}
     for key in base.keys() & over.keys():
         if isinstance(base[key], Mapping) and isinstance(over[key], Mapping):
@@ -125,7 +129,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def init_distributed() -> None:
-    """Let DeepSpeed use the process group that torch already has, and make torch's kernels repeatable."""
+    """Have DeepSpeed use torch's existing process group, and make torch's kernels deterministic."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling DeepSpeed's buffers with NaN at every step costs more than the step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -135,14 +139,14 @@ def init_distributed() -> None:
 
 
 def split_over_ranks(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """ZeRO-3: leave on each rank its shard of every parameter. Done once in a model's life."""
+    """ZeRO-3: keep only this rank's shard of every parameter. Done once in a model's lifetime."""
     deepspeed.zero.Init(module=model, config_dict_or_path=dict(config))
 
 
 class Engine:
-    """A DeepSpeed engine on a module for the length of one run, or of one evaluation.
+    """A DeepSpeed engine on a module, for one run or one evaluation.
 
-    After close() nothing of it is left on the module, so that the next one starts clean.
+    close() removes everything of it from the module, so that the next one starts clean.
     """
 
     def __init__(self, module: nn.Module, config: Mapping[str, Any], optimizer: torch.optim.Optimizer | None) -> None:
@@ -152,22 +156,23 @@ class Engine:
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
         try:
             self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(config))
-        except BaseException:
+        except BaseException:  # half-way through its hooks are on the module already
             self._before.restore()
             raise
         if optimizer is not None:
             self.state([p for p in module.parameters() if p.requires_grad]).clear_padding()
 
     def __call__(self, **inputs: Tensor) -> Any:
-        """A forward pass to train on."""
+        """A forward pass for training."""
         return self._engine(**inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """One micro-batch's backward pass; scaled by the number of accumulation steps."""
+        """One micro-batch's backward pass; DeepSpeed divides by the number of accumulation steps."""
         self._engine.backward(loss)
 
     def step(self, learning_rate: float) -> bool:
-        """Count a micro-batch; step the optimizer when the last one of a batch is in. Whether it stepped."""
+        """Count a micro-batch; step the optimizer at the last one of a batch. Returns whether it stepped."""
+        # Before step(), which advances the counter that this reads.
         boundary = bool(self._engine.is_gradient_accumulation_boundary())
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -175,29 +180,29 @@ class Engine:
         return boundary
 
     def state(self, parameters: Sequence[nn.Parameter]) -> OptimizerState:
-        """The optimizer's state for the parameters that it trains."""
+        """The optimizer's state of these trained parameters."""
         return OptimizerState(self._engine, parameters)
 
     @property
     def grad_norm(self) -> float | None:
-        """The gradient's norm before clipping, of the last step; None where DeepSpeed did not need it."""
+        """The gradient's norm before clipping, of the last step; None where DeepSpeed has not computed it."""
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
     def keep_whole(self) -> None:
-        """Have close() leave whole again what this engine has split: ZeRO-3's shards go with it. Collective."""
+        """Gather what this engine has split, for close() to restore: ZeRO-3's shards are freed with it. Collective."""
         self._kept = [(p, gather(p).clone()) for p in self._unsplit if is_split(p)]
 
     def drop_gathered(self) -> None:
-        """Under ZeRO-3 drop whole weights that were fetched and may be kept for a backward pass."""
+        """Under ZeRO-3, drop fetched complete weights, which may be kept for a backward pass."""
         if self._engine.zero_optimization_partition_weights():
             self._engine.empty_partition_cache()
 
     def close(self) -> None:
-        """Take DeepSpeed off the module and free the optimizer."""
+        """Remove DeepSpeed from the module and free the optimizer."""
         self.drop_gathered()
         self._engine.destroy()
-        # Another engine would use what it finds hanging on modules and parameters.
+        # destroy() leaves hooks and attributes on modules and parameters, which another engine would use.
         assert self._before is not None, "an engine is closed once"
         self._before.restore()
         forget_engine(self._engine)
@@ -205,4 +210,4 @@ class Engine:
             parameter.data = values
         self._before, self._unsplit, self._kept = None, [], []
         del self._engine
-        gc.collect()
+        gc.collect()  # engine and hooks refer to each other: without this their memory outlives the run

@@ -1,10 +1,10 @@
-"""An end of a run that every rank comes to together, so that the slot lives on."""
+"""An error that every rank of a run raises together, so that the slot survives it."""
 
 
 class BaseChanged(Exception):
-    """A run has changed the base model, so that nothing it measured counts.
+    """A run has changed the base model, so nothing it measured counts.
 
-    restored: whether the base model is what it was again; otherwise this process must load it before another run.
+    restored: whether the base model is as it was again; otherwise it must be reloaded before another run.
     """
 
     def __init__(self, reason: str, restored: bool) -> None:

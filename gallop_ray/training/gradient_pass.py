@@ -14,17 +14,17 @@ from gallop_ray.training.resident import LoadedModel
 
 
 def accumulate(resident: LoadedModel, examples: Sequence[Encoded], training: TrainingSpec, phases: Phases) -> None:
-    """Run the backward passes of the sum over `examples` of each example's mean answer loss, free of dropout.
+    """Run the backward passes of the sum over `examples` of each example's mean answer loss, without dropout.
 
-    Micro-batches go to the ranks in turn, examples of like length together. A rank that has run out repeats one with
-    weight zero, because the gradients' way to their owners is collective.
+    Micro-batches of examples of similar length go to the ranks in turn. A rank that has run out repeats one with weight
+    zero, because reducing gradients to their owners is collective.
     """
     size, world = training.micro_batch_size, world_size()
     ordered = sorted(examples, key=lambda e: len(e.input_ids))
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     model = resident.model
     model.eval()
-    # Scores serve runs of any seed: what a model may still draw must be the same for all of them.
+    # Scores are shared by runs of any seed: whatever a model still draws must be the same for all of them.
     torch.manual_seed(0)
     phases.first_forward()
     with checkpointed(model) if training.gradient_checkpointing else nullcontext():
@@ -32,4 +32,5 @@ def accumulate(resident: LoadedModel, examples: Sequence[Encoded], training: Tra
             index = turn * world + rank()
             counted = index < len(batches)
             losses = resident.losses(model, batches[index if counted else -1])
+            # Not engine.backward(), which needs an optimizer.
             torch.autograd.backward(losses.sum() * counted)

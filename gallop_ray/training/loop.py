@@ -1,4 +1,4 @@
-"""The training loop of one run: run, step, micro-batch."""
+"""The training loop of one run, at three levels: run, step, micro-batch."""
 
 import math
 import time
@@ -31,7 +31,7 @@ _LOGGED_STEPS = 50  # a run logs about this many of its steps
 
 @dataclass
 class TrainState:
-    """Where a run stands."""
+    """The progress of a run."""
 
     steps: int
     step: int = 0
@@ -39,14 +39,15 @@ class TrainState:
     """The step of the last checkpoint."""
     kept_at: float = field(default_factory=time.perf_counter)
     best_step: int | None = None
-    """The step that a run which keeps the best has come back to."""
+    """The step whose values a run with `keep: best` has restored."""
     loss: float = math.nan
     unlogged: list[Tensor] = field(default_factory=list)
+    """Losses of the steps since the last log, as tensors: reading one earlier would make the GPU wait at every step."""
     since: float = field(default_factory=time.perf_counter)
 
 
 def batches(examples: Sequence[_T], size: int, seed: int) -> Iterator[list[_T]]:
-    """Batches without end: every epoch all examples once, in an order of its own. The same on any number of ranks."""
+    """Endless batches: every epoch has all examples once, in its own order. The same on any number of ranks."""
     generator = torch.Generator().manual_seed(seed)
     queue: list[int] = []
     while True:
@@ -57,7 +58,7 @@ def batches(examples: Sequence[_T], size: int, seed: int) -> Iterator[list[_T]]:
 
 
 def micro_batches(batch: Sequence[Encoded], size: int) -> Iterator[Sequence[Encoded]]:
-    """This rank's part of a batch, in micro-batches."""
+    """This rank's micro-batches of a batch."""
     for start in range(rank() * size, len(batch), world_size() * size):
         yield batch[start : start + size]
 
@@ -72,17 +73,17 @@ def train(
     keep: Callable[[TrainState], None] = lambda state: None,
     validation: Validation | None = None,
 ) -> TrainState:
-    """Train the attachment to the end, or from where it has `begun`; `keep` is called when a checkpoint is due.
+    """Train the attachment from the start, or from `begun`; `keep` is called when a checkpoint is due.
 
-    Raises, on every rank, Diverged when the loss is no longer finite, and ValueError where a chosen matrix had no
-    gradient in the first step.
+    Raises, on every rank, Diverged when the loss is not finite, and ValueError where a chosen matrix had no gradient in
+    the first step.
     """
     training = context.training
     state = begun or TrainState(optimizer_steps(training, len(context.resident.train)))
     first = state.step
     engine.module.train()
     context.phases.first_forward()
-    # An interrupted run continues with the batches that it has not seen.
+    # A resumed run continues with the batches that it has not seen.
     for batch in islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps):
         _step(context, engine, batch, state, refresher, decay)
         if state.step == first and isinstance(attachment, SparseDelta):
@@ -104,15 +105,15 @@ def train(
 
 
 def _checkpoint_due(state: TrainState, training: TrainingSpec, refresher: Refresher | None) -> bool:
-    """Every so many steps or minutes, but not while gradients are added up that a checkpoint does not hold."""
-    late = _late(state, training)
+    """Every so many steps or minutes, but not while gradients are being summed, which a checkpoint does not hold."""
+    late = _late(state, training)  # first, because it is collective and what follows may return early
     if state.step >= state.steps or (refresher is not None and refresher.accumulating):
         return False
     return late or (training.checkpoint_steps is not None and state.step - state.kept >= training.checkpoint_steps)
 
 
 def _late(state: TrainState, training: TrainingSpec) -> bool:
-    """Whether the last checkpoint is too long ago by the clock of rank 0. Collective."""
+    """Whether the last checkpoint is too old, by rank 0's clock alone: the ranks must agree. Collective."""
     if training.checkpoint_minutes is None:
         return False
     mine = rank() == 0 and time.perf_counter() - state.kept_at >= 60 * training.checkpoint_minutes
@@ -144,10 +145,10 @@ def _step(
 
 
 def _loss(losses: Tensor, part: Sequence[Encoded], batch: Sequence[Encoded], training: TrainingSpec) -> Tensor:
-    """What a micro-batch adds to the batch's loss, from the mean answer loss of each example (examples,).
+    """A micro-batch's contribution to the batch's loss, from the mean answer loss of each example (examples,).
 
-    The batch's is the mean of this over all micro-batches of all ranks. By tokens a micro-batch therefore counts as
-    much as it has of the batch's answer tokens, which every rank can count for itself.
+    The batch's loss is the mean of these over all micro-batches of all ranks. With `loss: token` a micro-batch is
+    therefore weighted by its share of the batch's answer tokens, which every rank can count for itself.
     """
     if training.loss == "example":
         return losses.mean()
@@ -157,7 +158,7 @@ def _loss(losses: Tensor, part: Sequence[Encoded], batch: Sequence[Encoded], tra
 
 
 def _refuse_infinite(attachment: Attachment) -> None:
-    """The last step's loss was that before its update: raise Diverged, on every rank, for what the update made."""
+    """Raise Diverged, on every rank, for values that the last update made NaN or inf: no loss has shown them yet."""
     if not all_ranks(all(bool(local(p).isfinite().all()) for p in attachment.parameters)):
         raise Diverged("trained values contain NaN or inf after the last step; a lower learning rate may help")
 
@@ -183,7 +184,7 @@ def _log(state: TrainState, engine: Engine, training: TrainingSpec, reporter: Re
 
 
 def _advice(step: int) -> str:
-    """At the first step nothing has been trained yet: its learning rate cannot have done it."""
+    """At the first step nothing has been trained yet, so the learning rate cannot be the cause."""
     if step > 1:
         return "a lower learning rate may help"
     return "the base model gives it on this data before anything is trained: look at long texts, and at model.dtype"

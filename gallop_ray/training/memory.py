@@ -1,7 +1,7 @@
-"""The memory that a run needs on a worker, worked out from shapes alone: no weights, no data, no other worker.
+"""An estimate of a run's memory per worker from shapes alone: no weights, no data, no other worker.
 
-What is counted is what stays while it is needed. Not counted: what a kernel needs for itself, the allocator's slack,
-the CUDA context, and measuring accuracy.
+Counted are tensors for as long as they are needed; not kernels' workspaces, the allocator's slack, the CUDA context,
+and measuring accuracy.
 """
 
 import math
@@ -36,9 +36,9 @@ _LIVE_PARAMETERS = _SUB_GROUP = 10**9  # DeepSpeed's stage3_max_live_parameters 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run trains, and its memory on the worker that needs most, in bytes.
+    """What a run trains, and its memory in bytes on the worker that needs most.
 
-    Where optimizer or parameters are offloaded, their bytes are in `offloaded`, the host's memory, and nowhere else.
+    Bytes of an offloaded optimizer or of offloaded parameters count in `offloaded`, the host's memory, only.
     """
 
     parameters: int
@@ -46,23 +46,23 @@ class Estimate:
     trained: int
     """k, the parameters that the run trains."""
     weights: int
-    """The base weights that the worker stores: all, or its shard."""
+    """The base weights that the worker stores: all of them, or its shard."""
     gathered: int
-    """Weights that ZeRO-3 has fetched from other workers, at most."""
+    """At most how many bytes of weights ZeRO-3 has fetched from other workers."""
     scores: int
-    """The float32 scores (of gallop, at first the gradient sums) of the worker's own matrices."""
+    """The float32 gradient sums or scores of the worker's own matrices."""
     values: int
-    """What is trained, beside the weights: values, gradients, float32 masters, AdamW's moments; and the mask, and the
-    copies of what the run changes, to come back to."""
+    """What is trained, besides the weights: values, gradients, float32 masters, AdamW's moments; the mask; and copies
+    of what the run changes, to restore it."""
     activations: int
-    """What autograd saves for the backward pass of a micro-batch of full length, and what it then passes on."""
+    """What autograd saves for the backward pass of a full-length micro-batch, and what that pass allocates."""
     offloaded: int
     unknown: str = ""
-    """Why the activations could not be worked out, and are not counted; empty where they are."""
+    """Why the activations could not be computed, and are not counted; empty where they are."""
 
     @property
     def total(self) -> int:
-        """The peak. The scores are gone when the values come."""
+        """The peak. Scores and values never exist at the same time."""
         return self.weights + self.gathered + self.activations + max(self.scores, self.values)
 
     @property
@@ -72,14 +72,14 @@ class Estimate:
 
     @property
     def trainable_percent(self) -> float:
-        """100 k/(N+k), as PEFT prints it for parameters that are added."""
+        """100 k/(N+k), as PEFT prints it for added parameters."""
         return 100 * self.trained / (self.parameters + self.trained)
 
 
 def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate:
-    """The estimate of one configuration on `model`, a model on the meta device, which is unchanged afterwards.
+    """The estimate of one configuration on `model`, which is on the meta device and unchanged afterwards.
 
-    Raises ValueError for target modules that the model lacks and for a density that they cannot hold.
+    Raises ValueError for target modules that the model does not have and for a density that they cannot hold.
     """
     training, workers = configuration.training, sweep.resources.workers_per_slot
     model.requires_grad_(False)
@@ -110,7 +110,7 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
 
 @contextmanager
 def _attached(model: nn.Module, spec: MethodSpec, total: int) -> Iterator[tuple[Attachment, list[Candidate]]]:
-    """The method's parameters on the model while this is open, and the matrices that it scores, if it does."""
+    """Context manager: the method's parameters on the model, and the matrices that it scores, if any."""
     method, before = make_method(spec), Structure(model)
     attachment: Attachment
     candidates: list[Candidate] = []
@@ -124,11 +124,11 @@ def _attached(model: nn.Module, spec: MethodSpec, total: int) -> Iterator[tuple[
             attachment = method.attach(model)
         yield attachment, candidates
     finally:
-        before.restore()  # what was refused half-way, too
+        before.restore()  # not detach(): a method may have been refused half-way
 
 
 def _even_mask(candidates: Sequence[Candidate], k: int) -> Mask:
-    """k entries, every matrix with its share: which entries a mask holds makes no difference to its size."""
+    """k entries in proportion to the matrices' sizes: which entries a mask holds does not change its memory."""
     dtype = index_dtype(max(c.numel for c in candidates))
     available, before, indices = sum(c.numel for c in candidates), 0, {}
     for c in candidates:
@@ -148,7 +148,7 @@ def _largest_share(sizes: Sequence[int], workers: int) -> int:
 
 @dataclass(frozen=True)
 class _Split:
-    """How DeepSpeed splits a run over the workers: its zero_optimization section, and bytes a number of the model."""
+    """How DeepSpeed splits a run over the workers: its zero_optimization section, and the model's bytes per number."""
 
     zero: Mapping[str, Any]
     workers: int
@@ -156,10 +156,12 @@ class _Split:
 
     @property
     def stage(self) -> int:
+        """The ZeRO stage that runs."""
         return int(self.zero["stage"])
 
     @property
     def offload_parameters(self) -> bool:
+        """Whether base weights are kept in the host's memory."""
         return "offload_param" in self.zero
 
     def stored(self, parameters: Sequence[Tensor]) -> int:
@@ -168,21 +170,21 @@ class _Split:
         return self.itemsize * sum(math.ceil(p.numel() / parts) for p in parameters)
 
     def gathered(self, total: int) -> int:
-        """Whole weights that ZeRO-3 holds on to until they are used again; one worker has nothing to fetch."""
+        """Complete weights that ZeRO-3 keeps until they are used again; one worker has nothing to fetch."""
         if self.stage < 3 or (self.workers == 1 and not self.offload_parameters):
             return 0
         return self.itemsize * min(total, int(self.zero.get("stage3_max_live_parameters", _LIVE_PARAMETERS)))
 
     def values(self, base: Sequence[Tensor], trained: Sequence[Tensor], masked: bool) -> tuple[int, int]:
-        """Bytes of all that comes with the trained parameters, on the device and on the host instead.
+        """Bytes that come with the trained parameters: on the device, and offloaded to the host.
 
-        Base parameters among them are stored with the weights; their copy is counted here.
+        Trained base parameters are counted with the weights; only their copy is counted here.
         """
         of_base = {id(p) for p in base}
         changed = self.stored([p for p in trained if id(p) in of_base])
         added = self.stored([p for p in trained if id(p) not in of_base])
         k = sum(p.numel() for p in trained)
-        # Each worker knows the whole mask, and what was where it is.
+        # Every worker holds the complete mask and the base values of its entries.
         mask = k * (index_dtype(k).itemsize + self.itemsize) if masked else 0
         state, gradients = self._state(k), self._gradients(k)
         on_host = state + gradients if "offload_optimizer" in self.zero else 0
@@ -211,10 +213,10 @@ class _Split:
 def _activations_if_known(
     module: nn.Module, model: Any, training: TrainingSpec, answer: int, formed: Sequence[Tensor]
 ) -> tuple[int, str]:
-    """The bytes of `_activations` and nothing, or 0 and why they cannot be worked out.
+    """The bytes of `_activations` and "", or 0 and why they cannot be computed.
 
-    A forward pass on the meta device needs more of a model's code than a real one: it is tried with a whole
-    mask, as of a batch with padding, then without any. An estimate decides nothing, so what fails is said.
+    A forward pass on the meta device asks more of a model's code than a real one: it is tried with a full mask, as for
+    a batch with padding, then without a mask. An estimate decides nothing, so a failure is reported, not raised.
     """
     errors: list[Exception] = []
     for whole_mask in (True, False):
@@ -230,12 +232,12 @@ def _activations_if_known(
 def _activations(
     module: nn.Module, model: Any, training: TrainingSpec, answer: int, formed: Sequence[Tensor], whole_mask: bool
 ) -> int:
-    """Bytes alive when the backward pass is at its largest, beside weights and what it leaves behind.
+    """Bytes alive at the peak of the backward pass, besides the weights and its results.
 
-    answer: tokens of an answer. formed: the matrices whose whole gradient is formed, one at a time.
+    answer: tokens of an answer. formed: the matrices whose complete gradient is formed, one at a time.
     """
     inputs = _batch(training.micro_batch_size, training.max_length, whole_mask)
-    # Logits are computed where some example of the batch has an answer, at most.
+    # At most: logits are computed at positions where some example of the batch has an answer.
     kept = torch.empty(min(training.micro_batch_size * answer, training.max_length), dtype=torch.long, device="meta")
     blocks = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
     module.train()
@@ -252,21 +254,22 @@ def _activations(
     of_block: int = itemsize * max((p.numel() for p in formed if p is not head and p is not embedding), default=0)
     logits: int = itemsize * output.logits.numel()
     answers: int = _FLOAT32 * training.micro_batch_size * answer * output.logits.shape[-1]
-    # In turn: from the answers' logits to those computed, in two steps; the head; the last block, maybe recomputed.
+    # Alternatives, in the order of the backward pass: logits of answers and of all positions; the head; the last block,
+    # which may be recomputed. They do not overlap.
     return saved + max(answers + 2 * logits, logits + of_head, again + of_block)
 
 
 def _batch(examples: int, tokens: int, whole_mask: bool) -> dict[str, Tensor]:
     """A batch as the model sees it, with padding if it takes a whole mask."""
     ids = torch.empty(examples, tokens, dtype=torch.long, device="meta")
-    # The model would make this of the usual mask of two dimensions, but look into that one first.
+    # Four dimensions: from a mask of two a model makes this itself, but reads its values first, which meta lacks.
     mask = torch.empty(examples, 1, tokens, tokens, dtype=torch.bool, device="meta") if whole_mask else None
     return {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
 
 
 @contextmanager
 def _calls(modules: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, Any, Any]]]:
-    """The calls of these modules while this is open: module, arguments, keyword arguments."""
+    """Context manager: records calls of these modules as (module, arguments, keyword arguments)."""
     calls: list[tuple[nn.Module, Any, Any]] = []
 
     def note(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -281,7 +284,7 @@ def _calls(modules: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, Any, 
 
 
 def saved_for_backward(module: nn.Module, forward: Callable[[], Any]) -> tuple[int, Any]:
-    """Bytes of what autograd saves in `forward()`, beside the module's own parameters and buffers; and its result."""
+    """Bytes that autograd saves in `forward()`, without the module's parameters and buffers; and its result."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -297,10 +300,10 @@ def saved_for_backward(module: nn.Module, forward: Callable[[], Any]) -> tuple[i
 
 
 class _MetaKernels(TorchFunctionMode):
-    """While this is open operations on the meta device save what the kernels of CPU and GPU save.
+    """Makes operations on the meta device save what the CPU and GPU kernels save.
 
-    By itself it would take the plain formula of attention, which saves every attention weight, and the grouped
-    products of experts in bfloat16 only.
+    By default that device computes attention by the plain formula, which saves every attention weight, and has the
+    experts' grouped products in bfloat16 only.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -312,7 +315,7 @@ class _MetaKernels(TorchFunctionMode):
 
 
 def _grouped(input: Tensor, weight: Tensor, **others: Any) -> Tensor:
-    """Rows (S, in) times the experts' (E, in, out): saved are the rows and the weights, as by one product."""
+    """Rows (S, in) times the experts' (E, in, out): like one product, it saves the rows and the weights."""
     return input @ weight[0]
 
 

@@ -1,4 +1,4 @@
-"""What a base model must be before anything is spent on it: whole, finite, a decoder that its tokenizer fits."""
+"""Checks of a base model before anything is spent: complete, finite, a decoder, and its tokenizer fits."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,14 +16,14 @@ _TRIED = 2 * 10**9  # parameters: a pass through a larger model takes long on a 
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of another library says, as one line that is not too long."""
+    """The first line of another library's message, shortened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = (lines[0] if lines else type(error).__name__).rstrip(".")
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def refuse_kind(config: PretrainedConfig) -> None:
-    """Raises ValueError for a configuration of which no causal language model with trainable weights is made."""
+    """Raises ValueError for a configuration that does not give a causal language model with trainable weights."""
     for reason in refused_kind(config.to_dict()):
         raise ValueError(reason)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -31,9 +31,9 @@ def refuse_kind(config: PretrainedConfig) -> None:
 
 
 def refuse_incomplete(info: Mapping[str, Any]) -> None:
-    """Raises ValueError naming the weights that transformers would have drawn at random.
+    """Raises ValueError naming weights that transformers would initialize at random.
 
-    info: what from_pretrained reports with output_loading_info.
+    info: what from_pretrained returns with output_loading_info.
     """
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
@@ -49,15 +49,15 @@ def refuse_incomplete(info: Mapping[str, Any]) -> None:
 
 
 def refuse_not_finite(model: Any) -> None:
-    """Raises ValueError naming the weights that hold NaN or infinity: every result would."""
-    # In float64 no sum of finite weights overflows, and none hides a NaN.
+    """Raises ValueError naming the weights that hold NaN or infinity."""
+    # One sum per weight: in float64 finite weights cannot overflow it, and NaN and infinity come through.
     bad = [name for name, p in model.named_parameters() if not bool(p.detach().sum(dtype=torch.float64).isfinite())]
     if bad:
         raise ValueError(f"its weights hold NaN or infinity in {_named(bad)}; take another checkpoint")
 
 
 def refuse_looking_ahead(model: Any) -> None:
-    """Raises ValueError where a token changes what is predicted before it, as in BERT and its kin."""
+    """Raises ValueError where a token changes what is predicted before it, as in BERT-like models."""
     declared = getattr(model.config, "is_decoder", None) is False
     if not declared and sum(p.numel() for p in model.parameters()) > _TRIED:
         return
@@ -66,16 +66,16 @@ def refuse_looking_ahead(model: Any) -> None:
         with torch.no_grad():
             one, other = model(input_ids=rows, use_cache=False).logits[:, :-1].float()
     except Exception:
-        return  # some models have kernels for GPUs alone: what cannot be tried here is not refused
+        return  # some models have kernels for GPUs only: what cannot be tried here is not refused
     tolerance = (1e-4 if model.dtype == torch.float32 else 2e-2) * float(one.abs().max())
     if float((one - other).abs().max()) > tolerance:
         raise ValueError("it reads both ways: a token changes what is predicted before it; give a decoder")
 
 
 def fit_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Give the tokenizer an end and a padding token that the model has a vector for; ValueError where it has no end.
+    """Make sure that end and padding token have embeddings in the model. Raises ValueError without an end token.
 
-    Padding is masked wherever it stands, so the end token will do.
+    Padding is always masked, so the end token can serve as padding.
     """
     rows = embeddings(model)
     if tokenizer.eos_token_id is None:
@@ -90,7 +90,7 @@ def fit_tokenizer(model: Any, tokenizer: Any) -> None:
 
 
 def refuse_unknown_tokens(rows: int, name: str, texts: Iterable[list[int]]) -> None:
-    """Raises ValueError where a text of what `name` names holds a token for which the model has no vector."""
+    """Raises ValueError, mentioning `name`, where a text has a token without an embedding in the model."""
     if (highest := max((max(ids) for ids in texts if ids), default=0)) >= rows:
         raise ValueError(
             f"{name} has token {highest}, the model has {rows} embeddings; take the tokenizer of this model, or resize "
@@ -99,7 +99,7 @@ def refuse_unknown_tokens(rows: int, name: str, texts: Iterable[list[int]]) -> N
 
 
 def embeddings(model: Any) -> int:
-    """How many tokens the model has a vector for; under ZeRO-3, too, while its weights are whole."""
+    """The number of token embeddings; under ZeRO-3 only before the weights are split."""
     return int(model.get_input_embeddings().weight.shape[0])
 
 
@@ -114,7 +114,7 @@ def refuse_positions(model: Any, sweep: Sweep) -> None:
 
 
 def position_limit(model: Any) -> int | None:
-    """How many positions the model can tell apart, of one with a table of positions; None for all others."""
+    """The number of positions of a model with a table of them; None for all others."""
     config = model.config.get_text_config().to_dict()
     if (known := position_table(config)) is not None:
         return known

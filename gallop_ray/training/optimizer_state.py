@@ -1,8 +1,8 @@
-"""The state of an optimizer that DeepSpeed has split over the ranks, as whole vectors and back.
+"""The state of an optimizer that DeepSpeed has split over the ranks, read and written as complete vectors.
 
-Nothing here depends on the ZeRO stage or on the number of ranks: what one arrangement has written another can read.
-DeepSpeed keeps flat float32 tensors (the trained parameters themselves at stage 0), of which a parameter, or the part
-of it that this rank is responsible for, is a piece.
+The vectors do not depend on ZeRO stage or number of ranks: what one setup has written, another can read. DeepSpeed
+keeps flat float32 tensors (at stage 0 the trained parameters themselves); each parameter, or the part of it that this
+rank steps, is a piece of one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from gallop_ray.sparse.weights import collective_device, full_shape, is_split, r
 
 @dataclass(frozen=True)
 class _Piece:
-    """Entries start ... start + size of parameter `number` lie at `at` in the flat tensor, in a room of their own."""
+    """Entries start ... start + size of parameter `number`, at offset `at` of the flat tensor; `room` has padding."""
 
     number: int
     flat: Tensor
@@ -42,6 +42,7 @@ class OptimizerState:
 
     @property
     def _inner(self) -> torch.optim.Optimizer:
+        # At stage 0 DeepSpeed hands back the optimizer itself; at the others it wraps it.
         optimizer: torch.optim.Optimizer = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
         return optimizer
 
@@ -58,12 +59,12 @@ class OptimizerState:
 
     @torch.no_grad()
     def clear_padding(self) -> None:
-        """Under ZeRO-3 shards end in memory that was never written, which an optimizer that takes norms would see."""
+        """Zero the padding of ZeRO-3's shards: it is uninitialized, and an optimizer that takes norms would read it."""
         for p in self._pieces():
             p.flat.detach().view(-1)[p.at + p.size : p.at + p.room] = 0
 
     def read(self) -> tuple[State, dict[str, Tensor]]:
-        """The vectors by key, and what the optimizer keeps once for all of them (its step). Collective."""
+        """The vectors by key, and what the optimizer keeps once for all entries (its step). Collective."""
         pieces, kept = list(self._pieces()), self._inner.state
         known: dict[str, Any] = next(iter(kept.values()), {})
         keys = [k for k, v in known.items() if isinstance(v, Tensor) and v.ndim]
@@ -80,28 +81,29 @@ class OptimizerState:
         for p in pieces:
             part = tensor(p.flat).detach().reshape(-1)[p.at : p.at + p.size].float()
             bits[starts[p.number] + p.start :][: p.size] = part.to(bits.device).view(torch.int32)
-        if self._stage and world_size() > 1:
+        if self._stage and world_size() > 1:  # at stage 0 every rank has filled in all of it
             dist.all_reduce(bits)
         return [v.clone() for v in bits.view(torch.float32).split(sizes)]
 
     @torch.no_grad()
     def pull(self, targets: Sequence[Tensor], share: float) -> None:
-        """Move the float32 values by `share` of the way to `targets`, whole vectors (k_m,)."""
+        """Move the float32 values by `share` of the way to `targets`, complete vectors (k_m,)."""
         for p in self._pieces():
             own = p.flat.detach().view(-1)[p.at : p.at + p.size]
             own.lerp_(targets[p.number][p.start : p.start + p.size].to(own), share)
 
     @torch.no_grad()
     def write(self, state: State, shared: Mapping[str, Tensor]) -> None:
-        """Put vectors in the place of the optimizer's, and their rounded values into the parameters."""
+        """Replace the optimizer's vectors, and write the rounded values into the parameters."""
         kept = self._inner.state
         for p in self._pieces():
             for key, vectors in state.items():
-                if key != MASTER and key not in kept[p.flat]:
+                if key != MASTER and key not in kept[p.flat]:  # a new optimizer has no state before its first step
                     kept[p.flat][key] = torch.zeros_like(p.flat, dtype=torch.float32)
                 whole = p.flat if key == MASTER else kept[p.flat][key]
                 target = whole.detach().view(-1)[p.at : p.at + p.size]
                 target.copy_(vectors[p.number][p.start : p.start + p.size])
+            # Cloned for each: torch counts `step` up in place, and a shared one would be counted once per parameter.
             kept[p.flat] |= {key: value.clone() for key, value in shared.items()}
         for parameter, values in zip(self.parameters, state[MASTER], strict=True):
             write_all(parameter, values)

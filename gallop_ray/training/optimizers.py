@@ -20,15 +20,15 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer that the sweep asks for, with its learning rate and weight decay.
 
-    entry_ages: for masks that change, whose newcomers count their own steps; only AdamW has a form of that kind.
-    Raises ValueError for a name or an option that torch does not know, and for weight decay where there is none.
+    entry_ages: for changing masks, whose new entries count their own steps; only AdamW has such a variant. Raises
+    ValueError for a name or an option that torch does not know, and for weight decay that the class does not take.
     """
     kind = optimizer_class(training.optimizer)
     if entry_ages and kind is torch.optim.AdamW:
         kind = EntryAdamW
     options = {"lr": training.learning_rate, "weight_decay": training.weight_decay, **training.optimizer_options}
     if not training.weight_decay and not _takes(kind, "weight_decay"):
-        del options["weight_decay"]  # of the sweep's defaults, which nobody has asked for
+        del options["weight_decay"]  # the sweep's default 0, which the user has not set
     try:
         made: torch.optim.Optimizer = kind(parameters, **options)
         return made
@@ -37,7 +37,7 @@ def make_optimizer(
 
 
 def optimizer_class(name: str) -> Any:
-    """The class of a name in torch.optim, whatever its case, or of `module:Class`. Raises ValueError."""
+    """The class for a name in torch.optim, whatever its case, or for `module:Class`. Raises ValueError."""
     if is_reference(name):
         found = load_object(name)
         if not isinstance(found, type) or not issubclass(found, torch.optim.Optimizer):
@@ -58,7 +58,7 @@ def _takes(kind: Any, argument: str) -> bool:
 
 
 def decay_to_base(method: MaskMethod, delta: SparseDelta, training: TrainingSpec) -> DecayToBase | None:
-    """What a mask method's run asks for: the decay of its weights, where that goes to the base, and of its delta."""
+    """The decay towards the base of a mask method's run, from weight_decay and the method's delta_decay; or None."""
     strength = method.delta_decay if isinstance(method, RefreshedMethod) else 0.0
     strength += training.weight_decay if training.decay_to == "base" else 0.0
     return DecayToBase(delta, strength) if strength else None

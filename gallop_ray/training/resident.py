@@ -40,7 +40,7 @@ from gallop_ray.training.models import load_model
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A base model ready for one run after another, and all that runs of one sweep share."""
+    """A base model that serves one run after another, and everything else that the runs of a sweep share."""
 
     sweep: Sweep
     model: nn.Module
@@ -50,21 +50,21 @@ class LoadedModel:
     """N, all parameters of the base model."""
     tasks: dict[str, TaskData]
     train: list[Encoded]
-    """Of the task trained on; empty where a run has rounds, see there."""
+    """Of the task trained on; empty where a run has rounds, see `rounds`."""
     trains: Mapping[str, list[Encoded]] = field(default_factory=dict)
     """Of each task to train on."""
     text: list[Encoded] = field(default_factory=list)
-    """General text to measure the loss of."""
+    """General text whose loss is measured."""
     magnitudes: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
-    """How large the weights of the candidates with these names are, as exponent_counts; filled when first needed."""
+    """By names of candidates, the magnitudes of their weights as exponent_counts; filled on first use."""
     scores: Path | None = None
     """The folder of the score store; None for no store."""
     at_rest: BaseState | None = None
-    """What the base model is between two runs."""
+    """The state of the base model between runs."""
     settings: Settings = field(default_factory=dict)
-    """What the base model computes with beside its weights."""
+    """What the base model computes with besides its weights."""
     load: Callable[[], nn.Module] | None = None
-    """Reads the base model once more, whole and on the CPU, to restore what a run has changed."""
+    """Loads the base model again, complete and on the CPU, to restore what a run has changed."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,7 +81,7 @@ class LoadedModel:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Hashes of all that results depend on and the sweep only names: weights, examples, text, and its tokens."""
+        """Hashes of what results depend on but the sweep only names: weights, examples, text, and their tokens."""
         examples = {
             name: {split: _hash_of(map(repr, map(_content, getattr(task, split)))) for split in SPLITS}
             for name, task in self.tasks.items()
@@ -98,7 +98,7 @@ class LoadedModel:
 
     @cached_property
     def rounds(self) -> dict[str, "LoadedModel"]:
-        """By task to train on, the same with a sweep that trains on it alone; all that is large is shared."""
+        """By task to train on, a copy whose sweep trains on that task alone; everything large is shared."""
         if isinstance(self.sweep.data.train, str):
             return {self.sweep.data.train: self}
         sweeps = [self.sweep.model_copy(update={"data": data}) for data in self.sweep.data.rounds]
@@ -112,11 +112,11 @@ class LoadedModel:
 
     @property
     def stage(self) -> int:
-        """The ZeRO stage that runs."""
+        """The ZeRO stage that is used."""
         return zero_stage(self.sweep.deepspeed, self.dtype)
 
     def config(self, training: TrainingSpec, trained: int = 0) -> dict[str, Any]:
-        """The DeepSpeed configuration of a run that trains so many parameters."""
+        """The DeepSpeed configuration of a run that trains `trained` parameters."""
         return deepspeed_config(self.sweep.deepspeed, training, self.dtype, world_size(), trained)
 
     def evaluation(self) -> EvaluationSettings:
@@ -133,15 +133,15 @@ class LoadedModel:
         """Each example's mean answer loss (examples,), by one forward pass."""
         inputs = {k: t.to(self.device) for k, t in collate(examples, self.tokenizer.pad_token_id).items()}
         labels = inputs.pop("labels")
-        # Few tokens are answers, and logits are the largest activation: none are computed elsewhere.
+        # Logits are the largest activation, and few tokens are answers: compute them only there.
         positions = answer_positions(labels)
         return answer_loss(forward(**inputs, use_cache=False, logits_to_keep=positions).logits, labels, positions)
 
     @contextmanager
     def usable(self, module: nn.Module, training: TrainingSpec) -> Iterator[None]:
-        """While this is open `module` runs forward and backward without an optimizer.
+        """Context manager: `module` runs forward and backward without an optimizer.
 
-        Only ZeRO-3 needs an engine for that: to fetch each layer's weights when their turn comes.
+        Only ZeRO-3 needs an engine for that, to fetch each layer's weights when they are needed.
         """
         if self.stage < 3:
             yield
@@ -154,7 +154,7 @@ class LoadedModel:
 
 
 def _content(example: Example) -> tuple[Any, ...]:
-    """All of an example but where it stands."""
+    """All fields of an example but its place in its file."""
     return tuple(getattr(example, each.name) for each in fields(example) if each.name != "place")
 
 
@@ -168,10 +168,10 @@ def _hash_of(texts: Iterable[str]) -> str:
 def load_base_model(
     sweep: Sweep, load: Callable[..., tuple[Any, Any]] = load_model, moment: datetime | None = None
 ) -> LoadedModel:
-    """Load the base model and the data of a sweep, and split the model over the ranks where ZeRO-3 asks for it.
+    """Load the base model and the data of a sweep, and split the model over the ranks under ZeRO-3.
 
-    moment: what a chat template takes for the present; None for the time that it is. Raises ValueError for a model
-    that cannot be loaded or trusted, and for data that does not fit it.
+    moment: the present time for chat templates; None for the actual one. Raises ValueError for a model that cannot be
+    loaded or trusted, and for data that does not fit it.
     """
     quiet()
     init_distributed()
@@ -182,7 +182,7 @@ def load_base_model(
         fix_time(tokenizer, moment)
     model.requires_grad_(False)
     model.config.use_cache = False
-    identity = base_hash(model)
+    identity = base_hash(model)  # before ZeRO-3 splits the weights
     tasks = load_tasks(sweep)
     data, length = sweep.data, sweep.training.max_length
     trains = {
@@ -207,7 +207,7 @@ def load_base_model(
         split_over_ranks(model, resident.config(sweep.training))
     else:
         model.to(resident.device)
-    # Each run ends with a full collection of garbage, which need not look at packages, model and data again.
+    # Each run ends with a full garbage collection, which would else walk packages, model and data every time.
     gc.unfreeze()
     gc.collect()
     gc.freeze()
@@ -215,7 +215,7 @@ def load_base_model(
 
 
 def _refuse_unfit(resident: LoadedModel) -> None:
-    """Raises ValueError where some text has a token, or a position, that the model has no vector for."""
+    """Raises ValueError where some text has a token, or a position, without an embedding in the model."""
     sweep, model = resident.sweep, resident.model
     prompt, length = sweep.data.prompt, sweep.training.max_length
     rows, limit = embeddings(model), position_limit(model)

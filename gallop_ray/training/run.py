@@ -1,4 +1,4 @@
-"""One run: a configuration with one seed, on a resident base model that is the same afterwards as before."""
+"""One run: a configuration with one seed, on a loaded model that it leaves unchanged."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ from gallop_ray.training.resident import LoadedModel
 
 
 def measure_base(resident: LoadedModel) -> Measured:
-    """What the base model can do, to which every run of the sweep is compared."""
+    """Measure the base model, with which every run of the sweep is compared."""
     with resident.usable(resident.model, resident.sweep.training):
         return measure(resident, resident.model)
 
@@ -44,14 +44,14 @@ def execute(
     reporter: Reporter,
     base_text_loss: float | None = None,
 ) -> dict[str, Any]:
-    """Score, choose, attach, train, measure, save, detach. Returns what result.json says of the run.
+    """Score, choose, attach, train, measure, save, detach. Returns what result.json says about the run.
 
-    A run that has left a checkpoint continues from it. Collective. Raises Diverged, ValueError or BaseChanged, on every
-    rank alike; the base model is restored in every case, but where a BaseChanged says that it is not.
+    A run that has left a checkpoint resumes from it. Collective. Raises Diverged, ValueError or BaseChanged, the same
+    on every rank; the base model is restored in every case, unless a BaseChanged says that it is not.
     """
     context = RunContext(resident, configuration, seed, reporter, Phases(reporter))
     look(resident)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # after look(), which only the first run of a worker does
     checkpoint = last_checkpoint(reporter.checkpoint)
     try:
         with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
@@ -61,7 +61,7 @@ def execute(
                 check_frozen(resident, configuration.method, what.trained, "while it trains")
                 what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
     except BaseChanged:
-        if rank() == 0:  # neither adapter nor checkpoint belongs to the base model that they name
+        if rank() == 0:  # adapter and checkpoint do not belong to the base model whose hash they carry
             reporter.adapter.unlink(missing_ok=True)
             reporter.checkpoint.unlink(missing_ok=True)
         raise
@@ -83,7 +83,7 @@ def execute(
 
 
 def look(resident: LoadedModel) -> None:
-    """Find out, once for a base model, which of its modules text reaches: those that a training example calls."""
+    """Find out, once per base model, which modules text reaches: those that a training example calls."""
     examples = resident.train or next(iter(resident.trains.values()), [])
     if reached(resident.model) is None and examples:
         model = resident.model
@@ -124,17 +124,18 @@ def _train_and_measure(
             keep = partial(_keep, what=what, engine=engine, validation=validation, path=context.reporter.checkpoint)
             state = train(context, attachment, engine, what.refresher, what.decay, begun, keep, validation)
             state.best_step = validation.go_back()
+            # Before the evaluation: what is measured must be what the adapter reproduces.
             attachment.finalize()
         with phases.phase("evaluating"):
             measured = measure(resident, engine.module)
-        engine.keep_whole()
+        engine.keep_whole()  # here, not in close(): it is collective, and close() also follows one rank's failure
         return measured, state
     finally:
         engine.close()
 
 
 def _optimizer(context: RunContext, what: Attached) -> torch.optim.Optimizer:
-    """The run's optimizer; weight decay to the base is not its business."""
+    """The run's optimizer, without the weight decay where that goes to the base, which DecayToBase does."""
     training = context.training
     if what.delta is not None and training.decay_to == "base":
         training = training.model_copy(update={"weight_decay": 0.0})
@@ -163,9 +164,9 @@ def checkpointing(model: Any, training: TrainingSpec) -> Iterator[None]:
     if not training.gradient_checkpointing:
         yield
         return
-    # Reentrant checkpointing hides the layers from autograd's inputs.
+    # Reentrant checkpointing needs inputs that require gradients, which frozen embeddings do not give.
     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    # transformers lets the frozen embeddings ask for gradients, which only the reentrant kind needs, and for ever.
+    # transformers then makes the embeddings' output require gradients, permanently; only the reentrant kind needs it.
     model.disable_input_require_grads()
     try:
         yield

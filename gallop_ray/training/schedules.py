@@ -1,4 +1,4 @@
-"""The learning rate of each step: linear warm-up, then a schedule."""
+"""The learning rate of each step: linear warmup, then a schedule."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from gallop_ray.spec.plugins import is_reference, load_object
 from gallop_ray.spec.schema import TrainingSpec
 
 Factor = Callable[[int, int], float]
-"""Of a step after the warm-up, 0, 1, ..., and of how many there are: what the learning rate is multiplied by."""
+"""From a step after the warmup (0, 1, ...) and the number of such steps, the factor on the learning rate."""
 
 _OWN: dict[str, Factor] = {
     "constant": lambda step, steps: 1.0,
@@ -22,7 +22,7 @@ _OWN: dict[str, Factor] = {
 def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
     """The learning rate of step 0, 1, ... of `steps`. Raises ValueError for a schedule that gives no usable number."""
     warmup = round(training.warmup_ratio * steps)
-    if step < warmup:
+    if step < warmup:  # + 1: at a rate of 0 the first step would be wasted
         return training.learning_rate * (step + 1) / (warmup + 1)
     left = max(1, steps - warmup)
     factor = schedule_of(training.schedule, left)(step - warmup, left)
@@ -33,7 +33,7 @@ def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
 
 @cache
 def schedule_of(name: str, steps: int) -> Factor:
-    """A schedule by its name, for so many steps. Raises ValueError for a `module:function` that cannot be had."""
+    """A schedule by name, for `steps` steps. Raises ValueError for a `module:function` that cannot be loaded."""
     if name in _OWN:
         return _OWN[name]
     if not is_reference(name):
@@ -46,7 +46,7 @@ def schedule_of(name: str, steps: int) -> Factor:
 
 
 def _of_transformers(name: str, steps: int) -> Factor:
-    """transformers makes schedules for an optimizer; of them only the factor is wanted."""
+    """The factor of one of transformers' schedules, which it makes for an optimizer only."""
     from transformers import get_scheduler
 
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)

@@ -1,12 +1,12 @@
-"""The score store: rankings, and gradient sums that a larger selection ratio may continue from, by what they depend on.
+"""The score store: rankings, and gradient sums for larger selection ratios, keyed by a hash of what they depend on.
 
-A folder on storage that every node sees, shared by the sweeps beside it:
+A folder on storage that every node sees, shared by neighbouring sweeps:
 
 - <key>.safetensors, a ranking: `asked`, and by candidate `<name>.indices` and `<name>.scores` (see Ranking),
 - <key>.sums/<position>.safetensors, the un-normalised float32 gradient sum of one candidate,
-- <key>.lock, held by whoever computes.
+- <key>.lock, held while computing.
 
-All files carry checksums; one that is damaged counts as missing. Everything here is collective.
+All files carry checksums; a damaged one counts as missing. Everything here is collective.
 """
 
 import logging
@@ -28,36 +28,36 @@ from gallop_ray.sparse.mask import Ranking, broadcast_from_owners, index_dtype
 from gallop_ray.sparse.weights import all_ranks, collective_device, rank
 
 _LOG = logging.getLogger(__name__)
-_PATIENCE = 5.0  # seconds between two signs of life to the ranks that wait with the first, lest their group time out
+_PATIENCE = 5.0  # seconds between the waiting ranks' collectives, which would time out if rank 0 just blocked
 
 
 class ScoreStore:
-    """The store in a folder, which is made when first needed."""
+    """The store in a folder, which is created when first needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
-        """While this is open no other run, in whatever process, is in here with that key."""
+        """Context manager: no other run, in any process, is in here with the same key."""
         lock = Lock(self.folder / f"{key}.lock")
         while not all_ranks(rank() > 0 or _taken(lock)):
             pass
         try:
             yield
-            all_ranks(True)  # what other ranks write is written
+            all_ranks(True)  # a barrier: the lock is released when all ranks have written
         finally:
             lock.release()
 
     def ranking(self, key: str, owned: OwnedGradients, quotas: Sequence[Quota]) -> Ranking | None:
-        """The ranking of that key, if it is there, unharmed, and large enough for these quotas."""
+        """The ranking of that key, if it exists, is undamaged, and is large enough for these quotas."""
         names = [f"{owned.candidates[m].name}.{kind}" for m in owned.owned for kind in ("indices", "scores")]
         found = load_checked(self._ranking(key), ["asked", *names])
         ranking = None if found is None else _ranking_of(found, owned)
         return ranking if all_ranks(ranking is not None and ranking.holds(quotas)) else None
 
     def keep_ranking(self, key: str, owned: OwnedGradients, ranking: Ranking) -> None:
-        """Put in a ranking, in place of what is there; rank 0 writes."""
+        """Store a ranking, replacing any other; rank 0 writes."""
         dtype = index_dtype(max(c.numel for c in owned.candidates))
         indices = broadcast_from_owners(owned.candidates, {m: i.to(dtype) for m, i in ranking.indices.items()}, dtype)
         scores = broadcast_from_owners(owned.candidates, ranking.scores, torch.float32)
@@ -69,22 +69,22 @@ class ScoreStore:
             _save(self._ranking(key), tensors)
 
     def has_ranking(self, key: str) -> bool:
-        """Whether there is one, of whatever size and state."""
+        """Whether there is a ranking, of any size and state."""
         return all_ranks(rank() > 0 or self._ranking(key).exists())
 
     def sums(self, key: str, owned: OwnedGradients) -> dict[int, Tensor] | None:
-        """The gradient sums of this rank's matrices, if those of all matrices are there and unharmed."""
+        """The gradient sums of this rank's matrices, if those of all matrices exist and are undamaged."""
         read = {m: load_checked(self._sums(key) / f"{m}.safetensors", ["sum"]) for m in owned.owned}
         found = {m: tensors["sum"] for m, tensors in read.items() if tensors}
         return found if all_ranks(len(found) == len(read)) else None
 
     def keep_sums(self, key: str, owned: OwnedGradients) -> None:
-        """Put in the gradient sums; each owner writes its own, so that any number of ranks can read them."""
+        """Store the gradient sums, a file per matrix, written by its owner: any number of ranks can read them."""
         for m in owned.owned:
             _save(self._sums(key) / f"{m}.safetensors", {"sum": owned.copy(m)})
 
     def drop_sums(self, key: str) -> None:
-        """Remove gradient sums, if there are any; rank 0 does."""
+        """Remove the gradient sums of that key, if any; rank 0 does it."""
         if rank() == 0:
             shutil.rmtree(self._sums(key), ignore_errors=True)
 
@@ -96,7 +96,7 @@ class ScoreStore:
 
 
 def _taken(lock: Lock) -> bool:
-    """Where the folder does not take a lock, nobody is waited for: the worst is that two compute the same."""
+    """Try to take the lock. Where the folder does not support locks, go ahead: at worst two runs compute the same."""
     try:
         lock.path.parent.mkdir(parents=True, exist_ok=True)
         return lock.acquire(timeout=_PATIENCE)
@@ -106,7 +106,7 @@ def _taken(lock: Lock) -> bool:
 
 
 def _ranking_of(tensors: Mapping[str, Tensor], owned: OwnedGradients) -> Ranking:
-    """A matrix that has nothing ranked is not in the file."""
+    """This rank's part of a stored ranking; matrices without ranked entries are not in the file."""
     none, device = {"indices": torch.empty(0, dtype=torch.int64), "scores": torch.empty(0)}, collective_device()
     indices, scores = (
         {m: tensors.get(f"{owned.candidates[m].name}.{kind}", none[kind]).to(device) for m in owned.owned}
@@ -116,7 +116,7 @@ def _ranking_of(tensors: Mapping[str, Tensor], owned: OwnedGradients) -> Ranking
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A run that has its scores does not fail because there is no room to keep them."""
+    """Save, or warn: a run that has its scores does not fail because they cannot be stored."""
     try:
         path.parent.mkdir(exist_ok=True)
         remove_drafts(path.parent, of=path.name)

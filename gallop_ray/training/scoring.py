@@ -1,8 +1,8 @@
-"""Rankings of a run's candidates: read from the score store, or made by a gradient pass, which then serves others, too.
+"""Rankings of a run's candidates: read from the score store, or computed by a gradient pass that serves others, too.
 
-A pass adds up the gradients of the drawn examples rung by rung. At each rung all gradient methods of the sweep that
-look at the same candidates and climb the same ladder are ranked, as far as they are not yet; only then the examples of
-the next rung are gone through.
+A pass sums the gradients of the drawn examples rung by rung. At each rung all gradient methods of the sweep with the
+same candidates and the same ladder are ranked, unless they already are; then the pass continues with the examples of
+the next rung.
 """
 
 import hashlib
@@ -35,16 +35,16 @@ from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.score_store import ScoreStore
 
 Source = Literal["computed", "continued", "store", "checkpoint"]
-"""Where scores came from: a pass from its first example, one from stored sums, the store; of a checkpoint, the mask."""
+"""Where scores came from: a complete pass, a pass from stored sums, the store, or (the mask itself) a checkpoint."""
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 2  # of what scores are; a larger number leaves aside all that is stored
+_VERSION = 2  # of how scores are computed; raise it to ignore everything stored before
 _NO_FORMULA = {"name", "density", "selection_ratio", "target_modules"}
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A ranking that holds what the run asks for, and how it was come by."""
+    """A ranking that is large enough for the run, and where it came from."""
 
     ranking: Ranking
     source: Source
@@ -54,12 +54,13 @@ class Ranked:
 def rank_candidates(
     context: RunContext, candidates: Sequence[Candidate], method: MaskMethod, quotas: Sequence[Quota]
 ) -> Ranked:
-    """The ranking out of which a gradient method chooses its quotas. Collective."""
+    """The ranking from which a gradient method chooses its quotas. Collective."""
     scoring = _Scoring(context, candidates, method, quotas)
     if scoring.store is None:
         return scoring.compute()
     if found := scoring.look_up():
         return found
+    # The last rung's lock, whichever rung is asked for: one climb of the ladder at a time, which serves all rungs.
     with scoring.store.alone(scoring.rungs[-1]):
         return scoring.look_up() or scoring.compute()  # another run may have ranked them meanwhile
 
@@ -73,11 +74,13 @@ class _Scoring:
 
     @cached_property
     def store(self) -> ScoreStore | None:
+        """The sweep's score store, if it has one."""
         folder = self.context.resident.scores
         return None if folder is None else ScoreStore(folder)
 
     @cached_property
     def draw(self) -> SelectionSample:
+        """The examples that this run scores."""
         return draw(self.context, self.method.spec)
 
     @property
@@ -87,18 +90,19 @@ class _Scoring:
 
     @cached_property
     def owned(self) -> OwnedGradients:
+        """The gradient sums of this rank's matrices."""
         return OwnedGradients(self.candidates)
 
     @cached_property
     def rungs(self) -> list[str]:
-        """For each rung, a hash of all that its gradient sums depend on.
+        """For each rung, a hash of everything its gradient sums depend on.
 
-        Of the options of training only micro_batch_size changes the bits: it decides what is padded and added up
-        together, while gradient_checkpointing computes the same again. The seed is here by the examples that it draws,
-        the prompt or chat template by the tokens of the training examples. torch and transformers are here because a
-        kernel or a model's code may compute otherwise in another version.
-        The number of ranks changes last bits, as it does in training, but is left out: a sweep that goes on with
-        another number keeps its masks.
+        Of the training options only micro_batch_size changes the bits: it decides what is padded and summed together,
+        while gradient_checkpointing recomputes the same. The seed is included through the examples that it draws, the
+        prompt or chat template through the tokens of the training examples. The versions of torch and transformers are
+        included because a kernel or a model's code may compute differently in another version.
+        The number of ranks changes last bits, as it does in training, but is left out, so that a sweep that resumes
+        with another number keeps its masks.
         """
         resident = self.context.resident
         config = resident.model.config.to_diff_dict()  # type: ignore[operator, union-attr]
@@ -122,18 +126,19 @@ class _Scoring:
         return found
 
     def key(self, spec: MaskMethodSpec, rung: int) -> str:
-        """A hash of all that a method's ranking depends on: all its options count but those that do not."""
+        """A hash of everything a method's ranking depends on: its options but `_NO_FORMULA`, and the gradient sums."""
         options = {**spec.model_dump(mode="json", exclude=_NO_FORMULA), **_code(spec)}
         return hashlib.sha256(self.rungs[rung].encode() + _canonical(options)).hexdigest()
 
     def look_up(self) -> Ranked | None:
+        """The run's ranking from the store; None where it is missing, damaged or too small. Collective."""
         assert self.store is not None
         key = self.key(self.method.spec, self.rung)
         ranking = self.store.ranking(key, self.owned, self.quotas)
         return None if ranking is None else Ranked(ranking, "store", key)
 
     def compute(self) -> Ranked:
-        """Rank, by a pass or what is left to do of one; keep what others will ask for."""
+        """Rank, after a gradient pass or the rest of one; store what other runs will ask for."""
         reached = self._recall()
         source: Source = "computed" if reached < 0 else "continued"
         for rung in range(max(reached, 0), self.rung + 1):
@@ -153,7 +158,7 @@ class _Scoring:
         return Ranked(ranking, source, key)
 
     def _recall(self) -> int:
-        """Take up the stored sums of the highest rung up to the run's own; -1 where there are none."""
+        """Load the stored sums of the highest rung up to the run's own. Returns that rung, -1 where there are none."""
         for rung in range(self.rung, -1, -1):
             sums = None if self.store is None else self.store.sums(self.rungs[rung], self.owned)
             if sums is not None:
@@ -176,7 +181,7 @@ class _Scoring:
             return rank_scores(scores, quotas, len(self.candidates))
 
     def _serve(self, rung: int) -> None:
-        """Rank what the sweep's methods will ask for at this rung, but for the run's own ranking."""
+        """Rank what the sweep's methods will ask for at this rung, except the run's own ranking."""
         if self.store is None:
             return
         own = self.key(self.method.spec, self.rung)
@@ -187,11 +192,11 @@ class _Scoring:
             method: Any = make_method(spec)
             try:
                 self.store.keep_ranking(key, self.owned, self._rank(method, quotas, rung, keep=True))
-            except ValueError as error:  # on every rank alike; a run of that method will meet it again
+            except ValueError as error:  # the same on every rank; a run of that method will report it itself
                 _LOG.warning("%s is not ranked along with %s: %s", spec.name, self.method.spec.name, error)
 
     def _methods(self, rung: int) -> Iterator[MaskMethodSpec]:
-        """The methods whose rankings at this rung are known to be asked for."""
+        """The methods whose rankings at this rung will certainly be asked for."""
         own, sweep, examples = self.method.spec, self.context.resident.sweep, len(self.context.resident.train)
         for spec in gradient_methods(sweep):
             ratios = selection_ratios(sweep, spec)
@@ -200,7 +205,7 @@ class _Scoring:
                 yield spec
 
     def _most(self, spec: MaskMethodSpec, quotas: Sequence[Quota] = ()) -> list[Quota]:
-        """The largest quotas that the sweep will ask of a ranking, and these."""
+        """The largest quotas that the sweep will ask of a ranking, these included."""
         sweep, most = self.context.resident.sweep, {quota.matrices: quota.k for quota in quotas}
         for each in gradient_methods(sweep):
             if each.name != spec.name and self.key(each, 0) != self.key(spec, 0):
@@ -209,15 +214,15 @@ class _Scoring:
                 method: Any = make_method(spec.model_copy(update={"density": density}))
                 try:
                     asked = method.quotas(self.candidates, self.context.resident.parameters)
-                except ValueError:  # a density of other modules, which these could not hold
+                except ValueError:  # a density meant for other target modules, which these cannot hold
                     continue
                 for quota in asked:
-                    # Shares of a density are rounded so that they add up: of a smaller one, one may be larger by 1.
+                    # Shares are rounded so that they add up: one of a smaller density may be larger by 1.
                     most[quota.matrices] = max(most.get(quota.matrices, 0), quota.k + 1)
         return [Quota(matrices, k) for matrices, k in most.items()]
 
     def _keep_sums(self) -> None:
-        """Keep the sums where a larger rung may still continue from them."""
+        """Store the sums where a larger rung may still continue from them."""
         above = self.rung + 1
         if self.store is None or above == len(self.rungs):
             return
@@ -232,7 +237,7 @@ def gradient_methods(sweep: Sweep) -> list[MaskMethodSpec]:
 
 
 def _code(spec: MaskMethodSpec) -> dict[str, str]:
-    """Of a method that is not of this package a hash of its module, whose formula may change from day to day."""
+    """For a method from outside this package, a hash of its module, whose formula may change at any time."""
     if isinstance(spec.implementation, str):
         return {}
     return {"code": hashlib.sha256(Path(inspect.getfile(spec.implementation)).read_bytes()).hexdigest()}

@@ -1,4 +1,4 @@
-"""From the training examples to the mask: scores, and the global choice."""
+"""From training examples to a mask: scores, and the global choice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Selection:
 
 
 def select(context: RunContext, candidates: Sequence[Candidate], method: MaskMethod) -> Selection:
-    """Choose the mask of a run. Raises ValueError, on every rank, for a density that cannot be had."""
+    """Choose the mask of a run. Raises ValueError, on every rank, for a density that the candidates cannot hold."""
     quotas, phases = method.quotas(candidates, context.resident.parameters), context.phases
     source: Source | None = None
     if method.needs_gradients:

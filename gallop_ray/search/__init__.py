@@ -1,1 +1,1 @@
-"""What to try next and when to give up: Optuna's studies, samplers and pruning. The only home of Optuna."""
+"""What to try next and when to give up: Optuna's studies, samplers and pruning. The only package that uses Optuna."""

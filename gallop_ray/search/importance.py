@@ -15,10 +15,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def importances(folder: SweepFolder, sweep: Sweep) -> dict[str, dict[str, float]]:
-    """Each parameter's share, of 1 together, in what the (first) objective varies by, for each method.
+    """By method, each parameter's share in the variation of the (first) objective; the shares add up to 1.
 
-    Of methods that finished ten configurations or more and vary two parameters or more; fewer say nothing. Only reads,
-    so it may be asked while the sweep runs. None where the studies' database is away.
+    Only for methods with at least ten finished configurations and two varied parameters; fewer say nothing. Read-only,
+    so it may be called while the sweep runs. Empty where the studies' database cannot be reached.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -44,13 +44,13 @@ def _shares(study: optuna.Study, sweep: Sweep) -> dict[str, float]:
     if len(trials) < _FEWEST or len(varied) < 2 or len({trial.values[0] for trial in trials}) < 2:
         return {}
     sign = 1 if maximized(sweep.objective.metric) else -1
-    # Without a target it goes by the study's direction, with one it takes small for good.
+    # Without a target the evaluator uses the study's direction; with one it takes small values for good.
     target = None if sweep.objective.metrics is None else lambda trial: -sign * trial.values[0]
     try:
         shares = optuna.importance.get_param_importances(
             study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), params=varied, target=target
         )
-    except (ValueError, RuntimeError) as error:  # such as parameters that hold one value among the best
+    except (ValueError, RuntimeError) as error:  # such as parameters with a single value among the best
         _LOG.debug("no importances for %s: %s", study.study_name, error)
         return {}
     return {name.removeprefix("method.").removeprefix("training."): share for name, share in shares.items()}

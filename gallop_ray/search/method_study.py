@@ -1,4 +1,4 @@
-"""The Optuna study of one method: what to try next, and what came of it."""
+"""The Optuna study of one method: what to try next, and how it ended."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,15 +18,15 @@ from gallop_ray.spec.space import grid_point, grid_size
 
 _MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
 _KEY = "configuration"
-_LEAVE_POINTS = ("tpe", "random", "grid")  # samplers that need not be asked about a known point
-_DUPLICATES = 50  # points in a row that were tried before; then a finite space is walked through instead
+_LEAVE_POINTS = ("tpe", "random", "grid")  # samplers that keep no state per trial: a point may be added past them
+_DUPLICATES = 50  # known points in a row, after which a finite space is enumerated instead
 
 
 class MethodStudy:
-    """Configurations of one method, each begun once.
+    """Configurations of one method, each started once.
 
-    What is tried first, at random or by a grid depends on the sweep file and on what was tried before, and on nothing
-    else, so that a restart continues as if nothing had interrupted it. tpe and nsga2 draw again after a restart.
+    First, random and grid points depend only on the sweep file and on what was tried before, so a restart continues as
+    if nothing had interrupted it. tpe and nsga2 draw other points after a restart.
     """
 
     def __init__(
@@ -43,12 +43,13 @@ class MethodStudy:
         self._wanted = wanted
         self._trials: dict[str, int] = {}
         self.unfinished: list[str] = []
-        """Keys of the configurations that an earlier start began and did not end."""
+        """Keys of the configurations that an earlier start has left unfinished."""
         trials = self._study.get_trials(deepcopy=False)
         for key, trial in self._known(trials).items():
             self._replay(key, trial)
         self._adopt()
         self._blind = drawn_blindly(sweep, name)
+        # Also by the number of trials: with the same seed a restarted sampler would draw its first points again.
         seed = seed_from(sweep.search.seed, name, len(trials))
         self._study.sampler = make_sampler(sweep.search, wanted, self._blind, seed)
         self._first = self._first_points()
@@ -56,16 +57,16 @@ class MethodStudy:
 
     @property
     def tried(self) -> int:
-        """How many configurations were begun."""
+        """How many configurations were started."""
         return len(self._trials)
 
     @property
     def exhausted(self) -> bool:
-        """Whether all configurations of the budget were begun."""
+        """Whether all configurations of the budget were started."""
         return self.tried >= self._wanted
 
     def begin(self) -> str | None:
-        """Begin another configuration; its key, or None when there is no other."""
+        """Start another configuration. Returns its key, or None when there is no other."""
         if (first := self._untried(self._first)) is not None:
             return self._begin(first)
         key = self._suggest() if self.tried >= self._blind else None
@@ -76,7 +77,7 @@ class MethodStudy:
         return key
 
     def tell(self, configuration: ConfigurationFolder) -> None:
-        """Tell what the configuration's run folders say."""
+        """Tell the study how a configuration ended, by its run folders."""
         self._tell(self._storage.get_trial(self._trials[configuration.key]), configuration)
 
     def _id(self, trial: FrozenTrial | optuna.Trial) -> int:
@@ -89,7 +90,7 @@ class MethodStudy:
             key = trial.user_attrs.get(_KEY)
             if key is not None and (key not in known or trial.state != TrialState.RUNNING):
                 known[key] = trial
-            elif trial.state == TrialState.RUNNING:  # the process died before it knew what was asked, or tried before
+            elif trial.state == TrialState.RUNNING:  # the driver died between ask and key, or the point was known
                 self._study.tell(trial.number, state=TrialState.FAIL)
         return known
 
@@ -104,7 +105,7 @@ class MethodStudy:
             self.unfinished.append(key)
 
     def _adopt(self) -> None:
-        """Take in the configurations that the study does not know: its storage was lost, or is another one now."""
+        """Add configurations that the study does not know, because its storage was lost or replaced."""
         for configuration in self._folder.configurations():
             if configuration.method == self._name and configuration.key not in self._trials:
                 asked = configuration.configuration()
@@ -117,9 +118,10 @@ class MethodStudy:
         return [{**random_point(self._space, seed, "first", place), **point} for place, point in enumerate(given)]
 
     def _points(self) -> Iterator[Values]:
-        """Random points unless a grid is wanted; then, where the space is finite, all of it in order.
+        """Random points, unless a grid is asked for; then, where the space is finite, all of it in order.
 
-        They are numbered without the points of `first`, of which one method may have more than another.
+        Random points are numbered without those of `first`, of which one method may have more than another: methods
+        that search the same ranges draw the same points.
         """
         if self._sweep.search.sampler != "grid":
             number = max(0, self.tried - len(self._first))
@@ -136,14 +138,14 @@ class MethodStudy:
         return configuration_key(resolve(self._sweep, self._name, values))
 
     def _begin(self, values: Values) -> str | None:
-        """Begin a known point. One record in the study's journal: it is there with its key or not at all."""
-        if self._sweep.search.sampler not in _LEAVE_POINTS:  # such as nsga2, which sorts a point into a generation
+        """Start a given point, as one record of the journal, so that a kill cannot leave it there without its key."""
+        if self._sweep.search.sampler not in _LEAVE_POINTS:  # such as nsga2, which assigns a point to a generation
             self._study.enqueue_trial(to_params(self._space, values))
             return self._suggest()
         return self._create(self._add(values, self._key(values)), values)
 
     def _add(self, values: Values, key: str) -> int:
-        """A trial at this point, RUNNING, with its key in the same record."""
+        """A RUNNING trial at this point, with its key in the same record."""
         trial = create_trial(
             state=TrialState.RUNNING,
             params=to_params(self._space, values),
@@ -153,7 +155,7 @@ class MethodStudy:
         return self._storage.create_new_trial(self._study_id, trial)
 
     def _suggest(self) -> str | None:
-        """Begin what the sampler suggests; None where it suggests nothing new."""
+        """Start what the sampler suggests; None where it suggests nothing new."""
         for _ in range(_DUPLICATES):
             trial = self._study.ask(self._distributions)
             values = to_values(trial.params)
@@ -165,7 +167,7 @@ class MethodStudy:
         return None
 
     def _create(self, trial: int, values: Values) -> str:
-        """Make the folder of a configuration whose trial is in the journal, with its key: the trial comes first."""
+        """Create the folder of a configuration whose trial is in the journal with its key already."""
         configuration = resolve(self._sweep, self._name, values)
         key = configuration_key(configuration)
         self._folder.configuration(key).create(configuration.model_dump(mode="json"))
@@ -175,8 +177,9 @@ class MethodStudy:
     def _tell(self, trial: FrozenTrial, configuration: ConfigurationFolder) -> None:
         """Tell the study how a configuration has ended.
 
-        What it was told once stays: a configuration that is given more seeds afterwards counts in the search by those
-        that it had, in the tables by all. One that had failed and was retried becomes a trial of its own.
+        What was told once stays, because Optuna's finished trials cannot be changed: a configuration that gets more
+        seeds later counts in the search by those that it had, in the tables by all. One that failed and succeeded on
+        retry becomes a new trial.
         """
         status, number, place = configuration.status(), trial.number, self._id(trial)
         if trial.state == TrialState.FAIL and status.status == "finished":

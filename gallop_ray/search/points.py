@@ -1,4 +1,4 @@
-"""Points of a search space that are known before any result: those to try first, random ones, those of a grid."""
+"""Points of a search space that do not depend on results: those to try first, random ones, those of a grid."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ Values = dict[str, object]
 
 
 def seed_from(*parts: object) -> int:
-    """A seed of 32 bits that is the same wherever these parts meet."""
+    """A 32-bit seed determined by these parts, the same in every process."""
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:4])
 
 
 def random_point(space: Space, *seed: object) -> Values:
-    """One point, drawn evenly as each range says.
+    """One point, uniform over each range (logarithmically for a LogRange).
 
-    Each path has draws of its own, so that two methods that search a path over the same range draw the same values of
+    Each path has its own generator, so that two methods that search a path over the same range draw the same values for
     it, whatever else they search.
     """
     return {path: _draw(allowed, random.Random(seed_from(*seed, path))) for path, allowed in space.items()}
@@ -43,13 +43,13 @@ def _draw(allowed: Range, draws: random.Random) -> object:
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space as Optuna knows it."""
+    """The space as Optuna's distributions."""
     return {path: _distribution(allowed) for path, allowed in space.items()}
 
 
 def _distribution(allowed: Range) -> BaseDistribution:
     if isinstance(allowed, ChoiceRange):
-        # As JSON, because Optuna's categories are plain values and ours need not be.
+        # As JSON: Optuna's categories must be plain values, ours may be lists or mappings.
         return CategoricalDistribution([_as_json(choice) for choice in allowed.choice])
     if isinstance(allowed, IntegerRange):
         return IntDistribution(*allowed.integer)

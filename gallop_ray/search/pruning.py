@@ -1,4 +1,4 @@
-"""When to stop a configuration before all its seeds have run. Goes by run records, on validation data only."""
+"""When to stop a configuration before all its seeds have run, by run records and on validation data only."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Contestant:
     values: Mapping[int, float]
     """The objective's metric by seed, in the order in which the seeds run."""
     correct: Callable[[int], Correct]
-    """What a seed's run answered right."""
+    """Which examples a seed's run answered correctly."""
 
     def first(self, runs: int, objective: ObjectiveSpec) -> float:
-        """What it counts for by its first `runs` seeds."""
+        """The objective over its first `runs` seeds."""
         value = aggregate(list(self.values.values())[:runs], objective, objective.metric)
         assert value is not None
         return value
@@ -113,7 +113,7 @@ def _below_the_median(sweep: Sweep, value: float, others: Sequence[float], done:
 
 
 def _outside_of_the_best(sweep: Sweep, value: float, others: Sequence[float], done: int) -> str | None:
-    """Successive halving as it goes (ASHA, arXiv 1810.05934), its resource being completed seeds."""
+    """Asynchronous successive halving (ASHA, arXiv 1810.05934), with completed seeds as its resource."""
     field = len(others) + 1
     kept = max(1, round(field / sweep.pruning.reduction))
     better = sum(_worse(sweep.objective, value, other) for other in others)

@@ -1,4 +1,4 @@
-"""Optuna's samplers by the names of the sweep file, and any class that is one."""
+"""Optuna's samplers by their names in the sweep file, and any sampler class."""
 
 import inspect
 from collections.abc import Iterator
@@ -13,11 +13,12 @@ from gallop_ray.spec.schema import SAMPLERS, SearchSpec, Sweep
 
 
 def make_sampler(search: SearchSpec, wanted: int, blind: int, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of a study of `wanted` configurations, the first `blind` of which are not its own.
+    """The sampler of a study of `wanted` configurations, the first `blind` of which it does not choose.
 
-    Raises ValueError for a class that is none, and for options that it does not take.
+    Raises ValueError for a class that is not a sampler, and for options that it does not take.
     """
     if search.sampler == "tpe":
+        # constant_liar counts active points as bad: slots that ask at the same time would else get nearly the same one.
         return optuna.samplers.TPESampler(
             n_startup_trials=blind, seed=seed, multivariate=True, group=True, constant_liar=True
         )
@@ -35,7 +36,7 @@ def make_sampler(search: SearchSpec, wanted: int, blind: int, seed: int) -> optu
 
 
 def refused_sampler(sweep: Sweep) -> Iterator[tuple[Path, str]]:
-    """What is wrong with a sampler that is named by its class, by path."""
+    """The problem with a sampler that is given by its class, if any: path in the sweep, and why."""
     if sweep.search.sampler not in SAMPLERS:
         try:
             make_sampler(sweep.search, 1, 0, 0)

@@ -27,14 +27,14 @@ T = TypeVar("T")
 
 
 def open_storage(folder: SweepFolder, sweep: Sweep) -> optuna.storages.BaseStorage:
-    """The studies' storage, made when it is not there. For the one process that runs the sweep.
+    """The studies' storage, created if missing. For the one process that runs the sweep.
 
     Raises ValueError where the database cannot be used.
     """
     if (url := sweep.search.storage) is not None:
         return database(url)
     path = folder.path / _JOURNAL
-    # A killed driver leaves the journal's lock behind; the sweep's own lock says that no other driver is alive.
+    # A killed driver leaves the journal's lock file behind; we hold the sweep's lock, so no other driver is alive.
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
     if (reason := _broken(path, torn=True)) is not None:
         aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
@@ -44,7 +44,7 @@ def open_storage(folder: SweepFolder, sweep: Sweep) -> optuna.storages.BaseStora
 
 
 def read_storage(folder: SweepFolder, sweep: Sweep) -> optuna.storages.BaseStorage | None:
-    """The same for whoever only reads, also while the sweep runs; None before there is one."""
+    """The studies' storage for readers, also while the sweep runs; None before there is one."""
     if (url := sweep.search.storage) is not None:
         return database(url) if _prefix_file(folder).exists() else None
     journal = folder.path / _JOURNAL
@@ -57,10 +57,10 @@ def read_storage(folder: SweepFolder, sweep: Sweep) -> optuna.storages.BaseStora
 
 
 def _broken(journal: Path, torn: bool = False) -> str | None:
-    """What is wrong with a journal; None where nothing is, or it is not there.
+    """What is wrong with a journal; None for nothing, or no journal.
 
-    torn: whether a last line without an end counts, to which Optuna would append. A reader sees it while it is written.
-    Optuna itself reads it last, whose errors are of any class.
+    torn: whether an incomplete last line counts as damage, because Optuna would append to it; a reader may see one
+    while it is being written.
     """
     try:
         data = read_regular(journal)
@@ -73,13 +73,13 @@ def _broken(journal: Path, torn: bool = False) -> str | None:
         return f"is damaged ({found.damage or 'its last line is torn'})"
     try:
         optuna.storages.JournalStorage(JournalFileBackend(str(journal))).get_all_studies()
-    except Exception as error:
+    except Exception as error:  # Optuna replays the journal without checks and raises whatever comes of it
         return f"is damaged ({type(error).__name__}: {error})"
     return None
 
 
 def study_name(folder: SweepFolder, sweep: Sweep, method: str) -> str:
-    """A method's study: by its name in the sweep's own journal; a database may hold other sweeps of the same name."""
+    """The name of a method's study: with a random prefix in a database, which may hold sweeps of the same name."""
     if sweep.search.storage is None:
         return method
     state = read_json(_prefix_file(folder))
@@ -90,7 +90,7 @@ def study_name(folder: SweepFolder, sweep: Sweep, method: str) -> str:
 
 
 def retry_while_away(work: Callable[[], T]) -> T:
-    """Do it as soon as the database is there. What runs continues: the run folders keep what the studies miss.
+    """Retry until the database is back. Active runs continue: the run folders keep what the studies miss.
 
     Raises at once what waiting cannot fix, and everything else after an hour.
     """
@@ -108,7 +108,7 @@ def retry_while_away(work: Callable[[], T]) -> T:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether the connection failed, or the database was busy, and not what was asked of it."""
+    """Whether an error may pass: the connection failed or the database was busy, not the request itself."""
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     return isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
 
@@ -118,14 +118,14 @@ def _prefix_file(folder: SweepFolder) -> Path:
 
 
 def database(url: str) -> optuna.storages.BaseStorage:
-    """The studies of a database, its tables made where they are not there. ValueError where it cannot be used."""
-    with _told(url):
+    """The studies of a database, its tables created if missing. Raises ValueError where it cannot be used."""
+    with _told(url):  # pre-ping: a connection that idled through a long run may have been closed by the server
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 @contextmanager
 def _told(url: str) -> Iterator[None]:
-    """Turns what SQLAlchemy and its drivers raise into a ValueError without the password."""
+    """Turn errors of SQLAlchemy and its drivers into a ValueError without the password."""
     try:
         yield
     except ImportError as error:

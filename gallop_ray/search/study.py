@@ -1,4 +1,4 @@
-"""What to try next: one Optuna study per method. The run folders are the truth that the studies are told."""
+"""What to try next: one Optuna study per method, which is told what the run folders say."""
 
 import warnings
 from functools import partial
@@ -13,7 +13,7 @@ from gallop_ray.spec.schema import Sweep
 
 
 class Studies:
-    """The studies of a sweep's methods, asked in turn so that none is starved. One process at a time uses them."""
+    """The studies of a sweep's methods, asked in turn so that none is starved. For one process at a time."""
 
     def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -28,7 +28,7 @@ class Studies:
 
     @property
     def exhausted(self) -> bool:
-        """Whether next() has nothing to hand out."""
+        """Whether next() has nothing left to hand out."""
         return not self._leftover and all(study.exhausted for study in self._studies.values())
 
     def next(self) -> str | None:
@@ -44,7 +44,7 @@ class Studies:
         return None
 
     def tell(self, key: str) -> bool:
-        """Tell a configuration's study what its run folders say, if the configuration is over; whether it is."""
+        """Tell a configuration's study how it ended, if the configuration is over. Returns whether it is."""
         configuration = self._folder.configuration(key)
         over = configuration.status().over
         if over:

@@ -19,27 +19,27 @@ from gallop_ray.spec.machine import ResourcesSpec
 
 _RAY = {
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the job may pass on the same variables as we do
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files per trial, which nobody reads
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's handler ends its loop in its own time
     "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # trials need no resources: the pool waits for nodes
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each slot, to tell workers what ours do not ask
-    # A cloud's node can take half an hour to come, and to some clusters none comes until another leaves.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s by default, in which a worker's death goes unnoticed
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process per slot, for notices that our workers do not use
+    # A cloud node can take half an hour to start, and a full cluster has none until another leaves.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "7200",
-    # By default as many as CPUs, and four times that is worth a warning to Ray; but ours mostly wait.
+    # By default as many as CPUs, and Ray warns at four times that; but our processes mostly wait.
     "RAY_worker_maximum_startup_concurrency": "16",
 }
-_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves on the head what its autoscaler goes by
-_ROUNDING = 1e-9
-# Nothing secret: Ray logs a runtime environment as it is. On this machine the workers inherit HF_TOKEN; a cluster's
-# nodes have their own.
+_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # `ray up` writes its autoscaler's configuration here on the head
+_ROUNDING = 1e-9  # 0.3 / 0.1 is less than 3
+# Nothing secret: Ray logs runtime environments in plain text. On this machine workers inherit HF_TOKEN; the nodes of a
+# cluster have their own.
 _PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
 
 
 def connect(found: RayAddress, verbose: bool) -> None:
-    """Join the cluster that was found; without one start Ray on this machine."""
+    """Join the cluster that was found, or start Ray on this machine."""
     for name, value in _RAY.items():
         os.environ.setdefault(name, value)
     passed_on = {name: os.environ[name] for name in (*_RAY, *_PASSED_ON) if name in os.environ}
@@ -47,7 +47,7 @@ def connect(found: RayAddress, verbose: bool) -> None:
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(level)
     if not os.environ.get("RAY_ADDRESS", LOCAL).strip():
-        del os.environ["RAY_ADDRESS"]  # Ray takes it for an address
+        del os.environ["RAY_ADDRESS"]  # Ray would take the blanks for an address
     options: dict[str, Any] = {"include_dashboard": False} if found.is_local else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -58,17 +58,17 @@ def connect(found: RayAddress, verbose: bool) -> None:
             runtime_env={"env_vars": passed_on},
             **options,
         )
-    except SystemExit as error:  # what Ray makes of SIGTERM while it starts
+    except SystemExit as error:  # Ray's reaction to SIGTERM while it starts
         raise Terminated from error
-    # Ray has set one of its own, which leaves no time to say how to resume.
+    # ray.init() has installed its own handler, which exits before we can say how to resume.
     signal.signal(signal.SIGTERM, handler)
 
 
 def leave() -> None:
     """Shut Ray down.
 
-    An object reference that another thread's garbage collection finds after Ray's core has gone, and before Ray has
-    noted so, ends the process with code 1. Tune leaves some in cycles.
+    If another thread's garbage collection frees an object reference after Ray's core has gone, but before Ray has noted
+    it, the process exits with code 1. Tune leaves such references in cycles, so they are collected first.
     """
     gc.collect()
     gc.disable()
@@ -79,7 +79,7 @@ def leave() -> None:
 
 
 def beside_driver() -> dict[str, float]:
-    """The resources of an actor that does nothing, on the driver's node: a grain of what only that node has."""
+    """Resources for an idle actor on the driver's node: a tiny share of the resource that only this node has."""
     here = ray.get_runtime_context().get_node_id()
     (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
     address = next(name for name in node["Resources"] if name.startswith("node:") and "internal" not in name)
@@ -87,7 +87,7 @@ def beside_driver() -> dict[str, float]:
 
 
 def possible_slots(resources: ResourcesSpec) -> tuple[int, int]:
-    """How many slots the cluster holds now, and with all that its autoscaler may add; at most as many as asked for."""
+    """How many slots fit the cluster now, and with all nodes its autoscaler may add; at most as many as asked for."""
     asked = math.inf if resources.slots == "auto" else resources.slots
     now = _fitting(resources)
     later = _workers_to_come(resources) // resources.workers_per_slot
@@ -95,10 +95,7 @@ def possible_slots(resources: ResourcesSpec) -> tuple[int, int]:
 
 
 def count_slots(resources: ResourcesSpec) -> int:
-    """The number of slots to begin with, at least one.
-
-    Raises ValueError where not even one fits, nor will.
-    """
+    """The number of slots to start with, at least one. Raises ValueError where not even one fits, now or later."""
     now, later = possible_slots(resources)
     if later < 1:
         have: dict[str, float] = ray.cluster_resources()
@@ -111,13 +108,13 @@ def count_slots(resources: ResourcesSpec) -> int:
 
 
 def _fitting(resources: ResourcesSpec) -> int:
-    """The slots that the nodes hold: a worker has to find its CPUs and GPUs on one node."""
+    """The slots that fit the present nodes: a worker needs its CPUs and GPUs on one node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(_workers_on(node, resources) for node in nodes) // resources.workers_per_slot
 
 
 def _workers_to_come(resources: ResourcesSpec) -> int:
-    """The workers that the nodes hold which an autoscaler may add, as far as it has told Ray, or `ray up` the head."""
+    """The workers that fit the nodes an autoscaler may add, as far as Ray, or `ray up`'s file on the head, says."""
     if (most := autoscaler_limit()) is not None:
         return _workers_on(most, resources)
     try:
@@ -140,6 +137,6 @@ def _workers_on(node: Mapping[str, float], resources: ResourcesSpec) -> int:
     each = resources.gpus_per_worker
     if not each:
         return by_cpu
-    # A part of a GPU is a part of one GPU.
+    # A fraction of a GPU cannot be put together from several GPUs.
     per_gpu = math.floor(1 / each + _ROUNDING) if each < 1 else 1 / each
     return min(by_cpu, math.floor(node.get("GPU", 0) * per_gpu + _ROUNDING))

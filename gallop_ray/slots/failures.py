@@ -1,4 +1,4 @@
-"""How a run can fail, and what follows from it: the classes, their policies, and which class an exception is of."""
+"""How a run can fail, and what follows: the classes of failure, their policies, and the class of an exception."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from gallop_ray.slots.jobs import Failure, Outcome
 from gallop_ray.sparse.memory import is_out_of_memory
 from gallop_ray.training.errors import BaseChanged
 
-_SAME_FAILURE = 3  # configurations that failed alike before any run has finished: then it is hardly theirs alone
-# What a rank sees of another's death, by gloo and by NCCL.
+_SAME_FAILURE = 3  # configurations that failed alike before any run finished: the cause is hardly in them
+# How gloo and NCCL word another rank's death.
 _PEER_GONE = ("/gloo/", "NCCL", "DistBackendError", "DistNetworkError", "Connection closed by peer")
 
 
@@ -23,8 +23,8 @@ _PEER_GONE = ("/gloo/", "NCCL", "DistBackendError", "DistNetworkError", "Connect
 class Policy:
     """What follows from a failure.
 
-    retries: how often the run is begun again. Of `lost` and `preempted` only those in a row count that got no
-    further than the one before.
+    retries: how often the run is restarted. For `lost` and `preempted` only consecutive attempts without progress
+    count.
     """
 
     retries: int
@@ -33,23 +33,24 @@ class Policy:
     stops_sweep: bool = False
 
 
-# A ValueError that all ranks come to is a mistake in what was asked. What concerns every configuration (data, model,
-# target modules, the densities' ends, optimizer) is checked before the first run and stops the sweep there, so one that
-# is left is this configuration's alone: the same message would come again, and the others continue.
+# A ValueError on all ranks is a mistake in what was asked. Whatever concerns every configuration (data, model, target
+# modules, extreme densities, optimizer) is checked before the first run and stops the sweep there. One that is left is
+# this configuration's alone: a retry would give the same message, and the others continue.
 POLICIES: dict[Failure, Policy] = {
     "out_of_memory": Policy(retries=64, smaller_batch=True),
-    "lost": Policy(retries=5),  # nodes are also taken away without a word
+    "lost": Policy(retries=5),  # nodes are also taken away without notice
     "preempted": Policy(retries=20),
     "diverged": Policy(retries=0, status="diverged"),
     "refused": Policy(retries=0),
     "failed": Policy(retries=1),
     "base_changed": Policy(retries=0),
-    "storage": Policy(retries=0, stops_sweep=True),  # full, read-only, gone: every run would come to it
+    "storage": Policy(retries=0, stops_sweep=True),  # full, read-only, gone: every run would fail alike
 }
 
 
 def classify(error: BaseException) -> Failure:
     """The class of an exception that ended a run on one rank."""
+    # First: safetensors and others wrap the system's errors in classes of their own.
     if is_storage_trouble(error):
         return "storage"
     if is_out_of_memory(error):
@@ -57,7 +58,7 @@ def classify(error: BaseException) -> Failure:
     if isinstance(error, Diverged):
         return "diverged"
     if isinstance(error, BaseChanged):
-        # Where it cannot be restored here the workers start again, with the model loaded afresh, as after any failure.
+        # Where it cannot be restored here, the workers restart and load the model again, as after any failure.
         return "base_changed" if error.restored else "failed"
     if any(words in f"{type(error).__name__}: {error}" for words in _PEER_GONE):
         return "lost"
@@ -65,14 +66,14 @@ def classify(error: BaseException) -> Failure:
 
 
 def smaller_micro_batch(size: int) -> int | None:
-    """The largest part of a micro-batch, at most half, into which batches divide as evenly; None below 1."""
+    """The largest proper divisor of a micro-batch's size, so that batches still divide evenly; None for 1."""
     return next((part for part in range(size // 2, 0, -1) if size % part == 0), None)
 
 
 class Attempts:
-    """The retries of one run: whether it is begun again after a failure, and with which micro-batch.
+    """The retries of one run: whether it is restarted after a failure, and with which micro-batch size.
 
-    micro_batch_size: what it begins with.
+    micro_batch_size: the size to start with.
     """
 
     def __init__(self, record: RunFolder, micro_batch_size: int) -> None:
@@ -81,7 +82,7 @@ class Attempts:
         self._reached = self._progress()
 
     def again(self, outcome: Outcome) -> bool:
-        """Whether to run again after this outcome; what the next attempt needs is prepared."""
+        """Whether to run again after this outcome. Prepares the next attempt."""
         if outcome.status == "finished":
             return False
         policy = POLICIES[outcome.status]
@@ -99,19 +100,19 @@ class Attempts:
         if smaller is None:
             return False
         self.micro_batch_size = smaller
-        # Results are to be those of a run that began with this size.
+        # From its first step: results must be those of a run with this size throughout.
         for part in self._record.parts():
             part.checkpoint.unlink(missing_ok=True)
         return True
 
     def _progress(self) -> list[int]:
-        """Changes with every checkpoint, and with every round that ends."""
+        """A value that changes with every checkpoint and with every finished round."""
         files = [file for part in self._record.parts() for file in (part.checkpoint, part.path / "result.json")]
         return [file.stat().st_mtime_ns for file in files if file.exists()]
 
 
 def explained(outcome: Outcome, micro_batch_size: int) -> str:
-    """The reason as result.json states it."""
+    """The reason as it is written to result.json."""
     said = {
         "out_of_memory": f"out of memory, with micro-batches of {micro_batch_size} too: ",
         "lost": "its workers died again and again without getting further: ",
@@ -121,14 +122,14 @@ def explained(outcome: Outcome, micro_batch_size: int) -> str:
 
 
 def hopeless(folder: SweepFolder) -> str | None:
-    """Why to stop a sweep in which nothing has finished and the first configurations failed in one and the same way."""
+    """Why to stop the sweep: nothing has finished, and the first configurations failed in the same way; or None."""
     failures: dict[str, RunResult] = {}
     for result in (result for run in folder.runs() if (result := run.result())):
         if result.finished:
             return None
         failures[result.configuration] = result
     classes = {each.failure for each in failures.values()}
-    # From those that diverge the search learns.
+    # Divergence is no reason: the search learns from it.
     if len(failures) < _SAME_FAILURE or len(classes) > 1 or classes == {"diverged"}:
         return None
     reason = next(iter(failures.values())).reason
@@ -136,7 +137,7 @@ def hopeless(folder: SweepFolder) -> str | None:
 
 
 def out_of_memory_kills() -> int:
-    """How often the kernel has killed a process because memory ran out: in this container if it says so, else here."""
+    """How often the kernel has killed a process for lack of memory: in this container where it counts, else here."""
     for path, key in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/proc/vmstat", "oom_kill")):
         try:
             lines = Path(path).read_text().splitlines()
@@ -149,7 +150,7 @@ def out_of_memory_kills() -> int:
 
 
 def failure_record(outcome: Outcome, micro_batch_size: int) -> dict[str, Any]:
-    """What result.json says of a failure."""
+    """The part of result.json that describes a failure."""
     assert outcome.status != "finished"
     reason = explained(outcome, micro_batch_size)
     return {"status": POLICIES[outcome.status].status, "reason": reason, "failure": outcome.status}

@@ -1,4 +1,4 @@
-"""What a slot can be asked to do and what it answers; and what Ray Train tells it of the ends of its workers."""
+"""A slot's jobs and their outcomes, and what Ray Train's controller reports to it about worker failures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from ray.exceptions import RayActorError
 from gallop_ray.compat.train import WorkerGroupCallback, causes
 
 Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "base_changed", "storage"]
-"""`lost`, `preempted`: the worker group died and starts again, nothing is known of the run."""
+"""`lost`, `preempted`: the worker group died and restarts; nothing is known about the run."""
 
 
 @dataclass(frozen=True)
 class CheckJob:
-    """Check what the sweep asks of the model."""
+    """Check the sweep against the model."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a slot cannot serve. final: the next one, too, would come to it, and not by chance."""
+    """Why a slot cannot serve. final: any other slot would fail in the same way."""
 
     reason: str
     final: bool
 
 
 def execute_in(slot: Any, job: Job) -> Outcome:
-    """Run a job to its end in a leased slot, which may die of it."""
+    """Run a job to its end in a leased slot. Never raises for the slot's death, which is an outcome."""
     try:
         outcome: Outcome = ray.get(slot.execute.remote(job))
     except RayActorError as error:
@@ -61,13 +61,13 @@ def execute_in(slot: Any, job: Job) -> Outcome:
     return outcome
 
 
-_MEMORY_MONITOR = ("NODE_OUT_OF_MEMORY", "running low on memory")  # what Ray's says of those it kills
-# A group in which nothing has failed is ended because its node is to go.
+_MEMORY_MONITOR = ("NODE_OUT_OF_MEMORY", "running low on memory")  # how Ray's memory monitor words a kill
+# Ray Train ends a group without any error when its node is about to go.
 _TAKEN_AWAY = Outcome("preempted", "a node was taken away")
 
 
 class WorkerFailures(WorkerGroupCallback):
-    """Lives in Ray Train's controller."""
+    """A callback in the process of Ray Train's controller, which alone sees why workers end."""
 
     def __init__(self, slot: Any) -> None:
         self._slot = slot
@@ -75,11 +75,12 @@ class WorkerFailures(WorkerGroupCallback):
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
         """Called about twice a second."""
+        # Remembered, because the shutdown that follows does not get the errors.
         if worker_group_status.errors:
             self._outcome = _outcome(worker_group_status.errors)
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
-        """Called before the group starts again, or the slot ends."""
+        """Called before the group restarts, or the slot ends."""
         self._slot.down.remote(self._outcome)
         self._outcome = _TAKEN_AWAY
 

@@ -1,4 +1,4 @@
-"""The slot pool: owns the slots and leases them to trials, so that no trial's fate ever starts or ends one."""
+"""The slot pool: owns the slots and leases them to trials; slots live independently of any trial."""
 
 import asyncio
 import logging
@@ -20,16 +20,16 @@ from gallop_ray.spec.schema import Sweep
 _LOG = logging.getLogger(__name__)
 _PLAN_SECONDS = 5.0
 _ROOM_SECONDS = 1.0
-_PENDING = 4  # slots that wait for nodes to come, at most: each costs two processes in the meantime
+_PENDING = 4  # slots that wait for nodes, at most: each costs two processes in the meantime
 _END_SECONDS = 5.0
-_FAILURES = 3  # slots in a row that could not start, until there is no hope
+_FAILURES = 3  # slots in a row that could not start, before the pool gives up
 
 
 @ray.remote(num_cpus=0)
 class SlotPool:
-    """Leases slots, first come first served, and follows the cluster: more slots when nodes come, fewer when they go.
+    """Leases slots, first come, first served, and follows the cluster: more slots when nodes join, fewer when they go.
 
-    A slot that died is replaced, and its placement group removed, which Ray leaves when its dashboard is off.
+    A dead slot is replaced, and its placement group removed, which Ray does not do while its dashboard is off.
 
     most: how many slots there is work for.
     """
@@ -51,15 +51,15 @@ class SlotPool:
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_event_loop().create_task(work)
-        self._tasks.add(task)
+        self._tasks.add(task)  # asyncio itself holds tasks weakly: one may vanish half-way
         task.add_done_callback(self._tasks.discard)
 
     # -- what the trials ask
 
     async def lease(self, lessee: str | None = None) -> tuple[str, Any] | str:
-        """A free slot's name and handle, waiting for one; or why there is none and will be none.
+        """Wait for a free slot; its name and handle, or why there will not be one.
 
-        lessee: id of the actor with whose death the lease ends, too.
+        lessee: id of the actor whose death ends the lease, too.
         """
         while True:
             async with self._changed:
@@ -69,6 +69,7 @@ class SlotPool:
                 name = self._free.pop(0)
                 self._leased[name] = lessee
             slot = self._slots[name]
+            # Outside of the lock, and asked now: it may have died since it became free.
             try:
                 finalized = await slot.finalized.remote()
             except RayActorError:
@@ -78,18 +79,18 @@ class SlotPool:
             await self.give_back(name)
 
     async def give_back(self, name: str) -> None:
-        """End a lease. Whether there still is such a slot, the pool finds out."""
+        """End a lease; the slot may be dead by now."""
         self._leased.pop(name, None)
         self._spawn(self._settle(name))
 
     # -- what the driver asks
 
     async def size(self) -> int:
-        """How many slots there are, those that are still starting included."""
+        """The number of slots, including those that are still starting."""
         return len(self._slots)
 
     async def shrink(self, left: int) -> None:
-        """No more trials come, and only so many are under way."""
+        """No new trials will come, and only `left` are active."""
         self._left = left
         self._replan()
 
@@ -102,7 +103,7 @@ class SlotPool:
         await asyncio.gather(*(slot.stop.remote() for slot in slots), return_exceptions=True)
         for slot in slots:
             ray.kill(slot)
-        remove_orphaned_groups()  # of what is not dead yet Ray takes care at the end of the job
+        remove_orphaned_groups()  # groups of actors that are not dead yet Ray removes when the job ends
 
     # -- its own
 
@@ -111,7 +112,7 @@ class SlotPool:
             try:
                 self._replan()
             except Exception:
-                _LOG.exception("the number of slots stays as it is")  # Ray may be busy with a node's end
+                _LOG.exception("the number of slots stays as it is")  # such as Ray being busy with a node's end
             await asyncio.sleep(_PLAN_SECONDS)
 
     def _replan(self) -> None:
@@ -125,7 +126,7 @@ class SlotPool:
         while len(self._slots) < wanted and (len(self._slots) < now or pending < _PENDING) and not self._refused:
             self._start()
             pending += 1
-        # An autoscaler takes back the nodes of slots that are not needed any more; those not there yet go first.
+        # An autoscaler removes the nodes of slots that are no longer needed; slots not ready yet go first.
         spare = sorted(self._slots.keys() - self._leased.keys(), key=lambda name: name in self._free)
         for name in spare[: max(0, len(self._slots) - self._left)]:
             self._retire(name)
@@ -138,7 +139,7 @@ class SlotPool:
         self._spawn(self._settle(name))
 
     async def _settle(self, name: str) -> None:
-        """Free a slot as soon as all of its workers are there; replace one that has none any more."""
+        """Free a slot as soon as all of its workers are ready; replace a dead one."""
         slot = self._slots.get(name)
         if slot is None:
             return
@@ -175,7 +176,7 @@ class SlotPool:
         ray.kill(self._slots.pop(name))
 
     def _retire(self, name: str) -> None:
-        """End a slot that is not leased; its workers end by themselves if they can."""
+        """End a slot that is not leased; its workers get the chance to exit by themselves."""
         if name in self._free:
             self._free.remove(name)
         self._spawn(_end(self._slots.pop(name)))
@@ -189,19 +190,19 @@ async def _end(slot: Any) -> None:
 
 
 class Room:
-    """How many trials the pool has room for, as the driver sees it."""
+    """How many trials the pool can serve, as the driver sees it."""
 
     def __init__(self, pool: Any) -> None:
         self._pool, self._slots, self._asked = pool, 1, 0.0
 
     def slots(self) -> int:
-        """At least one; asked for again after a second."""
+        """The pool's size, at least 1; refreshed after a second, because Tune asks in every step of its loop."""
         if time.monotonic() - self._asked > _ROOM_SECONDS:
             self._slots, self._asked = max(1, ray.get(self._pool.size.remote())), time.monotonic()
         return self._slots
 
     def shrink(self, left: int) -> None:
-        """No more trials come, and only so many are under way."""
+        """No new trials will come, and only `left` are active."""
         self._pool.shrink.remote(left)
 
 

@@ -1,4 +1,4 @@
-"""Which Ray a sweep uses: the cluster of RAY_ADDRESS, a running one that `ray start` has noted here, or its own."""
+"""Which Ray a sweep uses: the cluster of RAY_ADDRESS, one that `ray start` has noted on this machine, or its own."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ _FIX = "start it (ray start --head), or unset RAY_ADDRESS to run on this machine
 
 @dataclass(frozen=True)
 class RayAddress:
-    """address: for ray.init, `local` to start one. text: what to tell the user. stale: of a note that was ignored."""
+    """address: for ray.init, `local` to start one. text: for the user. stale: a warning about an ignored note."""
 
     address: str
     text: str
@@ -25,19 +25,19 @@ class RayAddress:
 
     @property
     def name(self) -> str:
-        """The address as it may be shown: without a password."""
+        """The address without a password, for display."""
         return hidden(self.address)
 
     @property
     def is_local(self) -> bool:
-        """Whether Ray is started by the sweep, on this machine."""
+        """Whether the sweep starts Ray itself, on this machine."""
         return self.address == LOCAL
 
 
 def find_ray() -> RayAddress:
-    """Look for a cluster. An empty RAY_ADDRESS counts as unset; `local` asks for an own Ray whatever is running.
+    """Look for a cluster. An empty RAY_ADDRESS counts as unset; `local` starts a Ray of our own in any case.
 
-    The Ray that another sweep has started for itself is in no note, and stays its own.
+    A Ray that another sweep has started for itself is not noted, and not shared.
 
     Raises:
         ValueError: RAY_ADDRESS names a cluster that does not answer.
@@ -67,7 +67,7 @@ def _read(note: Path) -> str:
 
 
 def _silent(address: str) -> str:
-    """Why no cluster answers there; empty where one does. Ray itself would wait a quarter of an hour."""
+    """Why no cluster answers at an address; empty where one does. Ray itself would wait for 15 minutes."""
     scheme, _, place = address.rpartition("://")
     host, _, port = place.rpartition(":")
     if not port.isdecimal():
@@ -80,7 +80,7 @@ def _silent(address: str) -> str:
 
 
 def _no_head(place: str) -> str:
-    """Something listens there: whether it is Ray's head, asked in a thread, for Ray's client cannot be interrupted."""
+    """Why what listens there is not Ray's head; empty where it is. In a thread: Ray's client cannot be interrupted."""
     found: list[str] = []
 
     def ask() -> None:

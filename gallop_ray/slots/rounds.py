@@ -1,4 +1,4 @@
-"""A run that trains on several tasks in turn, each time from the base model: one round a task, measured on all others.
+"""A run that trains on several tasks in turn, each time from the base model: a round per task, measured on all others.
 
 The protocol of GaLLoP (arXiv 2510.19778): ID accuracy is that of the task trained on, OOD accuracy that of the others,
 and every metric is averaged over the rounds.
@@ -41,7 +41,7 @@ _NO_METRICS = (
 
 @dataclass(frozen=True)
 class _Counted:
-    """A round's reporter. Its events go to the run's file, whose steps count through all rounds."""
+    """A round's reporter. Its events go to the run's file, where steps are counted over all rounds."""
 
     folder: RoundFolder
     before: int
@@ -49,13 +49,16 @@ class _Counted:
 
     @property
     def adapter(self) -> Path:
+        """In the round's folder."""
         return self.folder.adapter
 
     @property
     def checkpoint(self) -> Path:
+        """In the round's folder."""
         return self.folder.checkpoint
 
     def event(self, event: str, **fields: Any) -> None:
+        """Record an event with its task, and its step counted over all rounds."""
         if "step" in fields:
             fields |= {"step": self.before + fields["step"], "steps": self.steps}
         self.folder.whole.event(event, round=self.folder.task, **fields)
@@ -69,7 +72,7 @@ def execute_rounds(
     run: RunFolder,
     text_loss: float | None = None,
 ) -> Record:
-    """Run the rounds that have not finished yet. Returns what result.json says of the run, as `execute`. Collective."""
+    """Run the rounds that have not finished yet. Returns the content of result.json, as `execute`. Collective."""
     training, trains = configuration.training, configuration.method.trains
     steps = [optimizer_steps(training, len(each.train)) * trains for each in resident.rounds.values()]
     results: dict[str, Record] = {}
@@ -89,7 +92,7 @@ def execute_rounds(
 
 
 def _same_everywhere(found: Record | None) -> Record | None:
-    """What rank 0 has found: others may not see yet what lies on a network disk."""
+    """Rank 0's finding, on every rank: others may not see a file on a network disk yet."""
     everyone = [found]
     if world_size() > 1:
         dist.broadcast_object_list(everyone, src=0)
@@ -97,7 +100,7 @@ def _same_everywhere(found: Record | None) -> Record | None:
 
 
 def _finished(folder: RoundFolder) -> Record | None:
-    """The result of a round that an earlier attempt has finished, with what is kept apart from it."""
+    """The result of a round that an earlier attempt has finished, with the documents that are stored separately."""
     result = folder.result()
     if result is None:
         return None
@@ -108,13 +111,14 @@ def _finished(folder: RoundFolder) -> Record | None:
 def _finish(folder: RoundFolder, result: Record) -> None:
     for name in _APART:
         folder.write(name, result[name])
+    # The result last: a round that has one is never run again.
     rest = {name: value for name, value in result.items() if name not in _APART}
     folder.end({"configuration": folder.configuration, "round": folder.task, "status": "finished", **rest})
     folder.checkpoint.unlink(missing_ok=True)
 
 
 def together(results: Mapping[str, Record]) -> Record:
-    """The result of a run from those of its rounds by task: means of the metrics, sums of steps and times."""
+    """A run's result from those of its rounds, by task: means of the metrics, sums of steps and times."""
     rounds, metrics = list(results.values()), {task: _metrics(result) for task, result in results.items()}
     scores = {result["scores"] for result in rounds}
     phases = dict.fromkeys(phase for result in rounds for phase in result["seconds"])
@@ -138,12 +142,12 @@ def together(results: Mapping[str, Record]) -> Record:
 
 
 def _by_round(results: Mapping[str, Record], document: Literal["correct", "outputs"]) -> Record:
-    """What a document of each round says of each task, by `<task trained on>/<task>`."""
+    """A document of all rounds, by `<task trained on>/<task>`."""
     return {f"{task}/{other}": said for task, result in results.items() for other, said in result[document].items()}
 
 
 def _metrics(result: Record) -> dict[str, float | None]:
-    """What is a share, a ratio or a loss, or could have been."""
+    """The shares, ratios and losses of a result, including missing ones."""
     return {
         name: value
         for name, value in result.items()

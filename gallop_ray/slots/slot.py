@@ -17,16 +17,16 @@ from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Sweep
 
 _GRACE_SECONDS = 10.0
-"""What ranks may take to come to the same failure; one that has not by then waits for the others for ever."""
-_STARTS = 3  # deaths of the worker group in a row, before all ranks have loaded the model, until the slot gives up
+"""Time for all ranks to report the same failure; a rank that has not by then is stuck in a collective."""
+_STARTS = 3  # deaths of the worker group in a row while it loads the model, before the slot gives up
 
 Work = Callable[[Mapping[str, Any]], None]
 
 
 def _serve(config: Mapping[str, Any]) -> None:
-    """What a worker does. Imported there alone: slot and Ray Train's controller hand on this function's name.
+    """A worker's training function, imported in the worker only: slot and controller just pass on this name.
 
-    DeepSpeed, transformers and PEFT take seconds to import, and the processes start one after another.
+    DeepSpeed, transformers and PEFT take seconds to import, and these processes start one after another.
     """
     from gallop_ray.slots.worker import serve
 
@@ -35,7 +35,7 @@ def _serve(config: Mapping[str, Any]) -> None:
 
 @dataclass
 class _Turn:
-    """One job under way: what the ranks have answered, and how it ended once it has."""
+    """One active job: the ranks' answers, and its outcome once it has ended."""
 
     number: int
     job: Job
@@ -43,11 +43,11 @@ class _Turn:
     outcome: Outcome | None = None
 
     def end(self, outcome: Outcome) -> None:
-        """The first end counts."""
+        """Set the outcome; the first one counts."""
         self.outcome = self.outcome or outcome
 
     def agreed(self) -> Outcome:
-        """A failure if any rank has one, else what the first rank found."""
+        """The first failure by rank if there is one, else rank 0's answer."""
         answers = [answer for _, answer in sorted(self.answers.items())]
         return next((each for each in answers if each.status != "finished"), answers[0])
 
@@ -56,7 +56,7 @@ class _Turn:
 class Slot:
     """Runs the workers' Ray Train run in a thread, and passes jobs to the workers and their answers back.
 
-    work: the training function of every worker; None for that of sweep/worker.py.
+    work: the training function of every worker; None for that of slots/worker.py.
     """
 
     def __init__(self, name: str, sweep: str, folder: str, work: Work | None = None) -> None:
@@ -72,7 +72,8 @@ class Slot:
         self._stopping = False
 
     async def start(self) -> None:
-        """Start the workers; join() calls come when they have loaded the model."""
+        """Start the workers, which call join() when they have loaded the model."""
+        # A thread, because fit() blocks until the slot ends, and the workers call this actor meanwhile.
         loop, me = asyncio.get_running_loop(), ray.get_runtime_context().current_actor
         threading.Thread(target=self._fit, args=(me, loop), daemon=True).start()
 
@@ -83,7 +84,7 @@ class Slot:
             per_worker["GPU"] = resources.gpus_per_worker
         place = {"slot": me, "name": self._name, "started": time.time(), "folder": self._folder}
         config = {**place, "sweep": self._sweep.model_dump_json()}
-        # Imported here, in the slot's own process: torch comes along, and neither driver nor pool needs it.
+        # Imported here, in the slot's own process: they import torch, which neither driver nor pool needs.
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -101,7 +102,7 @@ class Slot:
             run_config=RunConfig(
                 name=f"{self._name}-{uuid.uuid4().hex[:6]}",
                 storage_path=str(Path(self._folder) / "ray"),
-                failure_config=FailureConfig(max_failures=-1),
+                failure_config=FailureConfig(max_failures=-1),  # always: the slot itself counts (_STARTS)
                 callbacks=[WorkerFailures(me)],  # type: ignore[list-item]
             ),
         )
@@ -123,13 +124,14 @@ class Slot:
     # -- the workers' side
 
     async def join(self, rank: int, group: str, node: str, kills: int) -> int:
-        """A rank has loaded the model. Returns the number of the last job, which is not for this start of the group.
+        """A rank has loaded the model. Returns the number of the last job, which this start of the group must skip.
 
-        kills: how often the kernel of the rank's node has killed because memory ran out.
+        kills: how often the kernel of the rank's node has killed a process for lack of memory.
         """
         async with self._changed:
             if group != self._group:
                 self._group, self._joined = group, set()
+            # A killed worker cannot say why it died: the kernel's counter, compared with the last one, tells.
             if kills > self._kills.get(node, kills):
                 self._death = Outcome("out_of_memory", "a worker's node ran out of memory, and the kernel killed it")
             self._kills[node] = kills
@@ -141,7 +143,7 @@ class Slot:
             return self._number
 
     async def down(self, outcome: Outcome) -> None:
-        """The worker group has ended, and starts again unless the slot stops."""
+        """The worker group has ended, and restarts unless the slot stops."""
         async with self._changed:
             self._joined.clear()
             self._starts += 1
@@ -153,7 +155,7 @@ class Slot:
             self._changed.notify_all()
             turn, start = self._turn, self._starts
             with suppress(TimeoutError):
-                # Once back they may know more of the reason, but a group whose node is gone may not come back.
+                # Restarted workers may know more about the reason, but without its node a group may not come back.
                 async with asyncio.timeout(_GRACE_SECONDS):
                     await self._changed.wait_for(lambda: self._settled() or self._starts != start)
             if turn is self._turn:
@@ -161,13 +163,13 @@ class Slot:
                 self._changed.notify_all()
 
     async def refuse(self, reason: str) -> None:
-        """The model or the data cannot be loaded."""
+        """Called by a worker that cannot load the model or the data."""
         async with self._changed:
             self._refused = Refusal(reason, final=True)
             self._changed.notify_all()
 
     async def next_job(self, last: int, node: str, kills: int) -> tuple[int, Job] | None:
-        """The first job after number `last`, waiting for one; None when the slot stops."""
+        """Wait for the first job after number `last`; None when the slot stops."""
         async with self._changed:
             self._kills[node] = kills
             await self._changed.wait_for(lambda: self._stopping or self._waiting(last))
@@ -178,17 +180,17 @@ class Slot:
         return self._turn is not None and self._turn.outcome is None and self._turn.number > last
 
     async def answer(self, number: int, rank: int, outcome: Outcome) -> bool:
-        """A rank's end of a job. Whether it can take the next one.
+        """A rank has ended a job. Returns whether it can take the next one.
 
-        A rank that fails alone leaves others waiting for it in a collective; only a fresh worker group helps them. One
-        that has lost another does not know why: the end of the group, to which this leads, tells.
+        A rank that fails alone leaves the others waiting in a collective; only a new worker group helps them. A rank
+        that has lost another does not know why: the end of the group, which follows, tells.
         """
         if outcome.status == "lost":
             return False
         async with self._changed:
             turn = self._turn
             if turn is None or turn.number != number or turn.outcome is not None:
-                return outcome.status == "finished"  # the others did not wait any longer
+                return outcome.status == "finished"  # too late: the job has ended without this rank
             turn.answers[rank] = outcome
             self._changed.notify_all()
             if outcome.status == "finished" and len(turn.answers) < self._workers:
@@ -196,7 +198,7 @@ class Slot:
             together = outcome.status not in ("failed", "storage") and await self._all_answered(turn)
             turn.end(turn.agreed())
             if not together:
-                self._joined.clear()  # the group goes down and comes back under another name
+                self._joined.clear()  # the group goes down and returns under another name
             self._changed.notify_all()
             return together
 
@@ -211,7 +213,7 @@ class Slot:
     # -- the driver's side
 
     async def ready(self) -> Refusal | None:
-        """Wait until all workers have loaded the model; otherwise why they could not."""
+        """Wait until all workers have loaded the model; None then, or why they could not."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._refused is not None or self._settled())
             return self._refused
@@ -231,7 +233,7 @@ class Slot:
             return turn.outcome
 
     async def finalized(self) -> bool:
-        """Whether all workers are there and wait."""
+        """Whether all workers have joined and wait for jobs."""
         return self._refused is None and self._settled()
 
     async def ended(self) -> None:
@@ -240,7 +242,7 @@ class Slot:
             await self._changed.wait_for(lambda: self._refused is not None)
 
     async def stop(self) -> None:
-        """Let the workers end."""
+        """Have the workers exit."""
         async with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -253,6 +255,6 @@ class Slot:
         return len(self._joined) == self._workers
 
     def _lose(self) -> None:
-        """End the job of a worker group that is no more."""
+        """End the job of a worker group that has died."""
         if self._turn is not None:
             self._turn.end(self._death or Outcome("lost", "the workers started again"))

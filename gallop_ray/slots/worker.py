@@ -1,7 +1,7 @@
-"""What a slot's workers do: load the base model once, then one job after another until told to stop.
+"""What a slot's workers do: load the base model once, then run one job after another until the slot stops.
 
-All ranks run the same jobs. An end that all ranks come to together is an answer; any other exception takes the worker
-group down, and Ray Train starts it again.
+All ranks run the same jobs. A failure that all ranks report together is an answer; any other exception takes the worker
+group down, and Ray Train restarts it.
 """
 
 import time
@@ -58,7 +58,7 @@ def serve(config: Mapping[str, Any]) -> None:
         resident = replace(load_base_model(sweep, moment=begun_at(folder)), scores=scores_folder(folder))
         settle(folder, resident.identity)
     except Exception as error:
-        # Not raised: Ray Train would start the group again, for ever.
+        # Not raised: Ray Train would restart the group for ever.
         ray.get(slot.refuse.remote(str(error) if isinstance(error, ValueError | OSError) else traceback.format_exc()))
         return
 
@@ -72,6 +72,7 @@ def serve(config: Mapping[str, Any]) -> None:
         last, job = numbered
         outcome = _answer(resident, folder, job, config["name"], rank)
         if not ray.get(slot.answer.remote(last, rank, outcome)):
+            # Other ranks may hang in a collective with this one; ending it makes Ray Train restart the group.
             raise RuntimeError(outcome.reason)
 
 
@@ -98,7 +99,7 @@ def _answer(resident: LoadedModel, folder: SweepFolder, job: Job, slot: str, ran
         reason = str(error) if said else f"{type(error).__name__}: {error}"
         if failure == "storage":
             reason = described_trouble(error)
-    # Only now, when the exception is gone and with it what its frames held.
+    # Only now that the exception is gone, and with it the tensors that its frames held.
     if failure == "out_of_memory":
         free_memory()
     return Outcome(failure, reason)
@@ -132,7 +133,7 @@ def _begin(record: RunFolder, configuration: Configuration, job: RunJob, slot: s
 
 
 def _check_methods(resident: LoadedModel) -> None:
-    """Refuse what the model, torch or PEFT do not have, before anything is spent on it."""
+    """Raise ValueError for what the model, torch or PEFT do not have, before anything is spent on it."""
     sweep = resident.sweep
     look(resident)
     for spec in sweep.methods:

@@ -1,1 +1,1 @@
-"""The driver: one sweep from start to end, as trials of Ray Tune that lease slots."""
+"""The driver process: one sweep from start to end, as trials of Ray Tune that lease slots."""

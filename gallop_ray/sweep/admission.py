@@ -1,4 +1,4 @@
-"""Whether another run may start: nobody asks to stop, the deadline is far enough, and the disk has room."""
+"""Whether another run may start: no stop is requested, the deadline is far enough, and there is disk space."""
 
 import os
 import time
@@ -15,20 +15,20 @@ from gallop_ray.spec.schema import ObjectiveSpec, Sweep
 
 
 class Admission:
-    """Closed once the sweep is to stop, and for runs that would not finish before the deadline; waits out a pause."""
+    """Refuses runs once the sweep is stopping, and those that would not finish by the deadline; waits out a pause."""
 
     def __init__(self, folder: SweepFolder, objective: ObjectiveSpec, deadline: float | None) -> None:
         self._folder, self._deadline = folder, deadline
         self._state = SweepState(folder, (), objective)
 
     def may_start(self, configuration: ConfigurationFolder) -> bool:
-        """Whether the next run of this configuration may start now. Returns when the sweep is not paused."""
+        """Whether the next run of this configuration may start now. Blocks while the sweep is paused."""
         while (asked := control.asked(self._folder)) == "pause":
             time.sleep(control.LOOK_SECONDS)
         return asked is None and (self._deadline is None or time.time() + self._seconds(configuration) < self._deadline)
 
     def _seconds(self, configuration: ConfigurationFolder) -> float:
-        """What a run will take, by the configuration's own and else its method's; 0 where nothing is known."""
+        """A run's expected duration, from the configuration's runs, else its method's; 0 where nothing is known."""
         own = [result.total_seconds for result in configuration.results()]
         if known := [each for each in own if each is not None]:
             return fmean(known)
@@ -37,11 +37,11 @@ class Admission:
 
 
 _VALUE_BYTES = 4
-_RUNS_AHEAD = 5  # space for so many more runs in every slot is worth no warning
+_RUNS_AHEAD = 5  # no warning while there is space for this many more runs
 
 
 def free_bytes(folder: SweepFolder, retention: RetentionSpec) -> float:
-    """What the sweep may still write: as the disk has it, or as the user allows it."""
+    """What the sweep may still write: what the disk has free, or what is left of `retention.disk_gb`."""
     found = os.statvfs(folder.path)
     free = float(found.f_bavail * found.f_frsize)
     if retention.disk_gb is None:
@@ -50,8 +50,9 @@ def free_bytes(folder: SweepFolder, retention: RetentionSpec) -> float:
 
 
 def files_left(folder: SweepFolder) -> bool:
-    """Whether the disk takes more files, however small. Some disks do not count them."""
+    """Whether the disk has free inodes."""
     found = os.statvfs(folder.path)
+    # Some file systems (btrfs) report 0 inodes in total.
     return found.f_files == 0 or found.f_favail > 0
 
 
@@ -60,7 +61,7 @@ def _used(folder: Path) -> int:
 
 
 def needed_bytes(run: RunFolder) -> float:
-    """What a run like this one needs at most: its adapters, and two checkpoints, of which one replaces the other.
+    """What a run like this one needs at most: its adapters and two checkpoints, the new one beside the old.
 
     A checkpoint holds each trained value and its two moments in float32, and with a mask the indices.
     """
@@ -80,14 +81,14 @@ def shortage(free: float, needed: float) -> str | None:
 
 
 def described(size: float) -> str:
-    """Bytes as people read them."""
+    """Bytes for a message."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def keep_best(folder: SweepFolder, sweep: Sweep, stripped: set[str]) -> None:
-    """Remove the adapters of configurations that are over, except for the best of each method so far.
+    """Remove the adapters of configurations that are over, except the best of each method so far.
 
-    stripped: those that have none any more, which is added to.
+    stripped: keys of configurations whose adapters are removed already; updated.
     """
     results = folder.listed()
     count = sweep.confirmation.best if sweep.confirmation else 1

@@ -1,4 +1,4 @@
-"""Before the first run: the sweep is held against the model, and the base model is measured."""
+"""Before the first run: the sweep is checked against the model, and the base model is measured."""
 
 import threading
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from gallop_ray.tasks.metrics import accuracies
 
 
 def prepare(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> Future[None]:
-    """Check the sweep against the model, and begin to measure the base model unless an earlier start has.
+    """Check the sweep against the model, and start measuring the base model unless an earlier start has.
 
-    The future ends with the measurement. Meanwhile Tune starts the first trials, which takes seconds; they wait for
-    base.json. Raises Halted where the sweep cannot run as it was asked for; so does the future.
+    The future completes with the measurement. Meanwhile Tune starts the first trials, which takes seconds; they wait
+    for base.json. Raises Halted where the sweep cannot run as requested; so does the future.
     """
     prepared = "" if Path(sweep.model.name).is_dir() else ": the first time it is downloaded or made, some minutes"
     note(f"loading {sweep.model.name}{prepared}")
@@ -37,13 +37,13 @@ def prepare(pool: Any, sweep: Sweep, folder: SweepFolder, note: Callable[[str], 
         except Exception as error:
             measured.set_exception(error)
 
-    # No thread that Python would wait for at its end: an interrupted sweep has three seconds.
+    # A daemon, which Python does not wait for when it exits: an interrupted sweep has three seconds.
     threading.Thread(target=measure, daemon=True).start()
     return measured
 
 
 def _execute(pool: Any, job: Job) -> dict[str, Any]:
-    """What a job finds in some slot; begun again where workers died of what may have been no fault of the job's."""
+    """A job's result from any slot; retried where workers died for what may not have been the job's fault."""
     for _ in range(1 + POLICIES["lost"].retries):
         lease = ray.get(pool.lease.remote())
         if isinstance(lease, str):

@@ -1,4 +1,4 @@
-"""What is done to a sweep from outside, by its folder: pause, stop, resume, retry. Needs neither Ray nor torch."""
+"""Commands on a sweep's folder from outside: pause, stop, resume, retry. Needs neither Ray nor torch."""
 
 from collections.abc import Iterable, Sequence
 
@@ -26,7 +26,7 @@ def stop(directory: str, now: bool) -> str:
 
 
 def resume_paused(directory: str) -> str | None:
-    """Take back a pause; None where no driver runs the sweep, so that one may be started."""
+    """Resume a paused sweep; None where no driver runs it, so that one has to be started."""
     folder = open_sweep(directory).folder
     if control.driver(folder) is None:
         return None
@@ -45,7 +45,7 @@ def _running(directory: str, what: str) -> SweepFolder:
 
 
 def retry(directory: str, failed: bool, names: Sequence[str]) -> str:
-    """Put failed and diverged runs back to what is to do; returns what to tell the user.
+    """Queue failed and diverged runs for another try; returns what to tell the user.
 
     names: configurations (`gallop-1a2b3c4d`) or runs (`gallop-1a2b3c4d/seed-0`); `failed` takes all.
     """
@@ -81,13 +81,13 @@ def _named(folder: SweepFolder, name: str) -> list[RunFolder]:
 
 
 def _forget(run: RunFolder) -> None:
-    """Its events stay, by which attempts are counted; a checkpoint would lead to where it failed."""
+    """Remove a run's result and checkpoints, which lead to where it failed; events stay, for counting attempts."""
     for part in run.parts():
         part.checkpoint.unlink(missing_ok=True)
     (run.path / "result.json").unlink()
 
 
 def reopen(configuration: ConfigurationFolder) -> None:
-    """Mark a configuration as not over; what it has finished still counts."""
+    """Mark a configuration as running again; its finished seeds still count."""
     status = configuration.status()
     configuration.write_status("running", status.seeds_done, status.objective)

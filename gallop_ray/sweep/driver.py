@@ -1,4 +1,4 @@
-"""One sweep from start to end, or from where an earlier start left it."""
+"""One sweep from start to end, or from where an earlier start left off."""
 
 import json
 import re
@@ -47,10 +47,10 @@ from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
 
 
 def located(sweep: Sweep) -> Sweep:
-    """The sweep with its folders as absolute paths, which mean the same to every process.
+    """The sweep with absolute paths, which mean the same to every process.
 
-    A submitted job runs in a copy of the working directory that Ray deletes some day; there a relative output is
-    taken from ~/gallop_ray instead.
+    A submitted job runs in a copy of the working directory that Ray deletes eventually; there a relative output is
+    below ~/gallop_ray instead.
     """
     start = Path.cwd()
     if "runtime_resources" in start.parts:
@@ -65,7 +65,7 @@ def located(sweep: Sweep) -> Sweep:
 
 
 def _absolute_folder(name: str) -> str:
-    """Absolute where it is a folder; hub ids, presets and keywords as they are."""
+    """Absolute for a folder; hub ids, presets and keywords unchanged."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
 
@@ -75,7 +75,7 @@ def _absolute_file(name: str | None) -> str | None:
 
 
 def _absolute_database(url: str | None, start: Path) -> str | None:
-    """Of an SQLite file the absolute path, which four slashes begin; other databases as they are."""
+    """With an absolute path for an SQLite file (four slashes); other databases unchanged."""
     scheme, separator, path = (url or "").partition(":///")
     if not separator or not scheme.startswith("sqlite") or not path or path.startswith(("/", ":", "file:")):
         return url
@@ -85,13 +85,13 @@ def _absolute_database(url: str | None, start: Path) -> str | None:
 def run_sweep(
     sweep: Sweep, verbose: bool = False, file: str | Path | None = None, terminal: Terminal | None = None
 ) -> SweepFolder:
-    """Run what is not yet done of a located sweep.
+    """Run what remains of a sweep with absolute paths.
 
-    file: where it was read from, from which `resume` takes the passwords that no record holds.
+    file: where it was read from; `resume` takes the passwords from there, which no record holds.
     terminal: where to show progress; the standard streams by default.
 
-    Raises UserError for what the user has to change, SweepFileError for a sweep that breaks a rule,
-    and Halted where it had to stop before its end for another reason.
+    Raises UserError for user mistakes, SweepFileError for a sweep that breaks a rule, and Halted for any other early
+    stop.
     """
     folder = SweepFolder(Path(sweep.output) / sweep.name)
     if file is None:
@@ -121,7 +121,7 @@ def run_sweep(
 
 @contextmanager
 def _before_anything() -> Iterator[None]:
-    """Where the storage refuses already now, nothing has been spent: that is for the user to change."""
+    """Turn errors of the storage into UserError: nothing has been spent yet."""
     try:
         yield
     except OSError as error:
@@ -129,7 +129,7 @@ def _before_anything() -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """Of Ray's many lines which actor has died, or the first sentence of the last one."""
+    """One line from Ray's many: which actor has died, or the first sentence of the last line."""
     if actor := re.search(r"class_name: (\w+)", str(error)):
         return f"a process of the sweep has died, that of {actor[1]}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -141,6 +141,7 @@ def _run_sweep(
 ) -> None:
     with ExitStack() as stack:
         with _before_anything():
+            # First of all: what follows reads and repairs records, and must be the only one to do so.
             stack.enter_context(control.alone(folder))
             _remember(folder, sweep)
             note_source(folder, sweep, file)
@@ -150,6 +151,7 @@ def _run_sweep(
             found_wrong = [*changed, *recheck(folder, sweep)]
             clear_leftovers(folder)
         end = stack.enter_context(raise_on_termination(folder))
+        # The run folders are the truth: results, studies and MLflow are rebuilt from them at every start.
         folder.rebuild_results()
         found = found_line(StatusReader(folder, sweep).look())
         studies = Studies(sweep, folder)
@@ -173,7 +175,7 @@ def _run_sweep(
 
 
 def _remember(folder: SweepFolder, sweep: Sweep) -> None:
-    """Store the spec, or hold it against the one that this folder was begun with."""
+    """Store the spec, or compare it with the one that this folder was started with. Raises UserError."""
     if folder.exists() and (differing := differences(open_sweep(folder.path).whole(), sweep)):
         raise UserError(
             f"{folder.path} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
@@ -184,7 +186,7 @@ def _remember(folder: SweepFolder, sweep: Sweep) -> None:
 
 
 def _reopen_incomplete(folder: SweepFolder, sweep: Sweep) -> None:
-    """What finished with fewer seeds than there are now is to do; what was pruned or failed has been given up."""
+    """Reopen what finished with fewer seeds than there are now; what was pruned or failed stays over."""
     for configuration in folder.configurations():
         status = configuration.status()
         if status.status == "finished" and not set(sweep.seeds) <= set(status.seeds_done):
@@ -196,7 +198,7 @@ def _complete(sweep: Sweep, folder: SweepFolder, studies: Studies) -> bool:
 
 
 def _searched(folder: SweepFolder, studies: Studies) -> bool:
-    """Whether every configuration has been handed out, and is over: a trial may have died, or been told to stop."""
+    """Whether all configurations were handed out and are over; a trial may have died, or stopped early."""
     return studies.exhausted and not folder.unfinished()
 
 
@@ -214,7 +216,7 @@ def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[M
 
 @contextmanager
 def _told_first(mirror: MlflowMirror) -> Iterator[None]:
-    """MLflow is told of an early end before Ray is shut down: of the three seconds that are left, that takes most."""
+    """Notify MLflow of an early end before Ray is shut down, which uses most of the 3 s grace period."""
     try:
         yield
     except KeyboardInterrupt:
@@ -238,7 +240,7 @@ def _search(
 
 
 def unconfirmed(sweep: Sweep, folder: SweepFolder) -> list[str]:
-    """The best configurations of each method that have not run on all fresh seeds yet."""
+    """The best configurations of each method that have not run on all confirmation seeds yet."""
     if sweep.confirmation is None:
         return []
     found = best_of_search(folder.results(), sweep.objective, sweep.confirmation.best)
@@ -255,18 +257,19 @@ def _tune(
     watch: Watch,
 ) -> None:
     context = TrialContext(without_secrets(sweep).model_dump_json(), folder.path, pool, deadline)
-    # Trials only wait: they take no CPU from the workers, and live and die with the driver.
+    # Trials only wait. With a CPU each, they would leave none for the workers and deadlock; on the driver's node they
+    # live exactly as long as it does.
     trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), beside_driver())
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=DroppingScheduler(),  # type: ignore[no-untyped-call]
-            num_samples=-1,
+            num_samples=-1,  # the searcher says when there are no more
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{int(time.time())}",
+            name=f"tune-{int(time.time())}",  # a fresh one each start: Tuner.restore is never used
             storage_path=str(folder.path / "ray"),
             verbose=0,
             callbacks=[watch, QuietProgress()],

@@ -1,4 +1,4 @@
-"""How long a sweep will take, found by running a few steps of one run of each method, through the ordinary driver."""
+"""How long a sweep will take, estimated from a few steps of one run per method, through the ordinary driver."""
 
 import tempfile
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ change it; validating while a run trains comes on top. Wall time: with {slots}, 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many examples a run trains on, and how many of the test sets of its tasks it evaluates, in all rounds."""
+    """How many examples a run trains on, and how many test examples it evaluates, over all rounds."""
 
     train: int
     test: int
@@ -42,14 +42,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class RunForecast:
-    """Seconds of one run of a method: of a step, and of all that the run does."""
+    """Seconds of one run of a method: per step, and in total."""
 
     step: float
     total: float
 
 
 def print_probe(sweep: Sweep) -> None:
-    """Probe a located sweep and print what it will take. Raises ValueError where a method's run does not finish."""
+    """Probe a sweep with absolute paths and print the forecast. Raises ValueError where a method's run fails."""
     Path(sweep.output).mkdir(parents=True, exist_ok=True)
     # On the sweep's own storage, which every node sees.
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=sweep.output) as output:
@@ -70,7 +70,7 @@ def print_probe(sweep: Sweep) -> None:
 
 
 def _short(sweep: Sweep, output: str) -> Sweep:
-    """The same sweep with one short run a method, on few examples."""
+    """The same sweep with one short run per method, on few examples."""
     few = max(16, sweep.evaluation.batch_size)
     space = {path: values for path, values in sweep.search.space.items() if not path.endswith(_LEFT_OUT)}
     short = {"steps": _STEPS, "validate_steps": None, "keep": "last"}
@@ -116,10 +116,10 @@ def _finished(run: RunFolder) -> RunResult:
 
 
 def forecast(run: RunFolder, plan: MethodPlan, whole: Sizes, part: Sizes) -> RunForecast:
-    """What a run of the whole length takes, from the events of a short one on part of the examples."""
+    """The duration of a full run, from the events of a short one on part of the examples."""
     times, events = run_times(run), [event for event in run.events() if isinstance(event, Step)]
     assert times is not None
-    # The first step warms up. Between two rounds there is more than a step.
+    # Differences leave out the first step, which warms up. Between two rounds there is more than a step.
     pairs = [(one, other) for one, other in pairwise(events) if one.round == other.round]
     seconds = fmean(other.time - one.time for one, other in pairs) if pairs else 0.0
     phases = dict(times.phases)

@@ -1,4 +1,4 @@
-"""What a start finds on the disk, held against what the records say of it: damage costs a run, never the sweep."""
+"""Compares what a start finds on disk with the records: damage costs a run, never the sweep."""
 
 import shutil
 
@@ -15,7 +15,7 @@ _SHOWN = 3
 
 
 def clear_leftovers(folder: SweepFolder) -> None:
-    """Remove what earlier starts have left that is of no use: drafts of killed writers, and Ray's own folders."""
+    """Remove useless leftovers of earlier starts: drafts of killed writers, and Ray's own folders."""
     shutil.rmtree(folder.path / "ray", ignore_errors=True)
     remove_drafts(folder.path)
     for configuration in folder.configurations():
@@ -23,10 +23,10 @@ def clear_leftovers(folder: SweepFolder) -> None:
 
 
 def recheck(folder: SweepFolder, sweep: Sweep) -> list[str]:
-    """Put back to what is to do: finished runs without a whole adapter, and configurations that miss such runs.
+    """Queue again finished runs without a complete adapter, and reopen their configurations.
 
-    A start looks at headers and sizes; contents are held against their checksums wherever an adapter is used. What
-    `retention` has removed is not missed. Returns lines that say what was done.
+    Only headers and sizes are checked here; checksums of the contents are verified wherever an adapter is used. What
+    `retention` has removed is not missed. Returns lines about what was done.
     """
     lost: list[str] = []
     for run in folder.runs():
@@ -45,7 +45,7 @@ def recheck(folder: SweepFolder, sweep: Sweep) -> list[str]:
 
 
 def _lacks(run: RunFolder, result: RunResult, sweep: Sweep) -> str | None:
-    """What is wrong with a finished run's adapters; None where nothing is, or it has none by right."""
+    """What is wrong with a finished run's adapters; None for nothing, or where it needs none."""
     if not result.trained_parameters:
         return None
     for part in run.parts():

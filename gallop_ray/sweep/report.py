@@ -1,4 +1,4 @@
-"""The report, with what only Optuna's studies know; `python -m gallop_ray.sweep.report DIR` is its process."""
+"""The report, with importances from Optuna's studies; `python -m gallop_ray.sweep.report DIR` is its process."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ def report(folder: SweepFolder, sweep: Sweep, output: str | None = None) -> Path
     path = Path(output).expanduser().resolve() if output else None
     if path and (path.is_dir() or path.suffix != ".html"):
         raise ValueError(f"--output must be an .html file, got {output}")
-    # Here and below: the driver, which only starts the process, needs neither matplotlib nor Optuna's importances.
+    # Imported here: the driver, which only starts the process, needs neither matplotlib nor Optuna's importances.
     from gallop_ray.reporting.report.write import write_report
     from gallop_ray.search.importance import importances
 
@@ -33,9 +33,9 @@ def report(folder: SweepFolder, sweep: Sweep, output: str | None = None) -> Path
 
 
 class ReportApart:
-    """Report and masks' report, written by a process of its own: the driver's memory stays as it is.
+    """The report and the masks' report, written by a separate process, which keeps the driver's memory small.
 
-    It may start as soon as all results are written. Ended with the context, whether or not it is done.
+    It may start as soon as all results are written. Leaving the context ends it, finished or not.
     """
 
     def __init__(self, folder: SweepFolder, sweep: Sweep) -> None:
@@ -46,13 +46,13 @@ class ReportApart:
         return self
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         command = [sys.executable, "-m", __name__, str(self._folder.path)]
         environment = {**os.environ, **handed_down(self._sweep)}
         self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     def finish(self) -> None:
-        """Wait until it is written."""
+        """Wait until the report is written; start it if need be."""
         if self._process is None:
             self.start()
         assert self._process is not None
@@ -78,7 +78,7 @@ def _write(directory: str) -> None:
 
 
 def _attempt(what: str, write: Callable[[], object]) -> None:
-    """A sweep that has come so far does not fail for a page or a picture."""
+    """Write, or warn: a finished sweep does not fail for a page or a picture."""
     try:
         write()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Between Tune, which executes, and the studies, which remember."""
+"""The link between Tune, which executes, and the studies, which remember."""
 
 import time
 from collections import Counter
@@ -16,13 +16,13 @@ _DEATHS = 3  # of trials of one configuration, after which it is left for the ne
 class SlotSearcher(Searcher):
     """Hands Tune the keys of configurations to run.
 
-    No more are under way than there is room for in the slots, so that none is chosen before its time.
+    No more are active than there are slots: one chosen earlier would be chosen with fewer results known.
 
     Args:
         stage: of the runs, SEARCH or CONFIRMATION.
-        take: gives the next key; None when there is no other.
-        over: is told that a configuration's trial has ended; whether the configuration is over, too.
-        deadline: after which nothing is begun, in seconds since 1970.
+        take: returns the next key; None when there is no other.
+        over: called when a configuration's trial has ended; returns whether the configuration is over, too.
+        deadline: after which nothing starts, in seconds since 1970.
         spare: slots that are needed afterwards.
 
     A configuration whose trial died is handed out again, a few times.
@@ -44,14 +44,14 @@ class SlotSearcher(Searcher):
         self._again: list[str] = []
         self._deaths: Counter[str] = Counter()
         self._stopped = self._taken = False
-        """Whether nothing is to be begun any more; whether everything has been."""
+        """Whether nothing more may start; whether everything has been taken."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune stores it for a restoration that never happens, and the studies know a database's password."""
+        """Nothing: Tune pickles it for a restore that never happens, and the studies hold a database's password."""
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next configuration's key, FINISHED, or None while there is no room."""
+        """The next configuration's key, FINISHED, or None while no slot is free."""
         if self._deadline is not None and time.time() > self._deadline:
             self._stopped = True
         if self._stopped:
@@ -62,7 +62,7 @@ class SlotSearcher(Searcher):
         key = self._next()
         if key is None:
             self._shrink()
-            return None if self._keys else Searcher.FINISHED  # what is under way may be handed out again
+            return None if self._keys else Searcher.FINISHED  # an active one may die and be handed out again
         self._keys[trial_id] = key
         return {"key": key, "stage": self._stage}
 
@@ -80,7 +80,7 @@ class SlotSearcher(Searcher):
             self._deaths[key] += 1
             self._again += [key] * (self._deaths[key] < _DEATHS)
         elif not (result or {}).get(HALTED):
-            # A trial that ended before its configuration was told to stop, or had no time: nor has another.
+            # The trial stopped early (stop requested or deadline reached): do not start others.
             self._stopped = not self._over(key) or self._stopped
         if self._stopped or self._taken:
             self._shrink()
@@ -92,4 +92,4 @@ class SlotSearcher(Searcher):
         """Nothing: run folders and the journal are the memory."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: every start builds a fresh Tuner."""
+        """Nothing: every start builds a new Tuner."""

@@ -1,4 +1,4 @@
-"""Ray and the slot pool, from the start of the one to the end of the other."""
+"""Starts Ray and the slot pool, watches Ray's processes, and shuts both down."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -24,12 +24,12 @@ _NAMES = {"raylet": "raylet", "gcs_server": "head (gcs_server)"}
 
 
 class RayGone(Halted):
-    """One of Ray's own processes has ended: whatever is asked of Ray now hangs, or ends this process."""
+    """One of Ray's own processes has ended: any call of Ray now hangs, or ends this process."""
 
 
 @contextmanager
 def watching_ray(end: Callable[[RayGone], None]) -> Iterator[None]:
-    """While this is open `end` is called, once, when the raylet or the head that this process has started has ended."""
+    """Context manager: calls `end` once if the raylet or the head that this process has started ends."""
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(end, over), name="ray-watch", daemon=True)
     thread.start()
@@ -37,7 +37,7 @@ def watching_ray(end: Callable[[RayGone], None]) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()  # else it might take the end that Ray is now going to come to for another
+        thread.join()  # else it might take Ray's shutdown, which comes next, for a failure
 
 
 def _watch(end: Callable[[RayGone], None], over: threading.Event) -> None:
@@ -48,7 +48,7 @@ def _watch(end: Callable[[RayGone], None], over: threading.Event) -> None:
 
 
 def gone() -> RayGone | None:
-    """Which of Ray's processes that this one has started has ended, and how; None while they run."""
+    """Which of the Ray processes started by this one has ended, and how; None while all run."""
     ended = ended_process(_NAMES)
     if ended is None:
         return None
@@ -61,18 +61,18 @@ def gone() -> RayGone | None:
 def slot_pool(
     sweep: Sweep, folder: SweepFolder, verbose: bool, note: Callable[[str], None], end: Callable[[Exception], None]
 ) -> Iterator[Any]:
-    """Join or start Ray, and start the slots; all of it ends with this.
+    """Context manager: joins or starts Ray and starts the slots; ends all of it on exit.
 
-    end: called from another thread when Ray loses a process of its own.
+    end: called from another thread when Ray loses one of its own processes.
 
-    Raises UserError where no slot fits, Halted where Ray cannot be had.
+    Raises UserError where no slot fits, Halted where Ray cannot be started or joined.
     """
     _join(verbose, note)
     try:
         with watching_ray(end), _pool(sweep, folder, note) as pool:
             yield pool
     finally:
-        if gone() is None:  # what is asked of the rest of it then never comes back
+        if gone() is None:  # else calls of what is left of Ray never return
             leave()
 
 
@@ -105,7 +105,7 @@ def _pool(sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> Ite
     try:
         yield pool
     except KeyboardInterrupt:
-        raise  # there is no time; slots end with the job
+        raise  # there is no time to stop the slots, which end with the job
     except BaseException:
         _stop(pool)
         raise

@@ -1,4 +1,4 @@
-"""Stopping a sweep before its end: told from outside, or for a reason that one of its trials finds."""
+"""Stopping a sweep before its end: on request, or for a reason that one of its trials finds."""
 
 import os
 import signal
@@ -22,20 +22,21 @@ from gallop_ray.sweep.admission import described, files_left, free_bytes
 
 @contextmanager
 def raise_on_termination(folder: SweepFolder) -> Iterator[Callable[[Exception], None]]:
-    """While this is open Terminated or StoppedNow is raised in the main thread when the time has come.
+    """Context manager: SIGTERM, or `stop --now`, raises Terminated or StoppedNow in the main thread.
 
-    Gives what another thread can call to end it, too: after what is caught of an interrupt that error is raised.
+    Yields a function with which another thread ends the sweep: the error that it passes is raised in their place.
     """
 
     told: list[BaseException] = []
     reasons: list[Exception] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what has to be done now is done once
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleanup
         told.append(StoppedNow() if control.asked(folder) == "stop now" else Terminated())
         raise told[0]
 
     def because(error: Exception) -> None:
+        # By a signal, the only way to interrupt the main thread inside a blocking call of Ray.
         reasons.append(error)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -47,7 +48,7 @@ def raise_on_termination(folder: SweepFolder) -> Iterator[Callable[[Exception], 
     except KeyboardInterrupt as error:
         if reasons:
             raise reasons[0] from None
-        if told and error is not told[0]:  # Ray puts a KeyboardInterrupt of its own in place of ours
+        if told and error is not told[0]:  # Ray replaces our KeyboardInterrupt by one of its own
             raise told[0] from error
         raise
     finally:
@@ -57,26 +58,26 @@ def raise_on_termination(folder: SweepFolder) -> Iterator[Callable[[Exception], 
 
 def _watch(folder: SweepFolder, over: threading.Event) -> None:
     while not over.wait(control.LOOK_SECONDS):
-        with suppress(OSError):  # a network disk that hiccups is asked again
+        with suppress(OSError):  # a network disk's hiccup: look again
             if control.asked(folder) == "stop now":
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
 
 HALTED, MISTAKE, WARNING = "halted", "mistake", "warning"
-"""In a trial's result: why the sweep has to stop, whether the user has to change what was asked, what to show."""
+"""Keys of a trial's result: why the sweep has to stop, whether it is the user's mistake, and a warning to show."""
 
 
 class _OutOfTune(BaseException):
-    """No Exception, which Tune would wait for its trials before it let through."""
+    """Not an Exception: for those Tune waits until its trials have ended."""
 
 
 class Watch(tune.Callback):
-    """Ends Tune's loop as soon as a trial says that the sweep has to stop, or the base model cannot be measured.
+    """Ends Tune's loop as soon as a trial asks to stop the sweep, or the base model cannot be measured.
 
-    The first warning is shown.
+    Only the first warning is shown.
 
-    base: ends with the measurement of the base model.
+    base: completes with the measurement of the base model.
     """
 
     def __init__(self, base: Future[None], note: Callable[[str], None]) -> None:
@@ -84,11 +85,11 @@ class Watch(tune.Callback):
         self._base, self._note, self._warned = base, note, False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune stores its callbacks for a restoration that never happens, and a display cannot be stored."""
+        """Nothing: Tune pickles its callbacks for a restore that never happens, and a display cannot be pickled."""
         return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """A seed has ended."""
+        """Called when a seed has ended."""
         if reason := result.get(HALTED):
             self.halted = Halted(reason, result[MISTAKE])
         if (warning := result.get(WARNING)) and not self._warned:
@@ -96,7 +97,7 @@ class Watch(tune.Callback):
             self._note(warning)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Outside of what Tune takes for a failure of a trial."""
+        """Raise here, where Tune does not take an exception for a trial's failure."""
         if self.halted or self._unmeasured():
             raise _OutOfTune
 
@@ -114,22 +115,22 @@ class Watch(tune.Callback):
 
 
 def no_space(folder: SweepFolder, retention: RetentionSpec, needed: float) -> Halted:
-    """A full disk: how much there is, and how much a run needs as far as that is known."""
+    """The error for a full disk: how much is free, and how much a run needs, if known."""
     if not files_left(folder):
         return Halted(f"no space left in {folder.path}: the disk takes no more files (inodes); remove some")
     free = max(0, free_bytes(folder, retention))
-    # What a run has just failed to write is removed again, and others write, too: the disk may have more by now.
+    # What a run has just failed to write is removed again, and others write, too: by now there may be enough.
     wants = f", a run needs about {described(needed)} with its checkpoints" if needed > free else ""
     return Halted(f"no space left in {folder.path}: {described(free)} are free{wants}; make space")
 
 
 def refused_by_storage(folder: SweepFolder, retention: RetentionSpec, needed: float, error: BaseException) -> Halted:
-    """What the storage refuses, as the one sentence of why the sweep stops."""
+    """An error of the storage as the one-sentence reason why the sweep stops."""
     if isinstance(error, Halted):
         return error
     if not is_disk_full(error) or is_over_quota(error):
         return Halted(described_trouble(error, folder.path))
     try:
         return no_space(folder, retention, needed)
-    except OSError:  # what is gone cannot be asked how much there is
+    except OSError:  # a storage that is gone cannot say how much is free
         return Halted(described_trouble(error, folder.path))

@@ -39,10 +39,10 @@ class TrialContext:
 
 
 class ConfigurationTrial(tune.Trainable):
-    """Each step is one seed. Reused from configuration to configuration, to save the actor's start."""
+    """Each step is one seed. Tune reuses the actor for the next configuration, which saves its start."""
 
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
-        """Called once an actor; `config` holds the configuration's key."""
+        """Called once per actor; `config` holds the configuration's key."""
         assert context is not None
         self._sweep = Sweep.model_validate_json(context.sweep, context=STORED)
         self._folder, self._pool = SweepFolder(context.folder), context.pool
@@ -55,14 +55,14 @@ class ConfigurationTrial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Turn to another configuration."""
+        """Switch to another configuration. Returns True, which Tune requires for reusing an actor."""
         self._configuration = self._folder.configuration(new_config["key"])
         self._stage = new_config.get("stage", SEARCH)
         self._seeds = [s for s in self._all_seeds() if not self._finished(s)]
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the next seed, if it may start; if not, the configuration is left for the next start of the sweep."""
+        """Run the next seed, if it may start; otherwise the configuration is left to the next start of the sweep."""
         try:
             may_start = not self._seeds or self._gate.may_start(self._configuration)
             if may_start and self._seeds:
@@ -72,6 +72,7 @@ class ConfigurationTrial(tune.Trainable):
             self._return_slot()
             if not (isinstance(error, Halted) or is_storage_trouble(error)):
                 raise
+            # As a result: an exception would be this trial's failure to Tune, and the sweep would go on.
             halt = refused_by_storage(self._folder, self._sweep.retention, self._needed, error)
             return {"done": True, HALTED: str(halt), MISTAKE: halt.mistake}
         except BaseException:
@@ -112,7 +113,7 @@ class ConfigurationTrial(tune.Trainable):
             if not attempts.again(outcome):
                 break
         if self._finished(seed):
-            return  # by a trial that was taken for dead, and was not: its node is gone, but not the process
+            return  # by a trial that Ray took for dead while its process lived on without its node
         self._record(record, name, outcome, attempts)
         self._folder.append_result(record)
         self._needed = max(self._needed, needed_bytes(record))
@@ -121,7 +122,7 @@ class ConfigurationTrial(tune.Trainable):
             raise Halted(reason, mistake=outcome.status == "refused")
 
     def _look_for_space(self) -> None:
-        """Stop before a run for which there is no space. Known is what the runs of this actor have needed."""
+        """Raise Halted before a run for which there is no space, judged by what this actor's runs have needed."""
         if self._needed:
             free = free_bytes(self._folder, self._sweep.retention)
             if free < self._needed:
@@ -129,14 +130,14 @@ class ConfigurationTrial(tune.Trainable):
             self._warning = shortage(free, self._needed)
 
     def _micro_batch_size(self) -> int:
-        """As asked, or what an earlier seed was reduced to when it ran out of memory."""
+        """The configured size, or what an earlier seed was reduced to when it ran out of memory."""
         results = self._configuration.results()
         sizes = [each.micro_batch_size for each in results if each.finished and each.micro_batch_size]
         asked_for = int(self._configuration.configuration().training["micro_batch_size"])
         return min(sizes, default=asked_for)
 
     def _record(self, record: RunFolder, slot: str, outcome: Outcome, attempts: Attempts) -> None:
-        """Write how a run ended; a full disk is no end of it."""
+        """Write how a run ended. Raises Halted for a full disk, which leaves the run pending."""
         identity = {"configuration": self._configuration.key, "stage": self._stage, "slot": slot}
         if outcome.status == "finished":
             end = {"status": "finished", "reason": None, "failure": None, "attempts": record.attempt()}
@@ -163,11 +164,11 @@ class ConfigurationTrial(tune.Trainable):
         name, slot = self._lease
         outcome = execute_in(slot, job)
         if outcome.status != "finished":
-            self._return_slot()  # its workers may have to start again, and another may be free
+            self._return_slot()  # its workers may have to restart, and another slot may be free
         return name, outcome
 
     def _await_base(self) -> None:
-        """The driver measures the base model, and ends this actor should it fail."""
+        """Wait for the driver's measurement of the base model; if that fails, the driver ends this actor."""
         while self._folder.base() is None:
             time.sleep(_LOOK_SECONDS)
 
@@ -177,7 +178,7 @@ class ConfigurationTrial(tune.Trainable):
             ray.get(self._pool.give_back.remote(name))
 
     def _conclude(self) -> bool:
-        """Write how the configuration stands in the search; whether the trial is over."""
+        """Write the configuration's status in the search. Returns whether the trial is over."""
         if self._stage == CONFIRMATION:
             return not self._seeds
         results = self._configuration.results()
@@ -191,7 +192,7 @@ class ConfigurationTrial(tune.Trainable):
             self._configuration.write_status("finished", seeds, value)
         elif reason := self._reason_to_prune():
             self._configuration.write_status("pruned", seeds, value, reason)
-        elif not self._configuration.status().over:  # by a trial that took over from this one, taken for dead
+        elif not self._configuration.status().over:  # it is if this trial was taken for dead, and another ended it
             self._configuration.write_status("running", seeds, value)
             return False
         return True

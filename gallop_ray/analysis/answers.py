@@ -1,4 +1,4 @@
-"""What a run got right on test sets, example by example, weighted as a metric weights it."""
+"""What a run was given for each example of the test sets, weighted as a metric weights it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,11 @@ from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.metrics import task_weights
 from gallop_ray.spec.schema import DataSpec, Sweep
 from gallop_ray.tasks.metrics import Accuracies, Correct, plain, summarize
+from gallop_ray.tasks.values import are_values, numbers
 
 Answers = dict[str, NDArray[np.float64]]
-"""By task (examples,): 1 where the answer was right, 0 where not, times a weight; the sum of the means is the metric,
-up to a constant."""
+"""By task (examples,): 1 where the answer was right, 0 where not, or what else was measured of it, times a weight; the
+sum of the means is the metric, up to a constant."""
 
 
 def weights_of(folder: SweepFolder, sweep: Sweep, metric: str) -> dict[str, float]:
@@ -42,27 +43,25 @@ def recorded(run: RunFolder) -> Correct:
     """correct.json; empty where there is none, and where it is damaged, which is said once."""
     correct = run.read("correct") or {}
     if not _is_correct(correct, 3):
-        note_damage(run.path / "correct.json", "does not hold 0 and 1 for each example", "it counts as not there")
+        note_damage(
+            run.path / "correct.json", "does not hold 0 and 1, or a number, for each example", "it counts as not there"
+        )
         return {}
     return correct
 
 
 def _is_correct(value: Any, depth: int) -> bool:
-    """Whether it is a Correct, or what one holds at this many levels above its digits."""
+    """Whether it is a Correct, or what one holds at this many levels above its values."""
     if depth == 0:
-        return isinstance(value, str) and set(value) <= set("01")
+        return are_values(value)
     return isinstance(value, Mapping) and all(_is_correct(each, depth - 1) for each in value.values())
 
 
 def weighted(correct: Correct, weights: Mapping[str, float]) -> Answers:
     """The answers to each task's test set; empty unless all tasks were recorded."""
-    try:
-        return {task: weight * _numbers(plain(correct[task]["test"])) for task, weight in weights.items()}
-    except KeyError:
-        return {}
-
-
-def _numbers(digits: str | None) -> NDArray[np.float64]:
-    if digits is None:
-        raise KeyError("not measured")
-    return (np.frombuffer(digits.encode(), np.uint8) - ord("0")).astype(np.float64)
+    found = {task: plain(correct.get(task, {}).get("test", {})) for task in weights}
+    return {
+        task: weight * np.array(numbers(found[task] or ""), np.float64)
+        for task, weight in weights.items()
+        if all(found.values())
+    }

@@ -8,6 +8,7 @@ from scipy.special import stdtr
 
 from gallop_ray.spec.metrics import maximized, task_weights
 from gallop_ray.tasks.metrics import Correct, plain
+from gallop_ray.tasks.values import numbers
 
 
 def p_worse(
@@ -50,12 +51,12 @@ def _of_a_round(tasks: Sequence[str], metric: str, train_task: str) -> dict[str,
     return {task: sign * weight for task, weight in weights.items()}
 
 
-def _differences(mine: Correct, other: Correct, task: str) -> list[int]:
-    ours, theirs = (plain(each[task]["validation"]) or "" for each in (mine, other))
-    return [int(a) - int(b) for a, b in zip(ours, theirs, strict=True)]
+def _differences(mine: Correct, other: Correct, task: str) -> list[float]:
+    ours, theirs = (numbers(plain(each[task]["validation"]) or "") for each in (mine, other))
+    return [a - b for a, b in zip(ours, theirs, strict=True)]
 
 
-def _p_over_examples(weights: Mapping[str, float], by_seed: Sequence[Mapping[str, Sequence[int]]]) -> float:
+def _p_over_examples(weights: Mapping[str, float], by_seed: Sequence[Mapping[str, Sequence[float]]]) -> float:
     difference, parts = 0.0, []
     for task, weight in weights.items():
         each = [fmean(over_seeds) for over_seeds in zip(*(seed[task] for seed in by_seed), strict=True)]

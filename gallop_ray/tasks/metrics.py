@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from gallop_ray.spec.metrics import Metric, Scores, forget_ratio, metrics, test_metrics
 from gallop_ray.spec.schema import DataSpec
+from gallop_ray.tasks.values import Values, mean
 
 VACUOUS_BELOW = 0.05
 VACUOUS = (
@@ -14,23 +15,21 @@ VACUOUS = (
 )
 
 Accuracies = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""By task, split ("validation", "test") and way of measuring ("likelihood", "generated"), each in [0, 1]."""
-Correct = Mapping[str, Mapping[str, Mapping[str, str]]]
-"""As Accuracies, but for each example in the split's order a 1 where it was answered right, a 0 where not."""
+"""By task, split ("validation", "test") and way of measuring; the first way of a split is what counts for the task."""
+Correct = Mapping[str, Mapping[str, Mapping[str, Values]]]
+"""As Accuracies, but for each example in the split's order: 1 where it was answered right, 0 where not, or a number."""
 _Value = TypeVar("_Value")
 
 
 def plain(ways: Mapping[str, _Value]) -> _Value | None:
-    """What metrics without a suffix go by: likelihood; generation for a task without options, which has no other."""
-    return ways.get("likelihood", ways.get("generated"))
+    """What metrics without a suffix go by: the first way that was measured."""
+    return next(iter(ways.values()), None)
 
 
 def accuracies(correct: Correct) -> Accuracies:
-    """The shares of ones."""
+    """The means over the examples."""
     return {
-        task: {
-            split: {way: each.count("1") / len(each) for way, each in ways.items()} for split, ways in splits.items()
-        }
+        task: {split: {way: mean(each) for way, each in ways.items()} for split, ways in splits.items()}
         for task, splits in correct.items()
     }
 

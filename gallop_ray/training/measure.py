@@ -15,6 +15,7 @@ from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
 from gallop_ray.tasks.outputs import Outputs, describe
 from gallop_ray.tasks.text import text_loss
+from gallop_ray.tasks.values import Values, packed
 from gallop_ray.training.checkpoint import Best
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine
@@ -38,7 +39,7 @@ class Measured:
 def measure(resident: LoadedModel, module: nn.Module) -> Measured:
     """Accuracy by likelihood and, on test splits, by generation; general text. Collective, equal on every rank."""
     settings, tokenizer = resident.evaluation(), resident.tokenizer
-    correct: dict[str, dict[str, dict[str, str]]] = {}
+    correct: dict[str, dict[str, dict[str, Values]]] = {}
     generated: dict[str, Generated] = {}
     for name, task in resident.tasks.items():
         correct[name] = {"validation": measure_plain(module, tokenizer, task.validation, settings)}
@@ -46,22 +47,20 @@ def measure(resident: LoadedModel, module: nn.Module) -> Measured:
         ways = measure_plain(module, tokenizer, task.test, settings) if options else {}
         if resident.sweep.evaluation.generate:
             generated[name] = generation_correct(module, tokenizer, task.test, settings)
-            ways = {**ways, "generated": _digits(generated[name].correct)}
+            ways = {**ways, "generated": packed(generated[name].correct)}
         correct[name]["test"] = ways
     tests = {name: task.test for name, task in resident.tasks.items()}
     outputs = describe(tests, generated, resident.sweep.data.train_tasks[0]) if generated else {}
     return Measured(correct, outputs, text_loss(module, resident.text, tokenizer.pad_token_id))
 
 
-def measure_plain(module: Any, tokenizer: Any, examples: list[Example], settings: EvaluationSettings) -> dict[str, str]:
+def measure_plain(
+    module: Any, tokenizer: Any, examples: list[Example], settings: EvaluationSettings
+) -> dict[str, Values]:
     """Which examples are answered right by the way that metrics without a suffix go by: {way: digits}."""
     if all(one.number is None for one in examples):
-        return {"likelihood": _digits(likelihood_correct(module, tokenizer, examples, settings))}
-    return {"generated": _digits(generation_correct(module, tokenizer, examples, settings).correct)}
-
-
-def _digits(correct: list[bool]) -> str:
-    return "".join(str(int(each)) for each in correct)
+        return {"likelihood": packed(likelihood_correct(module, tokenizer, examples, settings))}
+    return {"generated": packed(generation_correct(module, tokenizer, examples, settings).correct)}
 
 
 @dataclass(frozen=True)

@@ -323,12 +323,13 @@ def test_a_file_in_the_place_of_a_run_is_named_and_set_aside_when_the_run_begins
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"range": {"test": {"likelihood": [1, 0]}}},
+        {"range": {"test": {"likelihood": [1, "0"]}}},
+        {"range": {"test": {"likelihood": [1.0, True]}}},
         {"range": {"test": None}},
         {"range": [1]},
         {"range": {"test": {"likelihood": "0192"}}},
     ],
-    ids=["list", "null", "no splits", "other digits"],
+    ids=["texts", "truth values", "null", "no splits", "other digits"],
 )
 def test_right_answers_of_another_shape_count_as_not_there(
     written: Written, wrong: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -336,4 +337,4 @@ def test_right_answers_of_another_shape_count_as_not_there(
     run = next(run for run in written.folder.runs() if run.result() is not None)
     run.write("correct", wrong)
     assert recorded(run) == {}
-    assert "correct.json does not hold 0 and 1 for each example" in caplog.text
+    assert "correct.json does not hold 0 and 1, or a number, for each example" in caplog.text

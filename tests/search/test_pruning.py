@@ -155,3 +155,17 @@ def test_a_rule_of_ones_own_sees_those_that_came_as_far(tmp_path: Path, monkeypa
     sys.modules.pop("own_rules")
     with pytest.raises(ValueError, match="did you mean `median`"):
         a_sweep(type="medain")
+
+
+def test_numbers_are_raced_as_right_answers_are() -> None:
+    """What is measured of each example may be any number; the first way of a split is what counts."""
+
+    def scored(seed: int, shift: float) -> dict[str, Any]:
+        draw = random.Random(seed)
+        values = [shift + 0.1 * draw.random() for _ in range(EXAMPLES)]
+        return {"t0": {"validation": {"f1": values, "exact_match": "0" * EXAMPLES}}}
+
+    mine, other = scored(1, 0.5), scored(2, 0.52)
+    p = p_worse({0: mine}, {0: other}, "val_id_accuracy", ["t0"])
+    f1 = [each["t0"]["validation"]["f1"] for each in (mine, other)]
+    assert p == pytest.approx(stats.ttest_rel(*f1, alternative="less").pvalue)

@@ -1,1 +1,1 @@
-"""MLflow, brought up to date with a sweep's folder by one thread of the driver. The only home of MLflow."""
+"""Mirrors a sweep's folder to MLflow, in one thread of the driver. The only package that uses MLflow."""

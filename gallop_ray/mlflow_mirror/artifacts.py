@@ -1,4 +1,4 @@
-"""What a finished sweep hands out in MLflow, all of it at the sweep's own run: verdict, report, the best adapter."""
+"""The artifacts of a finished sweep, uploaded to its own MLflow run: verdict, report, the best adapter."""
 
 import logging
 from pathlib import Path
@@ -13,20 +13,20 @@ _LOG = logging.getLogger(__name__)
 _FILES = (*MASK_REPORT, "results.jsonl")
 _ADAPTER = "adapter/adapter.safetensors"
 ADAPTER_BYTES = 1 << 28
-"""A larger adapter (all weights of a large model) stays in its run folder alone."""
+"""Larger adapters (all weights of a large model) are not uploaded; they stay in their run folders."""
 
 
 def handed_out(folder: SweepFolder, sweep: Sweep) -> RunFolder | None:
-    """The run whose adapter is handed out: the best seed of the sweep's best configuration; None where none is left."""
+    """The run whose adapter is uploaded: the best seed of the best configuration; None where no adapter is left."""
     found = best(folder.results(), sweep.objective)
     run = best_run(folder, found[0], sweep.objective) if found else None
     return run if run is not None and run.adapter.exists() else None
 
 
 def upload_sweep_artifacts(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: str) -> None:
-    """Describe the sweep's MLflow run by the report's verdict, and give it the report, the tables and the adapter.
+    """Set the description of the sweep's MLflow run to the report's verdict; upload report, tables and adapter.
 
-    What is not there is left out. Sending it again replaces what was sent.
+    Missing files are skipped. Uploading again replaces what was there.
     """
     chosen = handed_out(folder, sweep)
     store.log(run_id, tags={"mlflow.note.content": _description(folder, store, run_id, chosen)})
@@ -40,7 +40,7 @@ def upload_sweep_artifacts(folder: SweepFolder, sweep: Sweep, store: MlflowStore
 
 
 def _hand_out_adapter(folder: SweepFolder, run: RunFolder, store: MlflowStore, run_id: str) -> None:
-    """As an artifact and as a model: there is one for the sweep, which a later and better adapter replaces."""
+    """Upload as an artifact and as a model: the sweep has one, which a later, better adapter replaces."""
     size = run.adapter.stat().st_size
     if size > ADAPTER_BYTES:
         _LOG.warning("MLflow gets no copy of %s: %.1f GB are more than a copy should take", run.adapter, size / 1e9)
@@ -51,7 +51,7 @@ def _hand_out_adapter(folder: SweepFolder, run: RunFolder, store: MlflowStore, r
 
 
 def _description(folder: SweepFolder, store: MlflowStore, run_id: str, chosen: RunFolder | None) -> str:
-    """Markdown, as MLflow's page shows it."""
+    """The description, in Markdown, which MLflow renders."""
     verdict = folder.path / VERDICT
     lines = [verdict.read_text(encoding="utf-8").strip()] if verdict.exists() else []
     if (folder.path / PAGE).exists():

@@ -1,4 +1,4 @@
-"""What MLflow has beside runs: the datasets that they use, and models. Older servers lack one or both."""
+"""What MLflow has besides runs: the datasets that they use, and models. Older servers lack one or both."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from gallop_ray.spec.schema import DataSpec, Sweep
 _CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
 _NO_EXAMPLES = hashlib.sha256().hexdigest()
 _DIGEST_LENGTH = 12
-"""As what has changed is told by; MLflow takes 36, which leave no room in its table for what a dataset is for."""
+"""As long as in messages about changed data. MLflow takes 36, which leave no space in its table for the context."""
 
 
 class DatasetInput(NamedTuple):
-    """A split of a task. digest: the beginning of its hash in identity.json; source: JSON; context: what it is for."""
+    """A split of a task. digest: the beginning of its hash in identity.json; source: JSON; context: its purpose."""
 
     name: str
     digest: str
@@ -31,9 +31,9 @@ class DatasetInput(NamedTuple):
 
 
 def dataset_inputs(folder: SweepFolder, sweep: Sweep) -> list[DatasetInput]:
-    """What the runs of a sweep train on, validate and test with, what they train on first.
+    """The datasets that a sweep's runs train on, validate with and test with, in this order.
 
-    Empty until the first slot has loaded the data and noted its hashes, which is before any run begins.
+    Empty until the first slot has loaded the data and noted its hashes, which is before any run starts.
     """
     try:
         kept = split_hashes(folder)
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 ID_TAG = "gallop_ray.id"
-"""By which a run, or a model, is found again that a killed process made and did not note."""
+"""The tag by which a run or model is found again that a killed process has created but not noted."""
 _LOG = logging.getLogger(__name__)
 _UNKNOWN = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
 
@@ -69,7 +69,7 @@ class Extras:
     Args:
         client: of the store.
         experiment: its id.
-        is_active: whether a run is there and was not deleted.
+        is_active: whether a run exists and is not deleted.
     """
 
     def __init__(self, client: "MlflowClient", experiment: str, is_active: Callable[[str], bool]) -> None:
@@ -77,7 +77,7 @@ class Extras:
         self._untaken: set[str] = set()
 
     def log_datasets(self, run_id: str, datasets: Sequence[DatasetInput]) -> bool:
-        """Name the data that a run uses, in one request; repetition changes nothing. Whether MLflow has taken it."""
+        """Log the datasets of a run, in one idempotent request. Returns whether MLflow accepted them."""
         from mlflow.entities import Dataset, InputTag
         from mlflow.entities import DatasetInput as Input
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
@@ -89,7 +89,7 @@ class Extras:
         return self._taken("datasets", run_id, lambda: self._client.log_inputs(run_id, inputs))
 
     def log_model(self, run_id: str, name: str, file: Path, tags: Mapping[str, str]) -> bool:
-        """Make a file the run's only model, or replace that model's file and tags. Whether MLflow has taken it."""
+        """Make a file the run's only model, or replace that model's file and tags. Whether MLflow accepted it."""
         return self._taken("models", run_id, lambda: self._log_model(run_id, name, file, tags))
 
     def _log_model(self, run_id: str, name: str, file: Path, tags: Mapping[str, str]) -> None:
@@ -114,7 +114,7 @@ class Extras:
         return found[0]
 
     def _taken(self, what: str, run_id: str, send: Callable[[], None]) -> bool:
-        """What a server has no place for is said once and not tried again: all else is logged."""
+        """Send; what a server does not support is reported once and not tried again, and everything else is logged."""
         from mlflow.exceptions import MlflowException
 
         if what in self._untaken:
@@ -133,12 +133,12 @@ class Extras:
 
 
 def _is_unknown(error: Exception) -> bool:
-    """Whether it is about a request that this server, or this kind of store, does not have."""
+    """Whether an error means that this server, or this kind of store, does not know the request."""
     if isinstance(error, NotImplementedError):
         return True
     return getattr(error, "error_code", "") in _UNKNOWN or "failed with error code 405" in str(error)
 
 
 def _model_name(name: str) -> str:
-    """A model's name in the characters that MLflow takes."""
+    """A model's name, with the characters that MLflow refuses replaced."""
     return re.sub(r"[/:.%\"']", "-", name)

@@ -1,4 +1,4 @@
-"""What MLflow shows of a record, and what of a folder it has been sent."""
+"""How records become MLflow's metrics, parameters and tags; and what of a folder has been sent."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ _SHORT = {"learning_rate": "lr"}
 
 
 def step_points(events: Iterable[Event], after_step: int) -> list[Point]:
-    """The metrics of the steps after `after_step`. A repeated attempt repeats steps; each is sent once."""
+    """The metrics of the steps after `after_step`: a repeated attempt repeats steps, but each is sent once."""
     return [
         Point(f"training/{name}", float(value), event.time, event.step)
         for event in events
@@ -32,7 +32,7 @@ def step_points(events: Iterable[Event], after_step: int) -> list[Point]:
 
 
 def validation_points(events: Iterable[Event], after_step: int) -> list[Point]:
-    """What was validated during training after step `after_step`: curves beside the final values of those names."""
+    """Validations during training after step `after_step`: curves next to the final values of the same names."""
     return [
         Point(f"training/{name}", float(value), event.time, event.step)
         for event in events
@@ -43,17 +43,17 @@ def validation_points(events: Iterable[Event], after_step: int) -> list[Point]:
 
 
 def last_of(points: list[Point], before: int) -> int:
-    """The last step of these points; where there are none, the one `before`."""
+    """The last step of these points; `before` where there are none."""
     return points[-1].step if points else before
 
 
 def result_points(result: RunResult, time: float) -> list[Point]:
-    """All that was measured in a run, as final metrics."""
+    """All measurements of a run, as final metrics."""
     return [Point(name, value, time) for name, value in result.measurements().items()]
 
 
 def failure_tags(result: RunResult) -> dict[str, str]:
-    """Why a run failed, as tags: the class of the failure, its reason, and how often the run was begun."""
+    """Why a run failed, as tags: the class of the failure, its reason, and the number of attempts."""
     if not result.reason:
         return {}
     tags = {"failure": result.failure, "reason": result.reason, "attempts": result.attempts}
@@ -61,14 +61,14 @@ def failure_tags(result: RunResult) -> dict[str, str]:
 
 
 def run_name(configuration: StoredConfiguration, sweep: Sweep, ending: str) -> str:
-    """The method, what the search chose, and an ending that tells it from others: gallop lr=0.001 seed 0."""
+    """The method, what the search chose, and a distinguishing ending: gallop lr=0.001 seed 0."""
     searched = _searched(configuration, sweep).items()
     chosen = (f"{_SHORT.get(name, name)}={_short(value)}" for name, value in searched if value is not None)
     return " ".join((configuration.method["name"], *chosen, ending))
 
 
 def _short(value: object) -> str:
-    if isinstance(value, Mapping):  # a density by the rank of a LoRA that trains as many
+    if isinstance(value, Mapping):  # a density given as the rank of a LoRA with as many parameters
         return f"LoRA rank {value['lora_rank']}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -85,6 +85,7 @@ def _searched(configuration: StoredConfiguration, sweep: Sweep) -> dict[str, obj
 
 def configuration_params(configuration: StoredConfiguration, sweep: Sweep) -> dict[str, object]:
     """The few parameters by which configurations are compared, as far as they are known before a run."""
+    # Unknown ones are left out rather than sent as null: MLflow never changes a parameter.
     method = configuration.method
     params = {
         **_searched(configuration, sweep),
@@ -97,18 +98,18 @@ def configuration_params(configuration: StoredConfiguration, sweep: Sweep) -> di
 
 
 def found_density(configuration: StoredConfiguration) -> bool:
-    """Whether a run finds out its density: that of LoRA, and what is asked for by a rank. A number on every axis."""
+    """Whether the density is known only after a run: that of LoRA, or one given as a rank."""
     return not isinstance(configuration.method.get("density"), float)
 
 
 def density_params(configuration: StoredConfiguration, results: Iterable[RunResult]) -> dict[str, object]:
-    """The density that runs have found out, to the digits in which seeds agree."""
+    """The density that runs have measured, to as many digits as seeds agree in."""
     found = [result.density for result in results if result.density is not None]
     return {"density": f"{found[0]:.3g}"} if found and found_density(configuration) else {}
 
 
 def sweep_params(sweep: Sweep) -> dict[str, object]:
-    """The sweep's fixed parts that tell it from others."""
+    """The fixed parts of a sweep that distinguish it from others."""
     return {
         "model": sweep.model.name,
         "train": ", ".join(sweep.data.train_tasks),
@@ -129,9 +130,9 @@ FINAL_STATUS: dict[str, Status] = {
 
 @dataclass
 class Sent:
-    """How much of a folder MLflow holds; kept as the folder's mlflow.json, so that a restart knows.
+    """How much of a folder MLflow holds; kept as the folder's mlflow.json for restarts.
 
-    It counts only below the sweep's MLflow run named here: another server, or an emptied one, is sent everything.
+    Valid only for the sweep's MLflow run named here: another server, or an emptied one, is sent everything.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True)
@@ -147,7 +148,7 @@ class Sent:
 
     @property
     def ended(self) -> bool:
-        """Whether MLflow shows the run's end, and not merely an interruption."""
+        """Whether MLflow shows the run as ended, not just interrupted."""
         return self.status in FINAL_STATUS.values()
 
     def save(self, folder: Path) -> None:
@@ -156,10 +157,10 @@ class Sent:
 
     @classmethod
     def load(cls, folder: Path, sweep_run: str) -> "Sent | None":
-        """The folder's mlflow.json; None when there is none, or it is about another MLflow run of the sweep."""
+        """The folder's mlflow.json; None when there is none, or it belongs to another MLflow run of the sweep."""
         try:
             found = _SENT.validate_json(read_regular(folder / "mlflow.json"))
-        except (FileNotFoundError, Damaged, ValidationError):  # cut short by a power cut: MLflow is asked for the run
+        except (FileNotFoundError, Damaged, ValidationError):  # not durable: after a power cut MLflow is asked instead
             return None
         return found if found.sweep_run == sweep_run else None
 

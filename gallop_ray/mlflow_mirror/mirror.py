@@ -1,4 +1,4 @@
-"""The driver's one thread that mirrors run folders to MLflow. Whatever MLflow does, the sweep continues."""
+"""The driver's thread that mirrors run folders to MLflow. Whatever MLflow does, the sweep continues."""
 
 import logging
 import sys
@@ -19,10 +19,10 @@ _LONGEST_PAUSE_SECONDS = 60.0
 
 
 class MlflowMirror:
-    """Sends what run folders hold to MLflow, while the sweep runs and once more at its end.
+    """Sends the contents of run folders to MLflow, while the sweep runs and once more at its end.
 
-    While MLflow is away the folders are the buffer: it is asked again after 1, 2, 4, ... 60 seconds, and what it
-    still misses at the end is sent by the next start of the same sweep.
+    While MLflow is away the folders are the buffer: it is tried again after 1, 2, 4, ... 60 seconds, and what it still
+    misses at the end is sent by the next start of the same sweep.
 
     Args:
         folder: the sweep's records.
@@ -42,17 +42,17 @@ class MlflowMirror:
         self._thread = threading.Thread(target=self._mirror, name="mlflow-mirror", daemon=True)
 
     def start(self) -> None:
-        """Begin to mirror; returns at once."""
+        """Start mirroring; returns at once."""
         self._thread.start()
 
     def stop(self, timeout: float = 60.0, finished: bool = True, now: bool = False, early: bool = False) -> bool:
         """Send what is left and end the thread.
 
         Args:
-            timeout: seconds to wait for it; for a complete sweep again and again while MLflow takes what it is sent.
+            timeout: seconds to wait; for a complete sweep repeated as long as MLflow accepts data.
             finished: whether the sweep is complete, and not interrupted.
-            now: only leave nothing shown as running; what is left is sent by the next start.
-            early: the sweep itself says that it has not come to its end, and how to resume it.
+            now: only mark nothing as running any more; the next start sends the rest.
+            early: the sweep itself reports that it has not ended, and how to resume it.
 
         Returns:
             Whether MLflow holds everything.
@@ -67,7 +67,7 @@ class MlflowMirror:
         return complete
 
     def _join(self, timeout: float) -> None:
-        """Wait for the thread. Thousands of short runs can end faster than MLflow takes them."""
+        """Wait for the thread: thousands of short runs can end faster than MLflow accepts them."""
         before = -1
         while self._thread.is_alive() and self._taken() > before:
             before = self._taken() if self._finished else sys.maxsize
@@ -84,7 +84,7 @@ class MlflowMirror:
         self._complete = self._attempt(last=True)
 
     def _attempt(self, last: bool) -> bool:
-        """One pass over the folders; whether MLflow took it."""
+        """One pass over the folders. Returns whether MLflow accepted everything."""
         try:
             sync = self._connected()
             if not (last and self._now):
@@ -107,7 +107,7 @@ class MlflowMirror:
         return self._sync
 
     def _note_trouble(self, error: Exception) -> None:
-        """One line when MLflow goes away or refuses, and not one a second."""
+        """One line when MLflow goes away or refuses, rather than one per second."""
         ours = isinstance(error, OSError) and error.filename is not None and is_storage_trouble(error)
         found = Trouble(True, described_trouble(error)) if ours else trouble(error, self._uri)
         if found != self._trouble:

@@ -1,4 +1,4 @@
-"""MLflow's SQLite file: it appears whole or not at all, and a broken one makes way for another."""
+"""MLflow's SQLite file: created atomically, and replaced when it is broken."""
 
 import logging
 import os
@@ -19,12 +19,12 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-# What says nothing of the file's content.
+# Errors that say nothing about the file's content: never a reason to set it aside.
 _PASSING = ("locked", "busy", "readonly", "unable to open", "disk I/O", "disk is full", "out of memory")
 
 
 def prepare() -> None:
-    """Before MLflow is used: it and alembic tell of every table they make, on loggers set up while it is imported."""
+    """Call before MLflow is imported: it and alembic log every table they create, on loggers set up at import."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -33,7 +33,7 @@ def prepare() -> None:
 
 
 def address_of(path: Path) -> str:
-    """The tracking uri of a file, whose path may hold what has a meaning in an address: ? and %."""
+    """The tracking uri of a file; ? and % in its path, which have a meaning in a uri, are quoted."""
     return f"sqlite:///{quote(str(path), safe=_unquoted(str(path)))}"
 
 
@@ -47,9 +47,9 @@ def file_of(uri: str) -> Path | None:
 
 
 def make_whole(path: Path) -> None:
-    """Make the file where it is not there: MLflow takes seconds and hundreds of steps for its tables.
+    """Create the file if it is missing. MLflow needs seconds and hundreds of statements for its tables.
 
-    They are made in a draft beside it, by one process at a time. A draft that a killed process left is removed.
+    They are created in a draft next to it, by one process at a time. Drafts of killed processes are removed.
     """
     if path.exists():
         return
@@ -67,11 +67,13 @@ def make_whole(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a broken file, so that it can be made again; where it is now, None where another process did so."""
+    """Rename a broken file, so that it can be created again. Returns its new path; None if another process did it."""
     aside = path.with_name(f"{path.stem}.broken-{int(time.time())}{path.suffix}")
     with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_SECONDS):
+        # Asked again under the lock: another process may have replaced it meanwhile.
         if not path.exists() or not is_broken(_error_of(path)):
             return None
+        # With its journals, which SQLite would replay into the new file of the same name.
         for companion in _COMPANIONS:
             beside = path.with_name(path.name + companion)
             if beside.exists():
@@ -80,7 +82,7 @@ def set_aside(path: Path) -> Path | None:
 
 
 def is_broken(error: BaseException | None) -> bool:
-    """Whether an error of MLflow's is about what the file holds: tables made by half, or no database at all."""
+    """Whether an error of MLflow's is about the file's content: incomplete tables, or not a database at all."""
     from sqlalchemy.exc import DBAPIError
 
     return isinstance(error, DBAPIError) and not any(words in str(error.orig) for words in _PASSING)
@@ -95,7 +97,7 @@ def _error_of(path: Path) -> Exception | None:
 
 
 def _make_tables(path: Path) -> None:
-    """What every client of MLflow does first; here with a connection that is closed again."""
+    """Create the tables, as every MLflow client does first; here with a connection that is closed again."""
     prepare()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -105,13 +107,13 @@ def _make_tables(path: Path) -> None:
     try:
         SqlAlchemyStore(address_of(path), (path.parent / "mlartifacts").as_uri())  # type: ignore[no-untyped-call]
     finally:
-        # MLflow keeps an engine for each address, and its connections would stay with the file that is renamed.
+        # MLflow caches an engine per address; its connections would stay open on the renamed file.
         close_engine(address_of(path))
         remove_stray(path)
 
 
 def remove_stray(path: Path) -> None:
-    """Remove the empty folders that MLflow makes by the address as it is written, where that is not the file's path."""
+    """Remove the empty folders that MLflow creates for the quoted path of an address, where that differs."""
     stray = Path(address_of(path).removeprefix("sqlite:///")).parent
     while not path.parent.is_relative_to(stray):
         try:

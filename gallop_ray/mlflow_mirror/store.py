@@ -1,4 +1,4 @@
-"""The only place that knows MLflow. Everything here may raise; whoever calls it must do without."""
+"""The client of MLflow. Everything here may raise; callers must be able to do without."""
 
 import hashlib
 import logging
@@ -22,11 +22,11 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _DATABASE = "mlflow.db"
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it MLflow's page may show the experiment as one of language model applications."""
-_POINTS_PER_REQUEST = 800  # of the 1000 that MLflow takes; up to 100 each may be parameters and tags
+"""Without this tag MLflow's UI may show the experiment as one of language model applications."""
+_POINTS_PER_REQUEST = 800  # MLflow takes 1000 items per request, of which up to 100 each are parameters and tags
 _PARAM_LENGTH = 500
 _NAME_LENGTH = 250
-# Not what MLflow takes, and what would look like one of these.
+# Characters that MLflow refuses, and what would look like one of their replacements.
 _STRANGE = re.compile(r"[^/\w.\- :]|-(?=[0-9A-F]+-)")
 _LOG = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Point(NamedTuple):
 
 
 def tracking_uri(sweep: Sweep) -> str:
-    """Where MLflow records go: the sweep's uri, MLFLOW_TRACKING_URI, or an SQLite file in the output folder."""
+    """The tracking uri: the sweep's, MLFLOW_TRACKING_URI, or an SQLite file in the output folder."""
     return sweep.tracking.uri or default_uri(sweep.output)
 
 
@@ -53,7 +53,7 @@ def default_uri(output: str) -> str:
 
 
 def look(uri: str, experiment: str) -> None:
-    """Ask for the experiment as a sweep does that begins; nothing is made. Raises what the sweep would come to."""
+    """Look up the experiment as a starting sweep does, without creating anything. Raises what the sweep would meet."""
     if (path := file_of(uri)) is not None and not path.exists():
         return
     _find(_client(uri), experiment)
@@ -64,8 +64,8 @@ class MlflowStore:
 
     Args:
         uri: an MLflow tracking uri.
-        experiment: made when it is not there.
-        artifacts: folder for artifacts, unless a server decides about them.
+        experiment: created if missing.
+        artifacts: folder for artifacts, unless a server decides on them.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
@@ -82,14 +82,14 @@ class MlflowStore:
         try:
             made = self._client.create_experiment(experiment, artifact_location=location, tags=_TRAINING)
         except MlflowException as error:
-            # Another sweep that begins at the same time has made it.
+            # Another sweep that starts at the same time may have created it.
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or not (found := _find(self._client, experiment)):
                 raise
             return found
         return str(made)
 
     def is_active(self, run_id: str) -> bool:
-        """Whether the run is there and was not deleted."""
+        """Whether the run exists and is not deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -100,12 +100,12 @@ class MlflowStore:
             raise
 
     def find_or_create(self, identity: str, name: str, parent: str | None, start: float, tags: dict[str, str]) -> str:
-        """The id of the run of that identity, which is made, RUNNING, when it is not there."""
+        """The id of the run with that identity, which is created as RUNNING if missing."""
         found = self._client.search_runs([self._experiment], f"tags.`{ID_TAG}` = '{identity}'", max_results=1)
         return str(found[0].info.run_id) if found else self.create(identity, name, parent, start, tags)
 
     def create(self, identity: str, name: str, parent: str | None, start: float, tags: dict[str, str]) -> str:
-        """Make a run of that identity, RUNNING; its id."""
+        """Create a run with that identity as RUNNING. Returns its id."""
         family = {"mlflow.parentRunId": parent} if parent else {}
         run = self._client.create_run(
             self._experiment, start_time=_ms(start), tags={ID_TAG: identity, **family, **tags}, run_name=name
@@ -119,9 +119,9 @@ class MlflowStore:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, object] | None = None,
     ) -> None:
-        """Send metrics, parameters and tags, 800 points a request; Refused when MLflow does not take them.
+        """Send metrics, parameters and tags, 800 points per request. Raises Refused when MLflow rejects them.
 
-        Sending the same points again changes nothing in an MLflow database, which makes repetition harmless.
+        Repetition is harmless: sending the same points again changes nothing in an MLflow database.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -135,7 +135,7 @@ class MlflowStore:
     def _send(
         self, run_id: str, metrics: "Sequence[Metric]", params: "Sequence[Param]", tags: "Sequence[RunTag]"
     ) -> None:
-        """One request; where it is refused for some of its metrics, those are left out."""
+        """Send one request; if it is refused for some of its metrics, find those by halving and leave them out."""
         try:
             with _refusals():
                 self._client.log_batch(run_id, metrics, params, tags)
@@ -155,7 +155,7 @@ class MlflowStore:
                     self._send(run_id, part, [], [])
 
     def set_status(self, run_id: str, status: Status, end: float | None = None) -> None:
-        """Set the run's status; `end` in seconds since 1970, None for now. Refused as in `log`."""
+        """Set the run's status; `end` in seconds since 1970, None for now. Raises Refused as `log`."""
         with _refusals():
             if status == "RUNNING":
                 self._client.update_run(run_id, status)
@@ -163,28 +163,28 @@ class MlflowStore:
                 self._client.set_terminated(run_id, status, None if end is None else _ms(end))
 
     def upload(self, run_id: str, path: Path, folder: str = ".") -> None:
-        """Store a file as the run's artifact, in this folder of its artifacts. Refused as in `log`."""
+        """Upload a file to this folder of the run's artifacts. Raises Refused as `log`."""
         with _refusals():
             self._client.log_artifact(run_id, str(path), None if folder == "." else folder)
         self.taken += 1
 
     def upload_folder(self, run_id: str, path: Path) -> None:
-        """Store all that is in a folder as artifacts below the folder's name. Refused as in `log`."""
+        """Upload all files of a folder, below the folder's name. Raises Refused as `log`."""
         for file in sorted(each for each in path.rglob("*") if each.is_file()):
             self.upload(run_id, file, file.parent.relative_to(path.parent).as_posix())
 
     def upload_json(self, run_id: str, name: str, value: Mapping[str, object]) -> None:
-        """Store an object as the run's artifact of this name. Refused as in `log`."""
+        """Upload an object as the run's artifact of this name. Raises Refused as `log`."""
         with _refusals():
             self._client.log_dict(run_id, dict(value), name)
 
     def page(self, run_id: str, artifact: str) -> str:
-        """The address of an artifact's page within MLflow's pages."""
+        """The address of an artifact's page within MLflow's UI."""
         return f"#/experiments/{self._experiment}/runs/{run_id}/artifacts/{artifact}"
 
 
 def metric_name(name: str) -> str:
-    """A metric's name in the characters that MLflow takes: `c++` is `c-2B--2B-`, so that no two names become one."""
+    """A metric's name in characters that MLflow takes: `c++` becomes `c-2B--2B-`, and no two names the same one."""
     taken = _STRANGE.sub(lambda found: f"-{ord(found[0]):X}-", name)
     if len(taken) <= _NAME_LENGTH:
         return taken
@@ -199,7 +199,7 @@ def _client(uri: str) -> "MlflowClient":
 
 
 def _find(client: "MlflowClient", experiment: str) -> str | None:
-    """The experiment's id; None where there is none. Refused where it was deleted."""
+    """The experiment's id; None where there is none. Raises Refused where it was deleted."""
     found = client.get_experiment_by_name(experiment)
     if found is not None and not found.experiment_id:
         raise Refused("what answers is no MLflow server: correct the address")
@@ -210,13 +210,13 @@ def _find(client: "MlflowClient", experiment: str) -> str | None:
 
 
 def _opened(uri: str, own: Path) -> "MlflowClient":
-    """A client of the store. A file that is not there is made, and a broken one made again if it is the sweeps' own."""
+    """A client of the store. Creates a missing SQLite file, and replaces a broken one if it is the sweeps' own."""
     path = file_of(uri)
     if path is None:
         return _client(uri)
     make_whole(path)
     try:
-        client = _client(uri)  # which looks at the tables
+        client = _client(uri)  # checks the tables
     except Exception as error:
         if path.resolve() != own.resolve() or not is_broken(error):
             raise
@@ -234,7 +234,7 @@ def _opened(uri: str, own: Path) -> "MlflowClient":
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turns MLflow's errors that repeating cannot fix into Refused."""
+    """Turn MLflow's errors that repetition cannot fix into Refused."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,4 +1,4 @@
-"""Bringing MLflow up to date with a sweep folder. May raise at any point; calling it again continues from there."""
+"""Brings MLflow up to date with a sweep folder. May raise at any point; calling it again continues from there."""
 
 import logging
 import time
@@ -44,7 +44,7 @@ Tags = Mapping[str, object]
 
 @dataclass(frozen=True)
 class _Made:
-    """An MLflow run that was made just now: what it is still to be told, and the tags that it has."""
+    """An MLflow run that was just created: the parameters still to send, and the tags that it has."""
 
     params: Mapping[str, object]
     tags: Tags
@@ -53,8 +53,8 @@ class _Made:
 class SweepSync:
     """Mirrors one sweep as MLflow runs: sweep > configuration > seed.
 
-    What was sent is kept in the mlflow.json of each folder. A folder without one is first looked for in MLflow by
-    its identity, so that a kill between making a run and noting it makes no second one.
+    What was sent is kept in each folder's mlflow.json. For a folder without one MLflow is searched by identity first,
+    so that a kill between creating a run and noting it does not lead to a second one.
     """
 
     def __init__(self, folder: SweepFolder, sweep: Sweep, store: MlflowStore) -> None:
@@ -69,7 +69,7 @@ class SweepSync:
         self._uploads = True
         self._made: dict[Path, _Made] = {}
         self._datasets: list[DatasetInput] = []
-        # An earlier start, or a request that failed, may have made their MLflow runs without noting it.
+        # An earlier start, or a failed request, may have created their MLflow runs without noting it.
         self._unsure = {
             path for each in folder.configurations() for path in (each.path, *(r.path for r in each.runs()))
         }
@@ -89,13 +89,13 @@ class SweepSync:
         return str(run_id)
 
     def sync(self) -> None:
-        """Send what is new. What MLflow refuses is left out, with a warning; other errors end this pass."""
+        """Send what is new. What MLflow refuses is skipped with a warning; other errors end this pass."""
         for configuration in self._open.look():
             self._unless_refused(configuration.path, partial(self._sync_configuration, configuration))
         self._send_counts()
 
     def _send_datasets(self, run_id: str) -> bool:
-        """Whether a run now has its datasets; with the first one the sweep's own run gets them, too."""
+        """Send a run's datasets, with the first one also the sweep's own run's. Whether the run now has them."""
         if not self._datasets and (found := dataset_inputs(self._folder, self._sweep)):
             self._store.extras.log_datasets(self._id, found)
             self._datasets = found
@@ -113,7 +113,7 @@ class SweepSync:
             note_damage(error.path, error.reason, "MLflow is not told of it while it is so")
 
     def _sync_configuration(self, configuration: ConfigurationFolder) -> None:
-        # The status is read before the runs: whoever writes it has written the results first.
+        # The status before the runs: it is written after the results, so these will not be older than it.
         status = configuration.status().status
         self._statuses[configuration.path] = f"configurations_{status}"
         sent = self._sent_of(configuration, self._id, {"status": status} if status in FINAL_STATUS else {})
@@ -128,9 +128,9 @@ class SweepSync:
             self._forget(configuration.path, *(run.path for run in versions))
 
     def _forget(self, *folders: Path) -> None:
-        """Of what has ended, the folders remember what was sent: thousands of configurations would fill the memory.
+        """Drop what is kept in memory about ended folders, whose mlflow.json remembers: there may be thousands.
 
-        What was refused has no such note, and `close` still has to end it.
+        Refused ones have no such note, and `close` still has to end them.
         """
         for folder in folders:
             self._means.pop(folder, None)
@@ -138,8 +138,8 @@ class SweepSync:
                 self._sent.pop(folder, None)
 
     def _sync_run(self, run: RunFolder, version: Version, parent: Sent) -> None:
-        """Send a run's news. `version` was taken before anything is read here, and the result before the events."""
-        result = run.result()
+        """Send what is new in a run. `version` was taken before anything is read here."""
+        result = run.result()  # before the events, of which all are there once there is a result
         tags: dict[str, str] = {"status": result.status, **failure_tags(result)} if result else {}
         sent = self._sent_of(run, parent.run_id, tags)
         tail = run.tail(sent.offset, sent.attempt)
@@ -163,7 +163,7 @@ class SweepSync:
             if result is not None and ends:
                 self._upload(partial(self._store.upload_json, sent.run_id, "run.json", _whole(run, result)))
                 self._put_status(sent, FINAL_STATUS[result.status], _ended(result))
-            sent.save(run.path)
+            sent.save(run.path)  # last: after a kill before this everything is sent again, which changes nothing
         if result is None:
             self._ended.pop(run.path, None)
             return
@@ -171,7 +171,7 @@ class SweepSync:
         self._ended[run.path] = version
 
     def _sent_of(self, folder: ConfigurationFolder | RunFolder, parent: str, tags: Tags) -> Sent:
-        """What was sent of a folder; where nothing was its MLflow run is made, with these tags."""
+        """What was sent of a folder; if nothing, its MLflow run is created with these tags."""
         sent = self._sent.get(folder.path) or Sent.load(folder.path, self._id) or self._create(folder, parent, tags)
         self._sent[folder.path] = sent
         return sent
@@ -194,15 +194,15 @@ class SweepSync:
         return Sent(self._id, run_id)
 
     def _add_params(self, sent: Sent, params: Mapping[str, object]) -> None:
-        """Parameters that were found out late. One that has another value already keeps it: MLflow changes none."""
+        """Send parameters that became known late. MLflow refuses to change one that has another value."""
         if params:
             with suppress(Refused):
                 self._store.log(sent.run_id, params=params)
 
     def _log(self, folder: Path, sent: Sent, points: Sequence[Point], tags: Tags) -> None:
-        """Send points and tags, with the parameters of a run that was just made, in one request.
+        """Send points and tags, with the parameters of a run that was just created, in one request.
 
-        Tags with which the run was made are left out: MLflow takes half as long.
+        Tags that the run was created with are left out, which halves MLflow's time.
         """
         made = self._made.get(folder, _Made({}, {}))
         news = {name: value for name, value in tags.items() if made.tags.get(name) != value}
@@ -216,14 +216,14 @@ class SweepSync:
             sent.save(folder)
 
     def _revive(self, folder: Path, sent: Sent) -> None:
-        """A run that is resumed after an interruption, or retried after a failure, is running again."""
+        """Mark a run as running again that was resumed after an interruption, or retried after a failure."""
         if sent.status != "RUNNING":
             self._set_status(folder, sent, "RUNNING", "running")
 
     def _upload(self, upload: Callable[[], None]) -> None:
-        """Artifacts are a convenience: a server that has no place for them still takes everything else.
+        """Upload, or warn: artifacts are a convenience, and a server without storage for them takes everything else.
 
-        When the server itself is away, the next request says so, and all is repeated with the artifacts.
+        If the server itself is away, the next request fails, and everything is repeated, artifacts included.
         """
         try:
             upload()
@@ -235,7 +235,7 @@ class SweepSync:
     def _send_configuration(
         self, configuration: ConfigurationFolder, runs: list[RunFolder], sent: Sent, status: str
     ) -> None:
-        """Send means over seeds when a seed has ended, and the end; of what has ended all was sent before."""
+        """Send means over seeds when a seed has ended, and the configuration's end."""
         ended = {run.path: self._ended[run.path] for run in runs if run.path in self._ended}
         points: list[Point] = []
         if ended and not sent.ended and self._means.get(configuration.path) != ended:
@@ -269,7 +269,7 @@ class SweepSync:
             self._counts = counts
 
     def close(self, finished: bool) -> None:
-        """Leave nothing shown as running: what has no end yet was interrupted.
+        """Mark everything that has not ended as interrupted, so that nothing is shown as running.
 
         Args:
             finished: whether the sweep is complete.
@@ -287,7 +287,7 @@ class SweepSync:
         self._store.set_status(self._id, "FINISHED" if finished else "KILLED")
 
     def _leave(self, folder: Path) -> None:
-        """Of what MLflow refused to take in full the run is not left RUNNING; it may be the run that was deleted."""
+        """Do not leave a run RUNNING of which MLflow refused something; it may have been deleted."""
         sent = self._sent.get(folder) or Sent.load(folder, self._id)
         if sent is not None and not sent.ended:
             with suppress(Refused):
@@ -302,7 +302,7 @@ class SweepSync:
 
 
 def _whole(run: RunFolder, result: RunResult) -> Record:
-    """The run's documents as one: an upload takes longer than the bytes do."""
+    """The run's documents as one: each upload costs more than its bytes."""
     found = {name: run.read(name) for name in _DOCUMENTS}
     return {"result": result.as_json(), **{name: document for name, document in found.items() if document is not None}}
 
@@ -312,6 +312,6 @@ def _ended(result: RunResult) -> float:
 
 
 def _begun(folder: Path) -> float:
-    """When the folder's sweep, configuration or run began, in seconds since 1970."""
+    """When the folder's sweep, configuration or run started, in seconds since 1970."""
     declared = [folder / name for name in ("configuration.json", "spec.json") if (folder / name).exists()]
     return declared[0].stat().st_mtime if declared else time.time()

@@ -1,4 +1,4 @@
-"""What MLflow's errors mean: it is away and will be back, or it refuses what is asked and something has to change."""
+"""What MLflow's errors mean: it is away and will be back, or it refuses the request and something has to change."""
 
 import json
 import re
@@ -32,22 +32,22 @@ _FIXES = (
     ("is not a database", "move the file away, or name another in tracking.uri"),
 )
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST")
-"""MLflow's codes of errors that repetition does not make go away."""
+"""MLflow's error codes for which repetition is useless."""
 
 
 class Refused(Exception):
-    """MLflow is there and does not want this: repeating it is of no use (for example, somebody deleted the run)."""
+    """MLflow refuses a request, and repeating it is useless (for example, somebody has deleted the run)."""
 
 
 class Trouble(NamedTuple):
-    """Why MLflow takes nothing. refuses: something has to be changed, no waiting helps; `reason` then says what."""
+    """Why MLflow accepts nothing. refuses: waiting does not help, and `reason` says what has to be changed."""
 
     refuses: bool
     reason: str
 
 
 def trouble(error: Exception, uri: str) -> Trouble:
-    """What an error of MLflow's means for whoever uses this store; its reason holds no password."""
+    """What an error of MLflow's means for the user of this store; the reason contains no password."""
     text = _with_status(error, uri)
     said = hidden_in(_first_sentences(text), uri)
     fix = next(_fixes(error, text, uri), "")
@@ -55,7 +55,7 @@ def trouble(error: Exception, uri: str) -> Trouble:
 
 
 def _with_status(error: Exception, uri: str) -> str:
-    """What it says. Of an answer in JSON that is not MLflow's own, MLflow drops the status: it is asked once more."""
+    """The error's message. For JSON that is not MLflow's own, MLflow drops the HTTP status, so ask once more."""
     text = str(error).strip() or type(error).__name__
     from mlflow.exceptions import RestException
 
@@ -63,7 +63,7 @@ def _with_status(error: Exception, uri: str) -> str:
         return text
     try:
         return f"failed with error code {_status(uri)}: {json.dumps(error.json)}"
-    except Exception:  # whatever asking again comes to, the first answer is told
+    except Exception:  # if asking again fails, the first answer has to do
         return text
 
 
@@ -97,7 +97,7 @@ def _migration(version: str, uri: str) -> str:
 
 
 def _first_sentences(text: str) -> str:
-    """Without SQL, links, and what follows: a page of it tells no more."""
+    """The message without SQL and links, which fill a page and add nothing."""
     line = re.split(r"\n|\s\(Background on|\[SQL", text)[0]
     if "out-of-date database schema" in line or "filesystem tracking backend" in line:
         line = line.partition(". ")[0]

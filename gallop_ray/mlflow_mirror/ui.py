@@ -1,4 +1,4 @@
-"""The MLflow page of a tracking store, in the browser."""
+"""Opens MLflow's UI for a tracking store in the browser."""
 
 import json
 import os
@@ -27,7 +27,7 @@ _ANSWER_SECONDS = 20.0
 
 
 def stored_at(directory: str) -> tuple[str, str]:
-    """The MLflow store and experiment of a sweep, given its folder, or of a folder of sweeps that name neither."""
+    """The tracking uri and experiment of a sweep by its folder, or the default ones for a folder of sweeps."""
     if not SweepFolder(Path(directory).expanduser()).exists():
         return default_uri(directory), TrackingSpec().experiment
     sweep = open_sweep(directory).sweep
@@ -35,18 +35,18 @@ def stored_at(directory: str) -> tuple[str, str]:
 
 
 def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: str = "gallop_ray") -> int:
-    """Show a tracking store in MLflow's page until Ctrl-C; returns an exit status.
+    """Show a tracking store in MLflow's UI until Ctrl-C; returns an exit status.
 
-    A store that is a server already has a page: its address is shown, nothing is started.
+    A server has its own UI: only its address is shown, and nothing is started.
 
     Args:
         uri: an MLflow tracking uri.
-        port: where to serve the page on this machine.
+        port: where to serve the UI on this machine.
         open_browser: open the page as well as print its address.
-        experiment: the experiment whose runs are shown; all experiments where it is not there.
+        experiment: the experiment whose runs are shown; all experiments if it does not exist.
 
     Raises:
-        ValueError: the port is taken.
+        ValueError: the port is in use.
     """
     if uri.startswith(("http:", "https:")):
         _show(_runs_of(experiment, uri), open_browser)
@@ -56,10 +56,10 @@ def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: s
     if (path := file_of(uri)) is not None:
         make_whole(path)
         uri = uri if path.is_absolute() else address_of(path.absolute())  # the server starts in another folder
-    # MLflow makes a folder for artifacts where it is started, although the experiments say where theirs are.
+    # MLflow creates a folder for artifacts where it is started, although the experiments name their own.
     with tempfile.TemporaryDirectory() as start_folder:
         log = Path(start_folder) / "log"
-        # kill ends this process as Ctrl-C does: the server lives in a session of its own and would stay.
+        # SIGTERM must act like Ctrl-C: the server has its own session and would survive this process.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         server = _start(uri, port, log)
         try:
@@ -74,10 +74,10 @@ def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: s
 
 def _start(uri: str, port: int, log: Path) -> "subprocess.Popen[bytes]":
     store = ["--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
-    # Without its job runners, a dozen processes that this page has no use for.
+    # Without MLflow's job runners, a dozen processes that the UI does not need.
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment = {**os.environ, **lean, "GIT_PYTHON_REFRESH": "quiet"}
-    # A session of its own: Ctrl-C reaches this process alone, which then ends the server with all its workers.
+    # In its own session: Ctrl-C reaches only this process, which then ends the server with all its workers.
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "mlflow", "ui", *store],
@@ -104,9 +104,9 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, log: Path) -> N
 
 
 def _runs_of(experiment: str, address: str) -> str:
-    """The page of the experiment's runs; the server's first page where it does not tell the experiment.
+    """The page of the experiment's runs; the server's home page if it does not know the experiment.
 
-    Without a password, for which the browser asks: what stands on a command line everybody on the machine can read.
+    Without a password, for which the browser asks: command lines can be read by everybody on the machine.
     """
     address = hidden(address).replace(f"{HIDDEN}@", "")
     question = f"{address.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment)}"

@@ -1,1 +1,1 @@
-"""What a sweep leaves on disk, read and written: its folder and those of its runs. Needs no heavy package."""
+"""What a sweep leaves on disk: reading and writing its folder and those of its runs. Needs no heavy package."""

@@ -1,4 +1,4 @@
-"""The user's own code in a sweep's folder: every node sees it there, and it stays beside the results that it made."""
+"""Copies of the user's own code in the sweep's folder, where every node sees them and the results keep them."""
 
 import filecmp
 import shutil
@@ -16,9 +16,9 @@ _FOLDER, _METRICS = "code", "metrics.json"
 
 
 def keep_code(folder: SweepFolder, sweep: Sweep) -> list[str]:
-    """Copy the modules that a sweep names by `module:Name`; returns what to say of those that have changed.
+    """Copy the modules that a sweep names by `module:Name`. Returns a line about each that has changed.
 
-    A module that is installed is left where it is: every node has packages of its own.
+    Installed modules are not copied: every node has its own packages.
     """
     said = []
     for source in dict.fromkeys(filter(None, map(module_file, references(sweep)))):
@@ -38,19 +38,19 @@ def keep_code(folder: SweepFolder, sweep: Sweep) -> list[str]:
 
 
 def use_code(folder: SweepFolder) -> None:
-    """Look for modules in the sweep's folder first, where it keeps some."""
+    """Import modules from the sweep's folder first, if it has some."""
     if (folder.path / _FOLDER).is_dir():
         look_in(folder.path / _FOLDER)
 
 
 def keep_metrics(folder: SweepFolder, sweep: Sweep) -> None:
-    """Note what readers need of the metrics that a sweep names: they have not their code."""
+    """Store the facts about a sweep's own metrics, for readers that do not have their code."""
     if sweep.evaluation.metrics:
         write_json(folder.path / _METRICS, stored_facts([declare(name).name for name in sweep.evaluation.metrics]))
 
 
 def use_metrics(folder: SweepFolder) -> None:
-    """Know the metrics that a sweep has named, without their code."""
+    """Declare a sweep's own metrics from the stored facts, without their code."""
     declare_stored(read_json(folder.path / _METRICS) or {})
 
 

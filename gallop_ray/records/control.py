@@ -1,7 +1,7 @@
-"""What is asked of a sweep while it runs, and by whom it is run: control.json and driver.json of its folder.
+"""Commands to a running sweep, and which process runs it: control.json and driver.json of its folder.
 
-Commands write control.json; the driver and its trials look at it every half second. It speaks to one driver: the next
-one begins without it.
+Commands write control.json; the driver and its trials look at it every half second. It is for one driver: the next one
+starts without it.
 """
 
 import os
@@ -24,7 +24,7 @@ _LOCK = ".lock"
 
 
 class Driver(StoredRecord):
-    """driver.json: the process that runs a sweep, or ran it last. `slots`: that it started; null before it did."""
+    """driver.json: the process that runs a sweep, or ran it last. `slots`: how many it started; null before."""
 
     host: str | None = None
     pid: int | None = None
@@ -46,18 +46,18 @@ class Terminated(KeyboardInterrupt):
 
 
 class StoppedNow(KeyboardInterrupt):
-    """The user asked for it."""
+    """The user has called `gallop-ray stop --now`."""
 
 
 @contextmanager
 def alone(folder: SweepFolder) -> Iterator[None]:
-    """While this is open no other process runs or changes the sweep.
+    """Context manager: no other process runs or changes the sweep.
 
-    ValueError where one does already, and where the storage has no locks.
+    Raises ValueError where one already does, and where the storage has no locks.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder.path / _LOCK)
-    if not lock.acquire(timeout=1):  # the commands that look whether it is locked hold it for a moment
+    if not lock.acquire(timeout=1):  # commands that test the lock hold it for a moment
         raise ValueError(f"{folder.path} is being run by another process; wait for it, or stop it first")
     try:
         yield
@@ -66,7 +66,7 @@ def alone(folder: SweepFolder) -> Iterator[None]:
 
 
 def begin(folder: SweepFolder) -> None:
-    """Note that this process, which holds the lock, runs the sweep; what its predecessor was asked is void."""
+    """Record that this process, which holds the lock, runs the sweep; commands to its predecessor are dropped."""
     (folder.path / "control.json").unlink(missing_ok=True)
     write_record(
         folder.path / "driver.json", {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
@@ -80,7 +80,7 @@ def note_slots(folder: SweepFolder, slots: int) -> None:
 
 
 def driver(folder: SweepFolder) -> Driver | None:
-    """The process that runs the sweep, as far as it has said who it is; None while none does."""
+    """The process that runs the sweep, as far as it has been recorded; None while none does."""
     return (last_driver(folder) or Driver()) if is_held(folder.path / _LOCK) else None
 
 
@@ -90,13 +90,13 @@ def last_driver(folder: SweepFolder) -> Driver | None:
 
 
 def asked(folder: SweepFolder) -> Asked | None:
-    """What the driver has been asked; None where it simply continues."""
+    """The command that the driver has been given; None where it simply continues."""
     found = _read(folder.path / "control.json", _Command)
     return None if found is None else found.asked
 
 
 def ask(folder: SweepFolder, what: Asked | None) -> None:
-    """Ask the driver; None takes back what it was asked."""
+    """Give the driver a command; None withdraws the last one."""
     if what is None:
         (folder.path / "control.json").unlink(missing_ok=True)
     else:
@@ -104,7 +104,7 @@ def ask(folder: SweepFolder, what: Asked | None) -> None:
 
 
 def _read(path: Path, kind: type[_Read]) -> _Read | None:
-    """None where there is none, and where it cannot be read, which is said once."""
+    """The record; None for no file, and for an unreadable one, which is reported once."""
     try:
         return kind.read(path)
     except Damaged as error:

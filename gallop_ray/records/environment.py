@@ -1,4 +1,4 @@
-"""What a run ran on: versions, machine, commit."""
+"""The environment of a run: versions, machine, commit."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ def _version(package: str) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What the command prints; None when it is not there, fails or hangs."""
+    """The command's output; None when it is missing, fails or hangs."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -40,7 +40,7 @@ def _gpus() -> list[str]:
 def environment_record() -> Record:
     """Versions, host, processors, GPUs (name, memory, driver) and the git commit of the working folder.
 
-    Read once a process, because a slot writes it for every run and starting nvidia-smi takes a second.
+    Cached per process: a slot writes it for every run, and starting nvidia-smi takes a second.
     """
     return {
         "python": platform.python_version(),

@@ -12,7 +12,7 @@ from gallop_ray.records.typed import Number, StoredRecord, wrong
 
 
 class Event(StoredRecord):
-    """Something that happened at a time, in a run with rounds in that of a task."""
+    """An event with its time and, in a run with rounds, the round's task."""
 
     time: Number
     event: str
@@ -20,14 +20,14 @@ class Event(StoredRecord):
 
 
 class RunStarted(Event):
-    """An attempt has begun; the first line of a file, and the only one that says a version."""
+    """An attempt has started; the first line of a file, and the only one with a version."""
 
     slot: str
     attempt: int
 
 
 class PhaseBegan(Event):
-    """A phase began, and the one before it ended."""
+    """A phase began; the previous one ended."""
 
     phase: str
 
@@ -70,16 +70,16 @@ _KINDS: dict[str, type[Event]] = {
 
 
 class Events(NamedTuple):
-    """What complete lines say, and the bytes that they take."""
+    """The events in complete lines, and the size of these lines in bytes."""
 
     events: list[Event]
     size: int
 
 
 def parse_events(data: bytes, path: Path) -> Events:
-    """The events in complete lines of a file. Bad lines and unknown events are left out, and said once.
+    """The events in complete lines of a file. Bad lines and unknown events are skipped, and reported once.
 
-    A torn last line stays unread: it is still being written.
+    An incomplete last line stays unread: it is still being written.
     """
     complete, events = data.rfind(b"\n") + 1, []
     damage: str | None = None

@@ -1,4 +1,4 @@
-"""Records that survive a kill at any moment: JSON replaced as a whole, JSON lines appended one by one."""
+"""Records that survive a kill at any moment: JSON replaced atomically, JSON lines appended one by one."""
 
 import json
 import math
@@ -14,7 +14,7 @@ Record = dict[str, Any]
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity as null: they are no JSON, and other readers than Python refuse them."""
+    """NaN and infinity as null: they are not JSON, and readers other than Python refuse them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -30,7 +30,7 @@ def _write_whole(path: Path, parts: Iterable[str], durable: bool = True) -> None
 
 
 def write_json(path: Path, value: Mapping[str, Any], durable: bool = True) -> None:
-    """Replace the file as a whole: a reader, or the next start after a kill, sees the old content or the new.
+    """Replace the file atomically: a reader, or the next start after a kill, sees the old content or the new.
 
     durable: as in `drafted`.
     """
@@ -38,7 +38,7 @@ def write_json(path: Path, value: Mapping[str, Any], durable: bool = True) -> No
 
 
 def read_json(path: Path) -> Record | None:
-    """The object in the file; None when there is no file. Damaged, a ValueError, when it is no JSON object."""
+    """The object in the file; None when there is no file. Raises Damaged, a ValueError, if it is not a JSON object."""
     try:
         data = read_regular(path)
     except FileNotFoundError:
@@ -53,7 +53,7 @@ def read_json(path: Path) -> Record | None:
 
 
 def _parsed(text: bytes) -> Any:
-    """Raises ValueError for whatever is no JSON of a depth that can be read."""
+    """Raises ValueError for anything but JSON of readable depth."""
     try:
         return json.loads(text.decode("utf-8"))
     except RecursionError:
@@ -65,17 +65,17 @@ def _line(value: Mapping[str, Any]) -> str:
 
 
 def write_lines(path: Path, values: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
-    """Replace the file as a whole by one JSON object a line; durable as in `drafted`."""
+    """Replace the file atomically by one JSON object per line; durable as in `drafted`."""
     _write_whole(path, map(_line, values), durable)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one JSON object, whole or not at all; for the file's one writer. OSError as `append`."""
+    """Append one JSON object atomically, for the file's only writer. Raises OSError as `append`."""
     append(path, _line(value).encode())
 
 
 class Lines(NamedTuple):
-    """What complete lines hold: their objects, the bytes that they take, and why the first bad one is none."""
+    """The objects in complete lines, the size of these lines in bytes, and what is wrong with the first bad one."""
 
     records: list[Record]
     size: int
@@ -83,7 +83,7 @@ class Lines(NamedTuple):
 
 
 def parse_lines(data: bytes) -> Lines:
-    """All complete lines; a torn last line stays unread, and one that is no JSON object is left out."""
+    """All complete lines; an incomplete last one stays unread, and lines that are not JSON objects are left out."""
     complete, records, damage = data.rfind(b"\n") + 1, [], None
     for line in data[:complete].split(b"\n")[:-1]:
         try:
@@ -97,7 +97,7 @@ def parse_lines(data: bytes) -> Lines:
 
 
 def complete_lines(path: Path) -> list[bytes]:
-    """The complete lines of a file; none without a file, and of what is none in its place, said once."""
+    """The complete lines of a file; none without a file, or where something else is in its place, reported once."""
     try:
         data = read_regular(path)
     except FileNotFoundError:

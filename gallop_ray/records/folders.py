@@ -1,6 +1,6 @@
-"""The records of a sweep: folders that are its truth.
+"""The records of a sweep: its folders, which are the source of truth.
 
-Times are seconds (points in time: since 1970), sizes bytes. Below <output>/<sweep name>/ there are
+Times are in seconds (points in time: since 1970), sizes in bytes. Below <output>/<sweep name>/ there are
 
 - spec.json, base.json, base_correct.json, base_outputs.json, base_text.json, identity.json, results.jsonl,
   masks.json, masks.png,
@@ -33,14 +33,14 @@ from gallop_ray.records.typed import FIRST, StoredRecord, note_unread, refuse_ne
 from gallop_ray.spec.configuration import content_hash
 
 MASK_REPORT = ("masks.json", "masks.png")
-"""What a finished sweep says of its masks."""
+"""The report on a finished sweep's masks."""
 PAGE = "report/report.html"
 """The report, in the sweep's folder."""
 VERDICT = "report/verdict.txt"
 """The report's verdict in plain words."""
 _LISTING = "results.jsonl"
 _SEED_FOLDER = re.compile(r"seed-(0|[1-9]\d*)")
-_KEY = re.compile(r"\w[\w-]*")  # `.bak`, ` copy` and the like are no configurations of their own
+_KEY = re.compile(r"\w[\w-]*")  # `.bak`, ` copy` and the like are not configurations
 _HASHED = re.compile(r".*-([0-9a-f]{8})")
 _MEASURED_AGAIN = "the next start measures the base model again"
 _Measured = TypeVar("_Measured", bound=StoredRecord)
@@ -63,7 +63,7 @@ class ConfigurationFolder:
         return self.key.rpartition("-")[0]
 
     def create(self, configuration: Mapping[str, Any]) -> None:
-        """Make the folder and write configuration.json; nothing changes when it is there already."""
+        """Create the folder and configuration.json; nothing changes when it exists already."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / "configuration.json"
         try:
@@ -75,7 +75,7 @@ class ConfigurationFolder:
             write_json(path, configuration)
 
     def configuration(self) -> StoredConfiguration:
-        """configuration.json; of a damaged or edited one, which is said once, what its runs say. ValueError without."""
+        """configuration.json; for a damaged or edited one, reported once, what its runs say. ValueError without."""
         try:
             value = self._stored()
         except Damaged as error:
@@ -89,9 +89,9 @@ class ConfigurationFolder:
         return value
 
     def _stored(self) -> StoredConfiguration | None:
-        """configuration.json, held against the key, which ends in its hash. Raises Damaged.
+        """configuration.json, verified by the key, which ends in its hash. Raises Damaged.
 
-        Where it differs, as by another way of hashing, it counts if it is what a run was asked.
+        Where the hash differs, as with another way of hashing, it counts if a run's spec agrees with it.
         """
         path = self.path / "configuration.json"
         value = StoredConfiguration.read(path)
@@ -107,7 +107,7 @@ class ConfigurationFolder:
         raise Damaged(path, "is not what its folder was named by: it has been changed")
 
     def method_name(self) -> str:
-        """The method's name in configuration.json; where that does not say it, by the key."""
+        """The method's name from configuration.json, else from the key."""
         try:
             return str((read_json(self.path / "configuration.json") or {})["method"]["name"])
         except (Damaged, KeyError, TypeError):
@@ -117,7 +117,7 @@ class ConfigurationFolder:
         return (spec for run in self.runs() if (spec := run.read("spec")))
 
     def status(self) -> ConfigurationStatus:
-        """status.json; running before the first was written, and where it cannot be read, which is said once."""
+        """status.json; `running` before it is first written, and where it is unreadable, which is reported once."""
         try:
             found = ConfigurationStatus.read(self.path / "status.json")
         except Damaged as error:
@@ -134,16 +134,16 @@ class ConfigurationFolder:
         write_record(self.path / "status.json", value)
 
     def run(self, seed: int) -> RunFolder:
-        """The run of a seed, whether or not it has begun."""
+        """The run of a seed, whether or not it has started."""
         return RunFolder(self.path / f"seed-{seed}")
 
     def runs(self) -> list[RunFolder]:
-        """The runs that have begun, by seed."""
+        """The runs that have started, by seed."""
         found = (_SEED_FOLDER.fullmatch(child.name) for child in self.path.iterdir())
         return [self.run(seed) for seed in sorted(int(match.group(1)) for match in found if match)]
 
     def results(self) -> list[RunResult]:
-        """The results of the runs of the search that are over, by seed."""
+        """The results of the search's runs that are over, by seed."""
         found = (run.result() for run in self.runs())
         return [result for result in found if result and result.stage != CONFIRMATION]
 
@@ -155,20 +155,20 @@ class SweepFolder:
     path: Path
 
     def create(self, spec: Mapping[str, Any]) -> None:
-        """Make the folder and write spec.json, the resolved sweep."""
+        """Create the folder and spec.json, the resolved sweep."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_record(self.path / "spec.json", spec)
 
     def exists(self) -> bool:
-        """Whether a sweep has been begun here."""
+        """Whether a sweep has been started here."""
         return (self.path / "spec.json").exists()
 
     def spec(self) -> Record:
-        """The resolved sweep; ValueError when the folder holds none."""
+        """The resolved sweep. Raises ValueError when the folder holds none."""
         return {name: value for name, value in self._spec().items() if name != "version"}
 
     def version(self) -> str:
-        """The version of its records: that of its last start. Raises as `spec`, and for what is no version."""
+        """The version of its records, that of its last start. Raises as `spec`, and for an invalid version."""
         version = self._spec().get("version", FIRST)
         refuse_newer(version, self.path / "spec.json")
         return str(version)
@@ -180,7 +180,7 @@ class SweepFolder:
         return spec
 
     def base(self) -> dict[str, dict[str, dict[str, float]]] | None:
-        """Accuracy of the base model; None until it was measured, and where it cannot be read, which is said once."""
+        """Accuracy of the base model; None until it was measured, and where unreadable, which is reported once."""
         found = self._measured("base.json", BaseResult)
         return None if found is None else found.tasks
 
@@ -192,7 +192,7 @@ class SweepFolder:
             return None
 
     def base_text_loss(self) -> float | None:
-        """The base model's loss of general text; None where none was measured."""
+        """The base model's loss on general text; None where it was not measured."""
         found = self._measured("base_text.json", BaseText)
         return None if found is None else found.text_loss
 
@@ -203,18 +203,18 @@ class SweepFolder:
         outputs: Mapping[str, Any],
         text_loss: float | None,
     ) -> None:
-        """Write what was measured of the base model: base.json, the accuracies, last, for it says that all is there."""
+        """Write the base model's measurements. base.json, the accuracies, is last: it means that all is there."""
         write_json(self.path / "base_correct.json", correct)
         write_json(self.path / "base_outputs.json", outputs)
         write_json(self.path / "base_text.json", {"text_loss": text_loss})
         write_record(self.path / "base.json", {"tasks": accuracy})
 
     def configuration(self, key: str) -> ConfigurationFolder:
-        """The configuration of that key, whether or not it has begun."""
+        """The configuration with that key, whether or not it has started."""
         return ConfigurationFolder(self.path / key)
 
     def configurations(self) -> list[ConfigurationFolder]:
-        """The configurations that have begun, by key."""
+        """The configurations that have started, by key."""
         found = [path.parent for path in sorted(self.path.glob("*/configuration.json"))]
         for path in found:
             if not _KEY.fullmatch(path.name):
@@ -222,15 +222,15 @@ class SweepFolder:
         return [ConfigurationFolder(path) for path in found if _KEY.fullmatch(path.name)]
 
     def unfinished(self) -> list[str]:
-        """Keys of the configurations that have begun and are not over."""
+        """Keys of the configurations that have started and are not over."""
         return [each.key for each in self.configurations() if not each.status().over]
 
     def run(self, key: str, seed: int) -> RunFolder:
-        """The run of a configuration and seed, whether or not it has begun."""
+        """The run of a configuration and seed, whether or not it has started."""
         return self.configuration(key).run(seed)
 
     def runs(self) -> Iterator[RunFolder]:
-        """The runs that have begun, by configuration and seed; their files are read when asked for."""
+        """The runs that have started, by configuration and seed; their files are read lazily."""
         for configuration in self.configurations():
             yield from configuration.runs()
 
@@ -239,7 +239,7 @@ class SweepFolder:
         return [result for run in self.runs() if (result := run.result())]
 
     def rebuild_results(self) -> None:
-        """Write results.jsonl, one flat line a run, from the run folders."""
+        """Write results.jsonl, one flat line per run, from the run folders."""
         with locked(self._listing):
             write_lines(self.path / _LISTING, (result.flat() for run in self.runs() if (result := run.result())))
 
@@ -255,11 +255,11 @@ class SweepFolder:
 
     @property
     def _listing(self) -> Path:
-        """Its lock: each trial is a process of its own, and one that replaces the file must not lose another's line."""
+        """The lock of results.jsonl: trials are separate processes, and replacing the file must not lose a line."""
         return self.path / ".results.lock"
 
     def listed(self) -> list[RunResult]:
-        """The lines of results.jsonl, those of another shape left out: it is derived, and each start writes it."""
+        """The lines of results.jsonl without malformed ones: the file is derived, and each start rewrites it."""
         path = self.path / _LISTING
         return list(filter(None, (_listed(line, path) for line in complete_lines(path))))
 

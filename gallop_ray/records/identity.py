@@ -1,4 +1,4 @@
-"""What a sweep was begun with, identity.json: hashes of base model and data, which names and paths only stand for."""
+"""What a sweep was started with: identity.json, with hashes of the base model and the data behind names and paths."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -13,18 +13,18 @@ from gallop_ray.records.typed import StoredRecord, write_record
 
 _FILE, _LOCK, _BEGUN = "identity.json", ".identity.lock", "begun"
 SETTINGS = "model settings"
-"""The part that is compared field by field: what the model computes with beside its weights."""
+"""The part that is compared field by field: what the model computes with besides its weights."""
 _NO_HASHES = (_BEGUN, "version")
 
 
 class _Identity(StoredRecord):
-    """What readers look for in it."""
+    """The fields that readers use."""
 
     examples: dict[str, dict[str, str]] = Field(default={}, alias="examples of")
 
 
 def begun(folder: SweepFolder) -> datetime:
-    """When the sweep was begun: the first call decides, for all later starts and all slots."""
+    """When the sweep was started: set by the first call, for all later starts and all slots."""
     with locked(folder.path / _LOCK):
         stored = read_json(folder.path / _FILE)
         if stored is None:
@@ -34,9 +34,10 @@ def begun(folder: SweepFolder) -> datetime:
 
 
 def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:
-    """Keep what a sweep is begun with, or hold it against what is kept. A sweep of an older version begins here.
+    """Store the hashes that a sweep is started with, or compare them with the stored ones.
 
-    found: hashes, nested by what they are of. Raises ValueError that names what has changed.
+    found: hashes, nested by what they are of. Raises ValueError naming what has changed. A sweep of an older version,
+    which has none, stores them now.
     """
     with locked(folder.path / _LOCK):
         stored = read_json(folder.path / _FILE) or {}
@@ -55,7 +56,7 @@ def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:
 
 
 def split_hashes(folder: SweepFolder) -> list[tuple[str, str, str]]:
-    """Task, split and sha256 of its examples, as they are kept; none before the data was loaded. May raise Damaged."""
+    """The stored (task, split, sha256 of the examples); none before the data was loaded. Raises Damaged."""
     found = _Identity.read(folder.path / _FILE) or _Identity()
     return [(task, split, digest) for task, splits in found.examples.items() for split, digest in splits.items()]
 

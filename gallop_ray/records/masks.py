@@ -1,4 +1,4 @@
-"""What a run recorded of the entries that it chose: mask.json."""
+"""mask.json: which entries a run has chosen, as counts."""
 
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ from gallop_ray.records.typed import StoredRecord, note_unread
 
 
 class MaskRecord(StoredRecord):
-    """mask.json. `matrices`: of each candidate by its path in the model (chosen entries, all entries)."""
+    """mask.json. `matrices`: (chosen entries, all entries) of each candidate, by its path in the model."""
 
     chosen: int = 0
     matrices: dict[str, tuple[int, int]] = {}
@@ -24,7 +24,7 @@ class MaskRecord(StoredRecord):
 
 
 def read_mask(run: RunFolder) -> MaskRecord | None:
-    """What a run recorded of its mask; None of a run without one, and of a record that cannot be read, said once."""
+    """A run's mask.json; None for a run without a mask, and where unreadable, which is reported once."""
     try:
         mask = MaskRecord.read(run.path / "mask.json")
     except Damaged as error:

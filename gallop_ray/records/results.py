@@ -1,4 +1,4 @@
-"""What came of runs, configurations and the base model: result.json, status.json, configuration.json, base.json."""
+"""Results of runs, configurations and the base model: result.json, status.json, configuration.json, base.json."""
 
 import re
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from gallop_ray.records.typed import Number, StoredRecord
 from gallop_ray.spec.metrics import possible
 
 FINAL = ("finished", "pruned", "failed", "diverged")
-"""How a configuration can end; of these a run cannot be pruned."""
+"""How a configuration can end; a single run cannot be pruned."""
 SEARCH, CONFIRMATION = "search", "confirmation"
-"""The stage of a run: with a seed of the sweep, or after the search with a fresh one."""
+"""The stage of a run: with one of the sweep's seeds, or with a fresh seed after the search."""
 End = Literal["finished", "pruned", "failed", "diverged"]
 Ways = dict[str, Number | None]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -26,9 +26,9 @@ _NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended
 
 
 class EndedRun(StoredRecord):
-    """What decisions go by of a run that is over: whose it was, how it ended, and its metrics, among `model_extra`.
+    """What decisions need to know about a finished or failed run: its identity, its end, its metrics (`model_extra`).
 
-    `configuration`, `seed` and `method` are always there: of a file without them its place says them.
+    `configuration`, `seed` and `method` are always set: if the file lacks them, from its path.
     """
 
     configuration: str = ""
@@ -51,7 +51,7 @@ class EndedRun(StoredRecord):
 
     @property
     def finished(self) -> bool:
-        """Whether it came to its end, and neither failed nor diverged."""
+        """Whether it ended without failing or diverging."""
         return self.status == "finished"
 
     @property
@@ -69,13 +69,13 @@ class EndedRun(StoredRecord):
         return found if isinstance(found, int | float) and not isinstance(found, bool) else None
 
     def flat(self) -> dict[str, Any]:
-        """As one level, a line of results.jsonl."""
+        """Flattened to one level, as a line of results.jsonl."""
         return flatten({name: value for name, value in self.as_json().items() if name != "version"})
 
     def measurements(self) -> dict[str, float]:
-        """What was measured: the numbers that are neither asked for nor points in time nor null.
+        """What was measured: all numbers that are not settings or points in time.
 
-        Nested ones are named <group>/<rest>: MLflow shows each group's charts in a section of its own.
+        Nested ones are named <group>/<rest>: MLflow shows each group's charts in its own section.
         """
         return {
             name: float(value)
@@ -85,7 +85,7 @@ class EndedRun(StoredRecord):
         }
 
     def essence(self, metric: str) -> "EndedRun":
-        """The same with one metric and the total time alone: there may be thousands."""
+        """A copy with one metric and the total time only, to keep thousands in memory."""
         return EndedRun.model_construct(
             None,
             version=self.version,
@@ -104,7 +104,7 @@ class EndedRun(StoredRecord):
 
 
 class RunResult(EndedRun):
-    """result.json: all of a run that is over. docs/records.md defines the fields."""
+    """result.json: everything about a run that is over. docs/records.md defines the fields."""
 
     failure: str | None = None
     slot: str = ""
@@ -130,7 +130,7 @@ class RunResult(EndedRun):
 
 
 class ConfigurationStatus(StoredRecord):
-    """status.json: how a configuration stands in the search."""
+    """status.json: the status of a configuration in the search."""
 
     status: Literal["running", End]
     reason: str | None = None
@@ -144,13 +144,13 @@ class ConfigurationStatus(StoredRecord):
 
 
 class StoredConfiguration(StoredRecord):
-    """configuration.json: the options of its method and of its training, whichever version knows them."""
+    """configuration.json: the options of its method and its training, known to this version or not."""
 
     method: dict[str, Any]
     training: dict[str, Any]
 
     def sections(self) -> dict[str, dict[str, Any]]:
-        """Both, of which a Configuration is made."""
+        """Both sections, as Configuration takes them."""
         return {"method": self.method, "training": self.training}
 
     def option(self, path: str) -> Any:
@@ -167,18 +167,18 @@ class BaseResult(StoredRecord):
     @model_validator(mode="before")
     @classmethod
     def _of_the_first_version(cls, value: Any) -> Any:
-        """Which held the tasks themselves."""
+        """Its base.json held the tasks at the top level."""
         return {"tasks": value} if isinstance(value, dict) and "version" not in value else value
 
 
 class BaseText(StoredRecord):
-    """base_text.json: the base model's loss of general text."""
+    """base_text.json: the base model's loss on general text."""
 
     text_loss: Number | None = None
 
 
 def is_number_or_null(value: Any) -> bool:
-    """Null, or a finite number that a float holds, no truth value."""
+    """Whether a value is null, or a finite number within float's range; booleans are not numbers."""
     if isinstance(value, float):
         return isfinite(value)
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000)

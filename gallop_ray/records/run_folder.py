@@ -1,4 +1,4 @@
-"""The record of one run, or of a round of it: a folder, written by rank 0 of the workers alone."""
+"""The record of one run, or of one of its rounds: a folder, written only by rank 0 of the workers."""
 
 import os
 import time
@@ -32,7 +32,7 @@ _IDENTITY = {"configuration", "seed", "method"}
 
 @dataclass(frozen=True)
 class Tail:
-    """The events that came after a place in metrics.jsonl, and the place (attempt, bytes) after them."""
+    """The events after a position in metrics.jsonl, and the position (attempt, bytes) after them."""
 
     events: list[Event]
     attempt: int
@@ -41,7 +41,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The record of one run, written by its rank 0 alone."""
+    """The record of one run, written only by its rank 0."""
 
     path: Path
 
@@ -57,25 +57,25 @@ class RunFolder:
 
     @property
     def whole(self) -> "RunFolder":
-        """The run itself; of a round, the run that it belongs to."""
+        """The run itself; for a round, the run that it belongs to."""
         return self
 
     def round(self, task: str) -> "RoundFolder":
-        """The round that trains on this task, whether or not it has begun."""
+        """The round that trains on this task, whether or not it has started."""
         return RoundFolder(self.path / task)
 
     def parts(self) -> list["RunFolder"]:
-        """What has an adapter, a mask and a checkpoint: the rounds that have begun; of a run without rounds itself."""
+        """The folders with adapter, mask and checkpoint: the rounds that have started, or the run itself."""
         return [RoundFolder(spec.parent) for spec in sorted(self.path.glob("*/spec.json"))] or [self]
 
     @property
     def adapter(self) -> Path:
-        """Where the trained adapter belongs."""
+        """The path of the trained adapter."""
         return self.path / "adapter.safetensors"
 
     @property
     def checkpoint(self) -> Path:
-        """Where an unfinished run keeps how far it has come."""
+        """The path of an unfinished run's checkpoint."""
         return self.path / "checkpoint.safetensors"
 
     @property
@@ -84,7 +84,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def start(self, spec: Mapping[str, Any], slot: str) -> int:
-        """Begin an attempt and return its number, from 1. What an unfinished attempt left is removed."""
+        """Start an attempt and return its number, from 1. Removes what an unfinished attempt left."""
         assert not ((result := self.result()) and result.finished), f"{self.path} has finished: it never runs again"
         if os.path.lexists(self.path) and not self.path.is_dir():
             self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
@@ -105,7 +105,7 @@ class RunFolder:
                 remove(path)
 
     def attempt(self) -> int:
-        """The number of the attempt that metrics.jsonl is about; 0 before the first."""
+        """The number of the attempt in metrics.jsonl; 0 before the first."""
         try:
             with opened_regular(self.metrics) as file:
                 return _attempt(file.readline())
@@ -114,10 +114,11 @@ class RunFolder:
 
     def write(self, document: Document, value: Mapping[str, Any]) -> None:
         """Write spec.json, environment.json, mask.json, correct.json or outputs.json."""
-        write_json(self.path / f"{document}.json", value, durable=document == "correct")  # by which a race decides
+        # Pruning reads correct.json, so it must survive a power cut; the others decide nothing.
+        write_json(self.path / f"{document}.json", value, durable=document == "correct")
 
     def read(self, document: Document) -> Record | None:
-        """Read one of them; None when it is not there, or damaged, which is said once."""
+        """Read one of them; None when it is missing, or damaged, which is reported once."""
         try:
             return read_json(self.path / f"{document}.json")
         except Damaged as error:
@@ -125,13 +126,13 @@ class RunFolder:
             return None
 
     def event(self, event: str, **fields: Any) -> None:
-        """Append an event, stamped with the present time."""
+        """Append an event with the present time."""
         append_line(self.metrics, {"time": time.time(), "event": event, **fields})
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """End the run: the last event, then result.json, whose presence says that the run is over.
+        """End the run: the last event, then result.json, whose presence means that the run is over.
 
-        Only then a finished run needs its checkpoint no more: until then it may be all that a kill leaves.
+        The checkpoint is removed only after that: until then it may be all that a kill leaves.
         """
         self.event("run_ended")
         write_record(self.path / "result.json", result)
@@ -140,9 +141,9 @@ class RunFolder:
             remove_drafts(self.path)
 
     def result(self) -> RunResult | None:
-        """result.json; None while the run is active, and where it is damaged: said once, and then the run is pending.
+        """result.json; None while the run is active, and where it is damaged, which is reported once: run it again.
 
-        None, too, of a newer version that cannot be read; that is said once as well.
+        Also None for a newer version that cannot be read, which is reported once, too.
         """
         try:
             found = RunResult.read(self.path / "result.json")
@@ -158,18 +159,18 @@ class RunFolder:
         return found.model_copy(update={name: place[name] for name in _IDENTITY - found.model_fields_set})
 
     def _refuse_another_s(self, found: RunResult) -> None:
-        """Raise Damaged for the result of another run, as in a copied folder: it would count twice."""
+        """Raise Damaged for another run's result, as in a copied folder, which would count twice."""
         said = {name: getattr(found, name) for name in ("configuration", "seed") if name in found.model_fields_set}
         if any(value != getattr(self, name) for name, value in said.items()):
             whose = " ".join(f"{name} {value}" for name, value in said.items())
             raise Damaged(self.path / "result.json", f"is the result of another run, {whose}")
 
     def events(self) -> list[Event]:
-        """All events so far, a torn last line and bad lines left out; these are said once."""
+        """All events so far, without an incomplete last line and without bad lines, which are reported once."""
         return self.tail().events
 
     def tail(self, offset: int = 0, attempt: int = 0) -> Tail:
-        """The events after byte `offset` of that attempt; from the beginning when another attempt has begun."""
+        """The events after byte `offset` of that attempt; from the beginning if another attempt has started."""
         try:
             with opened_regular(self.metrics) as file:
                 current = _attempt(file.readline())
@@ -185,7 +186,8 @@ class RunFolder:
         return Tail(found.events, current, start + found.size)
 
     def version(self) -> tuple[int, int, int]:
-        """Changes whenever an event or a result was added: (file number and bytes of metrics.jsonl, result's time)."""
+        """Changes whenever an event or a result is added: (inode and size of metrics.jsonl, result's mtime in ns)."""
+        # The size, not the time: network disks stamp times as coarsely as one second.
         metrics, result = stat_of(self.metrics), stat_of(self.path / "result.json")
         return (
             metrics.st_ino if metrics else 0,
@@ -196,13 +198,14 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class RoundFolder(RunFolder):
-    """One round of a run that trains on several tasks in turn: a folder in the run's, named by the task.
+    """One round of a run that trains on several tasks in turn: a subfolder named by the task.
 
     Its events are among the run's.
     """
 
     @property
     def whole(self) -> RunFolder:
+        """The run that the round belongs to."""
         return RunFolder(self.path.parent)
 
     @property
@@ -212,24 +215,27 @@ class RoundFolder(RunFolder):
 
     @property
     def configuration(self) -> str:
+        """The key of the run's configuration."""
         return self.whole.configuration
 
     @property
     def seed(self) -> int:
+        """The run's seed."""
         return self.whole.seed
 
     @property
     def metrics(self) -> Path:
+        """The run's file of events."""
         return self.whole.metrics
 
     def begin(self, spec: Mapping[str, Any]) -> None:
-        """Make the folder; what an unfinished attempt left is removed, but for its checkpoint."""
+        """Create the folder; removes what an unfinished attempt left, except its checkpoint."""
         self.path.mkdir(exist_ok=True)
         self._clear()
         write_record(self.path / "spec.json", spec, durable=False)
 
     def end(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, whose presence says that the round is not run again."""
+        """Write result.json, whose presence means that the round is not run again."""
         write_record(self.path / "result.json", result)
 
 
@@ -240,7 +246,7 @@ def _attempt(first_line: bytes) -> int:
 
 
 def _ends_a_line(file: BinaryIO, offset: int) -> bool:
-    """Whether a line ends there: not where the folder was removed, and an attempt of the same number begun."""
+    """Whether a line ends at `offset`: else the folder was removed and an attempt of the same number started."""
     if offset == 0:
         return True
     file.seek(offset - 1)

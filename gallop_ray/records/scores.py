@@ -1,4 +1,4 @@
-"""Where gradient scores are kept: a folder beside the sweeps, for all of the same output."""
+"""Where gradient scores are stored: a folder next to the sweeps, shared by all with the same output."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from gallop_ray.records.folders import SweepFolder
 
 SUMS = ".sums"
-"""Ends the names of folders with gradient sums, that a larger selection ratio may continue from."""
+"""Suffix of folders with gradient sums, from which a larger selection ratio may continue."""
 
 
 def scores_folder(folder: SweepFolder) -> Path:
@@ -17,7 +17,7 @@ def scores_folder(folder: SweepFolder) -> Path:
 def drop_sums(folder: SweepFolder) -> None:
     """Remove all gradient sums: 4 bytes per entry, deleted when the sweep completes to free disk space.
 
-    A neighbour that still runs computes what it misses; a reader that is in the middle sees a damaged file, or none.
+    A neighbouring sweep that still runs recomputes what it misses; one that is reading sees a damaged file, or none.
     """
     for sums in scores_folder(folder).glob(f"*{SUMS}"):
         shutil.rmtree(sums, ignore_errors=True)

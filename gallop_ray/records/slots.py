@@ -1,4 +1,4 @@
-"""What slots did beside their runs: slots/<slot>.jsonl, a line each time its workers have loaded the base model."""
+"""slots/<slot>.jsonl: a line for each time that a slot's workers have loaded the base model."""
 
 import socket
 import time
@@ -15,7 +15,7 @@ _FOLDER = "slots"
 
 
 class Loaded(StoredRecord):
-    """All workers of a slot have loaded the base model, which took so many seconds."""
+    """All workers of a slot have loaded the base model, which took `seconds`."""
 
     time: Number
     slot: str
@@ -25,20 +25,20 @@ class Loaded(StoredRecord):
 
 
 def note_loaded(folder: SweepFolder, slot: str, started: float, model: str, workers: int, seconds: float) -> None:
-    """Note that all workers of a slot have loaded the model, which took so long. A slot's first worker does.
+    """Record that all workers of a slot have loaded the model. Called by the slot's rank 0.
 
-    started: the slot, in seconds since 1970; the same when its workers load again after a death.
+    started: when the slot started, in seconds since 1970; unchanged when its workers reload after a death.
     """
     files = folder.path / _FOLDER
     where = {"slot": slot, "slot_started": started, "host": socket.gethostname(), "workers": workers}
     what = {"model": model, "seconds": round(seconds, 3)}
-    with suppress(OSError):  # the first run will find the disk full, and say so
+    with suppress(OSError):  # the first run will meet the same error, and report it
         files.mkdir(exist_ok=True)
         append_line(files / f"{slot}.jsonl", {"time": time.time(), "event": "model_loaded", **where, **what})
 
 
 def loads(folder: SweepFolder) -> list[Loaded]:
-    """Every time that a slot has loaded the model, in order. Bad lines are left out, and said once."""
+    """All loads of the model by slots, in order of time. Bad lines are left out, and reported once."""
     files = (folder.path / _FOLDER).glob("*.jsonl")
     return sorted((load for file in files for load in _loads(file)), key=lambda load: load.time)
 

@@ -1,4 +1,4 @@
-"""The passwords of a sweep that is read from its records, which hold none: from its file, or from the process above."""
+"""The passwords of a sweep that is read from its records, which hold none: from its file or the parent process."""
 
 import json
 import os
@@ -16,18 +16,18 @@ _INHERITED = "GALLOP_RAY_SWEEP"
 
 
 def note_source(folder: SweepFolder, sweep: Sweep, file: str | Path | None) -> None:
-    """Note from which sweep file it came, where the records alone would not do: in source.json."""
+    """Write the sweep file's path to source.json, if the sweep has passwords, which the records do not hold."""
     if file is not None and without_secrets(sweep) != sweep:
         write_json(folder.path / _FILE, {"file": str(Path(file).resolve())})
 
 
 def handed_down(sweep: Sweep) -> dict[str, str]:
-    """What a process that reads the sweep's folder needs in its environment to have the passwords, too."""
+    """Environment variables that give the passwords to a child process that reads the sweep's folder."""
     return {} if without_secrets(sweep) == sweep else {_INHERITED: sweep.model_dump_json()}
 
 
 def completed(folder: SweepFolder, sweep: Sweep) -> Sweep:
-    """The sweep of the records with its passwords, as far as they can be found."""
+    """The recorded sweep with its passwords, as far as they can be found."""
     if not lacks_secrets(sweep):
         return sweep
     if inherited := os.environ.get(_INHERITED):

@@ -1,4 +1,4 @@
-"""A sweep's folder, opened: its spec as far as this version knows it, whichever version and packages wrote it."""
+"""Opens a sweep's folder: its spec as far as this version knows it, whatever version and packages wrote it."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from gallop_ray.spec.schema import Sweep
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """A sweep that was begun, with its folder where it lies now.
+    """A sweep that was started, with its folder's present place.
 
-    A method that is not known here keeps its name and options in `sweep`: what it left can be read.
-    `left_out`: what of spec.json is not in `sweep`.
+    A method that is not known here keeps its name and options in `sweep`, so that its records can be read.
+    `left_out`: what `sweep` lacks of spec.json.
     """
 
     folder: SweepFolder
@@ -48,9 +48,9 @@ class StoredSweep:
 
 
 def open_sweep(directory: str | Path) -> StoredSweep:
-    """A sweep by its folder. What of its spec is not known here is left out, and said once.
+    """Open a sweep by its folder. Unknown parts of its spec are left out, and reported once.
 
-    Raises ValueError for a folder that is no sweep, and for a damaged spec.
+    Raises ValueError for a folder that is not a sweep, and for a damaged spec.
     """
     path = Path(directory).expanduser().resolve()
     if not path.is_dir():
@@ -78,7 +78,7 @@ def _say(path: Path, version: str, left_out: list[str], sweep: Sweep) -> None:
 
 
 def _as_far_as_known(spec: dict[str, Any], path: Path, newer: bool) -> tuple[Sweep, list[str]]:
-    """The sweep without what is not known: keys, and of a newer version values as well."""
+    """The sweep without unknown keys and, for a newer version, without unknown values."""
     data, left_out = deepcopy(spec), list[str]()
     while True:
         try:

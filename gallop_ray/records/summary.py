@@ -1,4 +1,4 @@
-"""Numbers of results over seeds: means, standard deviations, and what a configuration counts for."""
+"""Aggregates over seeds: means, standard deviations, and a configuration's objective."""
 
 from collections.abc import Iterable, Sequence
 from math import sqrt
@@ -9,7 +9,7 @@ from gallop_ray.spec.metrics import maximized
 from gallop_ray.spec.schema import ObjectiveSpec
 
 _BY_CONFIGURATION = ("trained_parameters", "density", "trainable_percent", "steps")
-"""The same for all seeds: they need no standard deviation."""
+"""The same for all seeds, so without a standard deviation."""
 
 
 def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
@@ -19,9 +19,9 @@ def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | 
 
 
 def aggregate(values: Sequence[float], objective: ObjectiveSpec, metric: str) -> float | None:
-    """What a configuration counts for by its seeds' values of a metric: their mean; null without any.
+    """A configuration's value of a metric over seeds: their mean; None without any.
 
-    With `standard_errors` that many standard errors of the mean (n - 1) make it worse; one seed has none.
+    With `standard_errors` the mean is made worse by that many standard errors (n - 1); one seed has none.
     """
     mean, deviation = mean_and_std(values)
     if mean is None or deviation is None:
@@ -31,7 +31,7 @@ def aggregate(values: Sequence[float], objective: ObjectiveSpec, metric: str) ->
 
 
 def objective_value(results: Iterable[EndedRun], objective: ObjectiveSpec, metric: str | None = None) -> float | None:
-    """What a configuration with these results counts for, by its finished runs; null without any.
+    """The objective of a configuration with these results, over its finished runs; None without any.
 
     Args:
         metric: one of the objective's; by default the only or first one.
@@ -42,10 +42,10 @@ def objective_value(results: Iterable[EndedRun], objective: ObjectiveSpec, metri
 
 
 def over_seeds(results: Iterable[EndedRun], first: Sequence[str] = ()) -> dict[str, float]:
-    """Of the finished runs: the mean of each measurement under its name, <name>_std beside it, and n_seeds.
+    """Over the finished runs: the mean of each measurement under its name, its <name>_std, and n_seeds.
 
-    Of groups only what configurations are compared by: test sets of tasks, and the whole time. The measurements of
-    `first` come before the others: MLflow's page that compares runs opens with the first one that it was sent.
+    From groups only what configurations are compared by: test sets of tasks, and the total time. The measurements in
+    `first` precede the others: MLflow's page for comparing runs opens with the first one that it was sent.
     """
     runs = [result.measurements() for result in results if result.finished]
     summary: dict[str, float] = {}

@@ -1,8 +1,8 @@
-"""Records as frozen typed models: one description of each, by which it is checked where it is read, and then used.
+"""Records as frozen typed models: one description of each, which validates it when it is read.
 
-Every record says by which version of the records it was written, `major.minor`; without a version it is of the first.
-A newer minor version may have more: further fields, events, statuses and methods. They are left out, and said. What is
-of another type than this version knows is damage. A newer major version is left out as a whole.
+Every record has the version of the records that it was written with, `major.minor`; without one it is of the first. A
+newer minor version may have more: fields, events, statuses and methods, which are left out and reported. A value of
+another type than this version knows is damage. A record of a newer major version is left out as a whole.
 """
 
 import re
@@ -18,22 +18,22 @@ from gallop_ray.disk.regular import read_regular
 from gallop_ray.records.files import write_json
 
 VERSION = "1.1"
-"""Of what is written here: `major.minor`."""
+"""The version of the records that are written now: `major.minor`."""
 FIRST = "1.0"
-"""Of records that do not say it."""
+"""The version of records without one."""
 
 _VERSION = r"\d{1,6}\.\d{1,6}"
 
 Number = float
-"""A finite number that is no truth value; whole ones count, too."""
+"""A finite number, integers included, booleans not."""
 
 
 class OfNewerVersion(Damaged):
-    """A record of a newer version, of which this one cannot make anything."""
+    """A record of a newer version that this one cannot use."""
 
 
 class StoredRecord(BaseModel):
-    """A record as it lies on the disk. Fields that are not described stay in `model_extra`."""
+    """A record as stored on disk. Fields that are not declared are kept in `model_extra`."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
@@ -41,7 +41,7 @@ class StoredRecord(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The record in a file; None when there is no file. Raises Damaged, of a newer version OfNewerVersion."""
+        """The record in a file; None when there is no file. Raises Damaged, or OfNewerVersion for a newer version."""
         try:
             data = read_regular(path)
         except FileNotFoundError:
@@ -50,7 +50,7 @@ class StoredRecord(BaseModel):
 
     @classmethod
     def parse(cls, data: bytes, path: Path) -> Self:
-        """The record in the text of a file. Raises as `read`."""
+        """The record in the contents of a file. Raises as `read`."""
         try:
             found = cls.model_validate_json(data)
         except ValidationError as error:
@@ -59,17 +59,17 @@ class StoredRecord(BaseModel):
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """What the file holds, without what it left open."""
+        """The fields that were set, as in the file."""
         return self.model_dump(exclude_unset=True)
 
 
 def write_record(path: Path, value: Mapping[str, Any], durable: bool = True) -> None:
-    """Replace a record as a whole, as `write_json`, with the version that it is of."""
+    """Replace a record atomically, as `write_json`, with its version first."""
     write_json(path, {"version": VERSION} | dict(value) | {"version": VERSION}, durable)
 
 
 def wrong(error: ValidationError) -> str:
-    """What is wrong with a record, as half a sentence behind its path."""
+    """What is wrong with a record, as a phrase that follows its path."""
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"][:1]))
     if first["type"] == "json_invalid":
@@ -80,12 +80,12 @@ def wrong(error: ValidationError) -> str:
 
 
 def note_unread(error: Damaged, follows: str) -> None:
-    """Say once what cannot be read, and what follows; of a newer version, that it is left out."""
+    """Report once what cannot be read, and the consequence; for a newer version, that it is left out."""
     note_damage(error.path, error.reason, "it is left out" if isinstance(error, OfNewerVersion) else follows)
 
 
 def refuse_newer(version: object, path: Path) -> None:
-    """Raises OfNewerVersion for a version of which nothing can be told, and Damaged for what is none."""
+    """Raises OfNewerVersion for a newer major version, and Damaged for an invalid one."""
     if version == VERSION:
         return
     if not isinstance(version, str) or not re.fullmatch(_VERSION, version):
@@ -95,12 +95,12 @@ def refuse_newer(version: object, path: Path) -> None:
 
 
 def is_newer(version: str) -> bool:
-    """Whether a version is newer than that of what is written here."""
+    """Whether a version is newer than VERSION."""
     return _parts(version) > _parts(VERSION)
 
 
 def _unusable(data: bytes, path: Path, reason: str) -> Damaged:
-    """Damage; but a newer version may know better what its record means."""
+    """The error for an invalid record: OfNewerVersion if it is newer and may be valid there, else Damaged."""
     try:
         version = from_json(data).get("version", FIRST)
         newer = is_newer(version)

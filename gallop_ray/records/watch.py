@@ -1,4 +1,4 @@
-"""Finding out what changes in a sweep folder of thousands of runs, every second, without reading all of it."""
+"""Detects changes in a sweep folder of thousands of runs, every second, without reading all of it."""
 
 import time
 
@@ -9,7 +9,7 @@ _SETTLED_SECONDS = 2.0
 
 
 class OpenConfigurations:
-    """The configurations that may still change. One that was closed costs a stat a look and opens when it changes."""
+    """The configurations that may still change. A closed one costs one stat per look, and reopens when it changes."""
 
     def __init__(self, folder: SweepFolder) -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class OpenConfigurations:
         ]
 
     def close(self, configuration: ConfigurationFolder) -> None:
-        """Leave the configuration alone, unless its folder changed since the last look or changes later."""
+        """Skip the configuration from now on, unless its folder has changed since the last look or changes later."""
         changed = self._changed[configuration.key]
         if time.time() - changed / 1e9 > _SETTLED_SECONDS:
             self._closed[configuration.key] = changed

@@ -52,6 +52,7 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     yield from general_text(sweep)
     if all(each.level != "problem" for each in of_model):
         yield from sweep_checks.tuners(sweep)
+    yield from sweep_checks.optimizer(sweep)
     yield from sweep_checks.extra(sweep)
     if found is not None and found.is_local and all(each.level != "problem" for each in of_model):
         yield from sweep_checks.slots(sweep)

@@ -20,6 +20,7 @@ from gallop_ray.preflight.plan import estimates, no_estimate, offline, reach
 from gallop_ray.search.storage import database
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.configuration import longest_text
+from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
@@ -40,6 +41,8 @@ from gallop_ray.training.models import (
     preset_folder,
     try_model,
 )
+from gallop_ray.training.optimizers import try_optimizer
+from gallop_ray.training.schedules import schedule_of
 
 _SECONDS = 3.0
 _LOOKED_AT = 200  # examples of a split
@@ -53,7 +56,7 @@ def model(sweep: Sweep) -> Iterator[Finding]:
     try:
         hub = hub_id(name)
     except ValueError as error:
-        yield problem(str(error), "Mend model.name")
+        yield problem(str(error), "Correct model.name")
         return
     if hub is not None and not is_cached(sweep.model):
         yield _on_hub(f"model {name}", hub, "model")
@@ -91,7 +94,7 @@ def _on_hub(what: str, repository: str, kind: str) -> Finding:
         ask(repository, timeout=_SECONDS)
     except Exception as error:  # the network, a proxy, a name that is not there, a gate: the hub says it best
         reason = str(error).strip().splitlines()[0]
-        fix = "Mend the network or HF_TOKEN, download it before, or give a folder on storage that every node sees"
+        fix = "Check the network or HF_TOKEN, download it before, or give a folder on storage that every node sees"
         fix = f"Run: make smollm2. Or: {fix[0].lower() + fix[1:]}" if what.endswith("smollm2-135m") else fix
         return problem(f"{what}: neither in the cache nor on the hub as {repository}: {reason}", fix)
     return ok(f"{what}: will be downloaded from the hub")
@@ -103,7 +106,7 @@ def studies(sweep: Sweep) -> Iterator[Finding]:
         try:
             database(url)
         except ValueError as error:
-            yield problem(str(error), "Mend search.storage, or leave it out for a file")
+            yield problem(str(error), "Correct search.storage, or leave it out for a file")
         else:
             yield ok(f"studies in {hidden(url)}")
 
@@ -116,7 +119,7 @@ def data(sweep: Sweep) -> Iterator[Finding]:
             tasks = load_tasks(sweep)
     except ValueError as error:
         if sweep.data.root != "hub" or not _all_known(sweep):
-            yield problem(str(error), "Mend the data, or data.train and data.ood")
+            yield problem(str(error), "Correct the data, or data.train and data.ood")
             return
         for name in dict.fromkeys(HUB_TASKS[task].path for task in (*sweep.data.train_tasks, *sweep.data.ood)):
             yield _on_hub(f"data of {name}", name, "dataset")
@@ -202,6 +205,16 @@ def tuners(sweep: Sweep) -> Iterator[Finding]:
             pass
         finally:
             structure.restore()
+
+
+def optimizer(sweep: Sweep) -> Iterator[Finding]:
+    """Whether the optimizer and the schedule can be made and train what the methods train."""
+    try:
+        schedule_of(sweep.training.schedule, 1)
+        for spec in sweep.methods:
+            try_optimizer(sweep.training, (4,) if isinstance(spec, MaskMethodSpec) else (4, 4), spec.entry_ages)
+    except ValueError as error:
+        yield problem(str(error), "")
 
 
 def extra(sweep: Sweep) -> Iterator[Finding]:

@@ -39,7 +39,7 @@ from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.training.attach import try_to_attach
 from gallop_ray.training.context import NullReporter
-from gallop_ray.training.optimizers import make_optimizer
+from gallop_ray.training.optimizers import try_optimizer
 from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, look, measure_base
 from gallop_ray.training.schedules import schedule_of
@@ -138,7 +138,7 @@ def _check_methods(resident: LoadedModel) -> None:
     look(resident)
     for spec in sweep.methods:
         schedule_of(sweep.training.schedule, 1)
-        make_optimizer(sweep.training, [torch.nn.Parameter(torch.zeros(1))], spec.entry_ages)
+        try_optimizer(sweep.training, (4,) if isinstance(spec, MaskMethodSpec) else (4, 4), spec.entry_ages)
         make_method(spec)
         if isinstance(spec, MaskMethodSpec):
             candidates = find_candidates(resident.model, spec.target_modules)

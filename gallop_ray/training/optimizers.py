@@ -1,7 +1,7 @@
 """Optimizers by name, and weight decay to the base values."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from gallop_ray.methods import MaskMethod, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase, EntryAdamW
 from gallop_ray.spec.plugins import is_reference, load_object
-from gallop_ray.spec.problems import did_you_mean
+from gallop_ray.spec.problems import did_you_mean, first_line
 from gallop_ray.spec.schema import TrainingSpec
 
 
@@ -36,6 +36,28 @@ def make_optimizer(
         raise ValueError(f"training.optimizer_options: {error}") from None
 
 
+def try_optimizer(training: TrainingSpec, shape: Sequence[int] = (4,), entry_ages: bool = False) -> None:
+    """A step of the optimizer over a parameter of this shape: the entries of a mask are a vector.
+
+    Raises ValueError for one that cannot be made, that wants what training does not give (a closure, sparse
+    gradients, matrices), or that changes nothing.
+    """
+    tried = nn.Parameter(torch.zeros(*shape))
+    tried.grad = torch.ones_like(tried)
+    name, reason = training.optimizer, "it leaves a parameter that has a gradient as it was"
+    try:
+        make_optimizer(training, [tried], entry_ages).step()
+    except Exception as error:  # torch's own, and whatever a user's class raises
+        if str(error).startswith("training."):
+            raise
+        reason = first_line(error) or type(error).__name__
+    else:
+        if bool((tried != 0).all()) and bool(tried.isfinite().all()):
+            return
+    what = "the entries of a mask, a vector" if len(shape) == 1 else "a matrix"
+    raise ValueError(f"training.optimizer: {name} cannot train {what}: {reason}; name another, such as adamw")
+
+
 def optimizer_class(name: str) -> Any:
     """The class for a name in torch.optim, whatever its case, or for `module:Class`. Raises ValueError."""
     if is_reference(name):
@@ -45,7 +67,7 @@ def optimizer_class(name: str) -> Any:
         return found
     every = (each for each in vars(torch.optim).values() if isinstance(each, type))
     known = {c.__name__.lower(): c for c in every if issubclass(c, torch.optim.Optimizer)}
-    del known["optimizer"]
+    del known["optimizer"]  # the base class of all of them
     if name.lower() not in known:
         hint = did_you_mean(name.lower(), known) or f"; it has {', '.join(sorted(known))}"
         raise ValueError(f"training.optimizer: torch has no {name!r}{hint}")

@@ -14,7 +14,7 @@ from gallop_ray.sparse.weights import gather_all
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import train
-from gallop_ray.training.optimizers import make_optimizer
+from gallop_ray.training.optimizers import make_optimizer, try_optimizer
 from tests.training import tiny
 from tests.training.test_equality import Losses
 
@@ -98,3 +98,35 @@ def test_what_the_optimizer_of_a_changing_mask_does_not_have_is_refused() -> Non
     assert make_optimizer(training, values).defaults["amsgrad"]
     with pytest.raises(ValueError, match=r"training.optimizer_options: .*'amsgrad'"):
         make_optimizer(training, values, entry_ages=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"optimizer": "lbfgs"}, "lbfgs cannot train the entries of a mask, a vector: .*closure"),
+        ({"optimizer": "sparseadam"}, "sparseadam cannot train"),
+        ({"optimizer": "Muon"}, "Muon cannot train the entries of a mask, a vector: "),
+        ({"optimizer": "Optimizer"}, "torch has no 'Optimizer'"),
+        ({"optimizer_options": {"betas": [0.9, 1.5]}}, "adamw cannot train .*[Bb]eta"),
+        ({"optimizer_options": {"eps": -1.0}}, "adamw cannot train .*eps"),
+        ({"optimizer_options": {"betas": 0.9}}, "training.optimizer_options: .*not subscriptable"),
+        ({"optimizer_options": {"eps": 0.0, "lr_decay": 1}}, "training.optimizer_options: .*lr_decay"),
+        ({"optimizer": "tests.training.test_optimizers:Still"}, "Still cannot train .*leaves a parameter"),
+    ],
+)
+def test_what_cannot_train_entries_is_told_before_a_run(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        try_optimizer(tiny.sweep(**wrong).training)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor", "nadam", "rmsprop", "adagrad"])
+def test_what_can_train_entries_passes(name: str) -> None:
+    try_optimizer(tiny.sweep(optimizer=name).training)
+    try_optimizer(tiny.sweep(optimizer=name).training, (4, 4))
+
+
+class Still(torch.optim.SGD):
+    """Takes gradients and does nothing."""
+
+    def step(self, closure: Any = None) -> None:
+        """Nothing."""

@@ -1,4 +1,4 @@
-"""What is used of other packages that they do not promise to keep: a module for each, with a probe.
+"""All use of private or undocumented parts of other packages: a module for each package, with a probe.
 
-A probe says which version it was tried with, and is run by the tests, by `doctor`, and where the package is first used.
+Probes run in the tests, in `doctor` and where the package is first used, and name the version they were tried with.
 """

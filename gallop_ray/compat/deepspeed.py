@@ -1,4 +1,4 @@
-"""DeepSpeed: where the flat float32 tensors of its optimizers hold a parameter, and what it leaves behind."""
+"""DeepSpeed: a parameter's place in the flat float32 tensors of its optimizers, and what an engine leaves behind."""
 
 from typing import Any, NamedTuple
 
@@ -39,12 +39,13 @@ def _written(kind: type, attribute: str) -> bool:
 
 
 def skip_compiled_communication() -> None:
-    """Compiled on first use, half a minute on every machine; gloo does the same."""
+    """Do not let DeepSpeed compile its shared-memory communication, which takes half a minute per machine; use gloo."""
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def forget_engine(engine: Any) -> None:
-    """Let go of a destroyed engine, which closures inside DeepSpeed still hold under ZeRO-3: they hold empty shells."""
+    """Free a destroyed engine's memory. Under ZeRO-3 closures inside DeepSpeed keep it alive, now as an empty shell."""
+    # A list of the module's, which destroy() does not empty.
     parameter_offload.FWD_MODULE_STACK.clear()
     optimizer = engine.optimizer
     for shell in (getattr(optimizer, "optimizer", None), optimizer, engine):
@@ -53,7 +54,7 @@ def forget_engine(engine: Any) -> None:
 
 
 class Partition(NamedTuple):
-    """`size` entries of a parameter, from its entry `start` on, lie at `at` in the flat tensor."""
+    """`size` entries of a parameter, from its entry `start` on, at offset `at` of the flat tensor."""
 
     flat: Tensor
     at: int
@@ -72,6 +73,6 @@ def partition_of(optimizer: Any, parameter: nn.Parameter) -> Partition | None:
 
 
 def shard_of(optimizer: Any, parameter: nn.Parameter) -> tuple[Tensor, int, int]:
-    """At ZeRO stage 3: the flat tensor, where this rank's shard begins in it, and the shard's size with its padding."""
+    """At ZeRO stage 3: the flat tensor, the offset of this rank's shard in it, and the shard's size with padding."""
     group, at, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
     return optimizer.fp32_partitioned_groups_flat[group], at, size

@@ -1,4 +1,4 @@
-"""MLflow: the login that it takes for an address, and the engine that it keeps for a SQLite file."""
+"""MLflow: the credentials that it uses for a server, and the engine that it caches for an SQLite file."""
 
 from typing import Any
 
@@ -20,10 +20,10 @@ def probe() -> None:
 
 
 def login_of(uri: str) -> Any:
-    """The credentials that MLflow itself takes for a server's address, which no public function tells."""
+    """The credentials that MLflow itself uses for a server, which no public function returns."""
     return MlflowClient(uri)._tracking_client.store.get_host_creds()
 
 
 def close_engine(uri: str) -> None:
-    """Close the connections to a database that MLflow keeps open for this address."""
+    """Close the connections that MLflow keeps open to the database at this address."""
     SqlAlchemyStore._get_or_create_engine(uri).dispose()

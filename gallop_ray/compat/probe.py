@@ -1,4 +1,4 @@
-"""Whether a package still has what is used of it without its promise."""
+"""Checks that a package still has the private parts that are used of it."""
 
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -18,10 +18,9 @@ class Incompatible(ValueError):
 
 
 def require(package: str, needs: Mapping[str, Callable[[], object]]) -> None:
-    """Raise Incompatible, in one line, unless every need is there.
+    """Raise Incompatible, in one line, unless all needs are there.
 
-    needs: by its name in the package, what looks it up: an AttributeError, an ImportError or False mean that it is
-    missing.
+    needs: by name, a function that looks it up: AttributeError, ImportError or False mean that it is missing.
     """
     missing = [name for name, look in needs.items() if not _there(look)]
     if missing:

@@ -1,4 +1,4 @@
-"""The probes of all packages, by the process that needs them. Imports a package only when its probe is wanted."""
+"""The probes of all packages, by the process that needs them. A package is imported only when it is probed."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,7 +17,7 @@ def probe_all(modules: tuple[str, ...]) -> None:
 
 
 def incompatibilities() -> Iterator[str]:
-    """What the installed packages lack, a line each."""
+    """What the installed packages lack, one line each."""
     for name in ALL:
         try:
             probe_all((name,))

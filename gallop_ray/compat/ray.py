@@ -1,4 +1,4 @@
-"""Ray: placement groups and actors as its head knows them, its processes on this machine, its note of a cluster."""
+"""Ray: placement groups and actors by its head's tables, its processes on this machine, its address file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,10 +37,10 @@ def probe() -> None:
 
 
 def remove_orphaned_groups() -> None:
-    """Remove the placement groups of this job whose makers are dead.
+    """Remove the placement groups of this job whose creators are dead.
 
-    Ray frees them only when the job ends, and until then nobody gets their resources. Its own cleaner does not
-    work while the dashboard is off.
+    Ray frees them only when the job ends, and until then their resources are lost. Its own cleaner does not work while
+    the dashboard is off.
     """
     job = ray.get_runtime_context().get_job_id()
     for data in ray_state._connect_and_get_accessor().get_placement_group_table():
@@ -51,22 +51,22 @@ def remove_orphaned_groups() -> None:
 
 
 def is_dead(actor: str) -> bool:
-    """Of an actor's id; the nil id stands for the driver, which lives."""
+    """Whether the actor with this id is dead; the nil id stands for the driver, which is alive."""
     actor_id = ray.ActorID.from_hex(actor)
     data = None if actor_id.is_nil() else ray_state.get_actor_info(actor_id)
     return data is not None and _messages.ActorTableData.FromString(data).state == _messages.ActorTableData.DEAD
 
 
 def autoscaler_limit() -> Mapping[str, float] | None:
-    """The resources of all nodes that the cluster may have; None where no autoscaler has told Ray."""
+    """The resources of all nodes that the cluster may have; None where no autoscaler has reported them."""
     limit: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()
     return limit
 
 
 def ended_process(kinds: Mapping[str, str]) -> tuple[str, int] | None:
-    """Which of Ray's processes that this one has started has ended, and its exit code; None while they run.
+    """Which of the Ray processes started by this one has ended, and its exit code; None while all run.
 
-    kinds: Ray's name of a kind of process, and the name that is returned.
+    kinds: from Ray's name of a kind of process to the name to return.
     """
     node: Any = ray_worker._global_node
     for kind, name in kinds.items():
@@ -78,10 +78,10 @@ def ended_process(kinds: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def address_note() -> Path:
-    """The file in which `ray start` notes the cluster that it has started or joined on this machine."""
+    """The file in which `ray start` stores the address of the cluster that it started or joined on this machine."""
     return Path(get_ray_address_file(None))
 
 
 def greet_head(place: str) -> None:
-    """Raises whatever Ray's client raises where no head of this version listens at HOST:PORT; it may hang."""
+    """Raises what Ray's client raises where no head of this version listens at HOST:PORT; may hang."""
     GcsClient(address=place)

@@ -12,9 +12,9 @@ HOOK_TABLES = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
     *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
-"""What a module keeps its hooks in."""
+"""The attributes in which a module keeps its hooks."""
 GROUPED_PRODUCTS = (functional.grouped_mm, torch._grouped_mm)
-"""Of experts; the second is what the first calls."""
+"""The products of experts; the first calls the second, and models call either."""
 
 
 def probe() -> None:
@@ -33,12 +33,12 @@ def probe() -> None:
 
 
 def parameter_table(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """A module's own parameters as they are stored, without what parametrizations make of them."""
+    """A module's own parameters as stored, not as parametrizations present them."""
     return module._parameters
 
 
 def has_hooks(parameter: Tensor) -> tuple[bool, bool]:
-    """Whether a parameter has hooks on its gradient, and on what follows its accumulation."""
+    """Whether a parameter has hooks on its gradient, and hooks after its accumulation."""
     return bool(parameter._backward_hooks), bool(parameter._post_accumulate_grad_hooks)
 
 
@@ -48,11 +48,11 @@ def buffer_table(module: nn.Module) -> dict[str, Tensor | None]:
 
 
 def storage_key(storage: torch.UntypedStorage) -> int:
-    """The same for tensors that share a storage, on the meta device, too, where there is no address."""
+    """An id shared by tensors with the same storage, also on the meta device, where all addresses are 0."""
     return int(storage._cdata)
 
 
 def flash_attention_on_cpu(*args: Any, **kwargs: Any) -> Tensor:
-    """The kernel that torch takes for attention on a CPU, which saves no attention weights."""
+    """The kernel that torch uses for attention on a CPU, which saves no attention weights."""
     attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **kwargs)[0]
     return attended

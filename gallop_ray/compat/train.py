@@ -1,4 +1,4 @@
-"""Ray Train: what its controller tells of a worker group, and how it words the end of a worker."""
+"""Ray Train: its controller's callbacks about a worker group, and how it reports the death of a worker."""
 
 from typing import Any
 
@@ -29,6 +29,6 @@ def probe() -> None:
 
 
 def causes(errors: dict[int, Exception]) -> list[Exception]:
-    """The workers' errors by rank; a death comes wrapped in a failed health check."""
+    """The workers' errors in order of rank; a death is wrapped in a failed health check."""
     found: list[Any] = [getattr(error, "health_check_failure", error) for _, error in sorted(errors.items())]
     return found

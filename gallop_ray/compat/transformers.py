@@ -27,15 +27,15 @@ def probe() -> None:
 
 
 def attention_of(config: Any) -> str:
-    """The name of the attention that a loaded model's configuration has settled on."""
+    """The name of the attention implementation that a loaded model uses."""
     return str(config._attn_implementation)
 
 
 def template_globals(template: str) -> dict[str, Any]:
-    """What a chat template can call. Raises what Jinja raises for a template that is wrong.
+    """The functions that a chat template can call. Raises what Jinja raises for an invalid template.
 
-    The only place of its clock: keyword arguments reach a template as plain data, not as functions. transformers keeps
-    the compiled template, per text, so that a change holds for all prompts of the process.
+    The only way to set its clock: keyword arguments reach a template as plain data, not as functions. transformers
+    caches the compiled template by its text, so that a change holds for all prompts of the process.
     """
     compiled: Any = _compile_jinja_template(template)
     found: dict[str, Any] = compiled.globals
@@ -44,11 +44,12 @@ def template_globals(template: str) -> dict[str, Any]:
 
 @contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
-    """While this is open the blocks are checkpointed although the model is in evaluation mode."""
+    """Context manager: the blocks are checkpointed although the model is in evaluation mode."""
     blocks: list[Any] = [block for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
     checkpoints = [block._gradient_checkpointing_func for block in blocks]
     for block, checkpoint in zip(blocks, checkpoints, strict=True):
-        # transformers looks at the block's mode to decide whether to checkpoint; some blocks then drop out themselves.
+        # transformers checkpoints only blocks in training mode, in which some would apply dropout: `_evaluated` sets
+        # the mode back inside.
         block.training, block._gradient_checkpointing_func = True, partial(_evaluated, block, checkpoint)
     try:
         yield
@@ -58,7 +59,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
 
 
 def _evaluated(block: nn.Module, checkpoint: Callable[..., Any], forward: Callable[..., Any], *args: Any) -> Any:
-    """The block's checkpointed forward pass, in evaluation mode: now, and when it is computed again."""
+    """The block's checkpointed forward pass in evaluation mode, both now and when it is recomputed."""
 
     def in_evaluation(*inputs: Any) -> Any:
         block.training = False

@@ -1,4 +1,4 @@
-"""Ray Tune: what keeps it small over thousands of configurations; the run folders remember what has ended."""
+"""Ray Tune: keeps it fast and small over thousands of configurations; the run folders remember what has ended."""
 
 import inspect
 from functools import partial
@@ -11,7 +11,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from gallop_ray.compat.probe import require
 
-_TRIALS = 64  # that Tune may know of
+_TRIALS = 64  # ended trials are dropped when Tune knows more than this
 SETS = ("_stopped_trials", "_failed_trials", "_trials_to_cache")
 METADATA = "_trial_metadata"
 
@@ -23,10 +23,11 @@ def probe() -> None:
 
 
 class DroppingScheduler(FIFOScheduler):
-    """First come, first served; trials that have ended are dropped.
+    """First come, first served; drops trials that have ended.
 
-    Tune walks through its trials several times a step, which with thousands of them is most of a step, and keeps tens
-    of kilobytes of each. A scheduler is what Tune shows itself to; what another version calls otherwise stays.
+    Tune iterates over its trials several times per step, which dominates a step when there are thousands, and keeps
+    tens of kilobytes of each. A scheduler is what Tune passes its controller to. Attributes that another version names
+    differently are left alone.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
@@ -36,11 +37,11 @@ class DroppingScheduler(FIFOScheduler):
 
 
 def drop_ended_trials(controller: Any) -> None:
-    """Take what has ended out of all that a TuneController keeps of its trials."""
+    """Remove ended trials from everything that a TuneController keeps about its trials."""
     trials = controller.get_trials()
     if len(trials) <= _TRIALS:
         return
-    # The last one stays: an end without any trial is an error to Tune.
+    # In place, because others hold the list. The last one stays: Tune takes an end without any trial for an error.
     ended = [each for each in trials[:-1] if each.is_finished()]
     trials[:] = [each for each in trials[:-1] if not each.is_finished()] + trials[-1:]
     for each in ended:
@@ -50,7 +51,7 @@ def drop_ended_trials(controller: Any) -> None:
 
 
 class QuietProgress(TrialProgressCallback):
-    """In the place of Tune's own, which prints nothing as we call it but keeps every trial."""
+    """Replaces Tune's own callback, which prints nothing with verbose=0 but keeps every trial."""
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         """Keep nothing."""

@@ -1,1 +1,1 @@
-"""How anything gets onto the disk and back: whole files, locks, damage, and what a disk can refuse."""
+"""How everything is written to disk and read back: atomic files, locks, damage, and errors of the storage."""

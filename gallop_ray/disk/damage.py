@@ -1,4 +1,4 @@
-"""Files that are there and are not what was written: named once, with what follows."""
+"""Files whose contents are not what was written: reported once, with the consequence."""
 
 import logging
 from pathlib import Path
@@ -8,7 +8,7 @@ _SAID: set[tuple[str, str]] = set()
 
 
 class Damaged(ValueError):
-    """A file cannot be read as what it should be; the message names it and says why."""
+    """A file does not hold what it should; the message names it and says why."""
 
     def __init__(self, path: Path, reason: str, fix: str = "restore or delete it") -> None:
         super().__init__(f"{path} {reason}: {fix}")
@@ -16,7 +16,7 @@ class Damaged(ValueError):
 
 
 def note_damage(path: Path, reason: str, follows: str) -> None:
-    """Say once in this process what is wrong with a file, and what follows from it."""
+    """Log once per process what is wrong with a file, and the consequence."""
     if (str(path), reason) not in _SAID:
         _SAID.add((str(path), reason))
         _LOG.warning("%s %s; %s", path, reason, follows)

@@ -1,6 +1,6 @@
-"""Locks between processes and nodes: flock, which ends with its process however that ends.
+"""Locks between processes and nodes: flock, which is released when its process ends, however it ends.
 
-Not filelock's, which takes a storage without flock for one with: there it puts up a file that outlives its process.
+Not filelock: on a storage without flock it silently falls back to a lock file, which outlives its process.
 """
 
 import errno
@@ -27,20 +27,21 @@ class NoLocks(ValueError):
 
 
 class Lock:
-    """An exclusive lock on a file, which is made where it is not there and stays."""
+    """An exclusive lock on a file, which is created if missing and never removed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
     def acquire(self, timeout: float | None = None) -> bool:
-        """Wait for the lock, up to `timeout` seconds; whether it was had.
+        """Wait for the lock, up to `timeout` seconds. Returns whether it was acquired.
 
         Raises NoLocks where the storage has none, other OSErrors where the file cannot be opened.
         """
         until = None if timeout is None else time.monotonic() + timeout
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
+            # Polled: a blocking flock could not end at a deadline.
             while not _taken(descriptor, fcntl.LOCK_EX, self.path):
                 if until is not None and time.monotonic() > until:
                     return False
@@ -52,15 +53,15 @@ class Lock:
                 os.close(descriptor)
 
     def release(self) -> None:
-        """Give it back; nothing where it is not held."""
+        """Release the lock; does nothing if it is not held."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            os.close(self._descriptor)  # the file stays: removing it would let two processes lock two files
             self._descriptor = None
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """While this is open no other process is in here with that file. Raises as `Lock.acquire`."""
+    """Context manager: no other process is in here with the same file. Raises as `Lock.acquire`."""
     lock = Lock(path)
     lock.acquire()
     try:
@@ -70,13 +71,13 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock, as far as that can be told; needs no right to write, and no locks."""
+    """Whether a process holds the lock, as far as can be told; needs neither write permission nor working locks."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
-        return not _taken(descriptor, fcntl.LOCK_SH, path)
+        return not _taken(descriptor, fcntl.LOCK_SH, path)  # shared: readers must not take each other for the holder
     except (NoLocks, OSError):
         return False  # nothing runs on a storage without locks
     finally:

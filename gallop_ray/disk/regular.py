@@ -1,4 +1,4 @@
-"""Records are regular files: whatever else stands in the place of one is damage, and is never waited for."""
+"""Records are regular files: anything else in the place of one is damage, and never blocks the reader."""
 
 import errno
 import os
@@ -20,10 +20,8 @@ _NO_FILE = {
 
 @contextmanager
 def opened_regular(path: Path) -> Iterator[BinaryIO]:
-    """The file, open to be read. FileNotFoundError where there is none, Damaged for what is no regular file.
-
-    Without O_NONBLOCK the opening of a pipe would wait for a writer, for ever.
-    """
+    """The file, opened for reading. Raises FileNotFoundError, and Damaged for anything but a regular file."""
+    # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -39,13 +37,13 @@ def opened_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_regular(path: Path) -> bytes:
-    """All of a file. Raises as `opened_regular`."""
+    """The contents of a file. Raises as `opened_regular`."""
     with opened_regular(path) as file:
         return file.read()
 
 
 def stat_of(path: Path) -> os.stat_result | None:
-    """What the system says of a file; None where there is none, or none can be."""
+    """A file's stat; None where there is no file, or cannot be one."""
     try:
         return path.stat()
     except OSError as error:
@@ -55,7 +53,7 @@ def stat_of(path: Path) -> os.stat_result | None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or what stands in its place."""
+    """Remove a file, or whatever is in its place."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

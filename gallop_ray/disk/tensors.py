@@ -1,4 +1,4 @@
-"""Safetensors files: opened with or without torch, and the formats that a run's adapter has."""
+"""Safetensors files, opened with or without torch, and the formats of a run's adapter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from gallop_ray.disk.regular import opened_regular
 
 @contextmanager
 def opened(path: Path, framework: Literal["numpy", "pt"] = "numpy") -> Iterator[Any]:
-    """The open file, its size held against its header.
+    """Context manager: the open file, its size checked against its header.
 
-    Raises Damaged where it is no whole safetensors file, FileNotFoundError where it is not there, other OSErrors where
-    it cannot be read. Used as `with`, what is read inside raises the same.
+    Raises Damaged where it is not a complete safetensors file, FileNotFoundError where it is missing, other OSErrors
+    where it cannot be read; reading inside raises the same.
     """
-    with opened_regular(path):  # safetensors says "not found" also of what may not be read
+    with opened_regular(path):  # safetensors says "not found" also about a file without read permission
         pass
     try:
         with safe_open(path, framework=framework) as file:
@@ -28,7 +28,7 @@ def opened(path: Path, framework: Literal["numpy", "pt"] = "numpy") -> Iterator[
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The metadata of a file that is as long as its header says. Raises as `opened`."""
+    """A file's metadata, its size checked against its header. Raises as `opened`."""
     with opened(path) as file:
         found: dict[str, str] = file.metadata() or {}
         return found

@@ -1,4 +1,4 @@
-"""What a disk can refuse: the classes of failure, and a sentence for each."""
+"""Errors of the storage: their classes, and a sentence with the fix for each."""
 
 import errno
 import os
@@ -26,9 +26,9 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def as_os_error(error: BaseException, path: object = None) -> OSError | None:
-    """The error of the operating system in an exception: of an OSError itself, or of a library's words.
+    """The operating system's error in an exception: an OSError itself, or one in a library's message.
 
-    safetensors, being no Python, ends its messages in "(os error 28)".
+    safetensors, which is written in Rust, ends its messages with "(os error 28)".
     """
     if isinstance(error, OSError):
         if error.errno and error.filename is None and path is not None:
@@ -42,17 +42,18 @@ def as_os_error(error: BaseException, path: object = None) -> OSError | None:
 def is_disk_full(error: BaseException) -> bool:
     """Whether a write failed because there is no space left."""
     found = as_os_error(error)
+    # By the text as well, which is all that some libraries keep.
     return (found is not None and found.errno in _FULL) or any(os.strerror(number) in str(error) for number in _FULL)
 
 
 def is_over_quota(error: BaseException) -> bool:
-    """Whether it failed because this user may not write more, whatever the disk has left."""
+    """Whether a write failed because of this user's quota, whatever the disk has free."""
     found = as_os_error(error)
     return (found is not None and found.errno == errno.EDQUOT) or os.strerror(errno.EDQUOT) in str(error)
 
 
 def is_storage_trouble(error: BaseException) -> bool:
-    """Whether an exception is the storage's, and no program's mistake: every run would come to it."""
+    """Whether an exception comes from the storage and not from a program: every run would meet it."""
     found = as_os_error(error)
     return is_disk_full(error) or (found is not None and found.errno in _ANSWERS)
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: a draft beside their place, synchronised, then renamed."""
+"""Atomic files: written as a draft next to their place, synchronised, then renamed."""
 
 import errno
 import os
@@ -11,19 +11,19 @@ from pathlib import Path
 
 from gallop_ray.disk.trouble import as_os_error
 
-# Ours, those of earlier versions, and safetensors' own, which it leaves in the folder that it was given.
+# Our drafts, those of earlier versions, and safetensors' own, which a kill leaves in the folder it was writing to.
 _DRAFT = re.compile(r"\.(.+\.tmp|.+\.safetensors\.\d+|tmp\w{6})")
 
 
 @contextmanager
 def drafted(path: Path, durable: bool = True) -> Iterator[Path]:
-    """The file to write, which takes the place of `path` when this ends without an error. Its mode is the umask's.
+    """Context manager: the draft to write, which replaces `path` on exit without an error. Its mode follows the umask.
 
-    What the storage refuses, to a library too, is an OSError that names `path`.
+    Errors of the storage, also inside a library, become an OSError that names `path`.
 
-    It is alone in a folder of its own: a library that writes its own temporary file beside it leaves that there, too.
+    The draft is in a folder of its own, so that temporary files that a library writes next to it are removed with it.
 
-    durable: so, too, after a power cut. That takes milliseconds; what decides nothing goes without.
+    durable: whether it must survive a power cut, which takes milliseconds; not needed for what decides nothing.
     """
     folder = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     draft = folder / path.name
@@ -37,7 +37,7 @@ def drafted(path: Path, durable: bool = True) -> Iterator[Path]:
         if durable:
             _synchronise(draft)
         os.replace(draft, path)
-        if durable:
+        if durable:  # the folder, too: the new name is in there, not in the file
             _synchronise(path.parent)
     except Exception as error:
         if (refused := as_os_error(error)) is not None and refused.errno is not None:
@@ -52,16 +52,16 @@ def _synchronise(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL or not path.is_dir():  # some network disks cannot do it with folders
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network disks cannot synchronise folders
             raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 
 
 def remove_drafts(folder: Path, of: str = "") -> None:
-    """Remove what killed writers have left in a folder in which nobody writes just now.
+    """Remove drafts of killed writers from a folder in which nobody is writing.
 
-    of: the name of a file, for its drafts alone, where nobody writes that.
+    of: a file's name, to remove only its drafts while other files may be being written.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         for path in [each for each in folder.iterdir() if _DRAFT.fullmatch(each.name)]:
@@ -74,10 +74,10 @@ def remove_drafts(folder: Path, of: str = "") -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append bytes that end a line, all of them or none. For the file's one writer.
+    """Append complete lines, all of the bytes or none. For the file's only writer.
 
-    Half a line that a killed writer has left at the end is cut off first. The file is opened each time, so that readers
-    on other nodes of a network disk see what was added. Raises OSError, which names the file.
+    An incomplete last line that a killed writer has left is cut off first. The file is reopened each time, so that
+    readers on other nodes of a network disk see what was added. Raises OSError, which names the file.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
@@ -87,7 +87,7 @@ def append(path: Path, data: bytes) -> None:
             while written < len(data):
                 written += os.write(descriptor, data[written:])
         except OSError as error:
-            with suppress(OSError):  # the next one cuts it off
+            with suppress(OSError):  # else the next call cuts it off
                 os.ftruncate(descriptor, before)
             raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
@@ -98,7 +98,7 @@ _BLOCK = 4096
 
 
 def _end_of_lines(descriptor: int) -> int:
-    """The size up to the last line that is complete, to which the file is cut."""
+    """Cut the file to its complete lines; their size. Reads backwards, usually a single byte."""
     size = end = os.fstat(descriptor).st_size
     while end > 0:
         start = max(0, end - _BLOCK if end < size else end - 1)

@@ -1,1 +1,1 @@
-"""Adapters out: what a finished run has trained, in the form that other tools load."""
+"""Exports what a finished run has trained in forms that other tools load."""

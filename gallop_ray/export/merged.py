@@ -1,4 +1,4 @@
-"""A trained model as an ordinary transformers folder, with no trace of how it was trained."""
+"""A trained model as an ordinary transformers folder, independent of how it was trained."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from gallop_ray.training.save import save_model
 
 
 def write_merged(request: Request, folder: Path) -> None:
-    """Write weights, configuration and tokenizer. Raises ValueError where the base model is not the run's own."""
+    """Write weights, configuration and tokenizer. Raises ValueError where the base model is not the run's."""
     model, tokenizer = load_model(request.model)
     save_model(_MERGE[request.metadata["format"]](model, request), folder)
     tokenizer.save_pretrained(folder)

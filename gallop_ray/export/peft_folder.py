@@ -31,7 +31,7 @@ def write_peft(request: Request, folder: Path) -> None:
     config.revision = request.model.revision
     config.task_type = peft.TaskType.CAUSAL_LM
     config.inference_mode = True
-    config.target_modules = sorted(config.target_modules)
+    config.target_modules = sorted(config.target_modules)  # a set, whose order would change between exports
     config.save_pretrained(str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={**request.metadata, "format": "pt"})
     if request.metadata["format"] == PEFT:
@@ -39,9 +39,9 @@ def write_peft(request: Request, folder: Path) -> None:
 
 
 def _refuse_unread(request: Request, folder: Path) -> None:
-    """Raise ValueError where PEFT would leave out a part of what was written, which it says in a warning.
+    """Raise ValueError where PEFT would drop parts of what was written, which it only warns about.
 
-    It renames the weights of some models as it reads them, and then does not find them.
+    It renames the weights of some models while reading them, and then does not find them.
     """
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -53,9 +53,9 @@ def _refuse_unread(request: Request, folder: Path) -> None:
 
 
 def attach_peft(model: Any, request: Request, trained: Collection[str]) -> Any:
-    """`model` wrapped as the run's method wraps it, with the parameters as before training.
+    """`model` wrapped as by the run's method, with the parameters as before training.
 
-    trained: the names of its parameters on disk. They tell the modules that the run knew to be reached by text.
+    trained: the names of its parameters on disk, which show the modules that text reached in the run.
     """
     modules = (name for name, _ in model.named_modules())
     note_reached(model, [name for name in modules if any(each.startswith(f"{_ROOT}{name}.") for each in trained)])
@@ -63,7 +63,7 @@ def attach_peft(model: Any, request: Request, trained: Collection[str]) -> Any:
     method = make_method(spec)
     assert isinstance(method, TunerMethod)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(request.metadata["seed"]))  # of what a tuner draws and does not save
+        torch.manual_seed(int(request.metadata["seed"]))  # some tuners draw projections and do not save them
         return method.attach(model).module
 
 

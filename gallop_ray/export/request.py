@@ -1,4 +1,4 @@
-"""What to export and whereto, checked before a heavy package is imported or anything is written."""
+"""What to export and where to, checked before a heavy package is imported or anything is written."""
 
 import re
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ _WHY_NOT = {
 
 @dataclass(frozen=True)
 class Request:
-    """An export that can be done: a finished run, a form that its adapter has, and a place that is free."""
+    """An export that is possible: a finished run, a form that its adapter has, and a free place."""
 
     run: RunFolder
     to: Target
     output: Path
     """A folder that is empty or not there yet."""
     metadata: dict[str, str]
-    """Of the run's adapter; `format` is a key of the formats above."""
+    """The metadata of the run's adapter; `format` is one of the formats above."""
 
     @property
     def model(self) -> ModelSpec:
@@ -44,9 +44,9 @@ class Request:
 
 
 def checked(run: str, to: Target, output: str | None) -> Request:
-    """The request, where it can be done; ValueError says what is in the way.
+    """The request, if it is possible. Raises ValueError that says what prevents it.
 
-    `output` is a folder; None for <configuration>-seed-<n>-<to> in the working directory, with the task of a round.
+    `output` is a folder; None for <configuration>-seed-<n>-<to> in the working directory, with a round's task.
     """
     folder = _folder(Path(run).expanduser().resolve())
     _refuse_unfinished(folder)

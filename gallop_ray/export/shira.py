@@ -1,7 +1,7 @@
 """A delta as a PEFT SHiRA adapter (arXiv 2406.13175).
 
 PEFT gives every adapted matrix r x (in + out) trained entries, with one r for the whole adapter. A global mask fills
-some matrices more than others; what a matrix has too few is made up by entries that add nothing.
+some matrices more than others; the rest is padded with entries that add nothing.
 """
 
 import math
@@ -22,10 +22,10 @@ def to_shira(model: nn.Module, adapter: Mapping[str, Tensor]) -> tuple[Any, dict
     `shira_weight` float32 (n,), n = r (in + out).
 
     Args:
-        model: the base model, of which only names and shapes are read; the meta device will do.
-        adapter: the tensors of an adapter file of ours.
+        model: the base model, of which only names and shapes are read; it may be on the meta device.
+        adapter: the tensors of a gallop_ray adapter file.
 
-    Raises ValueError where something else than linear layers is trained, and where a matrix has fewer than r (in + out)
+    Raises ValueError where anything but linear layers is trained, and where a matrix has fewer than r (in + out)
     entries, r being what the fullest matrix needs.
     """
     modules = [key.removesuffix(".weight.delta") for key in adapter if key.endswith(".delta")]
@@ -49,7 +49,7 @@ def _shape(name: str, module: nn.Module) -> tuple[int, int]:
 
 
 def _rank(shapes: Mapping[str, tuple[int, int]], counts: Mapping[str, int]) -> int:
-    """The smallest r that holds the fullest matrix; ValueError where another has no room for it."""
+    """The smallest r that holds the fullest matrix. Raises ValueError where another matrix is too small for it."""
     needed = {name: math.ceil(counts[name] / sum(shape)) for name, shape in shapes.items()}
     fullest = max(needed, key=lambda name: needed[name])
     r = needed[fullest]
@@ -63,8 +63,7 @@ def _rank(shapes: Mapping[str, tuple[int, int]], counts: Mapping[str, int]) -> i
 
 
 def _filled(indices: Tensor, n: int, numel: int) -> Tensor:
-    """`indices` (k,) followed by the lowest n - k of the other flat indices below `numel`: PEFT would add up an entry
-    that came twice."""
+    """`indices` (k,) followed by the lowest n - k unused flat indices below `numel`: PEFT adds up duplicate entries."""
     free = torch.ones(numel, dtype=torch.bool)
     free[indices] = False
     return torch.cat([indices, free.nonzero().view(-1)[: n - indices.numel()]])

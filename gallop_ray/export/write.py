@@ -1,4 +1,4 @@
-"""Writing an export: the whole folder or nothing."""
+"""Writes an export: the complete folder or nothing."""
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ _FIX = "restore it, or run the seed again"
 
 
 def export(request: Request) -> Path:
-    """Write what was asked for; the folder. ValueError where the adapter does not fit the form or the base model."""
+    """Write an export and return its folder. Raises ValueError where the adapter does not fit the form or the model."""
     _refuse_incomplete(request)
     with _whole_or_nothing(request.output) as folder:
         _WRITERS[request.to](request, folder)
@@ -27,7 +27,7 @@ def export(request: Request) -> Path:
 
 
 def _refuse_incomplete(request: Request) -> None:
-    """Hold the adapter against its own checksums and, of a mask, against what the run recorded of it."""
+    """Check the adapter against its checksums and, for a mask, against what the run recorded."""
     path = request.run.adapter
     if request.metadata["format"] != DELTA:
         load_whole(path)
@@ -43,7 +43,7 @@ def _refuse_incomplete(request: Request) -> None:
 
 
 def _any(found: Mapping[str, object]) -> dict[str, int]:
-    """Sizes that hold everything, of a run that recorded none."""
+    """Unlimited sizes, for a run that recorded none."""
     return dict.fromkeys(found, sys.maxsize)
 
 
@@ -60,9 +60,9 @@ _WRITERS: dict[Target, Callable[[Request, Path], None]] = {
 
 @contextmanager
 def _whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """The folder to write files into, as it was before where that fails.
+    """Context manager: the folder to write into, restored to what it was on failure.
 
-    Not a draft that is renamed: the folder may be a mount point, or where the user's shell stands.
+    Not a draft that is renamed: the folder may be a mount point, or the working directory of the user's shell.
     """
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Masks outside of a sweep: in plain PyTorch, transformers' Trainer or Accelerate. `gallop_ray.sparse` offers it."""
+"""Masks outside of sweeps: in plain PyTorch, transformers' Trainer or Accelerate. Exported by `gallop_ray.sparse`."""

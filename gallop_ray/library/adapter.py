@@ -1,4 +1,4 @@
-"""Sparse adapters on a model: attach one, train it with any loop, save it, merge it or take it off."""
+"""Sparse adapters on a model: attach one, train it with any loop, save it, merge it or detach it."""
 
 import json
 import warnings
@@ -33,12 +33,12 @@ def attach(
 ) -> "SparseAdapter":
     """Choose a mask and make its entries the only thing on `model` that an optimizer trains.
 
-    The weights follow by themselves: there is nothing to call while training. Make the optimizer after this, of
-    `adapter.parameters()`; Trainer, which makes it when it trains, finds them in the model.
+    The weights follow by themselves: there is nothing to call while training. Create the optimizer after this, from
+    `adapter.parameters()`; Trainer, which creates it when it trains, finds them in the model.
 
     Args:
-        mask: one that select_mask has chosen for this model; nothing is chosen then, and batches are not needed.
-        model, spec, batches, loss, seed: as for select_mask.
+        mask: one that select_mask has chosen for this model; then no batches are needed.
+        model, spec, batches, loss, seed: as in select_mask.
 
     Raises:
         ValueError: as select_mask, and for a mask that does not fit the model.
@@ -55,7 +55,7 @@ def attach(
 class SparseAdapter:
     """The chosen entries of a model's weight matrices, one float32 vector of values for each matrix that has any.
 
-    Made by attach() and load(). All other parameters are frozen. Forward passes cost what they cost without it, and
+    Created by attach() and load(). All other parameters are frozen. A forward pass costs as much as without it, plus
     writing k values; the backward pass forms one matrix's gradient at a time and keeps its chosen entries
     (gallop_ray.sparse.layers). Values are float32 whatever the model's dtype, so that small steps in bfloat16 weights
     add up. The model's state dict is the plain model's, with the trained weights.
@@ -71,6 +71,7 @@ class SparseAdapter:
     ) -> None:
         self.model = model
         self._asking = [(p, p.requires_grad) for p in model.parameters()]
+        # Before anything is attached: the hash is taken over the plain model's names.
         self._base_hash, self._base_settings = base_hash(model), json.dumps(base_settings(model))
         self._checksums = {name: checksum(p) for name, p in model.named_parameters()}
         model.requires_grad_(False)
@@ -85,7 +86,7 @@ class SparseAdapter:
 
     @property
     def mask(self) -> Mask:
-        """The entries trained now: by the path of each module, sorted flat indices (k_m,) into its weight."""
+        """The entries trained now: by module path, sorted flat indices (k_m,) into its weight."""
         names = [c.name for c in self._delta.places]
         return Mask(dict(zip(names, self._delta.indices, strict=True)))
 
@@ -94,19 +95,20 @@ class SparseAdapter:
         return self._delta.parameters
 
     def refresh_with(self, optimizer: torch.optim.Optimizer, steps: int, step: int = 0) -> None:
-        """To be called once before training with lift, spiel or sara: choose again as they do, after optimizer steps.
+        """Call once before training with lift, spiel or sara, to reselect the mask after optimizer steps as they do.
 
-        Works by hooks of the optimizer, whose every step counts; nothing else is to be called. With Trainer use
+        Works by hooks of the optimizer and counts its steps; nothing else has to be called. With Trainer use
         RefreshCallback. A second call replaces the first.
 
         Args:
             optimizer: a torch optimizer of `parameters()`; for spiel and sara with Adam's correction, an EntryAdamW.
-            steps: optimizer steps of the whole training, by which spiel and sara set their schedule.
-            step: those already done.
+            steps: optimizer steps of the whole training, which the schedules of spiel and sara depend on.
+            step: steps done already.
 
         Raises:
             ValueError: where the method keeps its mask, or the optimizer does not train these parameters or cannot
-                follow a mask that changes. In a step: Diverged, for values or gradients that are not finite.
+                follow a changing mask. A later optimizer step raises Diverged for values or gradients that are not
+                finite.
         """
         self._refuse_detached("refresh_with()")
         if self._refresh is None:
@@ -117,12 +119,12 @@ class SparseAdapter:
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write the adapter as one safetensors file: indices, float32 changes, and the base model's hash.
 
-        From then on the weights are, to the bit, what apply_adapter() or load() makes of the base model and the file;
-        that moves none by more than its last bit. Rank 0 writes.
+        Afterwards the weights are bit for bit what apply_adapter() or load() makes of the base model and the file; this
+        changes each by its last bit at most. Rank 0 writes.
 
         Raises:
-            ValueError: where other weights than the chosen entries have changed, or a value is not finite, so that the
-                file would not give the trained model.
+            ValueError: where weights other than the chosen entries have changed, or a value is not finite, so that the
+                file would not reproduce the trained model.
             OSError: where the file cannot be written.
         """
         self._refuse_detached("save()")
@@ -140,12 +142,12 @@ class SparseAdapter:
     def load(cls, model: nn.Module, path: str | Path) -> Self:
         """Attach a saved adapter to the base model that it was trained on, to evaluate, merge or train it further.
 
-        Its mask stays: what lift, spiel or sara have ever trained is trained. To apply it for good, with less memory,
-        there is apply_adapter().
+        Its mask is fixed: all entries that lift, spiel or sara have ever trained. To apply it permanently, with less
+        memory, use apply_adapter().
 
         Raises:
-            ValueError: naming the file, where it is no whole adapter of ours, or of another base model; and where the
-                model has an adapter attached.
+            ValueError: naming the file, where it is not a complete gallop_ray adapter, or of another base model; and
+                where the model already has an adapter attached.
             OSError: where it cannot be read.
         """
         refuse_unfit(model)
@@ -161,14 +163,14 @@ class SparseAdapter:
         return adapter
 
     def merge(self) -> nn.Module:
-        """Make the model plain again, with the trained weights, and return it."""
+        """Remove the adapter, keeping the trained weights in the plain model, and return the model."""
         self._refuse_detached("merge()")
         self._finalize()
         self._delta.remove_layers()
         return self._plain()
 
     def detach(self) -> nn.Module:
-        """Take the adapter off: the model is plain again, with the base weights to the bit. Returns it."""
+        """Remove the adapter and restore the base weights bit for bit. Returns the model."""
         self._refuse_detached("detach()")
         self._delta.follow_weights()
         self._delta.detach()
@@ -180,7 +182,7 @@ class SparseAdapter:
 
     @torch.no_grad()
     def _finalize(self) -> None:
-        """Weights, and values where they would say something else, as the saved delta gives them."""
+        """Set weights, and values that differ from them, to what the saved delta gives."""
         self._delta.follow_weights()
         self._write()
         self._delta.finalize()
@@ -202,7 +204,7 @@ class SparseAdapter:
             raise ValueError(f"the adapter is no longer on the model; {what} comes before detach() and merge()")
 
     def _refuse_other_changes(self) -> None:
-        """With the base's entries put back for a moment the model must be the base model."""
+        """With the base's entries put back for a moment, the model must be the base model. Raises ValueError."""
         with self._delta.base_in_place():
             now = dict(self.model.named_parameters())
             changed = [name for name, before in self._checksums.items() if checksum(now[name]) != before]
@@ -214,7 +216,7 @@ class SparseAdapter:
 
 
 def _candidates_of(model: nn.Module, entries: Mapping[str, Tensor]) -> list[Candidate]:
-    """The candidates of these names. Raises ValueError where one is not in the model, or has no such entries."""
+    """The candidates with these names. Raises ValueError where one is not in the model, or lacks such entries."""
     found = [c for c in find_candidates(model, sorted(entries)) if c.name in entries]
     for c in found:
         indices = entries[c.name]

@@ -1,6 +1,6 @@
-"""Weights that follow the trained values by themselves, and state dicts that know nothing of the values.
+"""Weights that follow the trained values by themselves, and state dicts without the values.
 
-Hooks of each sparse layer see to it, so that no training loop has anything to call. They are for whole weights; under
+Hooks of each sparse layer do this, so that no training loop has anything to call. They need complete weights; under
 ZeRO-3 a sweep writes into the shards instead.
 """
 
@@ -14,7 +14,7 @@ from gallop_ray.sparse.layers import SparseLayer
 
 
 def follow(layer: SparseLayer) -> None:
-    """From now on the layer's weight is brought up to date before whatever reads it: a forward pass, a state dict.
+    """From now on, update the layer's weight before anything reads it: a forward pass, a state dict.
 
     Its state dict is that of the plain layer. Loading one sets the values, too; it raises RuntimeError, as
     load_state_dict does, for a weight that differs from the present one outside of the mask.
@@ -30,9 +30,10 @@ def follow(layer: SparseLayer) -> None:
 def write_values(layer: nn.Module, *_: Any) -> None:
     """Write the present values into the weight, rounded to its dtype.
 
-    Always, for nothing tells reliably that they have changed: fused optimizers do not count versions. By `data`, which
-    does not count them either: two forward passes may wait for one backward pass, and what is written is what is there.
-    Raises RuntimeError for a weight that something has split over processes since the adapter was attached.
+    Always, because nothing tells reliably whether they have changed: fused optimizers do not bump `_version`. Through
+    `data`, which does not bump it either: two forward passes may precede one backward pass, which autograd would refuse
+    although what is written is what is there. Raises RuntimeError for a weight that was split over processes after the
+    adapter was attached.
     """
     assert isinstance(layer, SparseLayer)
     weight = layer.weight.data
@@ -55,7 +56,7 @@ def _take_values(
     errors: list[str] = rest[-1]
     loaded: Tensor | None = state.get(f"{prefix}weight")
     if loaded is None or loaded.shape != layer.weight.shape:
-        return  # load_state_dict says so itself
+        return  # load_state_dict reports it itself
     if metadata.get("assign_to_params_buffers"):
         errors.append(f"{prefix}weight has an adapter attached, which assign=True would cut off; load without it")
         return
@@ -67,6 +68,6 @@ def _take_values(
             f"{prefix}weight differs from the base model's outside of the mask ({int((~same).sum())} entries); attach "
             "the adapter to the same base model with the same mask before loading"
         )
-        # load_state_dict raises at its end, having loaded all it could: this layer stays as it is.
+        # load_state_dict raises only after it has loaded all it could: keep this layer as it is.
         there = state[f"{prefix}weight"] = layer.weight.detach().clone()
     state[f"{prefix}values"] = there.view(-1)[layer.indices]

@@ -1,4 +1,4 @@
-"""Masks that are chosen again while any torch optimizer trains them: LIFT's, SpIEL's and SaRA's."""
+"""Masks that are reselected while any torch optimizer trains them: LIFT's, SpIEL's and SaRA's."""
 
 from functools import partial
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase, PlainState, StateOf
 
 _ONE_COUNT = (torch.optim.Adam, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam)
-"""Optimizers that correct young moments by one count of steps for all entries of a parameter."""
+"""Optimizers whose bias correction uses one step count for all entries of a parameter."""
 
 
 class _Handle(Protocol):
@@ -37,7 +37,7 @@ class MaskRefresh:
     def bind(self, optimizer: torch.optim.Optimizer, steps: int, step: int) -> None:
         """Refresh after this optimizer's steps from now on; arguments and errors: SparseAdapter.refresh_with."""
         while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-            optimizer = inner  # Accelerate's wrapper leaves out steps that overflowed, which are none
+            optimizer = inner  # Accelerate's wrapper skips steps that overflowed, which must not count
         if self._method.spec.entry_ages and isinstance(optimizer, _ONE_COUNT):
             raise ValueError(
                 f"{type(optimizer).__name__} counts steps for all entries at once, so that entries which "
@@ -54,7 +54,7 @@ class MaskRefresh:
         self._refresher.listen(step + 1, steps)
 
     def release(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -1,4 +1,4 @@
-"""The mask that a method chooses on a model, from batches of any training loop."""
+"""Selects a method's mask on a model, from the batches of any training loop."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,13 +19,13 @@ from gallop_ray.spec.methods import MaskMethodSpec
 
 Batch = Mapping[str, Any]
 Loss = Callable[[Any, Any], Tensor]
-"""From the model and one batch to the scalar loss that training would minimise."""
+"""Computes, from the model and one batch, the scalar loss that training would minimise."""
 
 
 def model_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The loss that a model of transformers computes by itself where the batch holds `labels`: a scalar.
+    """The scalar loss that a transformers model computes itself if the batch has `labels`.
 
-    Raises ValueError where it gives none.
+    Raises ValueError where it returns none.
     """
     found = model(**batch)
     loss: Tensor | None = found.get("loss") if isinstance(found, Mapping) else getattr(found, "loss", None)
@@ -42,32 +42,32 @@ def select_mask(
     loss: Loss = model_loss,
     seed: int = 0,
 ) -> Mask:
-    """The entries that a method would train on `model`, which is left as it is.
+    """The entries that a method would train on `model`, which is left unchanged.
 
-    A method that scores gradients (gallop, saft, sift, snip, smt) gets the mean over the batches of the gradient of
-    each one's loss, in evaluation mode, at the present weights: every batch counts the same. A batch is one backward
-    pass, so take batches of the size of a micro-batch. The choice among all matrices is exact (see
-    gallop_ray.sparse.topk). Where a process group is initialised every rank takes part, each with batches of its own or
-    all with the same; the mask is that of all batches, on every rank.
+    A method that scores gradients (gallop, saft, sift, snip, smt) uses the mean over the batches of the gradient of
+    each batch's loss, in evaluation mode, at the present weights: every batch has the same weight. Each batch takes one
+    backward pass, so use batches of the size of a micro-batch. The choice among all matrices is exact (see
+    gallop_ray.sparse.topk). With an initialised process group every rank takes part, with its own batches or all with
+    the same; the mask is that of all batches, on every rank.
 
     Args:
-        model: with whole weights; those of its frozen parameters count as well.
-        spec: `GallopSpec(density=0.01)` and so on; its selection_ratio is a sweep's and must be left alone.
+        model: with complete weights; frozen parameters are candidates as well.
+        spec: `GallopSpec(density=0.01)` and so on; its selection_ratio is for sweeps and must not be set.
         batches: mappings of tensors, or whatever `loss` takes; tensors of a mapping are moved to the model's device.
-            Methods that need no gradients take none; where some are given, the first shows which modules data reaches.
+            Not needed for methods without gradients; if given, the first shows which modules the data reaches.
         loss: from (model, batch) to a scalar; default: `model(**batch).loss`.
         seed: of random masks (random, spiel).
 
     Raises:
-        ValueError: for a spec that chooses no mask, batches that are missing, a density that the target modules cannot
-            hold, a matrix that no gradient reaches, gradients that are not finite, an adapter that is attached
-            already, or weights that are split over processes.
+        ValueError: for a spec without a mask, missing batches, a density that the target modules cannot hold, a matrix
+            that no gradient reaches, gradients that are not finite, an adapter that is attached already, or weights
+            that are split over processes.
     """
     return choose(model, method_of(spec), batches, loss, seed)[1]
 
 
 def method_of(spec: MaskMethodSpec) -> MaskMethod:
-    """The method of a spec. Raises ValueError for one that has no mask."""
+    """The method of a spec. Raises ValueError for one without a mask."""
     method = make_method(spec)
     if not isinstance(method, MaskMethod):
         raise ValueError(f"{spec.type} chooses no mask: it is trained by a sweep, or by PEFT")
@@ -77,7 +77,7 @@ def method_of(spec: MaskMethodSpec) -> MaskMethod:
 def choose(
     model: nn.Module, method: MaskMethod, batches: Iterable[Any] | None, loss: Loss, seed: int
 ) -> tuple[list[Candidate], Mask]:
-    """The candidates and the mask; arguments and errors as those of select_mask. Collective."""
+    """The candidates and the mask; arguments and errors as in select_mask. Collective."""
     refuse_unfit(model)
     if method.needs_gradients and batches is None:
         raise ValueError(f"{method.spec.type} scores gradients: give it batches to compute them on")
@@ -97,7 +97,7 @@ def choose(
 
 
 def refuse_unfit(model: nn.Module) -> None:
-    """Raise ValueError for a model that has an adapter on it, or whose weights are not whole."""
+    """Raise ValueError for a model with an adapter attached, or with incomplete weights."""
     if any(isinstance(module, SparseLayer) for module in model.modules()):
         raise ValueError("the model has an adapter attached already; detach() or merge() it first")
     if any(is_split(p) or p.is_meta or hasattr(p, "to_local") for p in model.parameters()):
@@ -108,7 +108,7 @@ def refuse_unfit(model: nn.Module) -> None:
 
 
 def _looked(model: nn.Module, stream: Iterator[Any], loss: Loss) -> Iterator[Any]:
-    """The same batches; the first has shown which modules are called, where nobody has looked yet."""
+    """The same batches; if the model has not been traced yet, the first is used to find which modules are called."""
     first = next(stream, None)
     if first is None:
         return stream
@@ -124,9 +124,9 @@ def _with_first(first: Any, stream: Iterator[Any]) -> Iterator[Any]:
 
 
 def _add_gradients(owned: OwnedGradients, model: nn.Module, stream: Iterator[Any], loss: Loss) -> int:
-    """Add up the gradients of all ranks' batches; how many there were.
+    """Sum the gradients of all ranks' batches. Returns the number of batches.
 
-    A rank that has run out repeats its last one with weight zero, because the gradients' way to their owners is
+    A rank that has run out repeats its last batch with weight zero, because reducing gradients to their owners is
     collective.
     """
     total, last = 0, None
@@ -160,14 +160,14 @@ def _on_device(batch: Any, model: nn.Module) -> Any:
 
 @contextmanager
 def _as_in_evaluation(model: nn.Module) -> Iterator[None]:
-    """No dropout, no gradients of the parameters themselves, and the random state as it was, while this is open."""
+    """Context manager: no dropout, no gradients of the parameters themselves; restores the random state on exit."""
     training = [(module, module.training) for module in model.modules()]
     asking = [(p, p.requires_grad) for p in model.parameters()]
     device = next(model.parameters()).device
     model.eval().requires_grad_(False)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(0)  # what a model may still draw must not decide what is chosen
+            torch.manual_seed(0)  # whatever a model still draws must not influence the mask
             yield
     finally:
         for module, was in training:

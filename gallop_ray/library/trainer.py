@@ -1,4 +1,4 @@
-"""What transformers' Trainer needs for masks that are chosen again while it trains."""
+"""The callback with which transformers' Trainer reselects masks while it trains."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from gallop_ray.library.adapter import SparseAdapter
 class RefreshCallback(TrainerCallback):
     """Refreshes the mask of lift, spiel or sara after Trainer's optimizer steps: callbacks=[RefreshCallback(adapter)].
 
-    spiel and sara need `optimizers=(EntryAdamW(adapter.parameters(), lr=...), None)` of Trainer as well. Errors as
-    those of SparseAdapter.refresh_with, when training begins.
+    For spiel and sara also pass `optimizers=(EntryAdamW(adapter.parameters(), lr=...), None)` to Trainer. Raises the
+    errors of SparseAdapter.refresh_with when training begins.
     """
 
     def __init__(self, adapter: SparseAdapter) -> None:
@@ -20,5 +20,5 @@ class RefreshCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Bind the optimizer that Trainer has made, for as many steps as Trainer will take."""
+        """Bind Trainer's optimizer, which exists from now on, for all of Trainer's steps."""
         self._adapter.refresh_with(kwargs["optimizer"], state.max_steps, state.global_step)

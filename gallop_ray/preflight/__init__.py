@@ -1,1 +1,1 @@
-"""What is looked at before anything is spent: `doctor`, `plan`, a sweep against machine, model and data."""
+"""Checks before anything is spent: `doctor`, `plan`, a sweep against machine, model and data."""

@@ -1,4 +1,4 @@
-"""What the data of a sweep is held against: itself, and the rules by which answers are read."""
+"""Checks of a sweep's data: overlaps between splits, and how its answers are read."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -15,12 +15,12 @@ _TOLD = 5  # examples, at most
 
 
 def refuse_unusable(sweep: Sweep) -> None:
-    """Raises ValueError for own data that cannot be read or trained on, before a cluster is started for it."""
+    """Raises ValueError for the user's own data that cannot be read or trained on, before a cluster is started."""
     if (path := text_file(sweep)) is not None:
         deque(file_texts(path), 0)
     if not Path(sweep.data.root).is_dir():
         return
-    # Here: transformers and torch take the driver seconds to import, which only own data needs.
+    # Imported here: transformers and torch take the driver seconds, which only the user's own data needs.
     from gallop_ray.tasks.lengths import too_long
     from gallop_ray.training.models import local_tokenizer
 
@@ -31,13 +31,13 @@ def refuse_unusable(sweep: Sweep) -> None:
 
 
 def text_file(sweep: Sweep) -> Path | None:
-    """The file of general text; None where a sweep measures none, or another source's."""
+    """The user's file of general text; None where a sweep measures none, or uses another source."""
     source = sweep.evaluation.text_of(sweep.model.name)
     return Path(source) if source is not None and source.endswith(".jsonl") else None
 
 
 def general_text(sweep: Sweep) -> Iterator[Finding]:
-    """Whether the file of general text can be read, all of it."""
+    """Whether the whole file of general text can be read."""
     if (path := text_file(sweep)) is None:
         return
     try:
@@ -51,7 +51,7 @@ def general_text(sweep: Sweep) -> Iterator[Finding]:
 
 
 def overlaps(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
-    """Questions of one split that are in another, which then measures memory, or is seen by the search."""
+    """Questions that are in two splits: the test then measures memorization, or is seen by the search."""
     for trained in tasks.values():
         known = {one.question for one in trained.train}
         for task in tasks.values() if known else ():
@@ -71,7 +71,7 @@ def overlaps(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
 
 
 def references(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
-    """Outputs that are read as another answer than theirs, by task and split."""
+    """Outputs that are parsed as an answer other than their own, by task and split."""
     for task in tasks.values():
         for split in SPLITS:
             if found := misread(getattr(task, split)):

@@ -19,7 +19,7 @@ from gallop_ray.training.engine import quiet
 
 
 def examine(sweep: Sweep | None) -> bool:
-    """Print a line for everything that was looked at; whether there is no problem."""
+    """Print a line for each check. Returns whether there is no problem."""
     quiet()
     counts = print_findings(_findings(sweep))
     print(f"problems: {counts['problem']}, warnings: {counts['warning']}")
@@ -66,7 +66,7 @@ def _store(sweep: Sweep | None) -> tuple[str, str]:
 
 
 def _ray(found: RayAddress, sweep: Sweep | None) -> Iterator[Finding]:
-    """Which Ray a sweep would use; whether a cluster takes it and holds a slot."""
+    """Which Ray a sweep would use; whether a cluster can be joined and has resources for a slot."""
     if found.stale:
         yield warning(found.stale, "Run: ray stop")
     if found.is_local:

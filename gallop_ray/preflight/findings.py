@@ -1,4 +1,4 @@
-"""What `gallop-ray doctor` finds: a line each, with what to do where something is wrong."""
+"""The findings of `gallop-ray doctor`: one line each, with the fix where something is wrong."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _COLOURS: dict[Level, str] = {"ok": "green", "warning": "yellow", "problem": "bo
 
 @dataclass(frozen=True)
 class Finding:
-    """One line; `fix` says what to do, and is empty where all is well."""
+    """One line; `fix` says what to do, and is empty where nothing is wrong."""
 
     level: Level
     text: str
@@ -21,12 +21,12 @@ class Finding:
 
 
 def ok(text: str) -> Finding:
-    """All is well."""
+    """Nothing is wrong."""
     return Finding("ok", text)
 
 
 def warning(text: str, fix: str) -> Finding:
-    """A sweep runs, but slower, later or with less to show."""
+    """A sweep will run, but slower, later or with weaker results."""
     return Finding("warning", text, fix)
 
 
@@ -36,7 +36,7 @@ def problem(text: str, fix: str) -> Finding:
 
 
 def print_findings(findings: Iterable[Finding]) -> dict[Level, int]:
-    """Print each as it comes; returns how many there are of each level."""
+    """Print each finding as it comes. Returns their number by level."""
     console, counts = Console(soft_wrap=True, highlight=False), dict.fromkeys(_COLOURS, 0)
     for each in findings:
         counts[each.level] += 1

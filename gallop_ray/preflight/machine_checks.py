@@ -1,4 +1,4 @@
-"""What a sweep needs of this machine, whatever its file says."""
+"""What every sweep needs from this machine."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ _RAY_SOCKET = "/ray/session_2026-01-31_23-59-59_999999_9999999/sockets/plasma_st
 
 
 def versions() -> Iterator[Finding]:
-    """Python and the packages that gallop_ray asks for."""
+    """Python and the packages that gallop_ray requires."""
     record = environment_record()
     shown = ", ".join(f"{name} {record[name]}" for name in ("torch", "ray", "deepspeed", "transformers", "mlflow"))
     wrong = list(_wrong_versions())
@@ -63,7 +63,7 @@ def _wrong_versions() -> Iterator[str]:
 
 
 def gpus() -> Iterator[Finding]:
-    """Whether torch sees the GPUs that are there."""
+    """Whether torch sees the GPUs that the driver shows."""
     there = environment_record()["gpus"]
     if torch.cuda.is_available():
         found = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
@@ -90,7 +90,7 @@ def memory() -> Iterator[Finding]:
 
 
 def host_memory() -> tuple[int, int]:
-    """Bytes in total and available, as far as this container may use them."""
+    """Total and available bytes, within this container's limit."""
     found = psutil.virtual_memory()
     limits = [_number(Path(path)) for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")]
     if limits[0] is None or limits[0] >= found.total:
@@ -111,7 +111,7 @@ def usable_cpus() -> int:
 
 
 def disk(output: str) -> Iterator[Finding]:
-    """Room and permission where a sweep would write."""
+    """Disk space and permissions where a sweep would write."""
     folder = Path(output).expanduser().absolute()
     there = next(each for each in (folder, *folder.parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -131,7 +131,7 @@ def disk(output: str) -> Iterator[Finding]:
 
 
 def _refused(folder: Path) -> str | None:
-    """What of all that a run does with its records this storage refuses; None where nothing. Leaves nothing behind."""
+    """Tries everything that a run does with its records; what this storage refuses, or None. Leaves nothing behind."""
     try:
         with tempfile.TemporaryDirectory(prefix=".gallop-ray-doctor-", dir=folder) as name:
             trial = Path(name)
@@ -164,7 +164,7 @@ def traps() -> Iterator[Finding]:
 
 
 def tracking(uri: str, experiment: str) -> Iterator[Finding]:
-    """Whether MLflow takes records, asked as a sweep asks; a sweep runs without it, and sends later what it missed."""
+    """Whether MLflow accepts records, tried as a sweep does; a sweep runs without it and sends the rest later."""
     shown, reason = hidden(uri), _unreachable(uri)
     refuses = False
     if not reason:
@@ -183,7 +183,7 @@ def tracking(uri: str, experiment: str) -> Iterator[Finding]:
 
 
 def _unreachable(uri: str) -> str:
-    """Why nothing is there, found out sooner than MLflow would; empty where something is."""
+    """Why nothing answers, found faster than MLflow would, which retries; empty where something answers."""
     if (path := file_of(uri)) is not None:
         there = next(each for each in path.absolute().parents if each.exists())
         return "" if os.access(there, os.W_OK) else f"{there} cannot be written to"
@@ -192,7 +192,7 @@ def _unreachable(uri: str) -> str:
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme.partition("+")[0])
         if host and port:
             socket.create_connection((host, port), _SECONDS).close()
-    except ValueError:  # no address: MLflow says it
+    except ValueError:  # not an address: MLflow reports it
         return ""
     except OSError as error:
         return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""What a sweep will do, before anything runs: the resolved spec, its runs and steps, sizes and memory."""
+"""`gallop-ray plan`: the resolved spec, runs and steps, sizes and memory, before anything runs."""
 
 import itertools
 import warnings
@@ -41,15 +41,15 @@ _MEMORY_NOTE = """\
 Total: the peak; the scores are gone when the values come. Gathered: whole weights that ZeRO-3 has fetched, at most.
 Activations: of a micro-batch of max_length with answers of max_new_tokens.
 Not counted: the CUDA context, the allocator's caches, measuring accuracy."""
-_LARGE = 0.05  # share of the model from which on weights that cannot be chosen are named
+_LARGE = 0.05  # weights that cannot be chosen are named from this share of the model on
 Row = tuple[str, str, Estimate]
 
 
 def print_plan(sweep: Sweep) -> None:
-    """Print the resolved sweep, its runs and steps, what each method trains, and the memory a worker needs.
+    """Print the resolved sweep, its runs and steps, what each method trains, and the memory per worker.
 
-    Needs neither weights nor network (for a hub model that is not known, its configuration file). Raises ValueError
-    for what the sweep cannot do with its model or its data, with what to change.
+    Needs neither weights nor network, except for the configuration file of an unknown hub model. Raises ValueError,
+    with the fix, for what the sweep cannot do with its model or its data.
     """
     quiet()
     rows, reached = list(estimates(sweep)), reach(sweep)
@@ -64,7 +64,7 @@ def print_plan(sweep: Sweep) -> None:
 
 
 def _train_examples(data: DataSpec) -> list[int] | None:
-    """How many examples an epoch of each round has, at most; None where they would have to be downloaded to count."""
+    """At most how many examples an epoch of each round has; None where counting would need a download."""
     found = [_examples_of(task, data) for task in data.train_tasks]
     known = [count for count in found if count is not None]
     return known if len(known) == len(found) else None
@@ -84,7 +84,7 @@ def _examples_of(task: str, data: DataSpec) -> int | None:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """While this is open datasets are taken from the cache or not at all."""
+    """Context manager: datasets are read from the cache only."""
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True
     try:
@@ -94,7 +94,7 @@ def offline() -> Iterator[None]:
 
 
 def estimates(sweep: Sweep) -> Iterator[Row]:
-    """Each method's name, a choice of what decides its size, and the estimate at the batch that needs most."""
+    """Each method's name, values of what decides its size, and the estimate for the batch that needs most memory."""
     model = meta_model(sweep.model)
     for method in sweep.methods:
         for values in _corners(sweep, method, _SIZE):
@@ -104,7 +104,7 @@ def estimates(sweep: Sweep) -> Iterator[Row]:
 
 
 def reach(sweep: Sweep) -> list[str]:
-    """What of the model each mask method can choose from, a line each; with the large weights that it cannot."""
+    """One line per mask method: the share of the model it can choose from, and the large weights it cannot."""
     masks = [method for method in sweep.methods if isinstance(method, MaskMethodSpec)]
     if not masks:
         return []
@@ -122,7 +122,7 @@ def reach(sweep: Sweep) -> list[str]:
 
 
 def _left_out(model: Any, chosen: set[int], total: int) -> str:
-    """The large weights that are not among those chosen from, by the ends of their names, with their shares."""
+    """The large weights that are not candidates, by the ends of their names, with their shares."""
     sizes: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         if id(parameter) not in chosen and parameter.ndim > 1:
@@ -133,7 +133,7 @@ def _left_out(model: Any, chosen: set[int], total: int) -> str:
 
 
 def _corners(sweep: Sweep, method: MethodSpec, paths: Sequence[str]) -> Iterator[dict[str, object]]:
-    """Every choice, or both ends, of those of the paths that are searched; one empty choice where none is."""
+    """Combinations of all choices, or both ends, of the searched paths; one empty combination if none is searched."""
     searched = {path: extremes(values) for path, values in method_space(sweep, method.name).items() if path in paths}
     for corner in itertools.product(*searched.values()):
         yield dict(zip(searched, corner, strict=True))
@@ -190,7 +190,7 @@ def _memory(sweep: Sweep, rows: Sequence[Row]) -> tuple[Table, str]:
 
 
 def no_estimate(each: Estimate) -> str:
-    """That the activations are not known, and why."""
+    """The line that says that, and why, the activations are unknown."""
     return f"Activations: no estimate: {each.unknown}. They come on top of the total."
 
 
@@ -215,7 +215,7 @@ def _count(number: int | None) -> str:
 
 
 def _size(count: int) -> str:
-    """Bytes as GB, below one as MB, with up to three digits."""
+    """Bytes as GB, or MB below one, with up to three digits."""
     if count == 0:
         return "0"
     number, unit = (count / 1e9, "GB") if count >= 0.9995e9 else (count / 1e6, "MB")

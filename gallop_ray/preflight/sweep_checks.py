@@ -1,4 +1,4 @@
-"""What one sweep file needs: its model, its data, room for its slots, and memory for its runs."""
+"""What one sweep needs: its model, its data, resources for its slots, and memory for its runs."""
 
 import ctypes.util
 import json
@@ -51,7 +51,7 @@ _FEW = 50
 
 
 def model(sweep: Sweep) -> Iterator[Finding]:
-    """Whether the base model is here, can be made, or can be downloaded."""
+    """Whether the base model is here, can be created, or can be downloaded."""
     name = sweep.model.name
     try:
         hub = hub_id(name)
@@ -71,7 +71,7 @@ def model(sweep: Sweep) -> Iterator[Finding]:
 
 
 def _loads(sweep: Sweep) -> Iterator[Finding]:
-    """What a run will find when it loads the model, which is therefore loaded; of a large one only the headers."""
+    """Load the model as a run will, of a large one only the headers."""
     try:
         model, _ = try_model(sweep.model)
         refuse_positions(model, sweep)
@@ -92,7 +92,7 @@ def _on_hub(what: str, repository: str, kind: str) -> Finding:
     ask = huggingface_hub.model_info if kind == "model" else huggingface_hub.dataset_info
     try:
         ask(repository, timeout=_SECONDS)
-    except Exception as error:  # the network, a proxy, a name that is not there, a gate: the hub says it best
+    except Exception as error:  # the network, a proxy, an unknown name, a gate: the hub says it best
         reason = str(error).strip().splitlines()[0]
         fix = "Check the network or HF_TOKEN, download it before, or give a folder on storage that every node sees"
         fix = f"Run: make smollm2. Or: {fix[0].lower() + fix[1:]}" if what.endswith("smollm2-135m") else fix
@@ -101,7 +101,7 @@ def _on_hub(what: str, repository: str, kind: str) -> Finding:
 
 
 def studies(sweep: Sweep) -> Iterator[Finding]:
-    """Whether the database that the studies are to live in takes them."""
+    """Whether the database for the studies can be used."""
     if (url := sweep.search.storage) is not None:
         try:
             database(url)
@@ -112,7 +112,7 @@ def studies(sweep: Sweep) -> Iterator[Finding]:
 
 
 def data(sweep: Sweep) -> Iterator[Finding]:
-    """Whether every task has the splits that it needs, and its texts the length that they may have."""
+    """Whether every task has the splits that it needs, and its texts fit the maximum length."""
     datasets.disable_progress_bars()
     try:
         with offline():
@@ -146,7 +146,7 @@ def _all_known(sweep: Sweep) -> bool:
 
 
 def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
-    """Prompts that are cut, and answers that are longer than what is generated."""
+    """Prompts that are truncated, and answers that are longer than what is generated."""
     tokenizer = local_tokenizer(sweep.model)
     if tokenizer is None:
         return
@@ -183,14 +183,14 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
 
 
 def tuners(sweep: Sweep) -> Iterator[Finding]:
-    """Whether PEFT takes the model and the options, as far as shapes tell; the first slot tries it with weights."""
+    """Whether PEFT accepts the model and the options, judged by shapes; the first slot tries it with weights."""
     methods = [make_method(spec) for spec in sweep.methods]
     named = [method for method in methods if isinstance(method, PeftMethod)]
     if not named:
         return
     try:
         model = meta_model(sweep.model)
-    except Exception:  # what hinders loading is a finding of its own
+    except Exception:  # what prevents loading is a finding of its own
         return
     structure = Structure(model)
     for method in named:
@@ -199,7 +199,7 @@ def tuners(sweep: Sweep) -> Iterator[Finding]:
             method.attach(model)
             yield ok(f"method {spec.name}: PEFT takes the model and the options")
         except ValueError as error:
-            if "meta" not in str(error):  # some look at weights, which this model has none of
+            if "meta" not in str(error):  # some tuners read weights, which a model on the meta device lacks
                 yield problem(f"method {spec.name}: {error}", "Change its options or target modules, or leave it out")
         except RuntimeError:
             pass
@@ -218,7 +218,7 @@ def optimizer(sweep: Sweep) -> Iterator[Finding]:
 
 
 def extra(sweep: Sweep) -> Iterator[Finding]:
-    """Whether DeepSpeed takes `deepspeed.extra`, and has what it then needs."""
+    """Whether DeepSpeed accepts `deepspeed.extra`, and has what that needs."""
     if not sweep.deepspeed.extra:
         return
     try:
@@ -226,7 +226,7 @@ def extra(sweep: Sweep) -> Iterator[Finding]:
         yield ok("deepspeed.extra: DeepSpeed takes it")
     except ValueError as error:
         yield problem(str(error), "Change it, or leave it out")
-    # DeepSpeed compiles nothing for us, except where parts are kept on NVMe.
+    # DeepSpeed compiles nothing for us, except for offloading to NVMe.
     if "nvme" not in json.dumps(sweep.deepspeed.extra):
         return
     lacking = [] if shutil.which("c++") or shutil.which("g++") else ["a C++ compiler"]
@@ -237,7 +237,7 @@ def extra(sweep: Sweep) -> Iterator[Finding]:
 
 
 def slots(sweep: Sweep) -> Iterator[Finding]:
-    """Whether a slot fits on this machine, and its runs in the memory of its workers."""
+    """Whether a slot fits this machine, and its runs the memory of its workers."""
     asked, gpus = sweep.resources, torch.cuda.device_count()
     cpus, workers = usable_cpus(), asked.workers_per_slot
     cpus_needed, gpus_needed = workers * asked.cpus_per_worker, workers * asked.gpus_per_worker
@@ -286,7 +286,7 @@ def _fits(text: str, share: float) -> Finding:
 
 
 def presets() -> Iterator[Finding]:
-    """Which of the known models this machine could fine-tune, with one worker, or with all GPUs and ZeRO-3."""
+    """Which of the known models this machine can fine-tune, with one worker, or with all GPUs and ZeRO-3."""
     gpus = torch.cuda.device_count()
     room = torch.cuda.get_device_properties(0).total_memory if gpus else host_memory()[1]
     sizes = sorted({1, gpus} - {0})
@@ -301,7 +301,7 @@ def presets() -> Iterator[Finding]:
 
 
 def _need(name: str, method: str, workers: int, gpu: bool) -> int:
-    """Bytes on a worker at the defaults, with micro-batches of 4."""
+    """Bytes per worker with the defaults and micro-batches of 4."""
     sweep = Sweep.model_validate(
         {
             "name": "fits",

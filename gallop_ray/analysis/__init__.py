@@ -1,1 +1,1 @@
-"""What records mean: which configuration is best, what seeds allow to be said. It decides, and shows nothing."""
+"""What records mean: which configuration is best, and what the seeds prove. Decides, and displays nothing."""

@@ -1,4 +1,4 @@
-"""What can be said of a sweep before it runs: not wrong, but to be known. `validate`, `plan` and `run` print it."""
+"""Advice about a sweep before it runs: not errors, but worth knowing. Printed by `validate`, `plan` and `run`."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,17 +11,17 @@ from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import Range, grid_point, grid_size, points
 
-_MOST_POINTS = 1000  # of a grid whose left out values are named; each is held against each that is tried
+_MOST_POINTS = 1000  # of a grid whose omitted values are named; the search for them is quadratic
 
 
 def advice(sweep: Sweep) -> list[str]:
-    """Sentences about what this sweep's results will and will not say; none where there is nothing to know."""
+    """Sentences about what this sweep's results will and will not show; empty where there is nothing to say."""
     said = [text for look in (_learning, cut_grids, _two_values, _scales, _seeds) for text in look(sweep)]
     return [*said, *filter(None, [selection_text(sweep)])]
 
 
 def _learning(sweep: Sweep) -> Iterator[str]:
-    """From which configuration on results decide, where the sampler goes by them."""
+    """The configuration from which on results decide, for samplers that use them."""
     if sweep.search.sampler not in ("tpe", "nsga2"):
         return
     groups: dict[tuple[int, int | None], list[str]] = {}
@@ -37,12 +37,12 @@ def _learning(sweep: Sweep) -> Iterator[str]:
 
 
 def _finite(sweep: Sweep, plan: MethodPlan) -> bool:
-    """Whether all of its points are tried, so that the order says nothing."""
+    """Whether all of its points are tried, so that their order does not matter."""
     return grid_size(method_space(sweep, plan.method)) == plan.configurations
 
 
 def cut_grids(sweep: Sweep) -> Iterator[str]:
-    """What a grid's budget leaves out."""
+    """The points of a grid that its budget leaves out."""
     if sweep.search.sampler != "grid":
         return
     for plan in plan_sweep(sweep, None).methods:
@@ -57,7 +57,7 @@ def cut_grids(sweep: Sweep) -> Iterator[str]:
 
 
 def _never_tried(space: Mapping[str, Range], count: int) -> list[str]:
-    """The values that are in none of the first points of a grid."""
+    """The values that occur in none of the first `count` points of a grid."""
     tried = [grid_point(space, number) for number in range(count)]
     return [
         f"{path.partition('.')[2]} {value}"
@@ -88,7 +88,7 @@ def _scale_varies(sweep: Sweep, method: MethodSpec) -> bool:
 
 
 def _seeds(sweep: Sweep) -> Iterator[str]:
-    """Whether a verdict can come of it, and what it takes."""
+    """Whether there are enough seeds for a verdict, and how many it takes."""
     seeds = sweep.confirmation.seeds if sweep.confirmation else sweep.seeds
     if len(sweep.methods) < 2:
         return

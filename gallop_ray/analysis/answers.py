@@ -20,9 +20,9 @@ sum of the means is the metric, up to a constant."""
 
 
 def weights_of(folder: SweepFolder, sweep: Sweep, metric: str) -> dict[str, float]:
-    """What each task's accuracy on its test set counts for in a metric; empty for a metric that is no sum of them.
+    """The weight of each task's test accuracy in a metric; empty for a metric that is not a sum of accuracies.
 
-    Of a sweep with several rounds by `<task trained on>/<task>`, every round alike.
+    For a sweep with several rounds by `<task trained on>/<task>`, all rounds equal.
     """
     base, rounds = folder.base() or {}, sweep.data.rounds
     if len(rounds) == 1:
@@ -40,7 +40,7 @@ def _of_a_round(base: Accuracies, data: DataSpec, metric: str) -> dict[str, floa
 
 
 def recorded(run: RunFolder) -> Correct:
-    """correct.json; empty where there is none, and where it is damaged, which is said once."""
+    """correct.json; empty where it is missing or damaged, which is reported once."""
     correct = run.read("correct") or {}
     if not _is_correct(correct, 3):
         note_damage(
@@ -58,7 +58,7 @@ def _is_correct(value: Any, depth: int) -> bool:
 
 
 def weighted(correct: Correct, weights: Mapping[str, float]) -> Answers:
-    """The answers to each task's test set; empty unless all tasks were recorded."""
+    """The weighted answers to each task's test set; empty unless all tasks were recorded."""
     found = {task: plain(correct.get(task, {}).get("test", {})) for task in weights}
     return {
         task: weight * np.array(numbers(found[task] or ""), np.float64)

@@ -1,4 +1,4 @@
-"""The best configurations of a sweep as people take them home: metrics, settings, adapters."""
+"""The best configurations of a sweep for further use: metrics, settings, adapters."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from gallop_ray.spec.schema import Sweep
 class Best:
     """The best configuration of a method.
 
-    metrics: mean and standard deviation over its finished seeds, each None where it was not measured; the objective
-        comes first. settings: `methods` and `training` as a sweep file has them. edges: in words, where its values lie
-        at an edge of what was tried. adapters: of the seed that validates best, by round; empty where none is left.
+    metrics: mean and standard deviation over its finished seeds, None where not measured; the objective comes first.
+        settings: `methods` and `training` as in a sweep file. edges: sentences about values at an edge of what was
+        tried. adapters: of the seed with the best validation, by round; empty where none is left.
     """
 
     configuration: str
@@ -31,7 +31,7 @@ class Best:
 
 
 def best_of_methods(folder: SweepFolder, sweep: Sweep) -> list[Best]:
-    """The best configuration of each method that has one, the best of all first."""
+    """The best configuration of each method that has one, the overall best first."""
     return [_best(folder, sweep, summary) for summary in best(folder.results(), sweep.objective)]
 
 
@@ -50,7 +50,7 @@ def _best(folder: SweepFolder, sweep: Sweep, summary: Summary) -> Best:
 
 
 def _without_unused(training: dict[str, Any]) -> dict[str, Any]:
-    """Either steps or epochs, whichever count."""
+    """Keeps either steps or epochs, whichever is in effect."""
     unused = "steps" if training.get("steps") is None else "epochs"
     return {name: value for name, value in training.items() if name != unused}
 

@@ -1,4 +1,4 @@
-"""Two configurations over their common seeds and the same examples; definitions in docs/statistics.md."""
+"""Compares two configurations over common seeds and the same examples; definitions in docs/statistics.md."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.05
 LEAST_SEEDS = 3
-"""Fewer decide nothing: two that happen to agree make any t large, and nobody can see how they are distributed."""
+"""Fewer decide nothing: two that happen to agree make any t large, and show nothing about the distribution."""
 TEST = "paired t-test over seeds"
-_SMALLEST_P = 0.0  # the t distribution has tails for any number of seeds; a sign-flip test of n seeds ends at 2 / 2^n
-_LEAST_SHARE = 1e-3  # of the seeds in a squared error: a t distribution with 10^6 degrees of freedom is a normal one
-_NOTHING = 1e-12  # differences of accuracies that differ by less than this are equal but for rounding
+_SMALLEST_P = 0.0  # a t-test has no lower bound; a sign-flip test of n seeds would end at 2 / 2^n
+_LEAST_SHARE = 1e-3  # the seeds' share of a squared error, at least: at 10^6 degrees of freedom t is normal anyway
+_NOTHING = 1e-12  # differences of accuracies closer than this are equal up to rounding
 
 Examples = Mapping[str, NDArray[np.float64]]
-"""By task, what each seed (row) has right of its examples (columns), times the task's weight in the metric."""
+"""By task, (seeds, examples): whether each answer is right, times the task's weight in the metric."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Comparison:
     """The first configuration minus the second, over the seeds that both finished.
 
     `low` to `high` is the 95 % interval of the difference, for new seeds and new examples of the same tasks.
-    `effect_size` is Hedges' g of the paired differences, null without a spread or with two seeds. `p` is two-sided,
-    `smallest_p` what the test could reach at best; `p_corrected` is Holm's over all pairs of the metric. `different`:
-    p_corrected is below 0.05 and the interval excludes 0, with three seeds at least. `seed_error` and `example_error`
-    are the standard error's parts, `freedom` its degrees of freedom.
+    `effect_size` is Hedges' g of the paired differences, None without a spread or with two seeds. `p` is two-sided,
+    `smallest_p` the least that the test can reach; `p_corrected` is Holm's over all pairs of the metric. `different`:
+    p_corrected is below 0.05 and the interval excludes 0, with at least three seeds. `seed_error` and `example_error`
+    are the parts of the standard error, `freedom` its degrees of freedom.
     """
 
     metric: str
@@ -52,9 +52,9 @@ class Comparison:
     freedom: float
 
     def interval(self, coverage: float) -> tuple[float, float]:
-        """The interval of the difference with another coverage than 0.95; never narrower than the t-test's."""
+        """The interval of the difference for any coverage; never narrower than the t-test's."""
         upper, error = (1 + coverage) / 2, math.hypot(self.seed_error, self.example_error)
-        # Examples add to the error, but many more degrees of freedom, too, and could make the seeds' interval narrower.
+        # Examples add to the error, but also many degrees of freedom, which could make the interval narrower.
         by_seeds, by_both = stdtrit(self.seeds - 1, upper), stdtrit(self.freedom, upper)
         reach = max(float(by_seeds) * self.seed_error, float(by_both) * error)
         return self.difference - reach, self.difference + reach
@@ -62,7 +62,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Side:
-    """One configuration in a comparison: its metric at each seed, and its answers at those seeds where recorded."""
+    """One configuration in a comparison: its metric by seed, and its answers by seed where recorded."""
 
     configuration: str
     method: str
@@ -71,7 +71,7 @@ class Side:
 
 
 def compare(metric: str, first: Side, second: Side) -> Comparison | None:
-    """First minus second; null with fewer than two common seeds. `different` and p_corrected wait for `corrected`."""
+    """First minus second; None with fewer than two common seeds. `corrected` sets `different` and p_corrected."""
     seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
     if len(seeds) < 2:
         return None
@@ -104,14 +104,14 @@ def compare(metric: str, first: Side, second: Side) -> Comparison | None:
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons of one metric with Holm's correction over them, and what follows."""
+    """The comparisons of one metric with Holm's correction over them, and `different` accordingly."""
     adjusted = iter(holm([each.p for each in comparisons if each.p is not None]))
     found = [replace(each, p_corrected=None if each.p is None else next(adjusted)) for each in comparisons]
     return [replace(each, different=_is_different(each)) for each in found]
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected so that one false alarm in the whole family is at most as likely as said (Holm 1979)."""
+    """p-values corrected for the family-wise error rate (Holm 1979)."""
     order = sorted(range(len(p)), key=lambda i: p[i])
     adjusted, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(order):
@@ -121,11 +121,11 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def standard_errors(differences: NDArray[np.float64], answers: Examples | None) -> tuple[float, float]:
-    """The standard error of the mean difference: what is due to the seeds, and to the examples of the test sets.
+    """The standard error of the mean difference, as the parts due to seeds and to the test examples.
 
-    Seeds and examples are crossed random effects, tasks are fixed. Their variance components are those of the analysis
-    of variance, truncated at zero (Cornfield and Tukey 1956). So the first part is the t-test's, unless the seeds agree
-    better with each other than so few examples allow: then it is what the examples allow.
+    Seeds and examples are crossed random effects, tasks are fixed. Their variance components come from the analysis of
+    variance, truncated at zero (Cornfield and Tukey 1956). The first part is the t-test's, unless the seeds agree
+    better than so few examples allow: then it is what the examples allow.
 
     Args:
         differences: (seeds,) of the metric.
@@ -145,7 +145,7 @@ def standard_errors(differences: NDArray[np.float64], answers: Examples | None) 
 
 
 def degrees_of_freedom(seed_error: float, example_error: float, seeds: int) -> float:
-    """Satterthwaite's (1946), the examples being many beside the seeds: seeds - 1 where they alone make the error."""
+    """Satterthwaite's (1946), with many more examples than seeds: seeds - 1 where the error is due to seeds alone."""
     total = seed_error**2 + example_error**2
     share = seed_error**2 / total if total else 1.0
     return (seeds - 1) / max(share, _LEAST_SHARE) ** 2
@@ -159,8 +159,8 @@ def _is_different(comparison: Comparison) -> bool:
 def _p(difference: float, std: float, seeds: int, has_examples: bool) -> float | None:
     """As scipy.stats.ttest_rel, which takes fifty times as long.
 
-    Where all seeds differ by the same there is no t. Without a difference nothing differs; else, by the seeds alone, it
-    is certain, which counts only together with the interval over examples.
+    If all seeds differ by the same amount, t is undefined. An amount of 0 means no difference. Any other is certain by
+    the seeds alone, which counts only together with the interval over examples.
     """
     if std > _NOTHING:
         return 2 * float(stdtr(seeds - 1, -abs(difference) / std * math.sqrt(seeds)))
@@ -170,7 +170,7 @@ def _p(difference: float, std: float, seeds: int, has_examples: bool) -> float |
 
 
 def _hedges(difference: float, std: float, seeds: int) -> float | None:
-    """Mean over standard deviation of the differences, times Hedges' exact correction for few of them (1981)."""
+    """Mean over standard deviation of the differences, times Hedges' exact small-sample correction (1981)."""
     if seeds < 3 or std <= _NOTHING:
         return None
     half = (seeds - 1) / 2
@@ -182,7 +182,7 @@ def _std(values: NDArray[np.float64]) -> float:
 
 
 def _differences(first: Side, second: Side, seeds: Sequence[int]) -> Examples | None:
-    """None unless both sides recorded the same examples at all seeds."""
+    """Differences of the answers; None unless both sides recorded the same examples at all seeds."""
     tables = [[side.examples.get(seed) for seed in seeds] for side in (first, second)]
     shapes = {tuple((t, len(a)) for t, a in each.items()) if each else () for table in tables for each in table}
     if len(shapes) != 1 or shapes == {()}:

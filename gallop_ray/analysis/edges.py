@@ -1,4 +1,4 @@
-"""Whether a value that was found best lies at an edge of what was tried: a better one may then lie beyond."""
+"""Whether a best value lies at an edge of what was tried: then a better one may lie beyond."""
 
 import json
 import math
@@ -18,12 +18,12 @@ from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, ex
 End = Literal["lowest", "highest"]
 
 OUTERMOST = 0.1
-"""The share at either end of a range, of its logarithm in a log range, that counts as its edge."""
+"""The share at either end of a range (of its logarithm, in a log range) that counts as the edge."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A searched value of a configuration at an edge. `key`: of the sweep's search space; `tried`: its range there."""
+    """A searched value of a configuration at an edge. `key`: in the sweep's search space; `tried`: its range there."""
 
     method: str
     key: str
@@ -41,8 +41,8 @@ class Edge:
 def edges(sweep: Sweep, configuration: StoredConfiguration) -> list[Edge]:
     """The searched numbers of a configuration that lie at an edge of their range.
 
-    A list of two values has nothing but edges. Left out are ends beyond which the field takes no value, such as a
-    selection ratio of 1, and values that have no order.
+    Left out are ends beyond which the field allows no value, such as a selection ratio of 1, and values without order.
+    In a list of two values both are edges.
     """
     method = method_named(sweep, configuration.method["name"])
     found = []
@@ -55,7 +55,7 @@ def edges(sweep: Sweep, configuration: StoredConfiguration) -> list[Edge]:
 
 
 def end_of(allowed: Range, value: object) -> End | None:
-    """The end of a range at which a value lies; None inside of it, and where the values have no order."""
+    """The end of a range at which a value lies; None inside the range, and for values without order."""
     number, numbers = _number(value), [_number(each) for each in extremes(allowed)]
     known = sorted(each for each in numbers if each is not None)
     if number is None or len(known) < len(numbers) or len(known) < 2:
@@ -69,7 +69,7 @@ def end_of(allowed: Range, value: object) -> End | None:
 
 
 def two_values(allowed: Range) -> bool:
-    """Whether a range is of two numbers, whose best is always at an edge."""
+    """Whether a range has just two numbers, of which the best is always at an edge."""
     values = extremes(allowed)
     few = len(values) == 2 if isinstance(allowed, ChoiceRange) else _adjacent(allowed)
     return few and all(_number(each) is not None for each in values)
@@ -80,14 +80,14 @@ def _adjacent(allowed: Range) -> bool:
 
 
 def _number(value: object) -> float | None:
-    """A density that is given by a LoRA's rank goes by the rank."""
+    """A value as a number; a density given as a LoRA rank counts by the rank."""
     if isinstance(value, Mapping) and set(value) == {"lora_rank"}:
         value = value["lora_rank"]
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _goes_on(sweep: Sweep, method: str, path: str, allowed: Range, end: End) -> bool:
-    """Whether the field takes a value beyond this end of the range."""
+    """Whether the field allows values beyond this end of the range."""
     values = sorted(extremes(allowed), key=lambda each: _number(each) or 0.0)
     last = values[0] if end == "lowest" else values[-1]
     try:
@@ -104,7 +104,7 @@ def _next(value: Any, step: int) -> object:
 
 
 def _written(allowed: Range) -> str:
-    """`{log: [0.0001, 0.01]}`, as it stands in a sweep file."""
+    """`{log: [0.0001, 0.01]}`, as in a sweep file."""
     ((kind, values),) = allowed.model_dump(mode="json").items()
     return f"{{{kind}: [{', '.join(map(_shown, _cut(values)))}]}}"
 
@@ -120,13 +120,13 @@ def _shown(value: object) -> str:
 
 
 MARK = "^"
-"""Behind the name of a method whose best configuration is at an edge."""
+"""Marks the name of a method whose best configuration is at an edge."""
 
 
 def edges_of(folder: SweepFolder, sweep: Sweep, best: Iterable[Summary]) -> dict[str, list[Edge]]:
-    """The edges of each best configuration that has some, by its key.
+    """The edges of each best configuration that has any, by its key.
 
-    None of a Pareto front, whose ends lie at the ends of what was tried by their nature.
+    Empty for a Pareto front, whose ends naturally lie at the ends of what was tried.
     """
     if sweep.objective.metrics:
         return {}

@@ -1,4 +1,4 @@
-"""The runs of a sweep as a pandas DataFrame, which the figures draw from."""
+"""The runs of a sweep as a pandas DataFrame, from which the figures are drawn."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, fields
@@ -14,9 +14,9 @@ from gallop_ray.spec.schema import Sweep
 
 
 class Results(pd.DataFrame):  # type: ignore[misc, unused-ignore]
-    """One row a run that is over, with the columns of results.jsonl: a DataFrame that knows its sweep's folder.
+    """One row per run that is over, with the columns of results.jsonl: a DataFrame that knows its sweep's folder.
 
-    What is selected from it knows it, too, so that figures can be drawn of a part of the runs.
+    So do selections from it, so that figures can be drawn of some of the runs.
     """
 
     _metadata = ["directory"]
@@ -34,7 +34,7 @@ _ALWAYS = ("configuration", "method", "seed", "stage", "status")
 def results_frame(folder: SweepFolder, sweep: Sweep) -> Results:
     """The runs of a sweep that are over.
 
-    Ordered by method as the sweep file has them, then by configuration and seed: figures colour methods in this order.
+    Ordered by method as in the sweep file, then by configuration and seed: figures assign colours in this order.
     """
     results = Results(frame_of(folder.results(), [method.name for method in sweep.methods]))
     results.directory = folder.path
@@ -42,7 +42,7 @@ def results_frame(folder: SweepFolder, sweep: Sweep) -> Results:
 
 
 def frame_of(results: Iterable[RunResult], methods: Iterable[str] = ()) -> pd.DataFrame:
-    """The same from results; methods that are not named come last."""
+    """A frame of these results; methods that are not named come last."""
     place = {name: number for number, name in enumerate(methods)}
     rows = [result.flat() for result in results]
     rows.sort(key=lambda row: (place.get(row["method"], len(place)), row["configuration"], row["seed"]))
@@ -51,7 +51,7 @@ def frame_of(results: Iterable[RunResult], methods: Iterable[str] = ()) -> pd.Da
 
 
 def spreads_frame(configurations: Iterable[ConfigurationStatistics]) -> pd.DataFrame:
-    """One row a metric of a configuration."""
+    """One row per metric of a configuration."""
     rows = [
         {"configuration": c.configuration, "method": c.method, "stage": c.stage, "metric": metric, **asdict(spread)}
         for c in configurations
@@ -62,7 +62,8 @@ def spreads_frame(configurations: Iterable[ConfigurationStatistics]) -> pd.DataF
 
 
 def results_of(frame: pd.DataFrame) -> list[RunResult]:
-    """The results that the frame's rows are of. Whole numbers may have become floats in it."""
+    """The results of a frame's rows."""
+    # Not strict: pandas makes integers floats in a column that has gaps.
     objects = frame.astype(object)
     rows = objects.where(objects.notna(), None).to_dict("records")
     return [

@@ -1,4 +1,4 @@
-"""What a sweep is doing just now, read from its folder: of an active run only what is new, of others nothing."""
+"""What a sweep is doing now, read from its folder: only what is new of active runs, nothing of others."""
 
 import time
 from collections import Counter, deque
@@ -21,7 +21,7 @@ _STEPS_FOR_SPEED = 20
 
 @dataclass
 class ActiveRun:
-    """How far a run has come."""
+    """The progress of a run."""
 
     configuration: str
     seed: int
@@ -38,7 +38,7 @@ class ActiveRun:
     times: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_STEPS_FOR_SPEED))
 
     def take(self, event: Event) -> None:
-        """Bring the state up to date with an event."""
+        """Update the state with an event."""
         self.last_event = event.time
         if isinstance(event, RunStarted):
             self.phase, self.step, self.loss = "starting", 0, None
@@ -53,21 +53,21 @@ class ActiveRun:
 
     @property
     def steps_per_second(self) -> float | None:
-        """Over the last steps; null before the second step."""
+        """Over the last steps; None before the second one."""
         if len(self.times) < 2 or self.times[-1][0] <= self.times[0][0]:
             return None
         return (self.times[-1][1] - self.times[0][1]) / (self.times[-1][0] - self.times[0][0])
 
 
 class SweepState:
-    """The present state of a sweep; `look` brings it up to date.
+    """The present state of a sweep; `look` updates it.
 
     Args:
         folder: the sweep's records.
         planned: the work of each method, if no configuration is stopped early.
-        objective: what the search goes by.
-        since: when the driver that runs the sweep began; runs that it began are going on. Without it a run goes on
-            when something new is seen of it.
+        objective: the search's objective.
+        since: when the driver that runs the sweep started; unfinished runs that started later are active. Without it a
+            run counts as active once something new is seen of it.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class SweepState:
         self._side_by_side = 1
 
     def look(self) -> list[RunResult]:
-        """Read what is new; returns the results of runs that ended since the last look."""
+        """Read what is new. Returns the results of runs that ended since the last look."""
         news: list[RunResult] = []
         for configuration in self._open.look():
             status = configuration.status()
@@ -109,11 +109,11 @@ class SweepState:
             for run in runs:
                 if run.seed in self._seeds:
                     self._active.pop(run.path, None)
-            if not any(run.path in self._active for run in runs):  # a confirmation goes on
+            if not any(run.path in self._active for run in runs):  # a confirmation may be active
                 self._open.close(configuration)
 
     def _look_at(self, run: RunFolder) -> RunResult | None:
-        """Follow a run; its result when it has just ended."""
+        """Follow a run. Returns its result when it has just ended."""
         known = self._results.get(run.path)
         if known is not None and known.finished:
             return None
@@ -133,23 +133,23 @@ class SweepState:
         for event in tail.events:
             active.take(event)
         active.attempt, active.offset = tail.attempt, tail.offset
-        # What the first look finds may have been left by a session that was killed; it counts when it moves.
+        # What the first look finds may have been left by a killed driver: it counts once it moves.
         begun = self._since is not None and active.started >= self._since
         active.moving = active.moving or begun or (bool(tail.events) and self._looked)
 
     @property
     def active(self) -> list[ActiveRun]:
-        """The runs that go on, by configuration and seed."""
+        """The active runs, by configuration and seed."""
         return [run for _, run in sorted(self._active.items()) if run.moving]
 
     @property
     def half_done(self) -> list[ActiveRun]:
-        """The runs that have begun and do not go on, by configuration and seed."""
+        """The runs that were started and interrupted, by configuration and seed."""
         return [run for _, run in sorted(self._active.items()) if not run.moving]
 
     @property
     def methods(self) -> dict[str, str]:
-        """The method of each configuration that has begun, by key."""
+        """The method of each configuration that has started, by key."""
         return self._methods
 
     @property
@@ -159,17 +159,17 @@ class SweepState:
 
     @property
     def results(self) -> list[EndedRun]:
-        """Of the runs that have ended, which they are and how they did."""
+        """The results of the runs that have ended, reduced to what is needed here."""
         return list(self._results.values())
 
     @property
     def configurations_over(self) -> int:
-        """How many configurations have ended, however they did."""
+        """How many configurations have ended, in whatever way."""
         return len(self._over)
 
     @property
     def runs_over(self) -> int:
-        """How many runs have ended, however they did."""
+        """How many runs have ended, in whatever way."""
         return len(self._results)
 
     @property
@@ -179,7 +179,7 @@ class SweepState:
 
     @property
     def runs_left_of(self) -> dict[str, int]:
-        """How many runs of each method are still to end; configurations that ended early leave none."""
+        """How many runs of each method remain, active ones included; configurations that ended early leave none."""
         searched, confirmed = Counter[str](), Counter[str]()
         for path, result in self._results.items():
             stage = searched if result.seed in self._seeds else confirmed
@@ -193,16 +193,16 @@ class SweepState:
 
     @property
     def runs_left(self) -> int:
-        """How many runs are still to end."""
+        """How many runs remain, active ones included."""
         return sum(self.runs_left_of.values())
 
     @property
     def runs_expected(self) -> int:
-        """How many runs there will have been."""
+        """How many runs there will be in total."""
         return self.runs_over + self.runs_left
 
     def run_seconds(self) -> RunSeconds:
-        """What runs have taken."""
+        """The times of the runs that have ended, by method."""
         return RunSeconds(
             (self._methods[path.parent.name], result.total_seconds)
             for path, result in self._results.items()
@@ -210,15 +210,15 @@ class SweepState:
         )
 
     def slot_seconds_left(self) -> float | None:
-        """How long one slot would take for what is left, by the times of finished runs; null before the first."""
+        """Seconds that one slot would need for the remaining runs, by those that have ended; None before the first."""
         going_on = [(self._methods[run.configuration], time.time() - run.started) for run in self.active]
         return slot_seconds_left(self.run_seconds(), self.runs_left_of, going_on)
 
     def seconds_left(self) -> float | None:
-        """The same with as many slots as were last seen at work."""
+        """The same for as many slots as were last seen working."""
         work = self.slot_seconds_left()
         return None if work is None else work / self._side_by_side
 
     def best(self) -> list[Summary]:
-        """The best configuration of each method so far, the best of all first; none where a front is sought."""
+        """The best configuration of each method so far, the overall best first; empty for several objectives."""
         return [] if self.objective.metrics else best(self._results.values(), self.objective)

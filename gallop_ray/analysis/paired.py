@@ -1,4 +1,4 @@
-"""Whether one configuration is worse than another, by the same validation examples at the same seeds."""
+"""Tests whether one configuration is worse than another, on the same validation examples at the same seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ def p_worse(
     mine: Mapping[int, Correct], other: Mapping[int, Correct], metric: str, train_tasks: Sequence[str]
 ) -> float | None:
     """The one-sided p of "mine is not worse than the other" on a validation metric; None without a common seed, and
-    for a metric that is no sum of accuracies.
+    for a metric that is not a sum of accuracies.
 
     A paired t-test of the differences over examples, each the mean over the common seeds, stratified by task (Welch's
-    degrees of freedom). With two common seeds or more the seeds' own differences are tested as well and the larger p
-    counts: chance lies in both. The forget ratio is tested by the OOD accuracy that it is made of.
+    degrees of freedom). With at least two common seeds the differences over seeds are tested as well, and the larger p
+    counts: both vary by chance. The forget ratio is tested through the OOD accuracy.
     """
     seeds = sorted(mine.keys() & other.keys())
     if not seeds:
@@ -36,7 +36,7 @@ def p_worse(
 
 
 def _weights(correct: Correct, metric: str, train_tasks: Sequence[str]) -> dict[str, float]:
-    """What each task counts for in the metric, or each `<task trained on>/<task>` of a run with several rounds."""
+    """The weight of each task in the metric, or of each `<task trained on>/<task>` of a run with several rounds."""
     if len(train_tasks) == 1:
         return _of_a_round(list(correct), metric, train_tasks[0])
     rounds = {task: [each for each in correct if each.startswith(f"{task}/")] for task in train_tasks}
@@ -45,7 +45,7 @@ def _weights(correct: Correct, metric: str, train_tasks: Sequence[str]) -> dict[
 
 
 def _of_a_round(tasks: Sequence[str], metric: str, train_task: str) -> dict[str, float]:
-    """More is better in all of them: what falls counts the other way round."""
+    """With signs such that more is better for any metric."""
     sign = 1 if maximized(metric) else -1
     weights = task_weights(metric, train_task, [task for task in tasks if task != train_task], 1.0)
     return {task: sign * weight for task, weight in weights.items()}
@@ -69,6 +69,6 @@ def _p_over_examples(weights: Mapping[str, float], by_seed: Sequence[Mapping[str
 
 
 def _p(difference: float, squared_error: float, freedom: float) -> float:
-    if squared_error == 0:  # all differences are equal: there is nothing that chance could have done
+    if squared_error == 0:  # all differences are equal: there is no variation to test against
         return 0.0 if difference < 0 else 1.0
     return float(stdtr(freedom, difference / math.sqrt(squared_error)))

@@ -1,7 +1,7 @@
-"""Which configuration is best: results of runs gathered by configuration and by method.
+"""Which configuration is best: results of runs, grouped by configuration and method.
 
-Whoever names a best configuration asks `best` or, for the search alone, `best_of_search`: tables, report, display,
-MLflow, confirmation and retention. A configuration with a failed or diverged run is never among them.
+The only place that decides it: tables, report, display, MLflow, confirmation and retention all call `best` or, for the
+search alone, `best_of_search`. A configuration with a failed or diverged run is never chosen.
 """
 
 from collections import defaultdict
@@ -24,8 +24,8 @@ Run = TypeVar("Run", bound=EndedRun)
 class Summary:
     """The runs of one configuration.
 
-    `values` are what it counts for by each of the objective's metrics, null without a finished seed. `on_front`: no
-    other configuration is as good by all of several metrics and better by one.
+    `values`: the objective's metrics over its seeds, None without a finished seed. `on_front`: with several metrics, no
+    other configuration is at least as good by all of them and better by one.
     """
 
     configuration: str
@@ -41,11 +41,11 @@ class Summary:
 
     @property
     def failed(self) -> bool:
-        """Whether one of its runs failed or diverged: then it is no answer, however good its other seeds are."""
+        """Whether one of its runs failed or diverged: then it is not eligible, however good its other seeds are."""
         return len(self.finished) < len(self.runs)
 
     def first(self, name: str) -> float | None:
-        """A number that all runs share, or null."""
+        """A number that all runs share, or None."""
         return next((value for run in self.runs if (value := run.value(name)) is not None), None)
 
     def over_seeds(self, name: str) -> tuple[float | None, float | None]:
@@ -56,7 +56,7 @@ class Summary:
 def summaries(results: Iterable[EndedRun], objective: ObjectiveSpec) -> list[Summary]:
     """One summary per configuration, the best by the objective first; those that failed or have no value come last.
 
-    With several metrics the Pareto front comes first; within it and without, the first metric decides.
+    With several metrics the Pareto front comes first; inside and outside of it the first metric decides.
     """
     runs: dict[str, list[EndedRun]] = defaultdict(list)
     for result in results:
@@ -79,7 +79,7 @@ def _order(summary: Summary, objective: ObjectiveSpec) -> tuple[bool, bool, floa
 
 
 def _with_front(found: list[Summary], objective: ObjectiveSpec) -> list[Summary]:
-    """The same with the Pareto front marked, of those that finished the most seeds of their method."""
+    """The same with the Pareto front marked, among those that finished the most seeds of their method."""
     signs = [1 if maximized(metric) else -1 for metric in objective.all_metrics]
     points = {
         each.configuration: [sign * value for sign, value in zip(signs, each.values, strict=True) if value is not None]
@@ -95,9 +95,9 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _with_most_seeds(found: list[Summary]) -> list[Summary]:
-    """Those that finished the most seeds of their method's configurations, none of them with a failed run.
+    """Those that finished the most seeds among their method's configurations, without a failed run.
 
-    A configuration that was stopped after a lucky seed would otherwise beat one that had to stand by all of them.
+    Otherwise a configuration that was stopped after one lucky seed would beat one that ran all of them.
     """
     sound = [summary for summary in found if summary.values[0] is not None and not summary.failed]
     most: dict[str, int] = defaultdict(int)
@@ -107,16 +107,16 @@ def _with_most_seeds(found: list[Summary]) -> list[Summary]:
 
 
 def best(results: Iterable[EndedRun], objective: ObjectiveSpec) -> list[Summary]:
-    """The best configuration of each method, the best of all first; of the runs on fresh seeds where there are any.
+    """The best configuration of each method, the overall best first; by the runs on fresh seeds where there are any.
 
-    Only those count that finished the most seeds of their method's configurations and none of whose runs failed. A
-    method without one is missing.
+    Eligible are those that finished the most seeds among their method's configurations, without a failed run. A method
+    without one is missing.
     """
     return _best_of_each_method(summaries(of_the_verdict(results), objective), 1)
 
 
 def best_of_search(results: Iterable[EndedRun], objective: ObjectiveSpec, count: int = 1) -> list[Summary]:
-    """The same by the runs of the search alone, up to `count` configurations of each method."""
+    """As `best`, by the runs of the search alone and with up to `count` configurations per method."""
     return _best_of_each_method(summaries(of_the_search(results), objective), count)
 
 
@@ -130,7 +130,7 @@ def _best_of_each_method(found: list[Summary], count: int) -> list[Summary]:
 
 
 def best_run(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> RunFolder | None:
-    """Of a best configuration the run that validates best among those whose adapter is still there; None without."""
+    """The run of a best configuration with the best validation among those that still have an adapter, or None."""
     sign = -1 if objective.maximize else 1
     values = {run.seed: run.value(objective.metric) for run in best.finished}
     measured = {seed: value for seed, value in values.items() if value is not None}
@@ -139,18 +139,18 @@ def best_run(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> Ru
 
 
 def of_the_search(results: Iterable[Run]) -> list[Run]:
-    """The runs that the search goes by."""
+    """The runs that the search uses."""
     return [result for result in results if result.stage != CONFIRMATION]
 
 
 def of_the_verdict(results: Iterable[Run]) -> list[Run]:
-    """The runs on fresh seeds, where there are any: those that were searched with have picked the best by luck, too."""
+    """The runs on fresh seeds if there are any, else all: on the search's seeds the best was partly lucky."""
     every = list(results)
     return [result for result in every if result.stage == CONFIRMATION] or every
 
 
 def base_summary(base: Mapping[str, Any], objective: ObjectiveSpec) -> Summary:
-    """The base model as a row of its own.
+    """The base model as a summary of its own.
 
     Args:
         base: metrics of the base model under the names that results use (id_accuracy, val_mean_accuracy, ...).

@@ -1,4 +1,4 @@
-"""How a metric spreads over the seeds of one configuration; definitions in docs/statistics.md."""
+"""The spread of a metric over the seeds of one configuration; definitions in docs/statistics.md."""
 
 import math
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ _RESAMPLES = 4000
 class Spread:
     """One metric over the seeds of one configuration.
 
-    `std` (n - 1) and `standard_error` are null with one seed, the bootstrap 95 % interval of the mean from `low` to
-    `high` with fewer than three. `worst` is null where neither direction is the better one.
+    `std` (n - 1) and `standard_error` are None with one seed; `low` to `high`, the bootstrap 95 % interval of the mean,
+    with fewer than three. `worst` is None where neither direction is better.
     """
 
     n: int
@@ -39,7 +39,7 @@ class Spread:
 
 
 def spread(metric: str, by_seed: Mapping[int, float | None]) -> Spread:
-    """The spread of a metric's values, nulls left out."""
+    """The spread of a metric's values, without missing ones."""
     known = {seed: value for seed, value in sorted(by_seed.items()) if value is not None}
     values = list(known.values())
     mean, std = mean_and_std(values)
@@ -51,11 +51,11 @@ def spread(metric: str, by_seed: Mapping[int, float | None]) -> Spread:
 
 
 def bootstrap_interval(values: list[float]) -> tuple[float | None, float | None]:
-    """The percentile bootstrap's 95 % interval of the mean, widened for few values; nulls with fewer than three.
+    """The percentile bootstrap's 95 % interval of the mean, widened for few values; Nones with fewer than three.
 
-    The bootstrap takes the n values for the whole population, so its spread is too small by sqrt((n - 1) / n), and its
-    tails are a normal distribution's where Student's belong (Hesterberg 2015, The American Statistician 69:371). Both
-    limits' distances from the mean are multiplied by what is missing.
+    The bootstrap treats the n values as the population, so its spread is too small by sqrt((n - 1) / n), and it has a
+    normal distribution's tails instead of Student's (Hesterberg 2015, The American Statistician 69:371). Both limits'
+    distances from the mean are multiplied by the missing factor.
     """
     n = len(values)
     if n < _SEEDS_FOR_AN_INTERVAL:
@@ -68,14 +68,14 @@ def bootstrap_interval(values: list[float]) -> tuple[float | None, float | None]
 
 @cache
 def widening(n: int) -> float:
-    """By what a percentile bootstrap of n values is too narrow."""
+    """The factor by which a percentile bootstrap of n values is too narrow."""
     upper = (1 + COVERAGE) / 2
     return math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, upper)) / NormalDist().inv_cdf(upper)
 
 
 @cache
 def _resamples(n: int) -> NDArray[np.float64]:
-    """What share each value has in each resample, (resamples, n): all that there are, or a seeded draw."""
+    """The share of each value in each resample, (resamples, n): all possible ones, or a seeded draw."""
     if n <= _ALL_RESAMPLES_UP_TO:
         drawn = np.array(list(product(range(n), repeat=n)))
     else:

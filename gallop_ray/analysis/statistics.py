@@ -1,4 +1,4 @@
-"""What a sweep's seeds allow to be said; definitions in docs/statistics.md. From the records alone."""
+"""A sweep's statistics over seeds, from its records; definitions in docs/statistics.md."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ _COMPARED = ("id_accuracy", "ood_accuracy", "forget_ratio")
 
 @dataclass(frozen=True)
 class ConfigurationStatistics:
-    """A configuration over the seeds that it finished in one stage; one that was confirmed has two."""
+    """A configuration over the seeds that it finished in one stage; a confirmed one has two of these."""
 
     configuration: str
     method: str
@@ -37,15 +37,16 @@ class ConfigurationStatistics:
 
 @dataclass(frozen=True)
 class SweepStatistics:
-    """What the sweep's finished runs say.
+    """Statistics of a sweep's finished runs.
 
-    metric: the objective's counterpart on test sets, by which the verdict goes.
+    metric: the objective's counterpart on test sets, on which the verdict is based.
     results: of all runs that are over.
-    best: each method's best configuration by the objective on validation sets, the best by `metric` first; of the runs
-    on fresh seeds where there are any.
-    comparisons: of every two of these with two common seeds, first the one that ranks higher.
-    stability: the mean Kendall tau-b of the methods' rankings by two seeds; null without two methods and common seeds.
-    verdict: null with fewer than two methods.
+    best: each method's best configuration by the objective on validation sets, the best by `metric` first; from the
+    runs on fresh seeds where there are any.
+    comparisons: of each pair of these with two common seeds, the higher-ranking one first.
+    stability: the mean Kendall tau-b between the methods' rankings at two seeds; None without two methods and two
+    common seeds.
+    verdict: None with fewer than two methods.
     """
 
     metric: str
@@ -57,12 +58,12 @@ class SweepStatistics:
 
     @cached_property
     def configurations(self) -> tuple[ConfigurationStatistics, ...]:
-        """Every configuration that has a run which is over; worked out when asked for, as there may be thousands."""
+        """Every configuration with a run that is over; computed lazily, as there may be thousands."""
         return tuple(_of_all(self.results))
 
 
 def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
-    """The statistics of a sweep, whether it is over, runs or has failed in part."""
+    """The statistics of a sweep that is over, active or partly failed."""
     results = [_with_mean(result) for result in folder.results()]
     metric = _verdict_metric(results, sweep)
     winners = _best(results, sweep, metric)
@@ -82,7 +83,7 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
 
 
 def _with_mean(result: EndedRun) -> EndedRun:
-    """The result with mean_accuracy, which is recorded of validation sets alone."""
+    """The result with mean_accuracy on test sets, which is recorded on validation sets only."""
     both = [result.value(name) for name in ("id_accuracy", "ood_accuracy")]
     known = [value for value in both if value is not None]
     return result.model_copy(update={MEAN_ACCURACY: fmean(known)}) if len(known) == len(both) else result
@@ -106,7 +107,7 @@ def _of_all(results: Sequence[EndedRun]) -> Iterable[ConfigurationStatistics]:
 
 
 def _statistics(runs: Sequence[EndedRun], stage: str) -> ConfigurationStatistics:
-    """Of the runs of one configuration in one stage, those that finished."""
+    """The statistics of one configuration's finished runs in one stage."""
     measured = {run.seed: run.measurements() for run in runs if run.finished}
     names = dict.fromkeys(name for values in measured.values() for name in values)
     spreads = {name: spread(name, {seed: values.get(name) for seed, values in measured.items()}) for name in names}
@@ -133,7 +134,7 @@ def _by_seed(runs: Iterable[EndedRun], metric: str) -> dict[int, float]:
 def _comparisons(
     best: Best, correct: Sequence[Mapping[int, Correct]], metric: str, weights: Mapping[str, float]
 ) -> list[Comparison]:
-    """Of every two methods, the better by the verdict's metric first. correct: of each method, correct.json by seed."""
+    """All pairs of methods, the better by the verdict's metric first. correct: per method, correct.json by seed."""
     sides = [
         Side(
             statistics.configuration,
@@ -147,18 +148,18 @@ def _comparisons(
 
 
 def rank_stability(methods: Sequence[Mapping[int, float]]) -> float | None:
-    """The mean over every two common seeds of Kendall's tau-b between the methods' values at them.
+    """The mean of Kendall's tau-b between the methods' values at two seeds, over all pairs of common seeds.
 
-    1: all seeds rank the methods alike; 0: as by chance. Two seeds of which one has all methods alike do not count.
+    1: all seeds rank the methods alike; 0: as by chance. Pairs in which all methods tie at a seed do not count.
 
     Args:
-        methods: of each method, a metric's value by seed.
+        methods: per method, a metric's value by seed.
     """
     if len(methods) < 2:
         return None
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in methods)))
     columns = [[by_seed[seed] for by_seed in methods] for seed in seeds]
-    from scipy.stats import kendalltau  # here: a second or two, which validate, plan and run do not need
+    from scipy.stats import kendalltau  # here: it takes a second or two, and validate, plan and run do not need it
 
     taus = [float(kendalltau(one, other).statistic) for one, other in combinations(columns, 2)]
     known = [tau for tau in taus if not np.isnan(tau)]

@@ -1,4 +1,4 @@
-"""How a sweep stands, from its folder, whether or not it runs just now: what `gallop-ray status --json` prints."""
+"""The status of a sweep, active or not, from its folder: what `gallop-ray status --json` prints."""
 
 import time
 from collections import Counter
@@ -23,7 +23,7 @@ State = Literal["running", "pausing", "paused", "stopping", "finished", "not run
 
 @dataclass(frozen=True)
 class Counts:
-    """How many configurations, or runs, stand how. `pruned` runs were spared, `failed` ones may have diverged."""
+    """Configurations, or runs, by status. `pruned` runs were never run; `failed` includes diverged ones."""
 
     total: int
     finished: int
@@ -35,7 +35,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Best:
-    """A best configuration, what it counts for, and sentences about its values at an edge of their range."""
+    """A best configuration, its objective, and sentences about its values at an edge of their range."""
 
     configuration: str
     objective: float | None
@@ -44,7 +44,7 @@ class Best:
 
 @dataclass(frozen=True)
 class MethodStatus:
-    """How one method stands."""
+    """The status of one method."""
 
     configurations: Counts
     runs: Counts
@@ -53,7 +53,7 @@ class MethodStatus:
 
 @dataclass(frozen=True)
 class Running:
-    """A run that is active just now."""
+    """An active run."""
 
     configuration: str
     seed: int
@@ -68,7 +68,7 @@ class Running:
 
 @dataclass(frozen=True)
 class HalfDone:
-    """A run that was cut off; `checkpoint_step` is null without a checkpoint."""
+    """An interrupted run; `checkpoint_step` is null without a checkpoint."""
 
     configuration: str
     seed: int
@@ -98,7 +98,7 @@ class DriverStatus:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """How a sweep stands at one moment; docs/records.md defines the fields."""
+    """The status of a sweep at one moment; docs/records.md defines the fields."""
 
     name: str
     folder: str
@@ -130,9 +130,9 @@ class StatusReader:
         return SweepState(self._folder, list(self._planned.values()), self._sweep.objective, since)
 
     def look(self) -> SweepStatus:
-        """How it stands."""
+        """The present status."""
         driver = control.driver(self._folder)
-        if driver != self._driver:  # what was active under another driver is so no more
+        if driver != self._driver:  # what was active under another driver no longer is
             self._driver = driver
             self._state = self._new_state()
         self._state.look()
@@ -199,7 +199,7 @@ class StatusReader:
         return Counts(
             total=total,
             finished=ends["finished"],
-            # Seeds that were spared because their configuration was pruned, or had failed.
+            # Seeds that will not run because their configuration was pruned or failed.
             pruned=total - sum(ends.values()) - left,
             failed=ends["failed"],
             running=active,
@@ -245,7 +245,7 @@ def _half_done(run: ActiveRun, folder: SweepFolder) -> HalfDone:
 
 
 def checkpoint_step(run: RunFolder) -> int | None:
-    """The step of a run's last checkpoint, finished rounds counting as such; None where there is none."""
+    """The step of a run's last checkpoint, counting finished rounds as such; None without any."""
     steps = [_kept_step(part) for part in run.parts()]
     known = [step for step in steps if step is not None]
     return sum(known) if known else None

@@ -1,4 +1,4 @@
-"""Where the time of a sweep went, and how long what is left of it will take. All times in seconds."""
+"""How a sweep has spent its time, and how long the rest will take. All times in seconds."""
 
 from bisect import bisect
 from collections import defaultdict
@@ -14,7 +14,7 @@ from gallop_ray.records.slots import loads
 
 
 class RunSeconds:
-    """The mean time of a run of each method; of a method that has finished none, the mean of all."""
+    """The mean time of a run per method; for a method without a finished run, the mean of all."""
 
     def __init__(self, finished: Iterable[tuple[str, float]]) -> None:
         """Takes (method, seconds) of each finished run."""
@@ -23,7 +23,7 @@ class RunSeconds:
             self._by_method[method].append(seconds)
 
     def of(self, method: str) -> float | None:
-        """Null before any run has finished."""
+        """Seconds of a run of this method; None before any run has finished."""
         known = self._by_method.get(method) or [each for runs in self._by_method.values() for each in runs]
         return fmean(known) if known else None
 
@@ -31,12 +31,12 @@ class RunSeconds:
 def slot_seconds_left(
     seconds: RunSeconds, runs_left: Mapping[str, int], going_on: Iterable[tuple[str, float]]
 ) -> float | None:
-    """Seconds of one slot for the runs that are still to end; null where nothing is known of a run's time.
+    """Seconds that one slot needs for the remaining runs; None where no run's time is known.
 
     Args:
-        seconds: what a run takes.
-        runs_left: of each method, those that go on among them.
-        going_on: method and seconds since the start, for each run that goes on.
+        seconds: the time of a run.
+        runs_left: remaining runs per method, active ones included.
+        going_on: method and seconds since the start of each active run.
     """
     needed = {method: seconds.of(method) for method, count in runs_left.items() if count}
     if None in needed.values():
@@ -46,12 +46,12 @@ def slot_seconds_left(
 
 
 NAMED = ("scoring", "selecting", "training", "evaluating")
-"""The phases that a slot's time is shared out into; the rest is `other`."""
+"""The phases into which a slot's time is divided; the rest is `other`."""
 
 
 @dataclass(frozen=True)
 class RunTimes:
-    """The present attempt of a run, by the clock of its worker."""
+    """The times of a run's last attempt, by its worker's clock."""
 
     slot: str
     configuration: str
@@ -63,9 +63,9 @@ class RunTimes:
 
 @dataclass
 class SlotTimes:
-    """What a slot did from its first run's start to its last run's end; `other` is neither of the named phases.
+    """A slot's time from its first run's start to its last run's end; `other` is none of the named phases.
 
-    The time in which the sweep did not run is left out.
+    Time in which the sweep was not running is left out.
     """
 
     wall: float
@@ -89,7 +89,7 @@ def run_times(run: RunFolder) -> RunTimes | None:
         return None
     phases: dict[str, float] = defaultdict(float)
     for event, following in pairwise(event for event in events if event.event in ("phase", "run_ended")):
-        # A worker whose node is gone may go on for seconds, and end in the middle of the next attempt's events.
+        # A worker whose node is gone may continue for seconds, and end in the middle of the next attempt's events.
         if isinstance(event, PhaseBegan):
             phases[event.phase] += following.time - event.time
     forwards = [event.time for event in events if event.event == "first_forward"]
@@ -102,7 +102,7 @@ def run_times(run: RunFolder) -> RunTimes | None:
 
 
 def _stretches(folder: SweepFolder) -> dict[str, list[list[RunTimes]]]:
-    """The runs of each slot in order, from one start of the slot to the next; every start of a sweep has a slot-0."""
+    """The runs of each slot in order, grouped by the slot's starts: every start of a sweep has its own slot-0."""
     starts: dict[str, set[float]] = defaultdict(set)
     for load in loads(folder):
         starts[load.slot].add(load.slot_started)
@@ -117,7 +117,7 @@ def _span(runs: list[RunTimes]) -> tuple[float, float]:
 
 
 def wall_seconds(folder: SweepFolder) -> float:
-    """How long some slot was between its first run's start and its last run's last event; 0 before any run."""
+    """The time in which any slot was between its first run's start and its last run's end; 0 before any run."""
     spans = sorted(_span(runs) for stretches in _stretches(folder).values() for runs in stretches)
     total, until = 0.0, 0.0
     for start, end in spans:
@@ -127,7 +127,7 @@ def wall_seconds(folder: SweepFolder) -> float:
 
 
 def slot_times(folder: SweepFolder) -> dict[str, SlotTimes]:
-    """What each slot spent its time on."""
+    """How each slot has spent its time."""
     return {
         slot: SlotTimes(
             wall=sum(end - start for start, end in map(_span, stretches)),
@@ -138,7 +138,7 @@ def slot_times(folder: SweepFolder) -> dict[str, SlotTimes]:
 
 
 def switch_seconds(folder: SweepFolder) -> list[float]:
-    """What each change of configuration in a slot took: from one's last event to the first forward pass of the next."""
+    """The duration of each change of configuration in a slot: from the last event to the next first forward pass."""
     return [
         after.first_forward - before.last_event
         for stretches in _stretches(folder).values()

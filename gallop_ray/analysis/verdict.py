@@ -1,4 +1,4 @@
-"""Which method is best, and whether the seeds suffice to say so; definitions in docs/statistics.md."""
+"""Which method is best, and whether the seeds suffice for a verdict; definitions in docs/statistics.md."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from gallop_ray.spec.schema import Sweep
 POWER = 0.8
 MOST_SEEDS = 1000
 EFFECT = 2
-"""A difference of two methods that is worth finding, in standard deviations of their differences over seeds."""
+"""A difference between two methods worth finding, in standard deviations of their differences over seeds."""
 
 
 def power_of_t(difference: float, error: float, freedom: float, level: float) -> float:
@@ -23,19 +23,19 @@ def power_of_t(difference: float, error: float, freedom: float, level: float) ->
 
 
 def pairs_of(methods: int) -> int:
-    """How many pairs the methods make, over all of which p is corrected."""
+    """The number of pairs of methods, over which p is corrected."""
     return methods * (methods - 1) // 2
 
 
 def seeds_to_find(methods: int, effect: float = EFFECT) -> int:
-    """Seeds that find such a difference between two of the methods with a power of 0.8, by Holm's strictest level."""
+    """Seeds that detect such a difference between two methods with a power of 0.8, at Holm's strictest level."""
     level = LEVEL / max(1, pairs_of(methods))
     seeds = range(LEAST_SEEDS, MOST_SEEDS)
     return next((n for n in seeds if power_of_t(effect, n**-0.5, n - 1, level) >= POWER), MOST_SEEDS)
 
 
 def seeds_text(methods: int) -> str:
-    """What a verdict over so many methods takes."""
+    """How many seeds a verdict over so many methods takes, as a clause."""
     return (
         f"it takes {LEAST_SEEDS} or more, and with {methods} methods {seeds_to_find(methods)} to find a difference of "
         f"{EFFECT} standard deviations over seeds 4 times in 5"
@@ -46,12 +46,12 @@ _NAMED_AT_MOST = 4
 
 
 def best_text(metric: str, leader: str, rest: Sequence[str], runner_up: Comparison | None) -> str:
-    """One that is told apart from all others."""
+    """The verdict for a leader that is better than all others."""
     return f"{leader} is best by {display_name(metric)} on test sets, ahead of {listed(rest)}.{_ahead(runner_up)}"
 
 
 def tied_text(metric: str, leader: str, tied: Sequence[str], beaten: Sequence[str], margin: float) -> str:
-    """All that is not told apart is as good, within the margin."""
+    """The verdict for a leader that is equal, within the margin, to all that it does not beat."""
     ahead = f" Ahead of {listed(beaten)}." if beaten else ""
     within = f"they differ by less than {100 * margin:g} points"
     return f"{leader} is tied with {listed(tied)} by {display_name(metric)} on test sets: {within}.{ahead}"
@@ -66,7 +66,7 @@ def open_text(
     needed: int | None,
     methods: int,
 ) -> str:
-    """The leader may be no better than some others; `methods` were compared."""
+    """The verdict for a leader that may be no better than some others; `methods`: how many were compared."""
     if closest is None:
         said = f"{leader} and {undecided[0]} have fewer than two seeds in common; a verdict takes at least two."
         return f"Not enough seeds to name a best method by {display_name(metric)} on test sets: {said}"
@@ -82,7 +82,7 @@ def open_text(
 
 
 def selection_text(sweep: Sweep) -> str | None:
-    """That the objective saw the tasks on which forgetting is measured, where it did."""
+    """A sentence if the objective has seen the tasks on which forgetting is measured, else None."""
     seen = [metric for metric in sweep.objective.all_metrics if (each := find(metric)) is None or each.needs_ood]
     if not seen:
         return None
@@ -95,7 +95,7 @@ def selection_text(sweep: Sweep) -> str | None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """A few names, and how many more there are."""
+    """A few names, and how many others there are."""
     if len(names) > _NAMED_AT_MOST:
         return f"{', '.join(names[: _NAMED_AT_MOST - 1])} and {len(names) - _NAMED_AT_MOST + 1} others"
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
@@ -124,15 +124,15 @@ def _needed(needed: int | None, closest: Comparison, methods: int) -> str:
 Outcome = Literal["best", "tied with", "not enough seeds"]
 
 MARGIN = 0.02
-"""Two methods whose means differ by less than this are as good as each other: two points of accuracy."""
+"""Methods whose means differ by less than this are equally good: two points of accuracy."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`others`: the methods that the leader beats, is tied with, or is not told apart from.
+    """`others`: the methods that the leader beats, is tied with, or cannot be distinguished from.
 
-    `seeds_needed`: to tell the best two apart with a power of 0.8, if their difference is as observed; null where it is
-    known already, unknown, or out of reach.
+    `seeds_needed`: to distinguish the best two with a power of 0.8, if their difference is as observed; None where they
+    are distinguished already, and where the number is unknown or out of reach.
     """
 
     outcome: Outcome
@@ -167,10 +167,10 @@ def decide(metric: str, ranking: Sequence[str], comparisons: Sequence[Comparison
 
 
 def seeds_needed(comparison: Comparison | None, level: float = LEVEL, power: float = POWER) -> int | None:
-    """Seeds at which a paired t-test finds the observed difference, with the observed spread, with this power.
+    """Seeds at which a paired t-test detects the observed difference, given the observed spread, with this power.
 
-    The seeds' share of the squared standard error falls with their number, the examples' share stays. Null without a
-    difference or a spread to go by, and beyond 1000.
+    The seeds' part of the squared standard error falls with their number, the examples' part stays. None without a
+    difference or a spread, and beyond 1000.
     """
     if comparison is None or comparison.difference == 0:
         return None
@@ -186,14 +186,14 @@ def seeds_needed(comparison: Comparison | None, level: float = LEVEL, power: flo
 
 
 def _power(difference: float, by_seeds: float, by_examples: float, seeds: int, level: float) -> float:
-    """Of a two-sided test; the squared errors are those at that number of seeds."""
+    """The power of a two-sided test; the squared errors are for this number of seeds."""
     freedom = degrees_of_freedom(math.sqrt(by_seeds), math.sqrt(by_examples), seeds)
     tests = ((by_seeds, seeds - 1), (by_seeds + by_examples, freedom))
     return min(power_of_t(abs(difference), math.sqrt(error), of, level) for error, of in tests if error)
 
 
 def _beats(leader: str, comparison: Comparison | None) -> bool:
-    """Means are over each method's own seeds, comparisons over common ones: both have to favour the leader."""
+    """Means are over each method's own seeds, comparisons over common ones: both must favour the leader."""
     if comparison is None or not comparison.different:
         return False
     leads = comparison.difference if comparison.first_method == leader else -comparison.difference

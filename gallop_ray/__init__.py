@@ -1,4 +1,4 @@
-"""Distributed sweeps of sparse fine-tuning of language models. `gallop_ray.api` lists what is offered."""
+"""Distributed sweeps of sparse fine-tuning of language models. `gallop_ray.api` lists the public API."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Each when it is asked for: importing gallop_ray must import nothing heavy."""
+    """Import a public name on first use: importing gallop_ray must stay light."""
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     api = import_module("gallop_ray.api")

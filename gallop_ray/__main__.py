@@ -13,20 +13,20 @@ def command() -> None:
     """Run the command line and leave with its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without ± is no reason to fail
+            stream.reconfigure(errors="replace")  # do not fail on a terminal without ±
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        from gallop_ray.cli import main  # takes a second, in which an interrupt may come, too
+        from gallop_ray.cli import main  # inside try: it takes a second, in which an interrupt may come
 
         code = main(watch=True)
     except KeyboardInterrupt:
         print("\ngallop-ray: interrupted", file=sys.stderr)
         code = _INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough, such as `| head`
+    except BrokenPipeError:  # the reader has closed the pipe, such as `| head`
         os._exit(_BROKEN_PIPE)
     if code > _SIGNALLED:
-        # The thread that mirrors to MLflow may be in the middle of a request or of an import; a Python that takes
-        # itself down around it prints tracebacks, waits, or aborts.
+        # The MLflow thread may be in the middle of a request or an import; Python's normal shutdown would then print
+        # tracebacks, wait, or abort.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

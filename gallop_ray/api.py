@@ -1,7 +1,7 @@
-"""What notebooks and scripts use, in the words of the sweep file and of the command line.
+"""The public API for notebooks and scripts, with the names of the sweep file and the command line.
 
-`gallop_ray` offers what `__all__` lists here. Nothing heavy is imported before it is needed: reading results needs
-neither torch nor Ray. A sweep is named by its folder, `<output>/<sweep name>`, and may still run.
+`gallop_ray` exports what `__all__` lists here. Nothing heavy is imported before it is needed: reading results needs
+neither torch nor Ray. A sweep is identified by its folder, `<output>/<sweep name>`, and may still be running.
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,15 +128,15 @@ Directory = str | Path
 def run_sweep(
     sweep: Sweep | Mapping[str, Any] | Directory, overrides: Sequence[str] = (), verbose: bool = False
 ) -> Path:
-    """Run what is not yet done of a sweep, as `gallop-ray run` does, and return its folder.
+    """Run what remains of a sweep, as `gallop-ray run` does, and return its folder.
 
     Args:
-        sweep: a sweep, what a sweep file holds as a dict, or the path of a file.
-        overrides: of a file, as `--set` has them: "training.epochs=2".
-        verbose: show what Ray and DeepSpeed say, too.
+        sweep: a sweep, the content of a sweep file as a dict, or the path of a file.
+        overrides: for a file, in the form of `--set`: "training.epochs=2".
+        verbose: also show the output of Ray and DeepSpeed.
 
     Raises:
-        UserError: for what has to be changed; SweepFileError names every mistake, of a file with its line. Both are
+        UserError: for a user's mistake; SweepFileError names all mistakes, in a file with their lines. Both are
             ValueErrors.
         Halted: it had to stop for another reason; the same call resumes it.
     """
@@ -156,10 +156,10 @@ def _read(sweep: Mapping[str, Any] | Directory, overrides: Sequence[str]) -> Swe
 
 
 def resume(directory: Directory, verbose: bool = False) -> Path:
-    """Run what is not yet done of a sweep that was begun, or lift its pause; returns its folder.
+    """Run what remains of a sweep that was started, or end its pause. Returns its folder.
 
     Raises:
-        ValueError: there is no sweep, or it runs just now.
+        ValueError: there is no sweep, or it is running.
     """
     from gallop_ray.records.stored import open_sweep
     from gallop_ray.sweep.commands import resume_paused
@@ -170,7 +170,7 @@ def resume(directory: Directory, verbose: bool = False) -> Path:
 
 
 def status(directory: Directory) -> "SweepStatus":
-    """How a sweep stands, with the fields that `gallop-ray status --json` prints.
+    """The status of a sweep, with the fields that `gallop-ray status --json` prints.
 
     Raises:
         ValueError: there is no sweep.
@@ -183,7 +183,7 @@ def status(directory: Directory) -> "SweepStatus":
 
 
 def pause(directory: Directory) -> None:
-    """Let the active runs finish and start no others until `resume`. Errors as those of `stop`."""
+    """Let the active runs finish and start no others until `resume`. Raises as `stop`."""
     from gallop_ray.sweep import commands
 
     commands.pause(str(directory))
@@ -193,7 +193,7 @@ def stop(directory: Directory, now: bool = False) -> None:
     """Let the active runs finish, or with `now` only save checkpoints, and end.
 
     Raises:
-        ValueError: there is no sweep, or it does not run.
+        ValueError: there is no sweep, or it is not running.
     """
     from gallop_ray.sweep import commands
 
@@ -201,13 +201,13 @@ def stop(directory: Directory, now: bool = False) -> None:
 
 
 def retry(directory: Directory, runs: Sequence[str] = ()) -> None:
-    """Let failed and diverged runs run again by the next `run_sweep` or `resume`.
+    """Queue failed and diverged runs for another try by the next `run_sweep` or `resume`.
 
     Args:
         runs: `<configuration>` or `<configuration>/seed-<n>`; all that failed or diverged by default.
 
     Raises:
-        ValueError: there is no sweep, it runs just now, or a run did not fail.
+        ValueError: there is no sweep, it is running, or a run did not fail.
     """
     from gallop_ray.sweep import commands
 
@@ -215,7 +215,7 @@ def retry(directory: Directory, runs: Sequence[str] = ()) -> None:
 
 
 def best(directory: Directory) -> "list[Best]":
-    """The best configuration of each method, the best of all first; empty before there is one.
+    """The best configuration of each method, the overall best first; empty before there is one.
 
     Raises:
         ValueError: there is no sweep.
@@ -234,7 +234,7 @@ def report(directory: Directory, output: Directory | None = None) -> Path:
         output: the page to write, ending in .html; by default report/report.html in the sweep's folder.
 
     Raises:
-        ValueError: there is no sweep, or `output` is not such a page.
+        ValueError: there is no sweep, or `output` does not end in .html.
     """
     from gallop_ray.records.stored import open_sweep
     from gallop_ray.sweep.report import report as write
@@ -248,7 +248,7 @@ def export(run: Directory, to: Literal["delta", "peft", "merged"], output: Direc
 
     Args:
         run: the run's folder, <output>/<sweep>/<configuration>/seed-<n>.
-        to: a delta for apply_adapter, a PEFT folder, or a plain transformers folder.
+        to: a delta for apply_adapter, a PEFT folder, or an ordinary transformers folder (merged).
         output: the folder to write; by default <configuration>-seed-<n>-<to> in the working directory.
 
     Raises:
@@ -263,10 +263,10 @@ def export(run: Directory, to: Literal["delta", "peft", "merged"], output: Direc
 
 
 def apply_adapter(model: "nn.Module", path: Directory) -> "AppliedAdapter":
-    """Put a run's adapter on its base model; `.remove()` of what is returned gives the base back.
+    """Apply a run's adapter to its base model; `.remove()` on the returned object restores the base.
 
     Raises:
-        ValueError: the adapter was trained on another base model, or is damaged; the model is as it was.
+        ValueError: the adapter was trained on another base model, or is damaged; the model is unchanged.
     """
     from gallop_ray.sparse.adapter import apply_adapter as apply
 
@@ -274,7 +274,7 @@ def apply_adapter(model: "nn.Module", path: Directory) -> "AppliedAdapter":
 
 
 def results(directory: Directory) -> "Results":
-    """A DataFrame with one row a run that is over and the columns of results.jsonl; also while the sweep runs.
+    """A DataFrame with one row per run that is over and the columns of results.jsonl; also while the sweep runs.
 
     Raises:
         ValueError: there is no sweep.
@@ -287,7 +287,7 @@ def results(directory: Directory) -> "Results":
 
 
 def statistics(directory: Directory) -> "pd.DataFrame":
-    """How each metric spreads over the seeds of a configuration: a row for each metric of each configuration.
+    """The spread of each metric over the seeds of a configuration: one row per metric and configuration.
 
     Columns: configuration, method, stage (a configuration that was confirmed has two), metric, n, mean, std,
     standard_error, low and high (the bootstrap 95 % interval of the mean), worst, worst_seed; docs/statistics.md.
@@ -304,10 +304,10 @@ def statistics(directory: Directory) -> "pd.DataFrame":
 
 
 def plot_front(of: "Directory | Results", x: str = "forget_ratio", y: str = "id_accuracy") -> "Figure":
-    """Two metrics against each other, a point a configuration.
+    """Two metrics against each other, one point per configuration.
 
     Args:
-        of: a sweep's folder, or `results` of it or of a part of it. So it is for all figures.
+        of: a sweep's folder, or its `results`, or some rows of them, as for all figures.
 
     Raises:
         NothingToDrawError: a ValueError that says what is missing.
@@ -319,55 +319,55 @@ def plot_front(of: "Directory | Results", x: str = "forget_ratio", y: str = "id_
 
 
 def plot_density(of: "Directory | Results") -> "Figure":
-    """Metrics against density, a line a method. Errors as those of `plot_front`."""
+    """Metrics against density, one line per method. Raises as `plot_front`."""
     from gallop_ray.reporting import figures
 
     return figures.plot_density(*_drawn_from(of))
 
 
 def plot_learning_rate(of: "Directory | Results", metric: str | None = None) -> "Figure":
-    """The objective, or another metric, against the learning rate. Errors as those of `plot_front`."""
+    """The objective, or another metric, against the learning rate. Raises as `plot_front`."""
     from gallop_ray.reporting import figures
 
     return figures.plot_learning_rate(*_drawn_from(of), metric)
 
 
 def plot_seeds(of: "Directory | Results") -> "Figure":
-    """A point a seed, for each method's best configuration. Errors as those of `plot_front`."""
+    """One point per seed, for each method's best configuration. Raises as `plot_front`."""
     from gallop_ray.reporting import figures
 
     return figures.plot_seeds(*_drawn_from(of))
 
 
 def plot_cost(of: "Directory | Results") -> "Figure":
-    """Seconds of a run by phase. Errors as those of `plot_front`."""
+    """Seconds of a run by phase. Raises as `plot_front`."""
     from gallop_ray.reporting import figures
 
     return figures.plot_cost(_drawn_from(of)[0])
 
 
 def plot_loss(of: "Directory | Results") -> "Figure":
-    """Training loss of each method's best configuration, a line a seed. Errors as those of `plot_front`."""
+    """Training loss of each method's best configuration, one line per seed. Raises as `plot_front`."""
     return _of_the_report(of, "loss")
 
 
 def plot_masks(of: "Directory | Results") -> "Figure":
-    """Where each method trains: density by layer and type of matrix. Errors as those of `plot_front`."""
+    """Where each method trains: density by layer and type of matrix. Raises as `plot_front`."""
     return _of_the_report(of, "masks")
 
 
 def plot_overlap(of: "Directory | Results") -> "Figure":
-    """What the masks of each two methods have in common, their Jaccard index. Errors as those of `plot_front`."""
+    """The Jaccard index of each pair of methods' masks. Raises as `plot_front`."""
     return _of_the_report(of, "overlap")
 
 
 def plot_importance(of: "Directory | Results") -> "Figure":
-    """Each searched parameter's share of what the objective varies by. Errors as those of `plot_front`."""
+    """Each searched parameter's share in the objective's variation. Raises as `plot_front`."""
     return _of_the_report(of, "importance")
 
 
 def plot_differences(of: "Directory | Results") -> "Figure":
-    """The leader's difference to each other method, with 95 % intervals. Errors as those of `plot_front`."""
+    """The leader's difference to each other method, with 95 % intervals. Raises as `plot_front`."""
     return _of_the_report(of, "differences")
 
 
@@ -381,7 +381,7 @@ def _folder_of(of: "Directory | Results") -> Directory:
 
 
 def _drawn_from(of: "Directory | Results") -> "tuple[pd.DataFrame, ObjectiveSpec]":
-    """The runs to draw, and the objective of their sweep; of a DataFrame that knows no sweep the usual one."""
+    """The runs to draw, and the objective of their sweep, or the default one for a DataFrame without a sweep."""
     if isinstance(of, str | Path):
         of = results(of)
     if getattr(of, "directory", None) is None:
@@ -392,7 +392,7 @@ def _drawn_from(of: "Directory | Results") -> "tuple[pd.DataFrame, ObjectiveSpec
 
 
 def _of_the_report(of: "Directory | Results", name: str) -> "Figure":
-    """A figure of the report that is drawn from more than the results: of all runs."""
+    """A figure of the report that needs more than the results: always of all runs."""
     from gallop_ray.records.stored import open_sweep
     from gallop_ray.reporting.report.drawings import drawings
     from gallop_ray.reporting.report.material import gather

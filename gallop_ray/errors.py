@@ -1,8 +1,8 @@
-"""What a sweep, or what is asked of it, can end with. Light, so that whoever catches them imports nothing else."""
+"""The errors with which sweeps and commands end. Light, so that catching them imports nothing else."""
 
 
 class UserError(ValueError):
-    """The sweep cannot run as it was asked for; the message says what to change."""
+    """The sweep cannot run as requested; the message says what to change."""
 
 
 class Halted(Exception):
@@ -14,8 +14,8 @@ class Halted(Exception):
 
 
 class Diverged(Exception):
-    """The training loss or the trained values contain NaN or inf. Raised on every rank alike."""
+    """The training loss or the trained values contain NaN or inf. Raised on every rank."""
 
 
 class NothingToDrawError(ValueError):
-    """The runs do not hold what the figure would show; the message says what is missing."""
+    """The runs lack the data of a figure; the message says what is missing."""

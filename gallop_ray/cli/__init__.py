@@ -1,4 +1,4 @@
-"""The command line. Everything heavy is imported after the arguments have been understood."""
+"""The command line. Everything heavy is imported after the arguments have been parsed."""
 
 import argparse
 import sys
@@ -19,32 +19,32 @@ _USER_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None, watch: bool = False) -> int:
-    """Run a command; returns its exit code.
+    """Run a command and return its exit code.
 
-    watch: run a sweep in a process of its own, so that every end of it has its sentence and its code.
+    watch: run a sweep in its own process, so that it ends with a sentence and the right code in any case.
 
-    0: done, or stopped as asked; 1: runs failed, or something that nobody expected; 2: the user has to change
-    something; 130, 143: ended by SIGINT, SIGTERM.
+    0: done, or stopped on request; 1: runs failed, or an unexpected error; 2: the user has to change something; 130,
+    143: ended by SIGINT, SIGTERM.
     """
     parsed = make_parser().parse_args(arguments)
     return watched(partial(_ended, parsed)) if watch and parsed.sweeps else _ended(parsed)
 
 
 def _ended(parsed: argparse.Namespace, word: LastWord | None = None) -> int:
-    """Run the command. word: where it is watched."""
+    """Run the command. word: shared with the watching process, if there is one."""
     parsed.word = word
     try:
         code: int = parsed.command(parsed)
     except SweepFileError as error:
         print(error, file=sys.stderr)
         return _USER_ERROR
-    except BrokenPipeError:  # whoever reads the output has seen enough: the process's business
+    except BrokenPipeError:  # the reader has closed the pipe, which __main__ handles
         raise
     except Exception as error:
         if isinstance(error, OSError) and is_storage_trouble(error):
             print(f"gallop-ray: {described_trouble(error)}", file=sys.stderr)
             return _USER_ERROR
-        # A ValueError says what the user can change. Whatever else comes this far is somebody's bug.
+        # A ValueError says what the user can change. Anything else that gets this far is a bug.
         mistake = isinstance(error, ValueError) and not isinstance(error, NO_MISTAKE)
         print(f"gallop-ray: {error if mistake else told(error)}", file=sys.stderr)
         return _USER_ERROR if mistake else FAILED
@@ -73,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_folder_commands(commands: Any) -> None:
-    """The commands that are about a sweep that has been begun."""
+    """The commands about a sweep that has been started."""
 
     def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
         sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
@@ -130,7 +130,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from gallop_ray.reporting.status import print_status
 
-    with suppress(KeyboardInterrupt):  # that is how one leaves --follow
+    with suppress(KeyboardInterrupt):  # the way to leave --follow
         print_status(arguments.sweep, arguments.json, arguments.follow)
     return 0
 

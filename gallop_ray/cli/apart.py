@@ -1,8 +1,8 @@
-"""What libraries print while a sweep runs, kept apart from what the sweep itself says.
+"""Keeps the output of libraries during a sweep separate from the sweep's own.
 
-Ray, MLflow and others write tracebacks and log lines to the standard streams, from Python, C++ and threads, also of
-what is repeated a moment later and ends well. Of both streams the descriptors lead to a file; our own text goes to
-copies of what they were.
+Ray, MLflow and others write tracebacks and log lines to the standard streams, from Python, C++ and threads, even for
+what is retried a moment later with success. The descriptors of both streams are redirected to a file; our own text
+goes to copies of the original ones.
 """
 
 import logging
@@ -23,9 +23,9 @@ _OURS = "gallop_ray"
 
 @contextmanager
 def libraries_apart(folder: Path) -> Iterator[Terminal]:
-    """While this is open only what is written to the given terminal reaches it, as our loggers' warnings are.
+    """Context manager: only what is written to the yielded terminal is shown, our loggers' warnings among it.
 
-    folder: of the sweep, in which the file is; made where it is not there. OSError where it cannot be.
+    folder: the sweep's, for the file; created if missing. Raises OSError where it cannot be.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -46,7 +46,7 @@ def libraries_apart(folder: Path) -> Iterator[Terminal]:
     finally:
         logging.getLogger(_OURS).removeHandler(handler)
         for stream in (*before, terminal.out, terminal.err):
-            with suppress(OSError):  # what a library has left to write, on a disk that is full
+            with suppress(OSError):  # buffered output of libraries, on a full disk
                 stream.flush()
         sys.stdout, sys.stderr = before
         for descriptor, old in zip((1, 2), kept, strict=True):
@@ -55,12 +55,12 @@ def libraries_apart(folder: Path) -> Iterator[Terminal]:
 
 
 def _text(descriptor: int, like: TextIO) -> TextIO:
-    """The stream of a descriptor, as another one is."""
+    """A text stream for a descriptor, configured like another stream."""
     return open(descriptor, "w", buffering=1, encoding=like.encoding, errors=like.errors)
 
 
 class _Lenient(TextIOWrapper):
-    """A stream that never fails: a full disk under this file is no reason to fail for whoever prints a warning."""
+    """A stream that never fails: printing a warning must not raise because the disk under this file is full."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(
@@ -80,7 +80,7 @@ class _Lenient(TextIOWrapper):
 
 
 class _Ours(logging.Handler):
-    """Our warnings, without anything around them."""
+    """Prints our warnings without any decoration."""
 
     def __init__(self, terminal: Terminal) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""`gallop-ray init`: a first sweep file from flags, and from questions where someone sits at the terminal."""
+"""`gallop-ray init`: a first sweep file from flags, and from questions at an interactive terminal."""
 
 import argparse
 import os
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def init(arguments: argparse.Namespace) -> int:
-    """Write the sweep file; ValueError for an answer that cannot be, and for a file that is there already."""
+    """Write the sweep file. Raises ValueError for an invalid answer, and for a file that exists already."""
     path = Path(arguments.path or f"{arguments.name or 'my_sweep'}.yaml")
     if path.exists() and not arguments.force:
         raise ValueError(f"{path} is there already; give another path, or --force to overwrite it")
@@ -80,7 +80,7 @@ def _given(question: str, flag: str | Sequence[str] | None, default: str, check:
 
 
 def _asked(question: str, flag: str | Sequence[str] | None, default: str, check: Callable[[str], T]) -> T:
-    """The flag, else the answer at the terminal, asked for until it can be."""
+    """The flag, else the answer at the terminal, asked for until it is valid."""
     if flag is not None:
         return check(_text(flag))
     while True:
@@ -115,7 +115,7 @@ def _data(text: str) -> str:
 
 
 def _tasks(data: str) -> list[str]:
-    """The tasks of a source; those of a folder that can be trained on come first."""
+    """The tasks of a source; in a folder, those that can be trained on come first."""
     if data in ("hub", "generated"):
         return list(HUB_TASKS if data == "hub" else {**TARGET_TASKS, **SOURCE_TASKS})
     root = Path(data).expanduser()
@@ -123,7 +123,7 @@ def _tasks(data: str) -> list[str]:
 
 
 def _inventory(data: str) -> list[str]:
-    """What a folder holds; reading it, the first line that cannot be used is told with its number."""
+    """The contents of a folder; an unusable line is reported with its number."""
     if data in ("hub", "generated"):
         return []
     root, lines = Path(data).expanduser(), []
@@ -151,7 +151,7 @@ def _trainable(text: str, data: str, tasks: Sequence[str]) -> str:
 
 
 def _others(data: str, train: str, tasks: Sequence[str]) -> list[str]:
-    """The tasks to measure forgetting on, unless the user says otherwise: those with a test set."""
+    """The default tasks to measure forgetting on: those with a test set."""
     if data == "hub":
         return [task for task in _HUB_OOD if task != train]
     if data == "generated":
@@ -199,13 +199,13 @@ def _has_chat(model: str) -> bool:
 
 
 def _schema_from(folder: Path) -> str | None:
-    """The schema of this checkout as seen from a folder; an installed package has none beside it."""
+    """The path of this checkout's schema from a folder; an installed package has none."""
     schema = Path(gallop_ray.__file__).parents[1] / "docs/sweep.schema.json"
     return os.path.relpath(schema, folder.resolve()) if schema.exists() else None
 
 
 def _measured(answers: Answers, sweep: Sweep) -> Answers:
-    """With the texts' lengths, where data and tokenizer are folders, which can be read at once."""
+    """The answers with the lengths of texts, if data and tokenizer are local folders."""
     if answers.data in ("hub", "generated"):
         return answers
     from gallop_ray.tasks.lengths import text_lengths
@@ -224,7 +224,7 @@ def _measured(answers: Answers, sweep: Sweep) -> Answers:
 
 
 def _loaded(path: Path, text: str) -> Sweep:
-    """The sweep of a file that is still to be written; ValueError for one that does not load."""
+    """The sweep of a file before it is written. Raises ValueError for one that does not load."""
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / path.name
         draft.write_text(text, encoding="utf-8")

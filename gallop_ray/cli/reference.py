@@ -1,4 +1,4 @@
-"""docs/reference/commands.md, from the parser alone: `python -m gallop_ray.cli.reference`."""
+"""Generates docs/reference/commands.md from the parser: `python -m gallop_ray.cli.reference`."""
 
 import argparse
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ has to change something; 130 and 143 ended by Ctrl-C and SIGTERM.
 
 
 def commands_markdown() -> str:
-    """The whole page: a section a command, a row an argument."""
+    """The whole page: one section per command, one row per argument."""
     (commands,) = [each for each in make_parser()._actions if isinstance(each, argparse._SubParsersAction)]
     parts = [_HEAD]
     for name, parser in commands.choices.items():
@@ -34,7 +34,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _form(action: argparse.Action) -> str:
-    """As it is written: `--set PATH=VALUE`, `DIR`, `RUN ...`."""
+    """An argument's form: `--set PATH=VALUE`, `DIR`, `RUN ...`."""
     choices = ",".join(map(str, action.choices)) if action.choices else None
     value = str(action.metavar or choices or (action.dest.upper() if action.nargs != 0 else ""))
     more = " ..." if action.nargs in ("*", "+") else ""

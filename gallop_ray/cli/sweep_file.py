@@ -108,7 +108,7 @@ def _load(arguments: argparse.Namespace) -> Sweep:
 
 
 def _refused_by_libraries(sweep: Sweep) -> Iterator[tuple[Path, str]]:
-    """What PEFT, Optuna or a user's rule refuse. Imports take seconds, so only a sweep that names theirs asks them."""
+    """What PEFT, Optuna or a user's rule refuse; imported only if the sweep names any, because that takes seconds."""
     if any(isinstance(method, PeftSpec) for method in sweep.methods):
         from gallop_ray.methods.peft import refused_by_peft
 
@@ -161,7 +161,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def run(sweep: Sweep, arguments: argparse.Namespace, file: str | None = None) -> int:
-    """Run a sweep whose paths are absolute, read from that file; returns the command's exit code."""
+    """Run a sweep with absolute paths that was read from `file`. Returns the command's exit code."""
     from gallop_ray.errors import Halted
     from gallop_ray.records.control import StoppedNow, Terminated
     from gallop_ray.reporting.summary import print_summary
@@ -187,7 +187,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace, file: str | None = None) ->
 
 
 def _apart(sweep: Sweep, arguments: argparse.Namespace, word: LastWord) -> AbstractContextManager[Terminal | None]:
-    """In a process of its own a sweep keeps what libraries print off the terminal, unless it is asked for."""
+    """In its own process a sweep keeps the output of libraries off the terminal, unless verbose."""
     if arguments.word is None or arguments.verbose:
         return nullcontext()
     folder = FilePath(sweep.output) / sweep.name

@@ -1,4 +1,4 @@
-"""Errors that no command expects: what is said of them, and where the trace is kept."""
+"""Unexpected errors: the message, and where the traceback is stored."""
 
 import json
 import tempfile
@@ -7,11 +7,11 @@ import traceback
 from gallop_ray.spec.secrets import hidden_in
 
 NO_MISTAKE = (UnicodeError, json.JSONDecodeError)
-"""ValueErrors of Python's own, which say nothing that a user could change in a sweep."""
+"""Python's own kinds of ValueError, which do not tell a user what to change in a sweep."""
 
 
 def told(error: Exception) -> str:
-    """One sentence; the trace goes to a file that it names, where there is room for one."""
+    """One sentence; the traceback goes to a file that it names, if one can be written."""
     reason = hidden_in(f"{type(error).__name__}: {_last_line(error)}")
     try:
         with tempfile.NamedTemporaryFile(
@@ -24,6 +24,6 @@ def told(error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """Of an error that carries the trace of another process, as Ray's do, what it ends with; else its first line."""
+    """The last line of an error with another process's traceback, as Ray's have; else the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     return lines[-1] if any(line.startswith("Traceback ") for line in lines) else lines[0]

@@ -1,7 +1,7 @@
-"""A sweep in a process of its own, and one beside it that has the last word.
+"""Runs a sweep in a child process, with a parent that has the last word.
 
-Ray ends the process it lives in by itself, in C++, where one of its own is gone, and takes SIGTERM for itself while it
-starts. No Python in that process could still say what has happened, nor choose the exit code.
+Ray terminates its process itself, in C++, when one of its own processes is gone, and handles SIGTERM itself while it
+starts. Then no Python code in that process can say what has happened, or choose the exit code.
 """
 
 import ctypes
@@ -27,10 +27,11 @@ _CODE, _SAID, _LOG, _SIZE = 0, 1, 2, 4096
 
 
 def watched(work: Callable[["LastWord"], int]) -> int:
-    """Run `work` in a child process; its exit code, and where it ended without one a sentence and the right code.
+    """Run `work` in a child process and return its exit code; if it died without one, print why and return the right
+    code.
 
-    Called before anything has started a thread. Signals go to the child; whoever kills this process kills both.
-    Returns twice, as fork does, where the code is 0.
+    Call this before any thread is started. Signals are passed to the child; killing this process kills both. Returns
+    twice, as fork does, if the code is 0.
     """
     word = LastWord()
     sys.stdout.flush()
@@ -39,7 +40,7 @@ def watched(work: Callable[["LastWord"], int]) -> int:
     if child == 0:
         _live_with(parent)
         word.code = code = _worked(work, word)
-        if code:  # what is left of Ray is not asked any more: it may hang, abort, or print
+        if code:  # without Python's shutdown, in which what is left of Ray may hang, abort, or print
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -48,7 +49,7 @@ def watched(work: Callable[["LastWord"], int]) -> int:
 
 
 class LastWord:
-    """What the two processes know of each other: the sweep's exit code, whether its end has been told, and its log."""
+    """Shared by both processes: the sweep's exit code, whether its end has been reported, and its log."""
 
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, _SIZE)
@@ -56,7 +57,7 @@ class LastWord:
 
     @property
     def code(self) -> int | None:
-        """None while the sweep runs."""
+        """The sweep's exit code; None while it runs."""
         code = self._shared[_CODE]
         return None if code == _RUNNING else code
 
@@ -66,7 +67,7 @@ class LastWord:
 
     @property
     def log(self) -> str:
-        """The file that holds what libraries print; empty where there is none."""
+        """The file with the output of libraries; empty where there is none."""
         return os.fsdecode(self._shared[_LOG:].rstrip(b"\0"))
 
     @log.setter
@@ -75,13 +76,13 @@ class LastWord:
         self._shared[_LOG : _LOG + len(name)] = name
 
     def say(self, sentence: str) -> None:
-        """Print it, unless the other process has told the end."""
+        """Print a sentence, unless the other process has reported the end."""
         if not self._shared[_SAID]:
             self._shared[_SAID] = 1
             print(sentence, file=sys.stderr, flush=True)
 
     def stopped(self, reason: str) -> None:
-        """Say that the sweep has stopped by itself, and where to read on."""
+        """Report that the sweep has stopped by itself, and where to find details."""
         where = f" What Ray and other libraries said is in {self.log}" if self.log else ""
         self.say(f"stopped: {reason}. {AGAIN}{where}")
 
@@ -98,7 +99,7 @@ def _worked(work: Callable[[LastWord], int], word: LastWord) -> int:
 
 def _live_with(parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # A terminal's Ctrl-C goes to the other process alone, which passes it on: once, and not twice.
+    # A terminal's Ctrl-C must reach this process once: only through the other, which passes it on.
     os.setpgid(0, 0)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -115,9 +116,9 @@ class _Watch:
         self._told: signal.Signals | None = None
 
     def wait(self) -> int:
-        """Until the child has ended."""
+        """Wait until the child has ended."""
         for number in _ENDS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, or in the background of a script
+            if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup, and in a script
                 signal.signal(number, self._pass_on)
         signal.signal(signal.SIGTSTP, self._pause)
         _, status = os.waitpid(self._child, 0)

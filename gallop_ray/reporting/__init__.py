@@ -1,1 +1,1 @@
-"""What people see of a sweep: progress, tables, figures and the report. Decides nothing."""
+"""What users see of a sweep: progress, tables, figures and the report. Decides nothing."""

@@ -1,4 +1,4 @@
-"""What `gallop-ray best` says of the best configurations: how good, which settings, where the adapter is."""
+"""The output of `gallop-ray best`: metrics, settings and adapters of the best configurations."""
 
 import yaml
 
@@ -9,7 +9,7 @@ from gallop_ray.spec.plain_yaml import Dumper
 
 
 def print_best(directory: str, of_each_method: bool) -> None:
-    """Print the best configuration of a sweep, or of each of its methods. ValueError before there is one."""
+    """Print the best configuration of a sweep, or of each of its methods. Raises ValueError before there is one."""
     stored = open_sweep(directory)
     folder, sweep = stored.folder, stored.sweep
     found = best_of_methods(folder, sweep)

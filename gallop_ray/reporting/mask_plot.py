@@ -1,4 +1,4 @@
-"""Masks as pictures: density by layer and module type, and the magnitudes of what was chosen."""
+"""Figures of masks: density by layer and module type, and the magnitudes of the chosen entries."""
 
 import math
 from collections import defaultdict
@@ -19,14 +19,14 @@ _LAYER_LABELS = 16
 
 
 def draw_masks(runs: Sequence[Record], path: Path) -> None:
-    """Write the picture of these runs of masks.json, whole or not at all."""
+    """Write the figure of these runs of masks.json, atomically."""
     draft = path.with_name(f".{path.name}.tmp")
     masks_figure(runs).savefig(draft, format="png", dpi=150)
     draft.replace(path)
 
 
 def masks_figure(runs: Sequence[Record]) -> Figure:
-    """A panel a configuration: the mean density over its seeds; below, where recorded, its first seed's magnitudes."""
+    """One panel per configuration: the mean density over seeds; below, where recorded, the first seed's magnitudes."""
     panels: dict[str, list[Record]] = defaultdict(list)
     for run in runs:
         panels[run["configuration"]].append(run)

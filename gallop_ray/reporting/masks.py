@@ -1,4 +1,4 @@
-"""Which entries each method chose: where in the model, and how much two masks have in common."""
+"""Which entries each method has chosen: where in the model, and how much masks overlap."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from gallop_ray.records.typed import StoredRecord, note_unread, write_record
 from gallop_ray.spec.schema import ObjectiveSpec
 
 OUTSIDE = "other"
-"""The row of matrices that belong to no layer."""
+"""The row for matrices that belong to no layer."""
 _INDICES = ".indices"
 
 
@@ -39,12 +39,12 @@ class MaskReport(StoredRecord):
 
 
 def write_mask_report(folder: SweepFolder, objective: ObjectiveSpec) -> None:
-    """Write masks.json and masks.png into the sweep's folder, unless they tell of these very runs already.
+    """Write masks.json and masks.png into the sweep's folder, unless they are of exactly these runs already.
 
     masks.json: `runs`, each with its density by layer and module type (a matrix of shares in [0, 1], null where the
-    model has no such matrix) and, where the run recorded them, its magnitudes; `overlap.seeds`, the Jaccard index of
-    the masks of each two seeds of a configuration; `overlap.methods`, that of each two methods at the same seed, each
-    method by its best configuration. A sweep without masks gets neither file.
+    model has no such matrix) and, where recorded, its magnitudes; `overlap.seeds`, the Jaccard index of the masks of
+    each pair of seeds of a configuration; `overlap.methods`, that of each pair of methods at the same seed, each method
+    by its best configuration. A sweep without masks gets neither file.
     """
     report, picture = (folder.path / name for name in MASK_REPORT)
     masks = list(_masks(folder))
@@ -73,7 +73,7 @@ def _told_of(report: Path) -> list[list[Any]]:
 
 
 def mask_report(path: Path) -> MaskReport:
-    """masks.json; empty where there is none, and where it cannot be read: it is derived."""
+    """masks.json, which is derived; empty where it is missing or unreadable."""
     try:
         return MaskReport.read(path) or MaskReport()
     except Damaged as error:
@@ -82,7 +82,7 @@ def mask_report(path: Path) -> MaskReport:
 
 
 def _masks(folder: SweepFolder) -> Iterator[tuple[RunFolder, MaskRecord]]:
-    """The finished runs that chose a mask, or each of their rounds, with what they recorded of it."""
+    """The finished runs with a mask, or each of their rounds, with their mask.json."""
     for run in folder.runs():
         for part in run.parts() if (result := run.result()) and result.finished else ():
             if mask := read_mask(part):
@@ -90,12 +90,12 @@ def _masks(folder: SweepFolder) -> Iterator[tuple[RunFolder, MaskRecord]]:
 
 
 def _round(run: RunFolder) -> Record:
-    """The task of a round; nothing of a run without rounds."""
+    """The task of a round; empty for a run without rounds."""
     return {"round": run.task} if isinstance(run, RoundFolder) else {}
 
 
 def described(run: RunFolder, mask: MaskRecord) -> Record:
-    """A finished run's mask as masks.json has it among its `runs`."""
+    """A finished run's mask as an element of `runs` in masks.json."""
     result = run.result()
     assert result is not None
     recorded = {"magnitudes": mask.magnitudes} if mask.magnitudes else {}
@@ -104,7 +104,7 @@ def described(run: RunFolder, mask: MaskRecord) -> Record:
 
 
 def density_by_place(matrices: Mapping[str, Sequence[int]]) -> Record:
-    """{"layers": [...], "modules": [...], "density": a row a layer, a column a module type}.
+    """{"layers": [...], "modules": [...], "density": one row per layer, one column per module type}.
 
     Args:
         matrices: (chosen entries, all entries) of each candidate by its path in the model. Candidates of one layer and
@@ -129,7 +129,7 @@ def _place(name: str) -> tuple[int | str, str]:
 
 
 def jaccard(first: Path, second: Path) -> float:
-    """Of two adapters' masks: the entries in both over the entries in either, in [0, 1]. Reads matrix by matrix."""
+    """The Jaccard index of two adapters' masks, in [0, 1]: entries in both over entries in either."""
     with opened(first) as one, opened(second) as other:
         ours, theirs = ({key for key in file.keys() if key.endswith(_INDICES)} for file in (one, other))  # noqa: SIM118
         both = sum(
@@ -149,7 +149,7 @@ def _between_seeds(runs: Sequence[RunFolder]) -> Iterator[Record]:
 
 
 def _between_methods(runs: Sequence[RunFolder], best: Mapping[str, str]) -> Iterator[Record]:
-    """Only the best configuration of each method is compared: all with all would be the square of the sweep."""
+    """Only the best configurations of the methods are compared: all pairs would be quadratic in the sweep's size."""
     compared = [run for run in _with_adapter(runs) if run.configuration in best]
     for one, other in combinations(compared, 2):
         if one.seed == other.seed and _round(one) == _round(other):
@@ -163,7 +163,7 @@ def _with_adapter(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 
 def _is_whole(adapter: Path) -> bool:
-    """Whether it is there and as long as it says; a damaged one is said once."""
+    """Whether the adapter exists and is as long as its header says; a damaged one is reported once."""
     try:
         metadata_of(adapter)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the terminal shows while a sweep runs: a display that renews itself; without a terminal, plain lines."""
+"""The progress of a running sweep: a display that updates itself; without a terminal, plain lines."""
 
 import sys
 import threading
@@ -29,12 +29,12 @@ _BAR_WIDTH = 40
 
 
 class SweepDisplay:
-    """Shows a sweep's progress from its folder, in a thread of its own, between `start` and `stop`.
+    """Shows a sweep's progress from its folder, in its own thread, between `start` and `stop`.
 
     Args:
         folder: the sweep's records, with spec.json.
         planned: the work of each method, if no configuration is stopped early.
-        objective: what the search goes by.
+        objective: the search's objective.
         console: where to show it; the terminal's output by default.
         terminal: where else to print; the standard streams by default.
     """
@@ -57,7 +57,7 @@ class SweepDisplay:
         self._thread = threading.Thread(target=self._show, name="sweep-display", daemon=True)
 
     def start(self) -> None:
-        """Begin to show; runs that ended before are counted, not listed."""
+        """Start displaying; runs that ended before are counted, not listed."""
         self._state.look()
         if self._console.is_terminal:
             here = self._console.file is sys.stdout
@@ -88,7 +88,7 @@ class SweepDisplay:
             self.note(status_line(self._state))
 
     def note(self, message: str) -> None:
-        """Print a line of its own, above the display."""
+        """Print a line above the display."""
         self._console.print(Text(message), soft_wrap=True)
 
     def __enter__(self) -> Self:
@@ -105,7 +105,7 @@ class SweepDisplay:
             try:
                 self._look()
             except (OSError, ValueError) as error:
-                # A network disk that hiccups, or a damaged record, must not end the display: the next look tries again.
+                # A network disk's hiccup, or a damaged record, must not end the display: the next look tries again.
                 self._note_once(error)
 
     def _note_once(self, error: Exception) -> None:
@@ -184,7 +184,7 @@ def _run_line(run: ActiveRun) -> str:
 
 
 def found_line(status: SweepStatus) -> str:
-    """What a start finds in the folder, in one line; empty where nothing has been begun."""
+    """One line about what a start finds in the folder; empty where nothing has started."""
     runs, half_done = status.runs, status.half_done
     if not (runs.finished or runs.failed or half_done):
         return ""
@@ -196,6 +196,6 @@ def found_line(status: SweepStatus) -> str:
 
 
 def where(run: HalfDone) -> str:
-    """A run that was cut off, and at which step."""
+    """An interrupted run, and at which step it was."""
     place = f"{run.configuration} seed {run.seed}"
     return place if run.checkpoint_step is None else f"{place} at step {run.checkpoint_step}"

@@ -1,4 +1,4 @@
-"""What `gallop-ray status` shows: how a sweep stands, once or again and again."""
+"""The output of `gallop-ray status`: the status of a sweep, once or repeatedly."""
 
 import json
 import time
@@ -21,7 +21,7 @@ _FOLLOW_SECONDS = 2.0
 
 
 def print_status(directory: str, as_json: bool, follow: bool) -> None:
-    """Print how a sweep stands, once or until it is over."""
+    """Print the status of a sweep, once or until it is over."""
     stored = open_sweep(directory)
     reader = StatusReader(stored.folder, stored.sweep)
     status = reader.look()

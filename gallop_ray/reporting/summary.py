@@ -1,4 +1,4 @@
-"""What a sweep leaves on the terminal."""
+"""What is printed at the end of a sweep."""
 
 import sys
 
@@ -21,9 +21,9 @@ from gallop_ray.tasks.metrics import VACUOUS, base_metrics, is_vacuous
 
 
 def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
-    """Print the tables and where everything is. Whether all that was begun has finished, or was stopped on purpose."""
+    """Print the tables and where everything is. Returns whether no run failed, and all were run that should be."""
     results, base = folder.results(), folder.base()
-    # No markup: reasons and paths may hold brackets.
+    # No markup: reasons and paths may contain brackets.
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
     if not results or base is None:
         console.print(f"nothing has run yet in {folder.path}; gallop-ray resume starts it")

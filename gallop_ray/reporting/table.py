@@ -27,14 +27,14 @@ def final_table(
     objective: ObjectiveSpec | None = None,
     edges: Edges = _NO_EDGES,
 ) -> Table:
-    """Each method's best configuration by the objective, or the front of several, and what it does on the test sets.
+    """Each method's best configuration by the objective, or the Pareto front of several, with its test metrics.
 
     A method all of whose configurations failed has a row without numbers.
 
     Args:
         results: of each run.
-        base: metrics of the base model under the names that results use; null values and missing names are shown as -.
-        objective: what the sweep went by.
+        base: metrics of the base model under the names that results use; missing values are shown as -.
+        objective: the sweep's objective.
         edges: of the best configurations, by key; their rows are marked, and each edge has a line below.
     """
     aim, every = objective or ObjectiveSpec(), list(results)
@@ -53,7 +53,7 @@ def final_table(
 
 
 def configurations_table(results: Iterable[RunResult], objective: ObjectiveSpec | None = None) -> Table:
-    """Every configuration that has a result, one row each, the best first; of hundreds only the best."""
+    """One row per configuration with a result, the best first; of hundreds only the best."""
     aim, results = objective or ObjectiveSpec(), of_the_search(results)
     table = _table(f"Configurations by {_by(aim)}", "Configuration", results, aim)
     found = summaries(results, aim)

@@ -1,4 +1,4 @@
-"""Where a sweep prints what is its own, while other libraries' text goes elsewhere."""
+"""Where a sweep prints its own output, while other libraries' output goes elsewhere."""
 
 import sys
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import TextIO
 class Terminal:
     """Streams for progress and for warnings.
 
-    above: prints a line above a display that renews itself; warnings go by it while there is such a display.
+    above: prints a line above a self-updating display; used for warnings while there is one.
     """
 
     out: TextIO = field(default_factory=lambda: sys.stdout)
@@ -18,7 +18,7 @@ class Terminal:
     above: Callable[[str], None] | None = None
 
     def warn(self, text: str) -> None:
-        """Print a line that asks for attention."""
+        """Print a warning."""
         if self.above is not None:
             self.above(text)
         else:

@@ -1,4 +1,4 @@
-"""What every method, metric and sampler must do, as tests that any package may run over its own: docs/howto/method.md.
+"""Contract tests for methods, metrics and samplers, which any package can run on its own: docs/howto/method.md.
 
     from gallop_ray.testing import check_method
 

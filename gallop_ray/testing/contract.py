@@ -1,4 +1,4 @@
-"""The contract of methods: a method trains on real ranks, and whatever it does, it keeps to what all must."""
+"""The contract of methods: what every method must guarantee, checked by training on real ranks."""
 
 import shutil
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ TIMES = {"seconds", "peak_memory_bytes", "started", "ended"}
 
 
 class Case(NamedTuple):
-    """So many gloo ranks at a ZeRO stage."""
+    """A number of gloo ranks and a ZeRO stage."""
 
     world: int
     stage: int
 
 
 CASES = (Case(1, 1), Case(2, 3))
-"""One whole model, and one that two ranks hold parts of: the two ends between which other cases lie."""
+"""A complete model on one rank, and a model split over two: the two extremes."""
 
 
 class Asked(NamedTuple):
@@ -47,16 +47,16 @@ class Asked(NamedTuple):
 
 
 def check_method(kind: str, options: Mapping[str, Any] | None = None, *, learning_rate: float = 3e-3) -> None:
-    """Hold a method against the contract, on one rank and on two. Raises AssertionError.
+    """Check a method against the contract, on one rank and on two. Raises AssertionError.
 
-    The same mask, weights and results on every rank and in every repetition; a checkpoint resumes as if nothing had
-    been; the base model is restored bit for bit, after failures too; the adapter is exactly what has changed; and the
+    Mask, weights and results are the same on every rank and in every repetition; a resumed run equals an uninterrupted
+    one; the base model is restored bit for bit, also after failures; the adapter is exactly what has changed; and the
     method learns.
 
     Args:
-        kind: the type as a sweep file has it: a name, or `module:Class`.
-        options: of the method.
-        learning_rate: at which seven steps lower the loss of a tiny model.
+        kind: the type as in a sweep file: a name, or `module:Class`.
+        options: the method's options.
+        learning_rate: one at which seven steps lower the loss of a tiny model.
     """
     for case in CASES:
         check_case(case, kind, options, learning_rate=learning_rate)
@@ -97,7 +97,7 @@ def _check(asked: Asked, what: Mapping[str, Any], folder: Path) -> None:
 
 
 def _check_reach(method: type, what: Mapping[str, Any], folder: Path) -> None:
-    """Only what a method may change has changed, and its adapter says so."""
+    """Checks that only what the method may change has changed, and that its adapter contains exactly that."""
     result = what["results"][0]
     if issubclass(method, PeftMethod) or not result["trained_parameters"]:
         assert what["changed"] == {}, "the base is as it was while it is measured"
@@ -120,7 +120,7 @@ def _check_failures(method: type, trains: bool, refused: str, in_a_step: str, at
         assert refused == "ValueError", "what it may not replace is refused"
     if trains:
         assert in_a_step == "Planted"
-        # A method that scales directions, like DoRA, may have nothing infinite.
+        # A method that scales directions, like DoRA, may stay finite.
         allowed = {"Diverged"} if issubclass(method, MaskMethod) else {"Diverged", "finished"}
         assert at_1e30 in allowed, "values that are no numbers any more are told"
 
@@ -129,7 +129,7 @@ def _check_failures(method: type, trains: bool, refused: str, in_a_step: str, at
 
 
 class Watch(NullReporter):
-    """Notes the losses, and what the weights are when the run is about to be saved."""
+    """Records the losses, and the weights just before the run is saved."""
 
     def __init__(self, path: Path, resident: LoadedModel) -> None:
         super().__init__(path)
@@ -167,16 +167,16 @@ def the_sweep(stage: int) -> Sweep:
 
 
 def the_configuration(asked: Asked, **training: Any) -> Configuration:
-    """Of a method, with other options of training."""
+    """A method's configuration, with other training options."""
     tuned = {**the_sweep(1).training.model_dump(), "learning_rate": asked.learning_rate, **training}
     return Configuration.model_validate({"method": {"type": asked.kind, **asked.options}, "training": tuned})
 
 
 @cache
 def the_base(stage: int) -> tuple[LoadedModel, Accuracies, dict[str, Tensor], list[Any]]:
-    """On each rank, once: the base model, its accuracies, all its weights, and what hangs on it.
+    """On each rank, once: the base model, its accuracies, all its weights, and its structure.
 
-    Every method is given the same one, which is what the contract is about.
+    All methods get the same one: whether it stays the same is what the contract is about.
     """
     resident = load_base_model(the_sweep(stage), load)
     base = measure_base(resident).accuracies
@@ -184,13 +184,13 @@ def the_base(stage: int) -> tuple[LoadedModel, Accuracies, dict[str, Tensor], li
 
 
 def changed(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, set[int]]:
-    """The flat indices of the entries of base weights that are not what they were."""
+    """The flat indices of the base weights' entries that have changed."""
     found = {n: (weights[n] != b).view(-1).nonzero().view(-1).tolist() for n, b in base.items() if n in weights}
     return {n: set(entries) for n, entries in found.items() if entries}
 
 
 def _try_method(asked: Asked, stage: int, folder: Path) -> dict[str, Any]:
-    """A method three times, whole, again, and from its last checkpoint; what is to be seen of it."""
+    """Runs a method three times: completely, again, and from its last checkpoint. Returns what can be observed."""
     resident, base, weights, before = the_base(stage)
     spec = method_spec(asked.kind)
     results, watches = [], list[Any]()
@@ -217,7 +217,7 @@ def _try_method(asked: Asked, stage: int, folder: Path) -> dict[str, Any]:
 
 
 def _resume_alone(asked: Asked, folder: Path) -> list[float]:
-    """On one rank: the losses after resuming what several ranks have left."""
+    """On one rank: the losses after resuming a checkpoint of several ranks."""
     resident, base, *_ = the_base(1)
     there, path = folder / "first", folder / "alone" / "adapter.safetensors"
     path.parent.mkdir()

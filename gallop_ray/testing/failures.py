@@ -1,4 +1,4 @@
-"""Runs that must fail, each in a place of its own: whatever the end, the base model is as if nothing had been."""
+"""Runs that must fail, each in a different place: in every case the base model must be restored."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,12 +17,12 @@ from gallop_ray.training.run import execute
 
 
 class Planted(Exception):
-    """What no method expects."""
+    """An exception that no method expects."""
 
 
 @contextmanager
 def refused_half_way(model: nn.Module) -> Iterator[None]:
-    """The second module of the base model that is to be replaced cannot be."""
+    """Replacing a module of the base model fails the second time."""
     whole, real, replaced = set(model.modules()), nn.Module.__setattr__, []
 
     def replace_one(parent: nn.Module, name: str, value: Any) -> None:
@@ -40,7 +40,7 @@ def refused_half_way(model: nn.Module) -> Iterator[None]:
 
 
 def failing_in_a_step(resident: LoadedModel) -> LoadedModel:
-    """The same, but the third micro-batch of a run has no loss."""
+    """The loss of a run's third micro-batch fails."""
     copy, micro_batches = replace(resident), iter(range(100))
 
     def losses(*args: Any) -> Tensor:
@@ -55,9 +55,9 @@ def failing_in_a_step(resident: LoadedModel) -> LoadedModel:
 def fail_in_turn(
     resident: LoadedModel, base: Accuracies, configured: Callable[..., Configuration], folder: Path
 ) -> list[str]:
-    """On each rank: how a method ends that is refused half-way, that fails in the middle of a step, that diverges.
+    """On each rank: how a method ends that is refused half-way, fails in the middle of a step, or diverges.
 
-    configured: the method's configuration with other options of training.
+    configured: the method's configuration with other training options.
     """
     weights, before, ends = whole_weights(resident.model), traces(resident.model), []
     for case, whole, configuration in (

@@ -1,4 +1,4 @@
-"""A tiny base model, and what can be seen of a model before and after a run."""
+"""A tiny base model, and functions to compare a model before and after a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,12 @@ from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.pocket import pocket_tokenizer
 
 EVERYWHERE = ("*_proj", "embed_tokens", "*norm", "lm_head")
-"""Target modules: all weights that a mask may reach."""
+"""Target modules: all weights that a mask can contain."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 
 
 def llama(**options: Any) -> LlamaForCausalLM:
-    """Two blocks, the same every time; `options` of its LlamaConfig beside the sizes."""
+    """A model of two blocks, the same every time; `options` of its LlamaConfig besides the sizes."""
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=32,
@@ -39,7 +39,7 @@ def of_pocket_vocabulary(**options: Any) -> tuple[LlamaForCausalLM, Any]:
 
 
 def load(spec: ModelSpec) -> tuple[LlamaForCausalLM, Any]:
-    """The tiny model and its tokenizer, as load_base_model asks for them."""
+    """The tiny model and its tokenizer, for load_base_model's `load`."""
     model, tokenizer = of_pocket_vocabulary()
     return model.to(getattr(torch, spec.dtype)).eval(), tokenizer
 
@@ -55,7 +55,7 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 
 def traces(model: nn.Module) -> list[Any]:
-    """All that a run could leave behind on the modules and parameters beside the weights."""
+    """Everything besides weights that a run could leave behind on modules and parameters."""
     hooks = [(name, h, sorted(getattr(module, h))) for name, module in model.named_modules() for h in HOOKS]
     kinds = [(name, type(module).__name__, sorted(parameter_table(module))) for name, module in model.named_modules()]
     parameters = [(name, p.requires_grad, p.grad is None, *has_hooks(p)) for name, p in model.named_parameters()]

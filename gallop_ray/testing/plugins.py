@@ -1,4 +1,4 @@
-"""What a metric and a sampler must do that a sweep file names."""
+"""The contracts of metrics and samplers that a sweep file names."""
 
 import math
 from collections.abc import Mapping

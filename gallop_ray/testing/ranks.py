@@ -1,4 +1,4 @@
-"""Real gloo ranks for tests: processes that stay, and run plain functions sent to them."""
+"""Real gloo ranks for tests: long-lived processes that run plain functions sent to them."""
 
 import atexit
 import multiprocessing
@@ -16,7 +16,7 @@ def _serve(rank: int, world: int, store: str, pipe: Connection) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    torch.manual_seed(0)  # what imports draw from differs between processes
+    torch.manual_seed(0)  # imports draw from the random state, differently in each process
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     while (job := pipe.recv()) is not None:
         function, args = job
@@ -72,7 +72,7 @@ _shared: dict[int, Ranks] = {}
 
 
 def shared_ranks(world: int) -> Ranks:
-    """So many ranks, started once and shared by all who ask. A group that failed a test is replaced."""
+    """`world` ranks, started once and shared by all callers. A group that failed a test is replaced."""
     if world in _shared and _shared[world].broken:
         _shared.pop(world).stop()
     if world not in _shared:

@@ -1,6 +1,6 @@
-"""Figures: functions from the runs of a sweep to matplotlib Figures that pyplot knows nothing of.
+"""Figures: functions from the runs of a sweep to matplotlib Figures, which are not registered with pyplot.
 
-Frames have one row a run and the columns of results.jsonl (`gallop_ray.analysis.frame.results_frame`).
+Frames have one row per run and the columns of results.jsonl (`gallop_ray.analysis.frame.results_frame`).
 """
 
 from gallop_ray.reporting.figures.cost import plot_cost

@@ -20,7 +20,7 @@ def searched(frame: pd.DataFrame, objective: ObjectiveSpec) -> list[Summary]:
 
 
 def best(frame: pd.DataFrame, objective: ObjectiveSpec) -> list[Summary]:
-    """The best configuration of each method, by its runs on fresh seeds where there are any, the best first."""
+    """The best configuration of each method, by its runs on fresh seeds where there are any, the overall best first."""
     return _not_empty(ranking.best(results_of(frame), objective))
 
 
@@ -33,7 +33,7 @@ def by_method(found: list[Summary], frame: pd.DataFrame) -> dict[str, list[Summa
 
 
 def values(summary: Summary, metric: str) -> list[float]:
-    """A metric of each finished seed, those without it left out."""
+    """A metric of each finished seed that has it."""
     return [value for run in summary.finished if (value := run.value(metric)) is not None]
 
 

@@ -13,7 +13,7 @@ _SHADES = dict(zip(PHASES, (PALETTE[4], PALETTE[3], PALETTE[7], PALETTE[0], PALE
 
 
 def seconds_by_phase(frame: pd.DataFrame) -> pd.DataFrame:
-    """The mean seconds of a finished run: a row a method in the frame's order, a column a phase."""
+    """The mean seconds of a finished run: one row per method in the frame's order, one column per phase."""
     finished = frame[frame["status"] == "finished"]
     columns = {f"seconds_{phase}": phase for phase in PHASES if f"seconds_{phase}" in frame}
     means = finished.groupby("method", sort=False)[list(columns)].agg(lambda each: each.fillna(0.0).mean())
@@ -22,7 +22,7 @@ def seconds_by_phase(frame: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def plot_cost(frame: pd.DataFrame) -> Figure:
-    """The mean seconds of a finished run by phase, a bar a method.
+    """The mean seconds of a finished run by phase, one bar per method.
 
     Raises:
         NothingToDrawError: where no finished run has times.

@@ -28,10 +28,10 @@ METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
 
 @styled
 def plot_density(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metrics: Sequence[str] = METRICS) -> Figure:
-    """Metrics against density, a line a method with a band of one standard deviation over seeds.
+    """Metrics against density, one line per method with a band of one standard deviation over seeds.
 
-    At each density the method's best configuration by the objective. Where a range was searched, each of at most 8
-    equal parts of its logarithm counts as one density. Methods tried at one density are points.
+    Shows the method's best configuration by the objective at each density. Where a range was searched, each of at most
+    8 equal parts of its logarithm counts as one density. Methods tried at a single density are points.
 
     Raises:
         NothingToDrawError: where no method was tried at two densities.
@@ -55,7 +55,7 @@ def plot_density(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metric
 
 
 def _curve(found: Sequence[Summary]) -> list[Summary]:
-    """Of configurations sorted by the objective the best at each density, by density."""
+    """The best of the configurations, which are sorted by the objective, at each density, by density."""
     known = [each for each in found if _density(each) > 0]
     place = _part if len({_exactly(each) for each in known}) > _MOST_POINTS else _exactly
     ends = [math.log(_density(each)) for each in known]

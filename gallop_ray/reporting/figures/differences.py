@@ -1,4 +1,4 @@
-"""Methods compared in pairs: differences with their intervals."""
+"""Pairwise comparisons of methods: differences with their intervals."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,11 +10,11 @@ from gallop_ray.spec.metrics import display_name
 
 @styled
 def plot_differences(comparisons: pd.DataFrame) -> Figure:
-    """The difference of each two methods with its interval; those that differ are drawn in colour and filled.
+    """The difference of each pair of methods with its interval; significant ones are drawn in colour and filled.
 
     Args:
-        comparisons: a row a pair with the columns metric, first_method, second_method, difference, low, high (shares)
-            and different.
+        comparisons: one row per pair with the columns metric, first_method, second_method, difference, low, high
+            (shares) and different.
 
     Raises:
         NothingToDrawError: where there is no pair with an interval.

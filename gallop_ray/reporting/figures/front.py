@@ -1,4 +1,4 @@
-"""What is learned against what is forgotten: each configuration a point, and the front that none beats in both."""
+"""What is learned against what is forgotten: one point per configuration, and the Pareto front."""
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
@@ -32,10 +32,10 @@ Point = tuple[float, float]
 def plot_front(
     frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, x: str = "forget_ratio", y: str = "id_accuracy"
 ) -> Figure:
-    """Two metrics against each other: every configuration's mean small, each method's best large and named.
+    """Two metrics against each other: every configuration's mean as a small point, each method's best large and named.
 
-    The line joins the configurations of which no other is better in both. The bars of the best are one standard
-    deviation over seeds.
+    The line joins the configurations that no other beats in both. The bars of the best are one standard deviation over
+    seeds.
 
     Raises:
         NothingToDrawError: where fewer than two configurations have both.
@@ -65,7 +65,7 @@ def plot_front(
 
 
 def _along(front: Sequence[Point]) -> list[Point]:
-    """Points along the line, which names should not cover."""
+    """Points along the line, which labels should not cover."""
     shares = [step / 16 for step in range(1, 16)]
     return [(a + s * (c - a), b + s * (d - b)) for (a, b), (c, d) in pairwise(front) for s in shares]
 
@@ -82,7 +82,7 @@ def _deviations(summary: Summary, metrics: tuple[str, str]) -> Point:
 
 
 def _bars(summary: Summary, point: Point, metrics: tuple[str, str]) -> list[Point]:
-    """Points along the bars, which names should not cover."""
+    """Points along the bars, which labels should not cover."""
     (x, y), (across, up) = point, _deviations(summary, metrics)
     steps = (-1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0)
     return [(x + step * across, y) for step in steps] + [(x, y + step * up) for step in steps]
@@ -94,7 +94,7 @@ def _point(summary: Summary, x: str, y: str) -> Point | None:
 
 
 def _front(points: Sequence[Point], small_x: bool, small_y: bool) -> list[Point]:
-    """The points that no other is at least as good as in both and better in one, by x."""
+    """The points that no other dominates, sorted by x."""
     along, up = -1 if small_x else 1, -1 if small_y else 1
     front: list[Point] = []
     for point in sorted(set(points), key=lambda point: (-along * point[0], -up * point[1])):

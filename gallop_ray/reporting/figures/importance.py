@@ -10,10 +10,10 @@ from gallop_ray.reporting.figures.style import method_styles, panels, styled
 
 @styled
 def plot_importance(importances: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Each searched parameter's share of what the objective varies by: a panel a method.
+    """Each searched parameter's share in the objective's variation: one panel per method.
 
     Args:
-        importances: shares by method and parameter, as `gallop_ray.search.importance` finds them.
+        importances: shares by method and parameter, from `gallop_ray.search.importance`.
 
     Raises:
         NothingToDrawError: where there are none.

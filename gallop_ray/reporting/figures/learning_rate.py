@@ -1,4 +1,4 @@
-"""How much depends on the learning rate, method by method."""
+"""How much each method depends on the learning rate."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _COLUMNS = 4
 
 @styled
 def plot_learning_rate(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metric: str | None = None) -> Figure:
-    """A metric, by default the objective's, against the learning rate: a panel a method, a point a run.
+    """A metric, by default the objective's, against the learning rate: one panel per method, one point per run.
 
     The line joins the means over seeds of the best configuration at each learning rate.
 

@@ -28,10 +28,10 @@ def loss_frame(runs: Iterable[tuple[str, RunFolder]]) -> pd.DataFrame:
 
 @styled
 def plot_loss(losses: pd.DataFrame, methods: Iterable[str] = ()) -> Figure:
-    """Training loss against the step: a panel a method, a line a seed.
+    """Training loss against the step: one panel per method, one line per seed.
 
     Args:
-        losses: as `loss_frame` gives them.
+        losses: from `loss_frame`.
         methods: all methods of the sweep in order, for their colours.
 
     Raises:

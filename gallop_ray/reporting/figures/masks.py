@@ -19,7 +19,7 @@ _COLUMNS, _LAYER_LABELS = 4, 12
 
 @styled
 def plot_masks(masks: Sequence[Mapping[str, Any]]) -> Figure:
-    """Density by layer and module type: a panel a configuration, the mean over its seeds; all on one scale.
+    """Density by layer and module type: one panel per configuration, the mean over its seeds; all on one scale.
 
     Args:
         masks: `runs` of masks.json.
@@ -35,7 +35,7 @@ def plot_masks(masks: Sequence[Mapping[str, Any]]) -> Figure:
     tallest = max(len(of_it[0]["layers"]) for of_it in found.values())
     figure, axes = panels(len(found), _COLUMNS, 1.3 + 0.085 * tallest)
     shares = {key: 100 * _mean([mask["density"] for mask in of_it]) for key, of_it in found.items()}
-    # By the square root, so that masks that are spread out are no plain surface beside one that is not.
+    # On a square-root scale: next to a concentrated mask, one that is spread out would look uniform.
     scale = PowerNorm(0.5, 0, max(float(np.nanmax(share)) for share in shares.values()))
     for each, (key, of_it) in zip(axes, found.items(), strict=True):
         image = each.imshow(shares[key], aspect="auto", cmap=_COLOURS, norm=scale, interpolation="none")
@@ -62,7 +62,7 @@ def _label(axes: Axes, mask: Mapping[str, Any]) -> None:
 
 @styled
 def plot_overlap(pairs: Sequence[Mapping[str, Any]]) -> Figure:
-    """The Jaccard index of each two methods' masks, the mean over seeds, in percent.
+    """The Jaccard index of each pair of methods' masks, the mean over seeds, in percent.
 
     Args:
         pairs: `overlap.methods` of masks.json.
@@ -71,7 +71,7 @@ def plot_overlap(pairs: Sequence[Mapping[str, Any]]) -> Figure:
         NothingToDrawError: with fewer than three methods.
     """
     methods = list(dict.fromkeys(name for pair in pairs for name in pair["methods"]))
-    if len(methods) < 3:  # a single number is no picture
+    if len(methods) < 3:  # a single number needs no figure
         raise NothingToDrawError("fewer than three methods have masks at the same seed")
     shared: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for pair in pairs:

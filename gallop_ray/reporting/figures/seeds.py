@@ -1,4 +1,4 @@
-"""Every seed of each method's best configuration: what a mean would hide."""
+"""Every seed of each method's best configuration, which a mean would hide."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ from gallop_ray.spec.schema import ObjectiveSpec
 
 @styled
 def plot_seeds(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metrics: Sequence[str] = METRICS) -> Figure:
-    """A point a seed and a stroke at their mean, for each method's best configuration; a panel a metric.
+    """One point per seed and a stroke at the mean, for each method's best configuration; one panel per metric.
 
     Raises:
-        NothingToDrawError: where nothing of this was measured.
+        NothingToDrawError: where none of the metrics was measured.
     """
     found = best(frame, objective)
     shown = [metric for metric in metrics if any(values(each, metric) for each in found)]

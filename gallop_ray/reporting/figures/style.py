@@ -1,4 +1,4 @@
-"""How all figures look: one colour and one marker a method, quiet axes, sizes for a page of 1280 or 390 pixels."""
+"""The style of all figures: a colour and a marker per method, quiet axes, sizes for pages of 1280 or 390 pixels."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from gallop_ray.spec.metrics import display_name
 PALETTE = ("#0072b2", "#c8500a", "#00825f", "#a8458f", "#8f6400", "#2387b8", "#882255", "#5c6670")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H", "^", "s")
 INK, MUTED, RULE, PAPER = "#1b1e23", "#5b6169", "#d9dce1", "#fffffe"
-"""Text and axes; lesser text; grid lines; the ground, where a figure needs one."""
+"""Text and axes; secondary text; grid lines; the background, where a figure needs one."""
 WIDTH = 7.2
-"""Inches of a figure of full width."""
+"""The width of a full-width figure, in inches."""
 _MOST_SHAPES = 1500
 
 _RC: dict[str, Any] = {
@@ -60,14 +60,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class MethodStyle:
-    """Of a method."""
+    """A method's colour and marker."""
 
     colour: str
     marker: str
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
-    """A colour and marker for each method, by the order of first appearance; no two methods have the same pair."""
+    """A unique pair of colour and marker for each method, in the order of first appearance."""
     names = dict.fromkeys(methods)
     return {
         name: MethodStyle(PALETTE[place % len(PALETTE)], MARKERS[(place + place // len(PALETTE)) % len(MARKERS)])
@@ -76,7 +76,7 @@ def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Draw with this style, whatever the user's own is, and leave the user's as it was."""
+    """Context manager: this style, whatever the user's own is, which is restored on exit."""
 
     @wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -87,7 +87,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure that pyplot knows nothing of; sizes in inches."""
+    """An empty figure that is not registered with pyplot; sizes in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -106,14 +106,14 @@ def panels(count: int, columns: int, height: float, width: float = WIDTH, **opti
 
 
 def plot_points(axes: Axes, points: Sequence[tuple[float, float]], look: MethodStyle, alpha: float) -> None:
-    """Small points of a method. Thousands are drawn as an image: as shapes they would be most of a page."""
+    """Small points of a method. Thousands are rasterized: as vector shapes they would dominate the page's size."""
     across, up = zip(*points, strict=True) if points else ((), ())
     many = len(points) > _MOST_SHAPES
     axes.plot(across, up, look.marker, color=look.colour, alpha=alpha, markersize=4, linewidth=0, rasterized=many)
 
 
 def percent_label(metric: str) -> str:
-    """The label of an axis in percent, its first letter large."""
+    """The label of an axis in percent, capitalised."""
     name = display_name(metric)
     return f"{name[0].upper()}{name[1:]} (%)"
 
@@ -122,7 +122,7 @@ _COLUMNS = 6
 
 
 def legend_below(figure: Figure, look: Mapping[str, MethodStyle]) -> None:
-    """A legend of methods in rows below the figure, where it can hide nothing."""
+    """A legend of methods in rows below the figure, where it hides nothing."""
     handles = [
         Line2D([], [], color=each.colour, marker=each.marker, linewidth=1.5, label=name) for name, each in look.items()
     ]
@@ -141,7 +141,7 @@ _SIZE = 8.5
 
 
 def label_points(axes: Axes, named: Mapping[str, tuple[float, float]], points: Sequence[tuple[float, float]]) -> None:
-    """Write each name near its point: the first place that is free, or, where none is, the last one tried.
+    """Write each name near its point, in the first free place, or the last one tried if none is free.
 
     Args:
         named: (x, y) in data units of each name.

@@ -1,1 +1,1 @@
-"""The report that `gallop-ray report` writes: one HTML page, its figures and tables as files; from records alone."""
+"""The report of `gallop-ray report`: one HTML page, with figures and tables also as files; from records only."""

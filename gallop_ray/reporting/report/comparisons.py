@@ -1,4 +1,4 @@
-"""Methods compared in pairs: a table, and a figure of those with the leader."""
+"""Pairwise comparisons of methods: a table, and a figure of those with the leader."""
 
 from dataclasses import asdict
 
@@ -28,7 +28,7 @@ _COLUMNS = (
 
 
 def comparisons_sheet(material: ReportData) -> ReportTable | None:
-    """Every comparison, folded where there are many; None where no two methods can be compared."""
+    """All comparisons, folded if there are many; None where no two methods can be compared."""
     found = material.statistics.comparisons
     if not found:
         return None
@@ -66,7 +66,7 @@ def _probability(p: float | None) -> Cell:
 
 
 def stability_text(material: ReportData) -> list[str]:
-    """How far the seeds agree on the ranking of methods; nothing where that cannot be said."""
+    """How far the seeds agree on the ranking of methods; empty where that is unknown."""
     tau = material.statistics.stability
     if tau is None:
         return []

@@ -1,4 +1,4 @@
-"""The figures of the report: what each shows, in one sentence, and how it is drawn."""
+"""The figures of the report: a one-sentence description of each, and how it is drawn."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ class FigureSpec:
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure in the page."""
+    """A figure on the page."""
 
     name: str
     title: str
@@ -137,7 +137,7 @@ def _of_what_lies_behind(material: ReportData) -> list[FigureSpec]:
 
 
 def drawn(found: dict[str, FigureSpec], folder: Path) -> dict[str, PageFigure]:
-    """Draw what can be drawn, and write it into the folder; files of an earlier report that cannot any more go."""
+    """Draw what can be drawn into the folder, and remove an earlier report's figures that can no longer be drawn."""
     return {name: PageFigure(name, each.title, each.caption, done) for name, each, done in _drawn(found, folder)}
 
 
@@ -151,7 +151,7 @@ def _drawn(found: dict[str, FigureSpec], folder: Path) -> Iterator[tuple[str, Fi
 
 
 def _figure(drawing: FigureSpec) -> Figure | None:
-    """A record that cannot be drawn, damaged or of another version, costs its figure and not the page."""
+    """Draw a figure, or None: a record that is damaged or of another version costs its figure, not the page."""
     try:
         return drawing.draw()
     except NothingToDrawError as why:

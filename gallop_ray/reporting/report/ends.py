@@ -13,7 +13,7 @@ _COLUMNS = (
 
 
 def ends_sheet(material: ReportData) -> ReportTable | None:
-    """Failed and diverged runs and pruned configurations; None where all went well."""
+    """Failed and diverged runs and pruned configurations; None where there are none."""
     rows = [
         [
             text_cell(run.configuration),

@@ -1,4 +1,4 @@
-"""What a report is made of, read once from the sweep's folder."""
+"""The data of a report, read once from the sweep's folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,8 +27,8 @@ Importances = Mapping[str, Mapping[str, float]]
 class ReportData:
     """One sweep at one moment.
 
-    `results`: of every run that is over; `frame`: the same as `results_frame`. `base`: the base model's metrics and
-    flat task accuracies under the names of results.jsonl; empty before it was measured. `best`: of each method,
+    `results`: of every run that is over; `frame`: the same from `results_frame`. `base`: the base model's metrics and
+    flattened task accuracies under the names of results.jsonl; empty before it was measured. `best`: of each method,
     `found`: every configuration; both sorted by the objective. `importances`: by method and parameter.
     """
 
@@ -53,12 +53,12 @@ class ReportData:
 
     @property
     def base_row(self) -> Summary | None:
-        """The base model as a row of its own."""
+        """The base model's row."""
         return base_summary(self.base, self.sweep.objective) if self.base else None
 
     @property
     def confirmed(self) -> bool:
-        """Whether the verdict is by runs on fresh seeds."""
+        """Whether the verdict is based on runs on fresh seeds."""
         return any(result.stage == CONFIRMATION for result in self.results)
 
     def best_runs(self) -> list[tuple[str, RunFolder]]:
@@ -72,11 +72,11 @@ class ReportData:
         return [described(run, mask) for run, mask in masks if mask]
 
     def overlap(self) -> list[Record]:
-        """What masks.json says of pairs of methods; empty before it was written."""
+        """The overlaps of pairs of methods in masks.json; empty before it was written."""
         return mask_report(self.folder.path / MASK_REPORT[0]).overlap.get("methods", [])
 
     def environment(self) -> Record:
-        """Of the first run that recorded one."""
+        """The environment of the first run that recorded one."""
         return next((found for run in self.folder.runs() if (found := run.read("environment"))), {})
 
     def _place(self, method: str) -> int:

@@ -1,4 +1,4 @@
-"""What a reader has to know beside the verdict."""
+"""What a reader has to know besides the verdict."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ _DISAGREEMENT = 0.2  # of two forget ratios
 
 
 def notes(material: ReportData) -> list[str]:
-    """Sentences, the weightiest first; none where there is nothing to warn of."""
+    """Warnings as sentences, the most important first."""
     found = (_unfinished, _bad, _learnt_nothing, _at_edges, _cut_grids, _vacuous, _disagreeing, _few_seeds)
     return [note for look in found for note in look(material)]
 
@@ -65,7 +65,7 @@ def _cut_grids(material: ReportData) -> Iterator[str]:
 
 
 def _disagreeing(material: ReportData) -> Iterator[str]:
-    """What was forgotten by one way of measuring and not by the other."""
+    """The methods that have forgotten by one way of measuring and not by the other."""
     if vacuous(material.base.get("ood_accuracy_generated") or 0.0):
         return
     for each in material.best:

@@ -9,7 +9,7 @@ _MACHINE = ("platform", "hostname", "cpu_count", "gpus", "git_commit")
 
 
 def facts(material: ReportData) -> list[tuple[str, str]]:
-    """Terms and what stands for them."""
+    """Terms with their values."""
     sweep, environment = material.sweep, material.environment()
     found = [
         ("Command", f"gallop-ray run {sweep.name}.yaml, with the sweep file below"),

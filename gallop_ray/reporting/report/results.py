@@ -44,7 +44,7 @@ def configurations_sheet(material: ReportData) -> ReportTable:
 
 
 def tasks_sheets(material: ReportData) -> list[ReportTable]:
-    """Accuracy on each task's test set, by likelihood and, folded, by generation, as far as they were measured."""
+    """Accuracy on each task's test set, by likelihood and, folded, by generation, where measured."""
     return [_tasks_sheet(material, way) for way in ("likelihood", "generated") if _measured(material, way)]
 
 
@@ -74,7 +74,7 @@ _LOSSES = {"Text loss": "text_loss", "Increase": "text_loss_increase"}
 
 
 def further_sheet(material: ReportData) -> ReportTable | None:
-    """Measures by generating and of retained knowledge; None where there are none."""
+    """Metrics by generation and of retained knowledge; None where there are none."""
     known = {name for name in material.frame.columns if material.frame[name].notna().any()}
     generated = {f"{metric.column} (gen.)": f"{metric.name}_generated" for metric in test_metrics()}
     parts = [_share(heading, field) for heading, field in (generated | _FURTHER).items() if field in known]
@@ -99,7 +99,7 @@ def _sheet(
     base: Summary | None,
     folded: bool = False,
 ) -> ReportTable:
-    """A row a summary; columns in which no row has anything are left out."""
+    """One row per summary; columns that are empty in all rows are left out."""
     rows = [[cell(each) for _, cell in parts] for each in ([base] if base else []) + list(found)]
     kept = [place for place in range(len(parts)) if any(row[place].value not in (None, "") for row in rows)]
     columns = [parts[place][0] for place in kept]

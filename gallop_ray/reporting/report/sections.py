@@ -1,4 +1,4 @@
-"""The report's order: what stands in which section."""
+"""The report's sections, in order, and their contents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _TOO_FEW = (
 
 @dataclass(frozen=True)
 class Section:
-    """`text`: paragraphs; `facts`: terms with what stands for them; `listings`: folded texts with their summaries."""
+    """`text`: paragraphs; `facts`: terms with their values; `listings`: folded texts with their summaries."""
 
     name: str
     title: str

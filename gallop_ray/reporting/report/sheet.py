@@ -15,18 +15,18 @@ _MOST_LISTED = 500
 
 @dataclass(frozen=True)
 class Cell:
-    """What a reader sees, and the exact value behind it, by which HTML sorts and which CSV holds."""
+    """The displayed text, and the exact value behind it, which HTML sorts by and CSV contains."""
 
     text: str
     value: float | str | None = None
     std: float | None = None
     note: str = ""
-    """Shown when the pointer rests on the cell."""
+    """Shown as a tooltip."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """`field` names it in the CSV: as in results.jsonl where it is from there."""
+    """`field`: its name in the CSV, as in results.jsonl if it comes from there."""
 
     heading: str
     field: str
@@ -41,10 +41,10 @@ class ReportTable:
     Args:
         name: of its files.
         caption: one or two sentences.
-        pinned: so many first rows stay on top however the rest is sorted.
-        folded: shown when asked for.
+        pinned: this many first rows stay on top however the rest is sorted.
+        folded: collapsed until opened.
 
-    The CSV has all rows; thousands of them would be most of a page, and no LaTeX table.
+    Only the CSV has all rows; thousands of them would swamp the page, and do not fit a LaTeX table.
     """
 
     name: str
@@ -62,12 +62,12 @@ class ReportTable:
 
     @property
     def text(self) -> str:
-        """The caption, which says what is left out."""
+        """The caption, with a note on rows that are left out."""
         left = len(self.rows) - len(self.listed)
         return f"{self.caption} {left} more rows are in {self.name}.csv." if left else self.caption
 
     def exact(self) -> pd.DataFrame:
-        """The values: shares, not percents; <field>_std beside what has a standard deviation."""
+        """The exact values: shares, not percents; with <field>_std for those with a standard deviation."""
         columns: dict[str, list[float | str | None]] = {}
         for place, column in enumerate(self.columns):
             cells = [row[place] for row in self.rows]
@@ -82,7 +82,7 @@ class ReportTable:
         return pd.DataFrame(texts, columns=[column.heading for column in self.columns])
 
     def write(self, folder: Path) -> None:
-        """Write <name>.csv and <name>.tex, which needs LaTeX's booktabs."""
+        """Write <name>.csv, and <name>.tex, which needs the booktabs package."""
         folder.mkdir(parents=True, exist_ok=True)
         self.exact().to_csv(folder / f"{self.name}.csv", index=False)
         (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
@@ -106,7 +106,7 @@ def _escaped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Line ends would end a row's cell; the dash of what is missing is not in every font."""
+    """The text without line breaks, which would end a row, and without the dash of missing values, a rare glyph."""
     return " ".join(text.split()).replace(MISSING, "--") if text != MISSING else "--"
 
 
@@ -114,7 +114,7 @@ _GIGABYTE = 1e9
 
 
 def text_cell(text: str | None) -> Cell:
-    """Words."""
+    """A text."""
     return Cell(text or "", text or "")
 
 
@@ -131,12 +131,12 @@ def measured_cell(summary: Summary, metric: str) -> Cell:
 
 
 def number_cell(value: float | None, digits: int = 3) -> Cell:
-    """A number with so many significant digits."""
+    """A number with this many significant digits."""
     return Cell(MISSING) if value is None else Cell(f"{value:.{digits}g}", value)
 
 
 def spread_cell(mean: float | None, std: float | None, digits: int = 2) -> Cell:
-    """A number with its standard deviation, both with so many digits after the point."""
+    """A number with its standard deviation, both with this many decimals."""
     if mean is None:
         return Cell(MISSING)
     return Cell(f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}"), mean, std)

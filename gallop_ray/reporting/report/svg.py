@@ -1,4 +1,4 @@
-"""Figures as files, and as SVG inside the page, where they take the page's colours."""
+"""Figures as files, and as inline SVG, which follows the page's colours."""
 
 import re
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper"} | {
 }
 _COLOURS = re.compile("|".join(_VARIABLES))
 _PNG_DPI = 200
-# What only a file of its own needs: the prolog, metadata and namespaces (addresses, though nothing is fetched), and ids
-# that nothing refers to and that another figure has, too.
+# What only a standalone file needs: prolog, metadata and namespaces (addresses, though nothing is fetched), and ids,
+# which nothing refers to and which other figures on the page repeat.
 _FILE_ONLY = re.compile(
     r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->"
     r'| xmlns(:xlink)?="[^"]*"| version="1\.1"| id="(?:[A-Za-z0-9.]+_\d+|image[0-9a-f]+)"|(?<= )xlink:(?=href)',
@@ -27,14 +27,14 @@ _SIZE = re.compile(r'<svg[^>]* width="([\d.]+)pt"')
 
 @dataclass(frozen=True)
 class RenderedFigure:
-    """A figure in the page; `width` in CSS pixels as it was drawn."""
+    """A figure on the page; `width`: as drawn, in CSS pixels."""
 
     svg: str
     width: int
 
 
 def write_figure(figure: Figure, folder: Path, name: str, description: str) -> RenderedFigure:
-    """Write <name>.svg and <name>.png into the folder; returns the SVG for the page, where `description` is read out.
+    """Write <name>.svg and <name>.png into the folder. Returns inline SVG with `description` for screen readers.
 
     The same figure gives the same bytes.
     """

@@ -1,4 +1,4 @@
-"""Writing the report into a sweep's folder."""
+"""Writes the report into a sweep's folder."""
 
 import time
 from importlib.metadata import version
@@ -18,12 +18,12 @@ from gallop_ray.spec.schema import Sweep
 def write_report(
     folder: SweepFolder, sweep: Sweep, importances: Importances | None = None, output: Path | None = None
 ) -> Path:
-    """Write the page; returns its path. Beside it: figures/*.svg and *.png, tables/*.csv and *.tex, verdict.txt.
+    """Write the page and return its path. Next to it: figures/*.svg and *.png, tables/*.csv and *.tex, verdict.txt.
 
-    Works at any moment of a sweep. The page needs nothing else: no file beside it and no network.
+    Works at any moment of a sweep. The page is self-contained: it needs no other file and no network.
 
     Args:
-        importances: of searched parameters, by method; `gallop_ray.search.importance` finds them.
+        importances: of searched parameters, by method, from `gallop_ray.search.importance`.
         output: the page's path; by default <sweep>/report/report.html.
     """
     path = output or folder.path / PAGE

@@ -1,4 +1,4 @@
-"""What no single field can tell: the checks of one field against another."""
+"""Checks between fields of a sweep, which no single field's validation can do."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path as FilePath
@@ -60,7 +60,7 @@ _COPIED_WEIGHTS = {
 
 
 def check(document: Document, draft: Draft) -> Iterator[Problem]:
-    """The problems between fields, as far as the fields that a check needs are right by themselves."""
+    """The problems between fields, for checks whose fields are valid by themselves."""
     for needs, findings in _CHECKS:
         if all(draft.good(tuple(each.split("."))) for each in needs):
             for paths, message in findings(draft.sweep):
@@ -68,16 +68,16 @@ def check(document: Document, draft: Draft) -> Iterator[Problem]:
 
 
 def broken_rules(sweep: Sweep) -> Iterator[Finding]:
-    """What does not fit together in a sweep, whatever files there are."""
+    """What does not fit together in a sweep, without looking at files."""
     for _, findings in _CHECKS:
         if findings not in _OF_FILES:
             yield from findings(sweep)
 
 
 def verify(sweep: Sweep) -> Sweep:
-    """Hold a sweep that was made or changed in Python against all that a sweep file has to be, files included.
+    """Check a sweep that was created or changed in Python as if it were read from a file, including its files.
 
-    Returns the same sweep, each method of it with the options of its own class, which one read from records may lack.
+    Returns the same sweep, with each method's options of its own class, which a sweep read from records may lack.
 
     Raises SweepFileError with one line per problem.
     """
@@ -85,7 +85,7 @@ def verify(sweep: Sweep) -> Sweep:
 
 
 def checked_sweep(data: dict[str, Any]) -> Sweep:
-    """The sweep of what a sweep file would hold. Raises SweepFileError with one line per problem."""
+    """The sweep of a sweep file's content as a dict. Raises SweepFileError with one line per problem."""
     try:
         sweep = Sweep.model_validate(data, context=UNCHECKED)
     except ValidationError as error:
@@ -100,7 +100,7 @@ def checked_sweep(data: dict[str, Any]) -> Sweep:
 
 
 def _written(document: Document, paths: Sequence[Path]) -> Path:
-    """The first of the paths concerned that the user wrote, so that the line is one to change."""
+    """The first of the paths concerned that the user wrote, so that the reported line is one to change."""
     return next((path for path in paths if path in document.places), paths[0])
 
 
@@ -153,7 +153,7 @@ def _objective_has_tasks(sweep: Sweep) -> Iterator[Finding]:
 
 
 def _objectives_are_named(sweep: Sweep) -> Iterator[Finding]:
-    """One that another sweep of this process has named would be missing in the workers."""
+    """A metric that only another sweep of this process has declared would be unknown in the workers."""
     here = {*objectives(), *(f"val_{metric.name}" for metric in map(declare, sweep.evaluation.metrics))}
     for place, metric in enumerate(sweep.objective.all_metrics):
         if metric not in here:
@@ -238,7 +238,7 @@ def _text_exists(sweep: Sweep) -> Iterator[Finding]:
 
 
 def _no_buckets(sweep: Sweep) -> Iterator[Finding]:
-    """Addresses that no part of us can open; taken for a hub's name or a relative path they would fail late."""
+    """Addresses that nothing here can open: taken for a hub id or a relative path, they would fail late."""
     places = {("model", "name"): sweep.model.name, ("evaluation", "text"): sweep.evaluation.text}
     for path, value in places.items():
         if value and "://" in value:
@@ -320,4 +320,4 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )
 _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (_model_can_be_read, _root_exists, _text_exists)
-"""They depend on the machine: they are checked where a sweep is read or run, not wherever its records are looked at."""
+"""Checks that depend on the machine: done where a sweep is read or run, not where its records are only displayed."""

@@ -1,4 +1,4 @@
-"""Whether a sweep may go on as another: what of two sweeps differs."""
+"""Whether a stored sweep may be resumed as another: how they differ."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.schema import Sweep
 
-# Where it lies, what it may spend and keep, where and how it is shown: no result depends on it. Nor on pruning and
-# confirmation, which decide only how many seeds a configuration is given from now on.
+# Place, budget, retention, tracking and display: no result depends on them. Nor on pruning and confirmation, which only
+# decide how many seeds a configuration gets from now on.
 _FREE = ("name", "output", "budget", "resources", "tracking", "pruning", "retention", "confirmation")
 _OWN_RULES = ("methods", "seeds", "search")
 _ABSENT = "nothing"
 
 
 def differences(stored: Sweep, asked: Sweep) -> list[str]:
-    """What keeps the records of `stored` from being those of `asked`: dotted paths with both values.
+    """What prevents `asked` from continuing the records of `stored`: dotted paths with both values.
 
-    More configurations, more seeds and further methods after the stored ones keep it from nothing, nor does a search
-    space that is the same for every stored method.
+    More configurations, more seeds, further methods after the stored ones, and search spaces that are the same for
+    every stored method, prevent nothing.
     """
     old, new = stored.model_dump(mode="json"), asked.model_dump(mode="json")
     fixed = [key for key in new if key not in _FREE + _OWN_RULES]
@@ -26,7 +26,7 @@ def differences(stored: Sweep, asked: Sweep) -> list[str]:
     if not set(stored.seeds) <= set(asked.seeds):
         found.append(_line("seeds", list(stored.seeds), list(asked.seeds)))
     spaces = old["search"].pop("space"), new["search"].pop("space")
-    del old["search"]["storage"], new["search"]["storage"]  # wherever the study lives, it is made to hold what ran
+    del old["search"]["storage"], new["search"]["storage"]  # any study is updated from the run folders
     found += _differing("search", old["search"], new["search"])
     changed = dict.fromkeys(_changed_keys(stored, asked))
     return [*found, *(_line(f"search.space.{key}", *(space.get(key) for space in spaces)) for key in changed)]
@@ -58,7 +58,7 @@ def _methods(stored: Sweep, asked: Sweep) -> Iterator[str]:
 
 
 def _changed_keys(stored: Sweep, asked: Sweep) -> Iterator[str]:
-    """The keys that give a stored method another space. A key that only others reach does not count."""
+    """The keys that give a stored method another space. Keys that only reach other methods do not count."""
     kept = {method.name: method for method in asked.methods}
     for before in stored.methods:
         after = kept.get(before.name, before)

@@ -11,7 +11,7 @@ from gallop_ray.spec.space import Range, extremes, points
 
 
 def searchable(model: type[MethodSpec] | type[TrainingSpec]) -> list[str]:
-    """The fields of a section that may vary; a method's type and name say which method it is."""
+    """The fields of a section that may be searched: not a method's type and name, which identify it."""
     return [field for field in model.model_fields if field not in ("type", "name")]
 
 
@@ -29,12 +29,12 @@ def normalised(path: str, method: MethodSpec) -> str | None:
 
 
 def section_model(normal_path: str, method: MethodSpec) -> type[MethodSpec] | type[TrainingSpec]:
-    """The model whose field a normalised path names."""
+    """The pydantic model that has the field of a normalised path."""
     return TrainingSpec if normal_path.startswith("training.") else type(method)
 
 
 def known_paths(methods: Sequence[MethodSpec]) -> list[str]:
-    """Every path that a search space over these methods may hold."""
+    """Every path that may be in a search space over these methods."""
     training = [f"training.{field}" for field in searchable(TrainingSpec)]
     paths = dict.fromkeys(training)
     for method in methods:
@@ -45,7 +45,7 @@ def known_paths(methods: Sequence[MethodSpec]) -> list[str]:
 
 
 def method_named(sweep: Sweep, name: str) -> MethodSpec:
-    """The method of that name. Raises ValueError where there is none."""
+    """The method with that name. Raises ValueError where there is none."""
     for method in sweep.methods:
         if method.name == name:
             return method
@@ -70,7 +70,7 @@ def longest_text(sweep: Sweep) -> int:
 
 
 def space_keys(sweep: Sweep, method: MethodSpec) -> dict[str, str]:
-    """For each normalised path that a method searches, the key of the sweep's search space that counts."""
+    """For each normalised path that a method searches, the key of the sweep's search space that applies."""
     if not method.trains:
         return {}
     general_first = sorted(sweep.search.space, key=lambda key: key.startswith(f"{method.name}."))
@@ -89,7 +89,7 @@ def first_points(sweep: Sweep, method: MethodSpec) -> list[dict[str, object]]:
 
 
 def densities(sweep: Sweep, method: MaskMethodSpec) -> list[Density]:
-    """The densities of a method in a sweep: all, or the ends of a range."""
+    """The densities of a method in a sweep: all of them, or the ends of a range."""
     searched = method_space(sweep, method.name).get("method.density")
     values = extremes(searched) if searched else (method.density,)
     return [type(method).model_validate({**dict(method), "density": value}).density for value in values]
@@ -103,7 +103,7 @@ def selection_ratios(sweep: Sweep, method: MethodSpec) -> list[float | None]:
 
 
 def fixed_scores(sweep: Sweep, method: MethodSpec) -> bool:
-    """Whether nothing but density and selection ratio varies of a method's own options."""
+    """Whether no options of a method but density and selection ratio are searched."""
     varied = {path for path in method_space(sweep, method.name) if path.startswith("method.")}
     return varied <= {"method.density", "method.selection_ratio"}
 
@@ -124,7 +124,7 @@ def resolve(sweep: Sweep, method_name: str, values: Mapping[str, object]) -> Con
 
 
 def configuration_key(configuration: Configuration) -> str:
-    """`<method name>-<8 hex digits>`: the same for equal configurations, and fit for a folder's name."""
+    """`<method name>-<8 hex digits>`: the same for equal configurations, and usable as a folder's name."""
     return f"{configuration.method.name}-{content_hash(configuration.model_dump(mode='json'))}"
 
 
@@ -135,7 +135,7 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 
 def asked(configuration: Configuration, seed: int) -> dict[str, Any]:
-    """What was asked for, as every result states it, whatever became of the run."""
+    """A run's identity and settings, which are part of every result, however the run ends."""
     method = configuration.method
     return {
         "seed": seed,

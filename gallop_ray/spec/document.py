@@ -1,4 +1,4 @@
-"""A sweep file as plain data that remembers on which line each key and each value stands."""
+"""A sweep file as plain data that remembers the line of each key and each value."""
 
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -16,7 +16,7 @@ _LARGEST = 2**63 - 1  # what torch, NumPy and databases take
 
 @dataclass(frozen=True)
 class Place:
-    """Where a key and its value stand; a `--set` has no lines."""
+    """The lines of a key and its value; a `--set` has none."""
 
     file: str
     key_line: int | None
@@ -25,7 +25,7 @@ class Place:
 
 @dataclass
 class Document:
-    """Plain data (mappings, lists, scalars) with a place for each path in it, and the problems met on the way."""
+    """Plain data (mappings, lists, scalars) with a place for each path in it, and the problems found while reading."""
 
     file: str
     data: dict[str, Any] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Document:
 
 
 def read_document(path: str | FilePath) -> Document:
-    """Reads a sweep file. Raises SweepFileError where no mapping can be read from it at all."""
+    """Read a sweep file. Raises SweepFileError where it does not contain a mapping at all."""
     document = Document(str(path))
     node = compose(_read_text(path), str(path))
     if node is None:
@@ -61,7 +61,7 @@ def read_document(path: str | FilePath) -> Document:
 
 
 def parse_value(text: str, source: str) -> object:
-    """The value of a `--set`, which holds YAML without comments. Raises SweepFileError naming `source`."""
+    """The value of a `--set`, which is YAML without comments. Raises SweepFileError naming `source`."""
     document = Document(source)
     node = compose(text, source, with_lines=False)
     if text.strip() and (node is None or text[node.end_mark.index :].lstrip().startswith("#")):
@@ -94,7 +94,7 @@ def _read_text(path: str | FilePath) -> str:
 
 
 class _Reader:
-    """Turns composed nodes into plain data, noting each place and problem in the document."""
+    """Turns composed nodes into plain data, recording each place and problem in the document."""
 
     def __init__(self, document: Document) -> None:
         self.document = document

@@ -1,4 +1,4 @@
-"""A sweep with its mistakes taken out, so that what is right can be checked further and all is reported at once."""
+"""A sweep without its mistakes, so that the rest can be checked further and everything is reported at once."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gallop_ray.spec.document import Document
 from gallop_ray.spec.problems import Path, Problem, by_path, dotted, explain
 from gallop_ray.spec.schema import UNCHECKED, Sweep
 
-# What stands in for a field that has no default. Any valid value does: nothing is said about a bad path again.
+# Stand-ins for fields without a default. Any valid value will do: nothing more is reported about a bad path.
 _FILLERS: dict[Path, Any] = {
     ("name",): "unnamed",
     ("model",): {"name": "unnamed"},
@@ -29,12 +29,12 @@ class Draft:
     bad: frozenset[Path]
 
     def good(self, path: Path) -> bool:
-        """Whether everything at, above and below a path is as the user wrote it."""
+        """Whether everything at, above and below a path is the user's own."""
         return not _overlaps(path, self.bad)
 
 
 def make_draft(document: Document) -> tuple[Draft, list[Problem]]:
-    """Validates a document field by field; returns what is right and a problem for each field that is not."""
+    """Validate a document field by field. Returns a draft, and a problem for each invalid field."""
     data = deepcopy(document.data)
     bad: set[Path] = set()
     problems: list[Problem] = []
@@ -56,7 +56,7 @@ def _overlaps(path: Path, bad: set[Path] | frozenset[Path]) -> bool:
 
 
 def _repair(data: dict[str, Any], path: Path) -> Path:
-    """Takes a wrong value out, for its default or a stand-in. Returns the path that is no longer the user's."""
+    """Replace an invalid value by its default or a stand-in. Returns the path that is no longer the user's."""
     if path[0] == "methods" and path[2:] in ((), ("type",)) and len(path) > 1:
         data["methods"][path[1]] = {"type": "full", "name": f"unreadable{path[1]}"}
         return path[:2]

@@ -1,4 +1,4 @@
-"""Reads a sweep file, or says everything that is wrong with it, each mistake with its line; and writes one."""
+"""Reads a sweep file, or reports everything that is wrong with it, each mistake with its line; and writes one."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -21,9 +21,9 @@ Further = Callable[[Sweep], Iterable[tuple[FieldPath, str]]]
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = (), further: Further | None = None) -> Sweep:
-    """The sweep of a YAML file, with each override (`data.root=generated`, `gallop.density=0.02`) put in its place.
+    """The sweep of a YAML file, with each override (`data.root=generated`, `gallop.density=0.02`) applied.
 
-    further: what is wrong, by path, with a sweep in which nothing else is, for checks that need more than this package.
+    further: problems, by path, of a sweep that is otherwise valid, for checks that need other packages.
     Raises SweepFileError, a ValueError, with every problem, in the order of the lines and then of the overrides.
     """
     document = read_document(path)

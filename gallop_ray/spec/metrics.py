@@ -1,7 +1,7 @@
-"""Every metric that is made of accuracies, in one table: what it is, which way is better, how it is called and shown.
+"""All metrics that are computed from accuracies, in one table: definition, direction, name and display.
 
-Search, pruning, verdict, tables, figures and MLflow read it; nothing about a metric stands elsewhere. A sweep may name
-more of them in evaluation.metrics. docs/metrics.md defines those of this table.
+Search, pruning, verdict, tables, figures and MLflow read it; nothing about a metric is defined elsewhere. A sweep may
+name more of them in evaluation.metrics. docs/metrics.md defines those of this table.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -35,9 +35,9 @@ class Scores:
 
 
 Value = Callable[[Scores, Scores], float | None]
-"""From the scores of the tuned and of the base model; None where there is none."""
+"""Computes a value from the scores of the tuned and of the base model; None where undefined."""
 Weights = Callable[[float], tuple[float, float] | None]
-"""From the base model's OOD accuracy, what the ID accuracy and the mean OOD accuracy count for in the metric."""
+"""From the base model's OOD accuracy, the weights of the ID accuracy and the mean OOD accuracy in the metric."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,19 @@ class Metric:
 
     name: str
     label: str
-    """As people say it, in lower case where it is no abbreviation."""
+    """The display name, in lower case unless it is an abbreviation."""
     value: Value
     larger_is_better: bool = True
     heading: str = ""
-    """Of a table's column; by default the label."""
+    """The heading of a table's column; by default the label."""
     note: str = ""
-    """What the column's heading says more."""
+    """Additional text for the column's heading."""
     needs_ood: bool = True
-    """Whether it is about other tasks than the one trained on."""
+    """Whether it involves tasks other than the one trained on."""
     weights: Weights | None = None
     on_tests: bool = True
     bounds: tuple[float, float] | None = None
-    """Between which its values lie, where that is known; a record that says otherwise is damaged."""
+    """The range of its values, if known; a record with a value outside is damaged."""
 
     @property
     def column(self) -> str:
@@ -145,13 +145,13 @@ _declared: dict[str, Metric] = {}
 
 
 def metrics() -> Iterator[Metric]:
-    """Those of the table, then those that a sweep of this process has named."""
+    """The metrics of the table, then those that a sweep of this process has named."""
     yield from BUILT_IN.values()
     yield from _declared.values()
 
 
 def test_metrics() -> list[Metric]:
-    """Those that runs record of test sets."""
+    """The metrics that runs record on test sets."""
     return [each for each in metrics() if each.on_tests]
 
 
@@ -180,19 +180,19 @@ def named(name: str) -> Metric:
 
 
 def declare_stored(facts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Take up metrics of records, whose code need not be here: they are shown and compared, not computed."""
+    """Declare metrics from records, whose code may be missing: they are displayed and compared, not computed."""
     for name, each in facts.items():
         _declared.setdefault(name, Metric(name=name, value=lambda tuned, base: None, **each))
 
 
 def stored_facts(names: list[str]) -> dict[str, dict[str, Any]]:
-    """Of declared metrics what readers need, as declare_stored takes it."""
+    """The facts about declared metrics that readers need, for declare_stored."""
     kept = ("label", "larger_is_better", "heading", "note", "needs_ood")
     return {name: {each: getattr(_declared[name], each) for each in kept} for name in names}
 
 
 def find(name: str) -> Metric | None:
-    """The metric of a recorded name: `val_forget_ratio` and `forget_ratio_generated` are of forget_ratio."""
+    """The metric of a recorded name: forget_ratio for `val_forget_ratio` and `forget_ratio_generated`."""
     plain = name.removeprefix("val_").removesuffix("_generated")
     return BUILT_IN.get(plain) or _declared.get(plain)
 
@@ -207,12 +207,12 @@ def possible(name: str, value: float) -> bool:
 
 
 def objectives() -> list[str]:
-    """The names that a search may go by, without those that a sweep declares."""
+    """The names of possible objectives, without metrics that a sweep declares."""
     return [f"val_{name}" for name in _OBJECTIVES]
 
 
 def larger_is_better(name: str) -> bool | None:
-    """The direction in which any recorded number improves; None where there is none (a density)."""
+    """Whether a larger value of a recorded number is better; None where neither is (a density)."""
     if name.startswith("tasks/"):  # accuracies, named by the task alone
         return True
     if (metric := find(name)) is not None:
@@ -231,7 +231,7 @@ def maximized(objective: str) -> bool:
 
 
 def display_name(name: str) -> str:
-    """A recorded name as people say it."""
+    """The display name of a recorded name."""
     metric, generated = find(name), " by generation" * name.endswith("_generated")
     if metric is None:
         return name.removesuffix("_generated").replace("_", " ") + generated
@@ -241,9 +241,9 @@ def display_name(name: str) -> str:
 
 
 def task_weights(name: str, task: str, ood: list[str], base: float | None) -> dict[str, float]:
-    """What each task's accuracy counts for in a metric, up to a constant; empty for one that is no sum of them.
+    """The weight of each task's accuracy in a metric, up to a constant; empty for one that is not a sum of accuracies.
 
-    base: the base model's mean OOD accuracy, where it is known.
+    base: the base model's mean OOD accuracy, if known.
     """
     metric = find(name)
     weights = None if metric is None or metric.weights is None else metric.weights(base or 0.0)

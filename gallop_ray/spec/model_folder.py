@@ -1,4 +1,4 @@
-"""What the files of a model folder tell by themselves: neither torch nor transformers is needed to see it."""
+"""What the files of a model folder show by themselves, without torch or transformers."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -8,13 +8,13 @@ from typing import Any
 _LFS = b"version https://git-lfs"
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZER = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
-# Decoders that look a position up in a table, which has an end.
+# Decoders that look positions up in a table, which is finite.
 _POSITION_TABLES = ("gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "biogpt", "codegen", "gptj", "ctrl")
 _DOWNLOAD_AGAIN = "download it again"
 
 
 def folder_problem(folder: Path) -> str | None:
-    """Why no run can load the model in this folder, and what to do; None where its files show no reason."""
+    """Why the model in this folder cannot be loaded, and the fix; None where its files show no reason."""
     checks: tuple[Callable[[Path], Iterator[str]], ...] = (_pointers, _lacking, _kind, _shards, _cut)
     return next((problem for check in checks for problem in check(folder)), None)
 
@@ -26,7 +26,7 @@ def quantised(config: Any) -> str | None:
 
 
 def position_table(config: Any) -> int | None:
-    """How many positions a model of these kinds has vectors for, by config.json as a dictionary; None without end."""
+    """The number of positions of a model with a table of them, by config.json as a dictionary; None if unlimited."""
     if config.get("model_type") not in _POSITION_TABLES:
         return None
     found = (config.get(key) for key in ("max_position_embeddings", "n_positions"))
@@ -34,7 +34,7 @@ def position_table(config: Any) -> int | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder; empty where it cannot be read."""
+    """A folder's config.json; empty where it cannot be read."""
     try:
         value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def _kind(folder: Path) -> Iterator[str]:
 
 
 def refused_kind(config: Any) -> Iterator[str]:
-    """Why models of this kind cannot be tuned, by config.json as a dictionary."""
+    """Reasons why models of this kind cannot be tuned, by config.json as a dictionary."""
     if how := quantised(config):
         yield f"its weights are quantised ({how}), and such weights cannot be trained; give the unquantised model"
     if config.get("is_encoder_decoder"):
@@ -102,7 +102,7 @@ def _cut(folder: Path) -> Iterator[str]:
 
 
 def _safetensors_size(file: Path) -> int | None:
-    """8 bytes with the header's length, the header, and the data of which it tells; None where there is no header."""
+    """The size by the header: 8 bytes with its length, the header, and the data it describes; None without a header."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         try:

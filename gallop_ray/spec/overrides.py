@@ -12,7 +12,7 @@ _EPOCHS, _STEPS = ("training", "epochs"), ("training", "steps")
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
-    """Writes each `path=value` into the document; what cannot be written becomes one of its problems.
+    """Write each `path=value` into the document; what cannot be written becomes one of its problems.
 
     A method is addressed by its place (`methods.0.density`) or by its name (`gallop.density`).
     """
@@ -24,7 +24,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
 
 
 def source(override: str) -> str:
-    """What stands in place of file and line for an override."""
+    """The text in place of file and line for an override."""
     return f"--set {override if len(override) <= _LONGEST else override[:_LONGEST] + '...'}"
 
 
@@ -43,7 +43,7 @@ def _apply(document: Document, text: str, origin: str) -> None:
 
 
 def _drop_steps(document: Document) -> None:
-    """Steps that the file gives would silently win over the epochs that were just asked for."""
+    """Remove the file's steps if the override sets epochs, over which they would silently win."""
     place, section = document.places.get(_STEPS), document.data["training"]
     if place is not None and place.file == document.file and isinstance(section, dict):
         del document.places[_STEPS]
@@ -51,7 +51,7 @@ def _drop_steps(document: Document) -> None:
 
 
 def _path(data: dict[str, Any], name: str, origin: str) -> Path:
-    if name.startswith("search.space."):  # the keys of the search space have dots of their own
+    if name.startswith("search.space."):  # the keys of the search space contain dots themselves
         return ("search", "space", name.removeprefix("search.space."))
     head, *rest = (int(part) if part.isdecimal() else part for part in name.split("."))
     methods = _method_names(data)
@@ -72,7 +72,7 @@ def _method_names(data: dict[str, Any]) -> list[str]:
 
 
 def _write(data: dict[str, Any], path: Path, value: object, origin: str) -> None:
-    """Sets a path in nested mappings and lists, making the sections that are not there yet."""
+    """Set a path in nested mappings and lists, creating missing sections."""
     parent: Any = data
     for depth, part in enumerate(path[:-1]):
         if isinstance(parent, dict) and parent.get(str(part)) is None:

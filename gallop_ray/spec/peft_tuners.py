@@ -1,7 +1,7 @@
-"""Which of PEFT's tuners a sweep can use: those that need no more than to be attached and trained; each was tried.
+"""Which PEFT tuners a sweep can use: those that only have to be attached and trained; each was tried with PEFT 0.21.
 
-Of PEFT 0.21. A tuner works here where its parameters alone are trained, by the loss of the answers alone, and the base
-model is what it was when they are taken off.
+A tuner works here if only its own parameters are trained, only by the loss of the answers, and removing it restores the
+base model.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,10 @@ WORKING = (
     *("ln_tuning", "loha", "lokr", "lora", "miss", "oft", "osf", "peanut", "psoft", "pvera", "randlora", "road"),
     *("shira", "supertuning", "tinylora", "trainable_tokens", "unilora", "vblora", "vera", "waveft"),
 )
-"""Tuners that keep to what every method must; the contract's tests run over them."""
+"""Tuners that fulfil the contract of methods; its tests run over them."""
 
 WHOLE = (*("deft", "delora", "frod", "ln_tuning", "loha", "osf", "supertuning", "tinylora", "trainable_tokens"),)
-"""Tuners that look at whole weights, which ZeRO-3 keeps in parts: they fail there, or do not learn."""
+"""Tuners that read complete weights, which ZeRO-3 splits: they fail there, or do not learn."""
 
 _LORA = "use lora or dora"
 _PROMPTS = "it puts tokens of its own before the prompt, where answers are not looked for yet"
@@ -79,7 +79,7 @@ def refused_tuner(name: str) -> str | None:
 
 
 def refused_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The options of a tuner that need more than to attach and to train, each with the reason."""
+    """The options of a tuner that need more than attaching and training, each with the reason."""
     for name, value in options.items():
         if name in _OPTIONS and value not in (None, False, []):
             yield name, _OPTIONS[name]
@@ -96,7 +96,7 @@ def _refused_init(value: object) -> str | None:
 
 
 def tuners_work(sweep: Sweep) -> Iterator[Finding]:
-    """Tuners of PEFT, and options of theirs, that need more than to be attached and trained; searched ones, too."""
+    """PEFT tuners and their options, searched ones included, that need more than attaching and training."""
     for place, method in enumerate(sweep.methods):
         if isinstance(method, PeftSpec):
             keys, at = space_keys(sweep, method), ("methods", place)
@@ -113,7 +113,7 @@ def tuners_work(sweep: Sweep) -> Iterator[Finding]:
 
 
 def peft_variants(sweep: Sweep, place: int, method: PeftSpec) -> Iterator[tuple[Path, PeftSpec]]:
-    """The tuners with their options that the method at this place of a sweep stands for, by the options' path."""
+    """The specs, one per searched tuner and set of options, of the method at this position of a sweep, by path."""
     keys, at = space_keys(sweep, method), ("methods", place)
     for _, tuner in _values(sweep, keys, "tuner", (*at, "tuner"), method.tuner):
         for path, options in _values(sweep, keys, "options", (*at, "options"), method.options):
@@ -123,7 +123,7 @@ def peft_variants(sweep: Sweep, place: int, method: PeftSpec) -> Iterator[tuple[
 def _values(
     sweep: Sweep, keys: Mapping[str, str], field: str, at: Path, value: object
 ) -> Iterator[tuple[Path, object]]:
-    """The values that a field of a method takes, each with its path."""
+    """The possible values of a method's field, each with its path."""
     key = keys.get(f"method.{field}")
     if key is None:
         yield at, value

@@ -1,4 +1,4 @@
-"""Paths as users write them, with `~` and environment variables, made into paths that can be."""
+"""Expands paths as users write them, with `~` and environment variables."""
 
 import os
 import re
@@ -12,7 +12,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 def expanded(text: str) -> str:
     """The path with `~` and variables such as `$SCRATCH` replaced, once for all processes.
 
-    Raises ValueError for what no path can be. A `$` of a name that is there stays.
+    Raises ValueError for what cannot be a path. A `$` in the name of an existing file is kept.
     """
     if any(ord(each) < 32 for each in text):
         raise ValueError("must be a path, without line breaks and other control characters")
@@ -28,7 +28,7 @@ def expanded(text: str) -> str:
 
 
 def local_folder(text: str) -> str:
-    """The path of a folder that is written to; ValueError also for addresses such as s3://."""
+    """The path of a folder to write to. Raises ValueError also for addresses such as s3://."""
     if _SCHEME.match(text):
         raise ValueError(
             "must be the path of a folder that every node sees, not an address; mount it and give its path"
@@ -37,12 +37,12 @@ def local_folder(text: str) -> str:
 
 
 def expanded_file_address(text: str) -> str:
-    """An address with its variables replaced where it is that of a file; others may hold a `$` of their own."""
+    """A file's address with its variables replaced; in other addresses a `$` may mean something else."""
     return expanded(text) if text.startswith("sqlite") or not _SCHEME.match(text) else text
 
 
 def is_folder(text: str) -> bool:
-    """Whether there is such a folder, as far as one may look."""
+    """Whether the folder exists, as far as permissions allow to see."""
     try:
         return Path(text).is_dir()
     except OSError:
@@ -50,7 +50,7 @@ def is_folder(text: str) -> bool:
 
 
 def is_file(text: str) -> bool:
-    """Whether there is such a file, as far as one may look."""
+    """Whether the file exists, as far as permissions allow to see."""
     try:
         return Path(text).is_file()
     except OSError:

@@ -1,4 +1,4 @@
-"""YAML as sweep files use it: plain values, numbers that mean what they look like, and no file that is endless."""
+"""YAML as sweep files use it: plain values, numbers that mean what they look like, and limits on nesting."""
 
 import re
 from typing import Any
@@ -24,7 +24,7 @@ _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 class Loader(yaml.SafeLoader):
     """YAML of plain values only, in which 1e-4 is a number, and 2026-01-31, 1:30 and 010 are text.
 
-    YAML 1.1 reads 1:30 as 90 and 010 as 8, which nobody means who writes it.
+    YAML 1.1 reads 1:30 as 90 and 010 as 8, which is not what users mean.
     """
 
     def __init__(self, stream: str) -> None:
@@ -32,7 +32,7 @@ class Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node, unless it lies too deep: the composer calls itself for every level."""
+        """The next node, unless it is nested too deeply: the composer recurses for every level."""
         if self._depth == DEEPEST:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, f"nested deeper than {DEEPEST} levels", mark)
@@ -58,7 +58,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, _FIRST)
 
 
 def compose(text: str, file: str, *, with_lines: bool = True) -> yaml.Node | None:
-    """The nodes of a text, None where it is empty. Raises SweepFileError, with its line, where it is no YAML."""
+    """The nodes of a text, None where it is empty. Raises SweepFileError, with the line, for invalid YAML."""
 
     def refused(line: int | None, reason: object) -> SweepFileError:
         return SweepFileError([Problem(file, line if with_lines else None, "", f"is not valid YAML: {reason}")])

@@ -18,9 +18,9 @@ _SMALLEST_POPULATION, _LARGEST_POPULATION, _GENERATIONS = 4, 50, 5
 
 @dataclass(frozen=True)
 class MethodPlan:
-    """The work of one method. Steps are optimizer steps, None where the number of examples is not known.
+    """The work of one method. Steps are optimizer steps, None where the number of examples is unknown.
 
-    Where the batch size, the epochs or the steps are searched, `steps_per_run` is that of the longest run.
+    Where batch size, epochs or steps are searched, `steps_per_run` is that of the longest run.
     """
 
     method: str
@@ -31,11 +31,11 @@ class MethodPlan:
     """Runs of the confirmation."""
     steps_per_run: int | None
     learns_from: int | None = None
-    """The first configuration, from 1, that results decide on; null where none is."""
+    """The first configuration, counted from 1, that is chosen by results; None where none is."""
 
     @property
     def runs(self) -> int:
-        """All of them."""
+        """Runs of the search and of the confirmation."""
         return self.searched + self.confirmed
 
     @property
@@ -69,15 +69,15 @@ class SweepPlan:
 
 
 def plan_sweep(sweep: Sweep, train_examples: int | Sequence[int] | None) -> SweepPlan:
-    """Counts configurations, runs and steps. `train_examples`: of an epoch, and of each round where they differ."""
+    """Count configurations, runs and steps. `train_examples`: per epoch, for each round if they differ."""
     methods = tuple(_plan_method(sweep, method, train_examples) for method in sweep.methods)
     return SweepPlan(methods, len(sweep.seeds))
 
 
 def configurations_of(sweep: Sweep, method_name: str) -> int:
-    """How many configurations a method is given: the budget, or as many as its space has where that is fewer.
+    """How many configurations a method gets: the budget, but not more than its space has.
 
-    The budget of a grid is all of it, unless one is written.
+    The default budget of a grid is the whole grid.
     """
     distinct, asked = grid_size(method_space(sweep, method_name)), sweep.budget.configurations
     if distinct is None:
@@ -88,10 +88,10 @@ def configurations_of(sweep: Sweep, method_name: str) -> int:
 
 
 def drawn_blindly(sweep: Sweep, method_name: str) -> int:
-    """How many of a method's configurations are begun before any result decides: points of `first`, then random ones.
+    """How many of a method's configurations are chosen without results: points of `first`, then random ones.
 
-    With tpe half of the configurations, at least 2 and at most Optuna's 10; with nsga2 its first generation; with
-    random and grid all of them. A sampler that is named by its class decides from the first on.
+    With tpe half of the configurations, at least 2 and at most Optuna's 10; with nsga2 the first generation; with
+    random and grid all. A sampler that is given by its class chooses from the first on.
     """
     configurations = configurations_of(sweep, method_name)
     match sweep.search.sampler:
@@ -106,7 +106,7 @@ def drawn_blindly(sweep: Sweep, method_name: str) -> int:
 
 
 def population_size(configurations: int) -> int:
-    """Of nsga2. Optuna's 50 would make all of a sweep of the usual size one generation, drawn at random."""
+    """The population of nsga2. With Optuna's 50, most sweeps would be a single generation, drawn at random."""
     return min(_LARGEST_POPULATION, max(_SMALLEST_POPULATION, configurations // _GENERATIONS))
 
 
@@ -128,14 +128,14 @@ def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | Sequenc
 
 
 def _ends(values: Range) -> set[object]:
-    """The smallest and the largest value, and null where it is one."""
+    """The smallest and the largest value, and None if it is among them."""
     every = extremes(values)
     numbers: list[Any] = [each for each in every if each is not None]
     return {*(numbers and (min(numbers), max(numbers))), *([None] if None in every else [])}
 
 
 def _longest_run(sweep: Sweep, method_name: str, train_examples: int | Sequence[int] | None) -> int | None:
-    """The steps of the longest run in a method's space, of all its rounds, found at the ends of what decides them."""
+    """The steps, over all rounds, of the longest run in a method's space, found at the ends of the ranges involved."""
     if not method_named(sweep, method_name).trains:
         return 0
     deciding = ("training.steps", "training.epochs", "training.batch_size")

@@ -1,7 +1,7 @@
-"""What a sweep file names and this package does not have: `module:Name`, and what installed packages offer.
+"""Loads code from outside this package that a sweep file names: `module:Name`, and names from installed packages.
 
-A module is looked for beside the sweep file first, then where Python looks. An installed package offers names by entry
-points. Either is imported only when a sweep asks for it.
+A module is searched next to the sweep file first, then on Python's path. Installed packages offer names through entry
+points. Either is imported only when a sweep uses it.
 """
 
 import importlib
@@ -25,7 +25,7 @@ def is_reference(text: str) -> bool:
 
 
 def look_in(folder: Path) -> None:
-    """Look for modules in this folder first from now on, as Python does in that of a script."""
+    """Search modules in this folder first from now on, as Python does in a script's folder."""
     place = str(folder.resolve())
     if sys.path[:1] != [place]:
         sys.path[:] = [place, *(each for each in sys.path if each != place)]
@@ -33,7 +33,7 @@ def look_in(folder: Path) -> None:
 
 
 def load_object(reference: str) -> Any:
-    """What `module:Name` stands for. Raises ValueError, in one line, where it cannot be had."""
+    """The object that `module:Name` refers to. Raises ValueError, in one line, where it cannot be loaded."""
     module_name, _, name = reference.partition(":")
     module = _module(module_name)
     if not hasattr(module, name):
@@ -68,7 +68,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _refuse_other(name: str) -> None:
-    """Python imports a name once: a file beside the sweep may bear one that is taken."""
+    """Raise ValueError if the module is another one: Python imports a name once, and the file's may be taken."""
     first = Path(sys.path[0]) if sys.path else Path()
     beside = next((each for each in (first / f"{name}.py", first / name / "__init__.py") if each.is_file()), None)
     imported = getattr(sys.modules[name], "__file__", None)
@@ -78,12 +78,12 @@ def _refuse_other(name: str) -> None:
 
 @cache
 def installed(group: str) -> dict[str, EntryPoint]:
-    """What installed packages offer under this group of entry points, by name."""
+    """The entry points of installed packages in this group, by name."""
     return {each.name: each for each in entry_points(group=group)}
 
 
 def load_installed(group: str, name: str) -> Any:
-    """What a package offers under a name. Raises ValueError, in one line, where it cannot be had."""
+    """The object of a package's entry point. Raises ValueError, in one line, where it cannot be loaded."""
     found = installed(group)[name]
     try:
         return found.load()

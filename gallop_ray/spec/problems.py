@@ -17,10 +17,10 @@ _LONGEST = 160  # characters of a field that are shown, and of a word to which a
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: where it stands, in which field, and what to write instead.
+    """One mistake: its line, its field, and what to write instead.
 
-    `line` counts from 1; it is None where there is no line, as for a file that is missing or a `--set`, whose own text
-    is then `file`. `field` is a dotted path, empty where the mistake is no field's.
+    `line` counts from 1; it is None without one, as for a missing file or a `--set`, whose text is then `file`. `field`
+    is a dotted path, empty where the mistake does not belong to a field.
     """
 
     file: str
@@ -59,14 +59,14 @@ def dotted(path: Path) -> str:
 
 
 def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """A hint to append to a message, or nothing where no known word has a similarity (0 to 1) of `cutoff`."""
+    """A hint to append to a message; empty where no known word has a similarity (0 to 1) of at least `cutoff`."""
     text = str(word)
     close = difflib.get_close_matches(text, list(known), n=1, cutoff=cutoff) if len(text) <= _LONGEST else []
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says; its name where it says nothing."""
+    """The first line of an exception's message; its class name where that is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -95,13 +95,13 @@ _REQUIREMENTS = {
 
 
 def shown(value: object) -> str:
-    """A value as it would stand in YAML, cut to 60 characters."""
+    """A value as it would be in YAML, cut to 60 characters."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def located(error: ErrorDetails, data: object) -> Path:
-    """The path of an error in the data. pydantic's own location also names the branches of unions, left out here."""
+    """The path of an error in the data: pydantic's location without the branches of unions."""
     path: list[str | int] = []
     for part in error["loc"]:
         is_key = isinstance(data, dict) and part in data
@@ -116,7 +116,7 @@ def located(error: ErrorDetails, data: object) -> Path:
 
 
 def by_path(errors: Sequence[ErrorDetails], data: object) -> dict[Path, list[ErrorDetails]]:
-    """Errors by where they are in the data; those of the alternatives of one field come together."""
+    """Errors by their path in the data; those of a field's alternatives are grouped."""
     found: dict[Path, list[ErrorDetails]] = {}
     for error in errors:
         # pydantic counts only the valid items, so a list with a wrong item is also called too short
@@ -126,7 +126,7 @@ def by_path(errors: Sequence[ErrorDetails], data: object) -> dict[Path, list[Err
 
 
 def explain(errors: Sequence[ErrorDetails], root: type[BaseModel]) -> str:
-    """One sentence about the errors of one field; several are those of the alternatives that it may take."""
+    """One sentence about the errors of one field; several errors are those of its alternatives."""
     first = errors[0]
     if first["type"] == "missing":
         return "is missing; it has no default, so give it a value"

@@ -1,4 +1,4 @@
-"""docs/reference/fields.md: every field of the sweep file, from the JSON Schema alone."""
+"""Generates docs/reference/fields.md, every field of the sweep file, from the JSON Schema."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ def fields_markdown() -> str:
 
 
 def _section(path: str, field: Schema, schema: Schema) -> Iterator[str]:
-    """A section and those inside of it; nothing for a field that is none."""
+    """A section and its subsections; empty for a field that is not a section."""
     for definition in _definitions(field):
         section = schema["$defs"][definition]
         if section.get("type") != "object":
@@ -151,7 +151,7 @@ def _number(value: float) -> str:
 
 
 def _definitions(field: Schema) -> list[str]:
-    """The definitions of a field that is, or may be, a section of its own."""
+    """The definitions of a field that is, or may be, a section."""
     references = [each.get("$ref", "") for each in (field, *field.get("anyOf", ()), *field.get("oneOf", ()))]
     return [each.rpartition("/")[2] for each in references if each]
 

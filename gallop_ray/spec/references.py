@@ -1,4 +1,4 @@
-"""Where in a sweep a `module:Name` may stand."""
+"""Where a sweep may contain `module:Name`."""
 
 from collections.abc import Iterator
 

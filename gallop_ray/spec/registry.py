@@ -1,7 +1,7 @@
-"""Every method that a sweep file may name: the built-in ones, those of installed packages, and `module:Class`.
+"""The registry of methods: the built-in ones, those of installed packages, and `module:Class`.
 
-A method is known by its options, which say where its implementation is. Nothing else lists the methods: schema, init,
-reference, messages and the contract's tests ask here.
+A method is registered by its options, which name its implementation. Nothing else lists the methods: schema, init,
+reference, messages and the contract's tests use this.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,26 +26,26 @@ GROUP = "gallop_ray.methods"
 """The entry points by which a package offers methods: `name = "module:Class"`."""
 
 STORED = {"unchecked": True, "stored": True}
-"""The context in which a Sweep or a Configuration is read from records, by processes that do not run methods.
+"""The validation context for a Sweep or a Configuration from records, in processes that do not run methods.
 
-A method that is not built in becomes a StoredMethodSpec, and nothing is imported for it. Fields are not held against
+A method that is not built in becomes a StoredMethodSpec, and nothing is imported for it. Fields are not checked against
 each other, as with UNCHECKED.
 """
 
 
 class StoredMethodSpec(MethodSpec):
-    """Options of a method as records have them, whether or not it is installed here."""
+    """Options of a method from records, whether or not it is installed here."""
 
     model_config = ConfigDict(extra="allow")
 
 
 def method_types() -> list[str]:
-    """Every type that has a name: the built-in ones in their order, then those of installed packages."""
+    """All types with a name: the built-in ones in their order, then those of installed packages."""
     return [*BUILT_IN, *(name for name in sorted(installed(GROUP)) if name not in BUILT_IN)]
 
 
 def method_spec(kind: str) -> type[MethodSpec]:
-    """The options of a method by its type. Raises ValueError for a type that there is not, with what there is."""
+    """The options of a method by its type. Raises ValueError for an unknown type, with the known ones."""
     if kind in BUILT_IN:
         return BUILT_IN[kind]
     if is_reference(kind):
@@ -57,7 +57,7 @@ def method_spec(kind: str) -> type[MethodSpec]:
 
 
 def method_specs() -> Iterator[type[MethodSpec]]:
-    """The options of every method that has a name; those of installed packages that do not load are left out."""
+    """The options of all methods with a name, without those of installed packages that fail to load."""
     for kind in method_types():
         try:
             yield method_spec(kind)
@@ -67,7 +67,7 @@ def method_specs() -> Iterator[type[MethodSpec]]:
 
 @cache
 def _of_class(kind: str, method: Any) -> type[MethodSpec]:
-    """The options of a method's class, with the type by which a sweep file calls it."""
+    """The options of a method's class, with its type in sweep files."""
     options = getattr(method, "Options", None)
     if not isinstance(method, type) or not isinstance(options, type) or not issubclass(options, MethodSpec):
         raise ValueError(f"{method!r} is no method; derive it from MaskMethod, RefreshedMethod or TunerMethod")
@@ -81,7 +81,7 @@ def _of_class(kind: str, method: Any) -> type[MethodSpec]:
 
 
 def _with_class(value: object, info: ValidationInfo) -> object:
-    """The options of the class that the type names; whatever is there already stays."""
+    """Options as instances of the class that the type names; instances stay unchanged."""
     if isinstance(value, MethodSpec):
         return value
     kind = value.get("type") if isinstance(value, Mapping) else None
@@ -102,7 +102,7 @@ def _with_class(value: object, info: ValidationInfo) -> object:
 
 
 def _detailed(error: ErrorDetails, spec: type[MethodSpec]) -> InitErrorDetails:
-    """The same error; that of an unknown key knows which keys there are, which a Sweep's own fields do not tell."""
+    """The same error, but for an unknown key with the known ones, which a Sweep's own fields do not show."""
     kind: str | PydanticCustomError = error["type"]
     if kind == "extra_forbidden":
         kind = PydanticCustomError("extra_forbidden", "unknown key", {"known": known_keys(error["loc"][:-1], spec)})

@@ -20,7 +20,7 @@ _CLOSE = 0.8
 
 
 def training_paths(sweep: Sweep) -> Iterator[Finding]:
-    """Paths under `training.` that name no field."""
+    """Paths under `training.` that are not fields."""
     known = [f"training.{field}" for field in searchable(TrainingSpec)]
     for key in sweep.search.space:
         if key.startswith("training.") and key not in known:
@@ -48,7 +48,7 @@ def method_paths(sweep: Sweep) -> Iterator[Finding]:
 
 
 def range_values(sweep: Sweep) -> Iterator[Finding]:
-    """Ends and choices that a field does not take."""
+    """Ends and choices that a field does not allow."""
     for key, values in sweep.search.space.items():
         reached = [(path, method) for method in sweep.methods if (path := normalised(key, method))]
         fields = dict.fromkeys((section_model(path, method), path.partition(".")[2]) for path, method in reached)
@@ -64,7 +64,7 @@ def grid_is_finite(sweep: Sweep) -> Iterator[Finding]:
 
 
 def first_points_fit(sweep: Sweep) -> Iterator[Finding]:
-    """Points to try first that no method can try, or that are there twice."""
+    """Points to try first that no method can try, or that are duplicates."""
     space, first = sweep.search.space, sweep.search.first
     searched = [set(space_keys(sweep, method).values()) for method in sweep.methods]
     for place, point in enumerate(first):
@@ -78,7 +78,7 @@ def first_points_fit(sweep: Sweep) -> Iterator[Finding]:
 
 
 def best_can_be_kept(sweep: Sweep) -> Iterator[Finding]:
-    """Coming back to the best step where nothing says which that is, or where more than values would have to change."""
+    """`keep: best` where nothing defines the best step, or where more than values would have to be restored."""
     several = "best is not allowed with several metrics; the best step is that of one, so choose objective.metric"
     unknown = "best is not allowed without training.validate_steps; give it the optimizer steps between validations"
     for place, method in enumerate(sweep.methods):
@@ -108,7 +108,7 @@ def lora_has_one_scale(sweep: Sweep) -> Iterator[Finding]:
 
 
 def decay_has_a_target(sweep: Sweep) -> Iterator[Finding]:
-    """Weight decay to the base where a method keeps no base values of its own to pull to."""
+    """Weight decay to the base where a method keeps no base values to decay to."""
     for place, method in enumerate(sweep.methods):
         keys = space_keys(sweep, method)
         if not method.decays_to_base and "base" in _choices(sweep, keys, "decay_to"):
@@ -117,7 +117,7 @@ def decay_has_a_target(sweep: Sweep) -> Iterator[Finding]:
 
 
 def entries_have_ages(sweep: Sweep) -> Iterator[Finding]:
-    """Optimizers that correct for the steps they have done, beside masks whose entries have not all done as many."""
+    """Optimizers with bias correction by one step count, with masks whose entries have different ages."""
     for place, method in enumerate(sweep.methods):
         keys = space_keys(sweep, method)
         named = [str(each).lower() for each in _choices(sweep, keys, "optimizer")]
@@ -182,13 +182,13 @@ def _uneven_batch(sweep: Sweep, method: MethodSpec) -> Iterator[tuple[tuple[Path
 
 
 def _choices(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[object]:
-    """The values of a field of the training that the search may take, a range by its ends, or its only one."""
+    """The values of a training field in the search, a range by its ends, or its only value."""
     key = keys.get(f"training.{field}")
     return (getattr(sweep.training, field),) if key is None else extremes(sweep.search.space[key])
 
 
 def _values(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[int]:
-    """The values that a field of the training takes in the search, or its only one; none where a value is wrong."""
+    """The values of a training field in the search, or its only value; empty where one is invalid."""
     key = keys.get(f"training.{field}")
     values = (getattr(sweep.training, field),) if key is None else points(sweep.search.space[key])
     if isinstance(values, range):

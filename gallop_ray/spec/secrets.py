@@ -1,4 +1,4 @@
-"""Addresses without what is secret in them: the one place that knows which parts of an address those are."""
+"""Removes secrets from addresses: the only place that knows which parts of an address are secret."""
 
 import re
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ HIDDEN = "***"
 _ADDRESS = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+")
 _PARTS = re.compile(r"(?s)(?P<head>[^/:]*:/{2})(?P<place>[^?#]*)(?P<tail>.*)")
 _HOST = re.compile(r"[^:]*(:\d*)?|\[.*")
-# All other values of a query may be a password under whatever name.
+# Harmless keys of a query; the value of any other may be a password.
 _HARMLESS = ("charset", "connect_timeout", "driver", "mode", "sslmode", "timeout", "uri")
 _SHORTEST = 3
-"""Shorter parts of a password are left in a message: they would be found in every other word."""
+"""Shorter parts of a password are not hidden in messages, because they would match in ordinary words."""
 
 
 def hidden(address: str) -> str:
     """The address with *** for its user part and for the values of its query that may be secret.
 
-    A password may hold `/`, `?`, `#` and `@` though it should be written with %2F, %3F, %23 and %40: whatever stands
+    A password may contain `/`, `?`, `#` and `@` although these should be written as %2F, %3F, %23 and %40: everything
     before the last @ belongs to the user part.
     """
     head, user, rest = _split(address)
@@ -31,7 +31,7 @@ def hidden(address: str) -> str:
 
 
 def hidden_in(text: str, *addresses: str | None) -> str:
-    """A message, such as one of a database's driver, without the secrets of the addresses in it and of those given."""
+    """A message, such as a database driver's, without the secrets of the addresses in it and of those given."""
     for address in filter(None, addresses):
         text = text.replace(address, hidden(address))
         for secret in sorted(_secrets(address), key=len, reverse=True):
@@ -40,18 +40,18 @@ def hidden_in(text: str, *addresses: str | None) -> str:
 
 
 def without_secrets(sweep: Sweep) -> Sweep:
-    """The sweep as it may be written anywhere: to its records, to Ray, to the terminal."""
+    """The sweep without secrets, for its records, Ray and the terminal."""
     return _with_addresses(sweep, *(address and hidden(address) for address in _addresses(sweep)))
 
 
 def with_secrets(sweep: Sweep, source: Sweep) -> Sweep:
-    """A sweep that was read from its records, with the addresses of its source where they differ in secrets only."""
+    """A sweep from records, with the addresses of its source where they differ only by secrets."""
     both = zip(_addresses(sweep), _addresses(source), strict=True)
     return _with_addresses(sweep, *(known if known and hidden(known) == kept else kept for kept, known in both))
 
 
 def lacks_secrets(sweep: Sweep) -> bool:
-    """Whether an address of the sweep cannot be used because its secrets were left out."""
+    """Whether an address of the sweep cannot be used because its secrets are missing."""
     return any(address and HIDDEN in address for address in _addresses(sweep))
 
 
@@ -93,7 +93,7 @@ def _hidden_pair(pair: str) -> str:
 
 
 def _secrets(address: str) -> Iterator[str]:
-    """What of an address must not be told, as it is written and as it is meant, whole and in the parts of a host."""
+    """The secrets of an address, quoted and unquoted, as a whole and in parts."""
     _, user, rest = _split(address)
     _, _, query = _first_of(rest, "?#")
     pairs = (pair.partition("=") for pair in query.split("&"))

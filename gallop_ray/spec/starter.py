@@ -17,11 +17,11 @@ _LONGEST = 1024  # tokens
 
 @dataclass(frozen=True)
 class Answers:
-    """What a first sweep is about. `train` and `ood` are tasks of `data`, which is as data.root.
+    """The choices for a first sweep. `train` and `ood` are tasks of `data`, which is the value of data.root.
 
-    `chat`: whether the model has a chat template. `examples`: how many there are to train on, None where unknown.
-    `longest`: tokens of the longest prompt with its answer, None where unknown; `new_tokens`: of the longest answer
-    where more have to be generated than is usual.
+    `chat`: whether the model has a chat template. `examples`: the number of training examples, None where unknown.
+    `longest`: tokens of the longest prompt with its answer, None where unknown; `new_tokens`: of the longest answer, if
+    more have to be generated than by default.
     """
 
     name: str
@@ -39,25 +39,25 @@ class Answers:
 
     @property
     def toy(self) -> bool:
-        """Whether this is the pocket model on generated tasks, which wants larger steps and shorter texts."""
+        """Whether this is the pocket model on generated tasks, which needs larger steps and shorter texts."""
         return self.model == "pocket" and self.data == "generated"
 
 
 def starter_methods() -> list[str]:
-    """The methods that need no option of their own to begin with."""
+    """The methods without required options."""
     fields = [spec.model_fields for spec in method_specs()]
     return [each["type"].default for each in fields if not any(field.is_required() for field in each.values())]
 
 
 def starter_text(answers: Answers, schema: str | None = None) -> str:
-    """The sweep file; `schema` is the path of the JSON Schema for editors, as seen from the file's folder."""
+    """The sweep file; `schema`: the path of the JSON Schema for editors, relative to the file's folder."""
     sections = [_head(answers, schema), _model(answers), _data(answers), _methods(answers)]
     sections += [_search(answers), _training(answers), _machine(answers)]
     return "\n\n".join("\n".join(lines) for each in sections if (lines := list(each))) + "\n"
 
 
 def _noted(line: str, note: str) -> str:
-    """A line with a comment that stands under those of the lines around."""
+    """A line with a comment that is aligned with those of the lines around it."""
     return f"{line:<28}  # {note}"
 
 
@@ -158,7 +158,7 @@ def _training(answers: Answers) -> Iterator[str]:
 
 
 def _length(answers: Answers) -> int:
-    """Room for the longest text, rounded up, within what fits into most memories."""
+    """A length for the longest text, rounded up, within what most machines' memory can hold."""
     return 512 if answers.longest is None else min(_LONGEST, -(-answers.longest // 16) * 16)
 
 
@@ -171,6 +171,6 @@ def _machine(answers: Answers) -> Iterator[str]:
 
 
 def _value(text: str) -> str:
-    """Text as YAML writes it inside of a list."""
+    """Text as YAML writes it inside a list."""
     written: str = yaml.dump([text], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1000)
     return written.strip()[1:-1]

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gallop_ray.disk.damage import note_damage
+from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.records.files import read_json
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.metrics import task_weights
@@ -48,6 +49,19 @@ def recorded(run: RunFolder) -> Correct:
         )
         return {}
     return correct
+
+
+def base_recorded(folder: SweepFolder, sweep: Sweep) -> Correct:
+    """base_correct.json under the names that runs have: of several rounds `<task trained on>/<task>`."""
+    try:
+        correct = read_json(folder.path / "base_correct.json") or {}
+    except Damaged:
+        correct = {}
+    if not _is_correct(correct, 3):
+        return {}
+    if len(sweep.data.rounds) == 1:
+        return correct
+    return {f"{each.train_task}/{task}": splits for each in sweep.data.rounds for task, splits in correct.items()}
 
 
 def _is_correct(value: Any, depth: int) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from gallop_ray.analysis.answers import recorded, weighted, weights_of
 from gallop_ray.analysis.comparison import Comparison, Side, compare, corrected
+from gallop_ray.analysis.learning import Learning, learning, nothing_learnt
 from gallop_ray.analysis.ranking import best, of_the_search, of_the_verdict
 from gallop_ray.analysis.spread import Spread, spread
 from gallop_ray.analysis.verdict import Verdict, decide, selection_text
@@ -78,7 +79,9 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
         best=tuple(statistics for statistics, _ in winners),
         comparisons=tuple(each for of_metric in comparisons.values() for each in of_metric),
         stability=rank_stability([_by_seed(runs, metric) for _, runs in winners]),
-        verdict=_verdict(metric, winners, comparisons[metric], sweep),
+        verdict=_verdict(
+            metric, winners, comparisons[metric], sweep, learning(folder, sweep, best(results, sweep.objective))
+        ),
     )
 
 
@@ -166,11 +169,15 @@ def rank_stability(methods: Sequence[Mapping[int, float]]) -> float | None:
     return fmean(known) if known else None
 
 
-def _verdict(metric: str, best: Best, comparisons: Sequence[Comparison], sweep: Sweep) -> Verdict | None:
+def _verdict(
+    metric: str, best: Best, comparisons: Sequence[Comparison], sweep: Sweep, learnt: Learning | None
+) -> Verdict | None:
     ranking = [statistics.method for statistics, _ in best]
     if len(ranking) < 2:
         return None
     verdict = decide(metric, ranking, comparisons)
+    if learnt is not None and learnt.means and not learnt.learnt:
+        verdict = replace(verdict, outcome="nothing learnt", text=f"Nothing learnt: {nothing_learnt(learnt)}.")
     missing = [method.name for method in sweep.methods if method.name not in ranking]
     said = [verdict.text, selection_text(sweep), f"Nothing to go by yet: {', '.join(missing)}." if missing else None]
     return replace(verdict, text=" ".join(filter(None, said)))

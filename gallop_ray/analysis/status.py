@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from gallop_ray.analysis.diagnoses import Diagnosis, diagnoses
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.analysis.live import ActiveRun, SweepState
 from gallop_ray.analysis.ranking import Summary
@@ -114,6 +115,7 @@ class SweepStatus:
     running: tuple[Running, ...]
     half_done: tuple[HalfDone, ...]
     failed: tuple[Failed, ...]
+    diagnoses: tuple[Diagnosis, ...] = ()
 
 
 class StatusReader:
@@ -123,6 +125,7 @@ class StatusReader:
         self._folder, self._sweep = folder, sweep
         self._planned = {plan.method: plan for plan in plan_sweep(sweep, None).methods}
         self._driver: control.Driver | None = None
+        self._diagnosed: tuple[int, tuple[Diagnosis, ...]] = 0, ()
         self._state = self._new_state()
 
     def _new_state(self) -> SweepState:
@@ -157,7 +160,14 @@ class StatusReader:
             running=tuple(map(_running, state.active)),
             half_done=tuple(_half_done(run, self._folder) for run in state.half_done),
             failed=tuple(_failed(result) for result in state.results if not result.finished),
+            diagnoses=self._diagnoses(len(state.results)),
         )
+
+    def _diagnoses(self, ended: int) -> tuple[Diagnosis, ...]:
+        """From the whole records, of which the state keeps little; looked for again only when a run has ended."""
+        if ended != self._diagnosed[0]:
+            self._diagnosed = ended, tuple(diagnoses(self._folder, self._sweep))
+        return self._diagnosed[1]
 
     def _word(self, left: int) -> State:
         if self._driver is None:

@@ -121,7 +121,7 @@ def _needed(needed: int | None, closest: Comparison, methods: int) -> str:
     return f"If that difference is real, about {needed} seeds would separate them; {more}."
 
 
-Outcome = Literal["best", "tied with", "not enough seeds"]
+Outcome = Literal["best", "tied with", "not enough seeds", "nothing learnt"]
 
 MARGIN = 0.02
 """Methods whose means differ by less than this are equally good: two points of accuracy."""

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from gallop_ray.analysis.diagnoses import diagnoses
 from gallop_ray.analysis.ranking import best, best_run
 from gallop_ray.mlflow_mirror.store import MlflowStore
 from gallop_ray.records.folders import MASK_REPORT, PAGE, VERDICT, SweepFolder
@@ -29,7 +30,7 @@ def upload_sweep_artifacts(folder: SweepFolder, sweep: Sweep, store: MlflowStore
     Missing files are skipped. Uploading again replaces what was there.
     """
     chosen = handed_out(folder, sweep)
-    store.log(run_id, tags={"mlflow.note.content": _description(folder, store, run_id, chosen)})
+    store.log(run_id, tags={"mlflow.note.content": _description(folder, sweep, store, run_id, chosen)})
     for name in _FILES:
         if (folder.path / name).exists():
             store.upload(run_id, folder.path / name)
@@ -50,10 +51,12 @@ def _hand_out_adapter(folder: SweepFolder, run: RunFolder, store: MlflowStore, r
     store.extras.log_model(run_id, folder.path.name, run.adapter, tags)
 
 
-def _description(folder: SweepFolder, store: MlflowStore, run_id: str, chosen: RunFolder | None) -> str:
+def _description(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: str, chosen: RunFolder | None) -> str:
     """The description, in Markdown, which MLflow renders."""
     verdict = folder.path / VERDICT
     lines = [verdict.read_text(encoding="utf-8").strip()] if verdict.exists() else []
+    if found := diagnoses(folder, sweep):
+        lines.append("\n".join(f"- {each.kind}: {each.text}" for each in found))
     if (folder.path / PAGE).exists():
         lines.append(f"[The report]({store.page(run_id, PAGE)}) is among the artifacts.")
     if chosen is not None:

@@ -3,6 +3,7 @@
 import yaml
 
 from gallop_ray.analysis.best import Best, best_of_methods
+from gallop_ray.analysis.diagnoses import diagnoses
 from gallop_ray.analysis.statistics import sweep_statistics
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.plain_yaml import Dumper
@@ -20,6 +21,8 @@ def print_best(directory: str, of_each_method: bool) -> None:
     print("\n\n".join(map(_described, found[: None if of_each_method else 1])))
     if verdict := sweep_statistics(folder, sweep).verdict:
         print(f"\n{verdict.text}")
+    for each in diagnoses(folder, sweep):
+        print(f"{each.kind}: {each.text}")
 
 
 def _described(best: Best) -> str:
@@ -27,7 +30,6 @@ def _described(best: Best) -> str:
         [
             f"{best.configuration}, mean ± standard deviation over {best.seeds} seeds:",
             *(f"  {name}: {_measured(*measured)}" for name, measured in best.metrics.items()),
-            *(f"at an edge: {edge}" for edge in best.edges),
             "\n# its settings, for a sweep file",
             yaml.dump(best.settings, Dumper=Dumper, sort_keys=False, allow_unicode=True),
             *_adapters(best),

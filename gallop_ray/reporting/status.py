@@ -83,8 +83,7 @@ def _lines(status: SweepStatus) -> Iterable[str]:
         yield f"{bad.status}: {bad.configuration} seed {bad.seed}: {(bad.reason or '').split(chr(10))[0]}"
     if status.best:
         yield f"best {status.best.configuration}: {status.objective} {_percent(status.best.objective)}"
-    for method in status.methods.values():
-        yield from (f"at an edge: {edge}" for edge in (method.best.edges if method.best else ()))
+    yield from (f"{each.kind}: {each.text}" for each in status.diagnoses)
 
 
 def _running_line(run: Running) -> str:

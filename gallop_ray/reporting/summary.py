@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gallop_ray.analysis.diagnoses import diagnoses
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.analysis.ranking import best
 from gallop_ray.analysis.statistics import sweep_statistics
@@ -17,7 +18,7 @@ from gallop_ray.records.folders import PAGE, SweepFolder
 from gallop_ray.reporting.table import configurations_table, final_table
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
-from gallop_ray.tasks.metrics import VACUOUS, base_metrics, is_vacuous
+from gallop_ray.tasks.metrics import base_metrics
 
 
 def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
@@ -31,12 +32,13 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     metrics = base_metrics(base, sweep.data)
     if len(folder.configurations()) > len(sweep.methods):
         console.print(configurations_table(results, sweep.objective))
-    edges = edges_of(folder, sweep, best(results, sweep.objective))
+    chosen = best(results, sweep.objective)
+    edges = edges_of(folder, sweep, chosen)
     console.print(final_table(results, metrics, sweep.objective, edges))
     if verdict := sweep_statistics(folder, sweep).verdict:
         console.print(verdict.text, end="\n\n", highlight=False)
-    if any(is_vacuous(base, each.ood) for each in sweep.data.rounds):
-        console.print(VACUOUS, soft_wrap=True)
+    for each in diagnoses(folder, sweep, chosen):
+        console.print(f"{each.kind}: {each.text}", soft_wrap=True, highlight=False)
     console.print(timing_table(folder))
     console.print(f"records: {folder.path}")
     console.print(f"MLflow:  {hidden(tracking_uri(sweep))}  (gallop-ray ui --output {folder.path})", soft_wrap=True)

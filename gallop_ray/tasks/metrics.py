@@ -9,10 +9,6 @@ from gallop_ray.spec.schema import DataSpec
 from gallop_ray.tasks.values import Values, mean
 
 VACUOUS_BELOW = 0.05
-VACUOUS = (
-    f"Forget ratios by generation are vacuous: the base model answers less than {VACUOUS_BELOW:.0%} of the OOD tests "
-    "right that way, so there is nothing to forget."
-)
 
 Accuracies = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By task, split ("validation", "test") and way of measuring; the first way of a split is what counts for the task."""

@@ -37,7 +37,7 @@ def test_the_best_with_its_settings_and_the_adapter_of_its_best_seed(
     (adapter,) = re.findall("adapter: (.*)", text)
     assert adapter.endswith("seed-1/adapter.safetensors")
     assert f"gallop-ray export {Path(adapter).parent} --to" in text
-    assert text.rstrip().splitlines()[-1].startswith("Not enough seeds by ID accuracy on test sets: gallop is ahead")
+    assert "\nNot enough seeds by ID accuracy on test sets: gallop is ahead" in text
     settings = yaml.safe_load(text[text.index("methods:") : text.index("adapter:")])
     file = tmp_path / "again.yaml"
     again = {"name": "again", "model": {"name": "pocket"}, "data": {"train": "x", "ood": ["y"]}, **settings}

@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from gallop_ray.sparse.memory import free_memory, is_out_of_memory
 from gallop_ray.sparse.weights import is_split, rank, world_size
 from gallop_ray.tasks.answers import is_right, read_answer
-from gallop_ray.tasks.encode import encode_options, encode_prompt, ended
+from gallop_ray.tasks.encode import encode_options, encode_prompt
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.padding import batches, last_logits, left_padded, reads_padded
 
@@ -118,7 +118,7 @@ def _rows(index: int, example: Example, tokenizer: Any, settings: EvaluationSett
         # another, and their ends would take a sequence for each.
         tails = {i: option[shared:] for i, option in enumerate(encoded.options)}
         return [_Row(index, encoded.prompt + encoded.options[0][:shared], tails)]
-    answers = [ended(option, tokenizer) for option in encoded.options]
+    answers = [encoded.ended(option) for option in range(len(encoded.options))]
     return [_Row(index, encoded.prompt + answer[:-1], {i: answer}) for i, answer in enumerate(answers)]
 
 

@@ -1,23 +1,55 @@
 """Prompts by a model's own chat template: what it refuses is said in its words, and its date is one for all runs."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 _A_DATE, _ANOTHER = datetime(2001, 2, 3, 4, 5, 6), datetime(2012, 11, 10, 9, 8, 7)
 
 
-def chat_ids(content: str, tokenizer: Any) -> list[int]:
-    """The tokens of one user's message, up to where the answer begins. Raises ValueError where the template refuses."""
+def chat_text(content: str, tokenizer: Any) -> str:
+    """One user's message, up to where the answer begins. Raises ValueError where the template refuses it."""
+    return rendered([{"role": "user", "content": content}], tokenizer, prompt=True)
+
+
+def rendered(
+    messages: Sequence[Mapping[str, Any]], tokenizer: Any, prompt: bool = False, tools: Sequence[Any] | None = None
+) -> str:
+    """A conversation as the template writes it; with `prompt` up to where the assistant's answer begins.
+
+    Raises ValueError where the template refuses it.
+    """
     if tokenizer.chat_template is None:
         raise ValueError("prompt is `chat`, but the model's tokenizer has no chat template; write a prompt template")
-    messages = [{"role": "user", "content": content}]
     try:
-        ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        text: str = tokenizer.apply_chat_template(
+            list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
+        )
     except Exception as error:  # the template is a program: it raises what its errors come to
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         fix = "write data.prompt as a template of {instruction} and {input}, or correct it in the tokenizer's folder"
         raise ValueError(f"the model's chat template cannot be used ({reason}); {fix}") from error
-    return ids
+    return text
+
+
+def chat_end(tokenizer: Any) -> list[int]:
+    """What the template writes after an assistant's answer, as tokens; the end of the sequence where that is nothing."""
+    return list(_end(tokenizer, tokenizer.chat_template))
+
+
+@lru_cache(maxsize=64)
+def _end(tokenizer: Any, template: str) -> tuple[int, ...]:
+    question, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
+    try:
+        begun = rendered([question], tokenizer, prompt=True)
+        whole = rendered([question, answer], tokenizer)
+    except ValueError:
+        whole = begun = ""
+    _, answered, marker = whole.removeprefix(begun).partition("y")
+    known = whole.startswith(begun) and answered and marker.strip()
+    ids: list[int] = tokenizer(marker.rstrip(), add_special_tokens=False)["input_ids"] if known else []
+    return tuple(ids or [tokenizer.eos_token_id])
 
 
 def fix_time(tokenizer: Any, moment: datetime) -> None:
@@ -43,7 +75,7 @@ def changes_with_time(tokenizer: Any) -> bool:
     try:
         for moment in (_A_DATE, _ANOTHER):
             fix_time(tokenizer, moment)
-            found.append(chat_ids("?", tokenizer))
+            found.append(chat_text("?", tokenizer))
     finally:
         fix_time(tokenizer, before)
     return found[0] != found[1]

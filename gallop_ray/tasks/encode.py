@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gallop_ray.tasks.chat import chat_ids
+from gallop_ray.tasks.boundary import meet, prompt_alone
+from gallop_ray.tasks.chat import chat_end, chat_text
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.token_loss import token_losses
 
@@ -20,10 +21,18 @@ _FIELDS = re.compile(r"(\{instruction\}|\{input\})")
 
 @dataclass(frozen=True)
 class EncodedOptions:
-    """Token ids of a prompt and of each of its answer options (without end-of-sequence)."""
+    """Token ids of a prompt, of each of its answer options, and of what ends an answer.
+
+    The end is the end of the sequence, or what a chat template writes after an assistant's turn.
+    """
 
     prompt: list[int]
     options: list[list[int]]
+    end: list[int]
+
+    def ended(self, option: int) -> list[int]:
+        """An answer option as it is trained, and as its likelihood is measured: with its end."""
+        return [*self.options[option], *self.end]
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Encoded:
 
 @lru_cache(maxsize=1 << 15)
 def encode_options(example: Example, tokenizer: Any, prompt: str, max_length: int) -> EncodedOptions:
-    """Tokenise a prompt and each option separately, so that the prompt's tokens are the same for every option.
+    """The tokens of a prompt, the same for every option, and of each option after it, as they are in the whole text.
 
     A prompt that does not leave room for the longest option is cut from the left (after a beginning-of-sequence
     token). Raises ValueError where an option alone does not fit in `max_length` tokens, or has no tokens.
@@ -52,8 +61,8 @@ def encode_options(example: Example, tokenizer: Any, prompt: str, max_length: in
 
 
 def _encoded(example: Example, tokenizer: Any, prompt: str, max_length: int) -> EncodedOptions:
-    options: list[list[int]] = tokenizer(list(example.options), add_special_tokens=False)["input_ids"]
-    if not all(options):
+    ids, options = meet(_prompt_text(example, tokenizer, prompt), example.options, tokenizer, prompt != CHAT)
+    if not all(options) or not all(example.options):
         raise ValueError(
             f"{_at(example)}an answer option of {example.instruction[:80]!r} is empty; every option needs some text"
         )
@@ -63,17 +72,17 @@ def _encoded(example: Example, tokenizer: Any, prompt: str, max_length: int) -> 
                 f"{_at(example)}the model's tokenizer cannot tell the options {example.options[first]!r} and {text!r} "
                 "apart, so that neither can be right; write them with tokens that it has, or take another model"
             )
-    longest = max(map(len, options))
-    room = max_length - longest - 1
-    if room < 1:
+    end = chat_end(tokenizer) if prompt == CHAT else [tokenizer.eos_token_id]
+    longest = max(map(len, options)) + len(end)
+    if longest >= max_length:
         raise ValueError(no_room(example, longest, max_length))
-    return EncodedOptions(_cut_left(_checked_prompt(example, tokenizer, prompt), room, tokenizer), options)
+    return EncodedOptions(_cut_left(_checked(ids, example, prompt), max_length - longest, tokenizer), options, end)
 
 
 def no_room(example: Example, tokens: int, max_length: int) -> str:
-    """What is said of an example whose longest option has so many tokens that no prompt fits before it."""
+    """What is said of an example whose longest option with its end has so many tokens that no prompt fits before it."""
     said = f"{_at(example)}the answer {example.answer[:80]!r} of {tokens} tokens leaves no room in {max_length} tokens"
-    return f"{said}; raise max_length to {tokens + 2} or more, or shorten the answer"
+    return f"{said}; raise max_length to {tokens + 1} or more, or shorten the answer"
 
 
 def _at(example: Example) -> str:
@@ -88,22 +97,18 @@ def encode_prompt(example: Example, tokenizer: Any, prompt: str, max_length: int
     """
     if example.number is None:
         return encode_options(example, tokenizer, prompt, max_length).prompt
-    return _cut_left(_checked_prompt(example, tokenizer, prompt), max_length, tokenizer)
+    ids = prompt_alone(_prompt_text(example, tokenizer, prompt), tokenizer, prompt != CHAT)
+    return _cut_left(_checked(ids, example, prompt), max_length, tokenizer)
 
 
 def encode(example: Example, tokenizer: Any, prompt: str, max_length: int) -> Encoded:
-    """Prompt, answer and end-of-sequence in at most `max_length` tokens; errors as in `encode_options`.
+    """Prompt, answer and its end in at most `max_length` tokens; errors as in `encode_options`.
 
     `prompt` is a template with {instruction} and {input}, or `chat` for the tokenizer's chat template.
     """
     encoded = _encoded(example, tokenizer, prompt, max_length)
-    answer = ended(encoded.options[example.label], tokenizer)
+    answer = encoded.ended(example.label)
     return Encoded(encoded.prompt + answer, [IGNORED] * len(encoded.prompt) + answer)
-
-
-def ended(option: Sequence[int], tokenizer: Any) -> list[int]:
-    """An answer option as it is trained, and as its likelihood is measured: with the end of the sequence after it."""
-    return [*option, tokenizer.eos_token_id]
 
 
 def collate(items: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
@@ -137,26 +142,19 @@ def answer_loss(logits: Tensor, labels: Tensor, positions: Tensor | None = None)
     return per_token.sum(1) / chosen.sum(1).clamp(min=1)
 
 
-def _checked_prompt(example: Example, tokenizer: Any, prompt: str) -> list[int]:
-    found = _prompt_ids(example, tokenizer, prompt)
-    if not found:
+def _checked(ids: list[int], example: Example, prompt: str) -> list[int]:
+    if not ids:
         wrong = f"{_at(example)}the prompt template {prompt!r} gives an empty prompt"
         raise ValueError(f"{wrong}; it needs {{instruction}} or some text")
-    return found
+    return ids
 
 
-def _prompt_ids(example: Example, tokenizer: Any, prompt: str) -> list[int]:
+def _prompt_text(example: Example, tokenizer: Any, prompt: str) -> str:
     if prompt == CHAT:
-        return _chat_ids(example, tokenizer)
+        return chat_text("\n".join(part for part in (example.instruction, example.input) if part), tokenizer)
     parts = {"{instruction}": example.instruction, "{input}": example.input}
     # Not str.format: instructions and templates may hold other braces.
-    text = "".join(parts.get(piece, piece) for piece in _FIELDS.split(prompt))
-    ids: list[int] = tokenizer(text)["input_ids"]
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-
-
-def _chat_ids(example: Example, tokenizer: Any) -> list[int]:
-    return chat_ids("\n".join(part for part in (example.instruction, example.input) if part), tokenizer)
+    return "".join(parts.get(piece, piece) for piece in _FIELDS.split(prompt))
 
 
 def _cut_left(ids: list[int], room: int, tokenizer: Any) -> list[int]:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from gallop_ray.tasks.chat import changes_with_time, chat_ids, fix_time
+from gallop_ray.tasks.chat import changes_with_time, chat_text, fix_time
 from gallop_ray.training.pocket import pocket_tokenizer
 
 BODY = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -29,7 +29,7 @@ def with_template(text: str):
 )
 def test_a_template_that_cannot_be_used_is_told_in_its_own_words(template, said):
     with pytest.raises(ValueError, match="the model's chat template cannot be used") as refused:
-        chat_ids("Who?", with_template(template))
+        chat_text("Who?", with_template(template))
     assert said in str(refused.value)
     assert "write data.prompt as a template of {instruction} and {input}" in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -38,11 +38,11 @@ def test_a_template_that_cannot_be_used_is_told_in_its_own_words(template, said)
 def test_a_template_that_writes_the_time_writes_the_one_that_is_fixed():
     tokenizer = with_template(DATED)
     fix_time(tokenizer, datetime(2026, 1, 2, 3, 4, 5))
-    ids = chat_ids("Who?", tokenizer)
-    assert tokenizer.decode(ids) == "Today is 02 Jan 2026 03:04:05. Who?"
+    text = chat_text("Who?", tokenizer)
+    assert text == "Today is 02 Jan 2026 03:04:05. Who?"
     other = with_template(DATED)
     fix_time(other, datetime(2026, 1, 2, 3, 4, 5))
-    assert chat_ids("Who?", other) == ids, "another slot, later"
+    assert chat_text("Who?", other) == text, "another slot, later"
 
 
 def test_only_templates_that_change_with_time_are_said_to():

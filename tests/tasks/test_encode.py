@@ -28,6 +28,7 @@ def test_training_and_evaluation_see_the_same_tokens():
         options = encode_options(EXAMPLE, tokenizer, TEMPLATE, length)
         item = encode(EXAMPLE, tokenizer, TEMPLATE, length)
         assert item.input_ids == [*options.prompt, *options.options[1], tokenizer.eos_token_id]
+        assert options.ended(1) == [*options.options[1], tokenizer.eos_token_id]
 
 
 def test_a_long_prompt_is_cut_from_the_left():
@@ -50,8 +51,9 @@ def test_chat_uses_the_template_of_the_tokenizer():
     with pytest.raises(ValueError, match="no chat template"):
         encode(EXAMPLE, tokenizer, "chat", 100)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}|assistant: "
-    prompt = encode_options(EXAMPLE, tokenizer, "chat", 100).prompt
-    assert tokenizer.decode(prompt) == "user: max 3 7\n{input}|assistant: "
+    encoded = encode_options(EXAMPLE, tokenizer, "chat", 100)
+    assert tokenizer.decode(encoded.prompt) == "user: max 3 7\n{input}|assistant:"
+    assert tokenizer.decode(encoded.options[1]) == " it is 7", "the blank belongs to the word after it"
 
 
 def test_what_cannot_be_encoded_is_said():

@@ -1,10 +1,12 @@
 """Prompts by a model's own chat template: what it refuses is said in its words, and its date is one for all runs."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+_LOG = logging.getLogger(__name__)
 _A_DATE, _ANOTHER = datetime(2001, 2, 3, 4, 5, 6), datetime(2012, 11, 10, 9, 8, 7)
 
 
@@ -34,22 +36,39 @@ def rendered(
 
 
 def chat_end(tokenizer: Any) -> list[int]:
-    """What the template writes after an assistant's answer, as tokens; the end of the sequence where that is nothing."""
-    return list(_end(tokenizer, tokenizer.chat_template))
+    """What the template writes after an assistant's answer, as tokens; where that is nothing, the sequence's end."""
+    marker = end_marker(tokenizer, tokenizer.chat_template)
+    ids: list[int] = tokenizer(marker, add_special_tokens=False)["input_ids"] if marker else []
+    return ids or [tokenizer.eos_token_id]
 
 
-@lru_cache(maxsize=64)
-def _end(tokenizer: Any, template: str) -> tuple[int, ...]:
+@lru_cache(maxsize=8)
+def end_marker(tokenizer: Any, template: Any) -> str:
+    """The text that the tokenizer's template, `template`, writes after an assistant's answer; blanks are none."""
     question, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
     try:
         begun = rendered([question], tokenizer, prompt=True)
         whole = rendered([question, answer], tokenizer)
     except ValueError:
-        whole = begun = ""
-    _, answered, marker = whole.removeprefix(begun).partition("y")
-    known = whole.startswith(begun) and answered and marker.strip()
-    ids: list[int] = tokenizer(marker.rstrip(), add_special_tokens=False)["input_ids"] if known else []
-    return tuple(ids or [tokenizer.eos_token_id])
+        return ""
+    return whole.removeprefix(begun).partition("y")[2].strip() if whole.startswith(begun) else ""
+
+
+@lru_cache(maxsize=8)
+def takes_system(tokenizer: Any, template: Any) -> bool:
+    """Whether the tokenizer's template, `template`, writes a system message. Where it does not, that is said once."""
+    user, text = {"role": "user", "content": "x"}, "a system message"
+    try:
+        rendered([user], tokenizer, prompt=True)
+    except ValueError:
+        return True  # it needs more than a user's turn: whoever uses it is told what
+    try:
+        if text in rendered([{"role": "system", "content": text}, user], tokenizer, prompt=True):
+            return True
+    except ValueError:
+        pass
+    _LOG.warning("the model's chat template takes no system message: it is put before the first user's turn")
+    return False
 
 
 def fix_time(tokenizer: Any, moment: datetime) -> None:

@@ -4,19 +4,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gallop_ray.tasks.boundary import meet, prompt_alone
 from gallop_ray.tasks.chat import chat_end, chat_text
+from gallop_ray.tasks.conversation import asked_text, tokens_of
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.token_loss import token_losses
 
 CHAT = "chat"
 IGNORED = -100
+Learn = Literal["all", "last"]
 _FIELDS = re.compile(r"(\{instruction\}|\{input\})")
+
+
+class TooLong(ValueError):
+    """An answer that leaves no room for a prompt in max_length."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class EncodedOptions:
     prompt: list[int]
     options: list[list[int]]
     end: list[int]
+    cut: int = 0
+    """How many tokens the prompt has lost at its left."""
 
     def ended(self, option: int) -> list[int]:
         """An answer option as it is trained, and as its likelihood is measured: with its end."""
@@ -41,6 +49,8 @@ class Encoded:
 
     input_ids: list[int]
     labels: list[int]
+    cut: int = 0
+    """How many tokens of the example were left out."""
 
     @property
     def answer_tokens(self) -> int:
@@ -61,7 +71,7 @@ def encode_options(example: Example, tokenizer: Any, prompt: str, max_length: in
 
 
 def _encoded(example: Example, tokenizer: Any, prompt: str, max_length: int) -> EncodedOptions:
-    ids, options = meet(_prompt_text(example, tokenizer, prompt), example.options, tokenizer, prompt != CHAT)
+    ids, options = meet(_prompt_text(example, tokenizer, prompt), example.options, tokenizer, _plain(example, prompt))
     if not all(options) or not all(example.options):
         raise ValueError(
             f"{_at(example)}an answer option of {example.instruction[:80]!r} is empty; every option needs some text"
@@ -72,11 +82,12 @@ def _encoded(example: Example, tokenizer: Any, prompt: str, max_length: int) -> 
                 f"{_at(example)}the model's tokenizer cannot tell the options {example.options[first]!r} and {text!r} "
                 "apart, so that neither can be right; write them with tokens that it has, or take another model"
             )
-    end = chat_end(tokenizer) if prompt == CHAT else [tokenizer.eos_token_id]
+    end = [tokenizer.eos_token_id] if _plain(example, prompt) else chat_end(tokenizer)
     longest = max(map(len, options)) + len(end)
     if longest >= max_length:
-        raise ValueError(no_room(example, longest, max_length))
-    return EncodedOptions(_cut_left(_checked(ids, example, prompt), max_length - longest, tokenizer), options, end)
+        raise TooLong(no_room(example, longest, max_length))
+    cut = _cut_left(_checked(ids, example, prompt), max_length - longest, tokenizer)
+    return EncodedOptions(cut, options, end, len(ids) - len(cut))
 
 
 def no_room(example: Example, tokens: int, max_length: int) -> str:
@@ -95,20 +106,41 @@ def encode_prompt(example: Example, tokenizer: Any, prompt: str, max_length: int
     It leaves room for the options, as in training; without options it may have all of `max_length`, so that nothing
     about the right answer, not even its length, has a say in it.
     """
-    if example.number is None:
+    if example.kind == "choice":
         return encode_options(example, tokenizer, prompt, max_length).prompt
-    ids = prompt_alone(_prompt_text(example, tokenizer, prompt), tokenizer, prompt != CHAT)
+    ids = prompt_alone(_prompt_text(example, tokenizer, prompt), tokenizer, _plain(example, prompt))
     return _cut_left(_checked(ids, example, prompt), max_length, tokenizer)
 
 
-def encode(example: Example, tokenizer: Any, prompt: str, max_length: int) -> Encoded:
-    """Prompt, answer and its end in at most `max_length` tokens; errors as in `encode_options`.
+def encode(example: Example, tokenizer: Any, prompt: str, max_length: int, learn: Learn = "all") -> Encoded:
+    """What is learnt of an example, in at most `max_length` tokens; errors as in `encode_options`.
 
-    `prompt` is a template with {instruction} and {input}, or `chat` for the tokenizer's chat template.
+    Of a question the answer and its end; of a conversation all turns of the assistant, or the `last`; of plain text all
+    tokens. What is too long loses its left, plain text its right. `prompt` is a template with {instruction} and
+    {input}, or `chat` for the tokenizer's chat template.
     """
+    if example.messages:
+        return _conversation(example, tokenizer, max_length, learn)
+    if example.kind == "plain":
+        ids = [*tokenizer(example.answer)["input_ids"], tokenizer.eos_token_id]
+        ids = ids[:-1] if ids[-2:] == [tokenizer.eos_token_id] * 2 else ids
+        return Encoded(ids[:max_length], [IGNORED, *ids[1:max_length]], max(0, len(ids) - max_length))
     encoded = _encoded(example, tokenizer, prompt, max_length)
     answer = encoded.ended(example.label)
-    return Encoded(encoded.prompt + answer, [IGNORED] * len(encoded.prompt) + answer)
+    return Encoded(encoded.prompt + answer, [IGNORED] * len(encoded.prompt) + answer, encoded.cut)
+
+
+def _conversation(example: Example, tokenizer: Any, max_length: int, learn: Learn) -> Encoded:
+    try:
+        turns = tokens_of(example, tokenizer, learn == "last")
+    except ValueError as error:
+        raise ValueError(f"{_at(example)}{error}") from error
+    if (answer := len(turns.ids) - turns.last) >= max_length:
+        raise TooLong(no_room(example, answer, max_length))
+    ids = _cut_left(turns.ids, max_length, tokenizer)
+    cut = len(turns.ids) - len(ids)
+    labels = [token if own else IGNORED for token, own in zip(turns.ids[cut:], turns.own[cut:], strict=True)]
+    return Encoded(ids, [IGNORED, *labels[1:]], cut)
 
 
 def collate(items: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
@@ -131,6 +163,12 @@ def answer_loss(logits: Tensor, labels: Tensor, positions: Tensor | None = None)
 
     Without positions the logits are of all T tokens. An example without answer tokens has loss 0.
     """
+    per_token, chosen = answer_token_losses(logits, labels, positions)
+    return per_token.sum(1) / chosen.sum(1).clamp(min=1)
+
+
+def answer_token_losses(logits: Tensor, labels: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The answer tokens' cross-entropies, 0 elsewhere, and which they are: (B, P) float32 and bool; see answer_loss."""
     if positions is None:
         positions, logits = torch.arange(labels.shape[1] - 1, device=labels.device), logits[:, :-1]
     targets = labels[:, positions + 1]
@@ -138,8 +176,7 @@ def answer_loss(logits: Tensor, labels: Tensor, positions: Tensor | None = None)
     # A mask copies what it lets through, which is worth it only where it leaves something out.
     kept = logits.flatten(0, 1) if bool(chosen.all()) else logits[chosen]
     losses = token_losses(kept, targets[chosen])
-    per_token = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device).masked_scatter(chosen, losses)
-    return per_token.sum(1) / chosen.sum(1).clamp(min=1)
+    return torch.zeros(targets.shape, dtype=torch.float32, device=logits.device).masked_scatter(chosen, losses), chosen
 
 
 def _checked(ids: list[int], example: Example, prompt: str) -> list[int]:
@@ -149,9 +186,19 @@ def _checked(ids: list[int], example: Example, prompt: str) -> list[int]:
     return ids
 
 
+def _plain(example: Example, prompt: str) -> bool:
+    """Whether the prompt is text that the tokenizer begins as any other; a chat template begins its own."""
+    return not example.messages and (prompt != CHAT or example.joint is not None)
+
+
 def _prompt_text(example: Example, tokenizer: Any, prompt: str) -> str:
+    if example.messages:
+        return asked_text(example, tokenizer)
+    asked = "\n".join(part for part in (example.instruction, example.input) if part)
+    if example.joint is not None:
+        return asked + example.joint
     if prompt == CHAT:
-        return chat_text("\n".join(part for part in (example.instruction, example.input) if part), tokenizer)
+        return chat_text(asked, tokenizer)
     parts = {"{instruction}": example.instruction, "{input}": example.input}
     # Not str.format: instructions and templates may hold other braces.
     return "".join(parts.get(piece, piece) for piece in _FIELDS.split(prompt))

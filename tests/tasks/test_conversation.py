@@ -1,0 +1,162 @@
+"""What is learnt of conversations, by chat templates of several makes."""
+
+import json
+
+import pytest
+from tokenizers import AddedToken
+
+from gallop_ray.tasks.chat import takes_system
+from gallop_ray.tasks.encode import IGNORED, encode, encode_options, encode_prompt
+from gallop_ray.tasks.examples import Example, Message
+from tests.tasks.test_boundary import byte_level
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+    "<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}"
+    "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}"
+    "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+ASKED = "{% if add_generation_prompt %}assistant: {% endif %}"
+PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" + ASKED
+THINKING = CHATML.replace(
+    "{{ m.content }}",
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}",
+)
+MARKERS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<bos>"]
+MARKERS += ["<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]"]
+TALK = (
+    ("system", "Be kind."),
+    ("user", "is it so?"),
+    ("assistant", "yes!"),
+    ("user", "12?"),
+    ("assistant", "no, it is"),
+)
+LEARNT = {
+    "chatml": (CHATML, ["yes!<|im_end|>", "no, it is<|im_end|>"]),
+    "marked": (MARKED, ["yes!<|im_end|>", "no, it is<|im_end|>"]),
+    "llama3": (LLAMA3, ["yes!<|eot_id|>", "no, it is<|eot_id|>"]),
+    "gemma": (GEMMA, ["yes!<end_of_turn>", "no, it is<end_of_turn>"]),
+    "mistral": (MISTRAL, [" yes!<end>", " no, it is<end>"]),
+    "plain": (PLAIN, [" yes!\n", " no, it is<end>"]),
+    "thinking": (THINKING, ["yes!<|im_end|>", "<think>\n\n</think>\n\nno, it is<|im_end|>"]),
+}
+
+
+def tokenizer_with(template: str):
+    tokenizer = byte_level(bos_token="<bos>")
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(each, normalized=False) for each in MARKERS]}
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def talk(turns=TALK, **fields) -> Example:
+    messages = tuple(Message(role, content) for role, content in turns)
+    return Example("", "", (turns[-1][1],), (), 0, messages=messages, place="talk.jsonl:3", **fields)
+
+
+def learnt(item, tokenizer) -> list[str]:
+    """The texts of the tokens that have a loss, those that follow each other together."""
+    runs, before = [], IGNORED
+    for label in item.labels:
+        if label != IGNORED:
+            runs = [*runs, [label]] if before == IGNORED else [*runs[:-1], [*runs[-1], label]]
+        before = label
+    return [tokenizer.decode(run) for run in runs]
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_what_is_learnt_is_what_the_assistant_says_and_how_it_ends(name):
+    template, said = LEARNT[name]
+    tokenizer = tokenizer_with(template)
+    whole = encode(talk(), tokenizer, "chat", 200)
+    assert learnt(whole, tokenizer) == said
+    last = encode(talk(), tokenizer, "chat", 200, "last")
+    assert last.input_ids == whole.input_ids
+    assert learnt(last, tokenizer) == said[-1:]
+    begins = next(i for i, label in enumerate(last.labels) if label != IGNORED)
+    assert encode_prompt(talk(), tokenizer, "chat", 200) == last.input_ids[:begins]
+    encoded = encode_options(talk(TALK[1:]), tokenizer, "chat", 200)
+    assert tokenizer.decode(encoded.ended(0)).strip() == said[-1].removeprefix("<think>\n\n</think>\n\n").strip()
+
+
+@pytest.mark.parametrize("template", [GEMMA, MISTRAL], ids=["refused", "left out"])
+def test_a_system_message_that_the_template_does_not_take_goes_before_the_first_question_and_is_said_once(
+    template, caplog
+):
+    takes_system.cache_clear()
+    tokenizer = tokenizer_with(template)
+    texts = [tokenizer.decode(encode(talk(), tokenizer, "chat", 200).input_ids) for _ in range(2)]
+    assert "Be kind.\n\nis it so?" in texts[0]
+    assert [each.message for each in caplog.records] == [
+        "the model's chat template takes no system message: it is put before the first user's turn"
+    ]
+
+
+def test_templates_that_take_a_system_message_are_given_it():
+    for template in (CHATML, LLAMA3, PLAIN):
+        tokenizer = tokenizer_with(template)
+        assert "Be kind.\n\nis" not in tokenizer.decode(encode(talk(), tokenizer, "chat", 200).input_ids)
+
+
+def test_tool_calls_and_tools_are_given_to_the_template_as_they_are():
+    template = (
+        "{% for t in tools %}<{{ t.function.name }}>{% endfor %}{% for m in messages %}{{ m.role }}:{{ m.content }}"
+        "{% for c in m.tool_calls %}[{{ c.function.name }} {{ c.function.arguments.city }}]{% endfor %}"
+        "{% if m.tool_call_id %}({{ m.tool_call_id }}){% endif %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    call = json.dumps({"tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Rome"}}}]})
+    messages = (
+        Message("user", "Rain?"),
+        Message("assistant", "", call),
+        Message("tool", "no", json.dumps({"tool_call_id": "7"})),
+        Message("assistant", "It is dry."),
+    )
+    tools = json.dumps([{"type": "function", "function": {"name": "weather", "parameters": {}}}])
+    tokenizer = tokenizer_with(template)
+    item = encode(Example("", "", ("It is dry.",), (), 0, messages=messages, tools=tools), tokenizer, "chat", 300)
+    assert learnt(item, tokenizer) == ["[weather Rome]<|im_end|>", "It is dry.<|im_end|>"]
+    assert tokenizer.decode(item.input_ids).startswith("<weather>user:Rain?")
+    assert "tool:no(7)<|im_end|>" in tokenizer.decode(item.input_ids)
+
+
+def test_turns_that_the_template_does_not_tell_apart_are_refused_with_place_and_fix():
+    numbered = "{{ messages | length }}{% for m in messages %}{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}"
+    for template, said in (
+        (numbered, "begins turn 3, the assistant's, otherwise than it asks"),
+        (None, "a conversation needs a chat template"),
+        (MARKED.replace("== 'assistant'", "== 'nobody'"), "marks nothing as the assistant's"),
+    ):
+        with pytest.raises(ValueError, match=said) as refused:
+            encode(talk(), tokenizer_with(template), "chat", 200)
+        assert str(refused.value).startswith("talk.jsonl:3: ")
+
+
+def test_a_long_conversation_loses_its_left_but_never_its_answer():
+    tokenizer = tokenizer_with(LLAMA3)
+    whole = encode(talk(), tokenizer, "chat", 200)
+    cut = encode(talk(), tokenizer, "chat", 20)
+    assert (len(cut.input_ids), cut.cut) == (20, len(whole.input_ids) - 20)
+    assert cut.input_ids[0] == tokenizer.bos_token_id
+    assert cut.input_ids[1:] == whole.input_ids[-19:]
+    assert learnt(cut, tokenizer)[-1] == "no, it is<|eot_id|>"
+    with pytest.raises(ValueError, match=r"talk\.jsonl:3: the answer 'no, it is' of \d+ tokens leaves no room in 4 "):
+        encode(talk(), tokenizer, "chat", 4)

@@ -12,7 +12,7 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from gallop_ray.sparse.layers import is_plain_linear
+from gallop_ray.sparse.layers import is_linear_map
 
 _ADDS_NOTHING = -0.0  # 0.0 would turn a weight of -0.0 into 0.0
 
@@ -43,7 +43,7 @@ def to_shira(model: nn.Module, adapter: Mapping[str, Tensor]) -> tuple[Any, dict
 
 
 def _shape(name: str, module: nn.Module) -> tuple[int, int]:
-    if not (isinstance(module, nn.Linear) and is_plain_linear(module)):
+    if not (isinstance(module, nn.Linear) and is_linear_map(module)):
         raise ValueError(f"SHiRA holds linear layers only, and {name} is a {type(module).__name__}")
     return module.out_features, module.in_features
 

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,11 +35,17 @@ def _refuse_incomplete(request: Request) -> None:
     found, _ = load_adapter(path)
     mask = read_mask(request.run)
     matrices = mask.matrices if mask else {}
-    refuse_misfit(path, found, {f"{name}.weight": numel for name, (_, numel) in matrices.items()} or _any(found))
+    refuse_misfit(path, found, {_weight(name, found): numel for name, (_, numel) in matrices.items()} or _any(found))
     for name, (chosen, _) in matrices.items():
-        there = found[f"{name}.weight"][0].numel() if f"{name}.weight" in found else 0
+        weight = _weight(name, found)
+        there = found[weight][0].numel() if weight in found else 0
         if there < chosen:
             raise Damaged(path, f"holds {there} of the {chosen} entries that were trained in {name}", _FIX)
+
+
+def _weight(name: str, found: Collection[str]) -> str:
+    """What an adapter calls a weight that mask.json knows by its module, or by itself if its name is another."""
+    return name if name in found else f"{name}.weight"
 
 
 def _any(found: Mapping[str, object]) -> dict[str, int]:

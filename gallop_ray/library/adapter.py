@@ -16,7 +16,7 @@ from gallop_ray.methods.contract import MaskMethod, RefreshedMethod
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit, refuse_other_base
 from gallop_ray.sparse.base_settings import base_settings
 from gallop_ray.sparse.base_state import base_hash, checksum
-from gallop_ray.sparse.candidates import Candidate, find_candidates
+from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.spec.methods import MaskMethodSpec
@@ -86,7 +86,7 @@ class SparseAdapter:
 
     @property
     def mask(self) -> Mask:
-        """The entries trained now: by module path, sorted flat indices (k_m,) into its weight."""
+        """The entries trained now: by weight, as Mask has it, sorted flat indices (k_m,)."""
         names = [c.name for c in self._delta.places]
         return Mask(dict(zip(names, self._delta.indices, strict=True)))
 
@@ -157,8 +157,8 @@ class SparseAdapter:
         refuse_misfit(path, found, {n: p.numel() for n, p in model.named_parameters(remove_duplicate=False)})
         entries = {name.removesuffix(".weight"): indices for name, (indices, _) in found.items()}
         adapter = cls(model, _candidates_of(model, entries), Mask(entries))
-        for c, values in zip(adapter._delta.places, adapter.parameters(), strict=True):
-            values.data += found[f"{c.name}.weight"][1].to(values)
+        for place, values in zip(adapter._delta.places, adapter.parameters(), strict=True):
+            values.data += found[place.path][1].to(values)
         adapter._write()
         return adapter
 
@@ -217,8 +217,8 @@ class SparseAdapter:
 
 def _candidates_of(model: nn.Module, entries: Mapping[str, Tensor]) -> list[Candidate]:
     """The candidates with these names. Raises ValueError where one is not in the model, or lacks such entries."""
-    found = [c for c in find_candidates(model, sorted(entries)) if c.name in entries]
-    for c in found:
+    found = [c for c in find_candidates(model, sorted(entries)) if c.place in entries]
+    for c in places(found):
         indices = entries[c.name]
         ordered = indices.ndim == 1 and indices.numel() and bool((indices[1:] > indices[:-1]).all())
         if not ordered or int(indices[0]) < 0 or int(indices[-1]) >= c.numel:

@@ -13,6 +13,7 @@ from gallop_ray.sparse.candidates import Candidate, find_candidates, looking, re
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.layers import SparseLayer
 from gallop_ray.sparse.mask import Mask, choose_within, share
+from gallop_ray.sparse.mixtures import SparseMixture
 from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.sparse.weights import collective_device, is_split, sum_over_ranks, world_size
 from gallop_ray.spec.methods import MaskMethodSpec
@@ -98,7 +99,7 @@ def choose(
 
 def refuse_unfit(model: nn.Module) -> None:
     """Raise ValueError for a model with an adapter attached, or with incomplete weights."""
-    if any(isinstance(module, SparseLayer) for module in model.modules()):
+    if any(isinstance(module, SparseLayer | SparseMixture) for module in model.modules()):
         raise ValueError("the model has an adapter attached already; detach() or merge() it first")
     if any(is_split(p) or p.is_meta or hasattr(p, "to_local") for p in model.parameters()):
         raise ValueError(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gallop_ray.errors import Diverged
 from gallop_ray.methods.contract import MatrixState, RefreshedMethod
+from gallop_ray.sparse.candidates import parts
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.optimizers import MASTER, StateOf, moved
@@ -57,15 +58,24 @@ class Refresher:
             raise Diverged("trained values or gradients contain NaN or inf; a lower learning rate may help")
 
     def _choose(self, m: int, change: Tensor, step: int, steps: int) -> Tensor:
-        """The new entries of one matrix, from its owner. change: float32 (k,), trained minus base."""
-        candidate, old = self._delta.places[m], self._delta.indices[m]
-        weight, owner = gather(candidate.weight).detach(), self._owned.owners[m]
+        """The new entries of one weight, from its owner. change: float32 (k,), trained minus base."""
+        place, old = self._delta.places[m], self._delta.indices[m]
+        weight, owner = gather(place.weight).detach(), self._owned.owners[m]
         new = torch.empty_like(old)
         if rank() == owner:
             gradient = self._owned.take(m) if m in self._owned.sums else None
-            generator = generator_of(self._seed, step, candidate.name)
-            new = self._method.refresh(MatrixState(weight, gradient, old, change, step, steps, generator)).to(old)
-            assert new.shape == old.shape, "a refresh keeps the number of entries"
+            for c in parts(place):
+                ends = torch.tensor([c.offset, c.offset + c.numel], dtype=old.dtype, device=old.device)
+                of_part = slice(*torch.searchsorted(old, ends).tolist())
+                if old[of_part].numel():
+                    generator, its = (
+                        generator_of(self._seed, step, c.name),
+                        None if gradient is None else c.of(gradient),
+                    )
+                    before = MatrixState(
+                        c.of(weight), its, old[of_part] - c.offset, change[of_part], step, steps, generator
+                    )
+                    new[of_part] = self._method.refresh(before).to(old) + c.offset
         if world_size() > 1:
             dist.broadcast(new, src=owner)
         return new

@@ -1,17 +1,19 @@
 """Which weights may be trained: those of modules that match the target patterns and that text reaches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gallop_ray.compat.torch import parameter_table
-from gallop_ray.sparse.layers import is_plain_linear
-from gallop_ray.sparse.weights import collective_device, full_shape, sum_over_ranks
+from gallop_ray.sparse.layers import is_linear_map
+from gallop_ray.sparse.weights import collective_device, full_shape, gather, sum_over_ranks
+from gallop_ray.spec.methods import ALL_LINEAR
 
 # Beside the model, not on it: an attribute would be lost when a run's changes of the model are undone.
 _REACHED: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
@@ -57,89 +59,204 @@ def refuse_unreached(names: Sequence[str], had: Sequence[bool], where: str) -> N
 
 @dataclass(frozen=True)
 class Candidate:
-    """A module whose weight competes for entries, and its place in the model."""
+    """A weight that competes for entries, and its place in the model; of a mixture each expert's by itself.
+
+    Mixtures of experts keep the matrices of all experts in one parameter of three dimensions. Each of them is a
+    candidate; `place` is what they share, and what masks and adapters go by.
+    """
 
     name: str
+    """The module's path; of an expert the parameter's path and its number."""
     parent: nn.Module
     attribute: str
     module: nn.Module
+    parameter: str = "weight"
+    """What the module calls it."""
+    expert: int | None = None
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter whose entries compete; under ZeRO-3 its shard."""
-        weight = self.module.weight
+        """The parameter that holds the entries, of an expert those of all; under ZeRO-3 its shard."""
+        weight = getattr(self.module, self.parameter)
         assert isinstance(weight, nn.Parameter)
         return weight
 
     @property
     def shape(self) -> torch.Size:
         """(out_features, in_features) of a linear layer, (vocabulary, hidden) of an embedding, (hidden,) of a norm."""
-        return full_shape(self.weight)
+        whole = full_shape(self.weight)
+        return whole if self.expert is None else whole[1:]
 
     @property
     def numel(self) -> int:
         """The number of entries of the weight."""
         return self.shape.numel()
 
+    @property
+    def place(self) -> str:
+        """What masks call the parameter: the module's path, or that of a parameter with another name than `weight`."""
+        return self.name if self.expert is None else self.name.rpartition(".")[0]
 
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, "*." + pattern)
+    @property
+    def path(self) -> str:
+        """The parameter's path in the model."""
+        return f"{self.place}.weight" if self.parameter == "weight" else self.place
+
+    @property
+    def offset(self) -> int:
+        """Where its entries begin in the flat parameter."""
+        return (self.expert or 0) * self.numel
+
+    def of(self, whole: Tensor) -> Tensor:
+        """Its part of what is shaped like the whole parameter."""
+        return whole if self.expert is None else whole[self.expert]
+
+
+def places(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The parameters that hold these candidates, each once: experts put together again."""
+    return list({c.place: replace(c, name=c.place, expert=None) for c in candidates}.values())
+
+
+def by_module(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
+    """The candidates of each module together."""
+    found: dict[int, list[Candidate]] = {}
+    for c in candidates:
+        found.setdefault(id(c.module), []).append(c)
+    return list(found.values())
+
+
+def parts(place: Candidate) -> list[Candidate]:
+    """The matrices in a parameter: each expert's, or the one that it is."""
+    shape = full_shape(place.weight)
+    if not _is_stack(place.module, shape):
+        return [place]
+    return [replace(place, name=f"{place.name}.{e}", expert=e) for e in range(shape[0])]
+
+
+def gathered(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Tensor]]:
+    """Each candidate and its whole weight, on every rank; what experts share is gathered once. Collective."""
+    last: nn.Parameter | None = None
+    for c in candidates:
+        if c.weight is not last:
+            last, whole = c.weight, gather(c.weight)
+        yield c, c.of(whole)
+
+
+def find_candidates(model: nn.Module, target_modules: str | Sequence[str] | None = None) -> list[Candidate]:
+    """The candidates in the model's module order, which fixes the global order of their entries.
+
+    Without patterns: the linear layers and experts of the transformer blocks, except layers that compute more than a
+    matrix product (routers of some mixtures of experts), which no adapter can replace either. `all-linear` is these
+    wherever they are, except the output head; any other text is a regular expression for whole paths. A pattern of a
+    list is the end of a path (`q_proj`, `mlp.up_proj`, `experts`) and may contain `*`. Expression and pattern may name
+    embeddings and norms, too. Modules that text does not reach are left out, where that is known (see `looking`).
+    Raises ValueError for a pattern that matches nothing, or only such modules, and for a weight that two modules share.
+    """
+    there = {place.name: place for place in _all_places(model)}
+    called = reached(model)
+    known = {name: p for name, p in there.items() if called is None or _module_path(p) in called}
+    if target_modules is None:
+        chosen = [p for p in known.values() if _is_linear(p) and _inside_blocks(p.name)]
+    elif target_modules == ALL_LINEAR:
+        head = _output_head(model)
+        chosen = [p for p in known.values() if _is_linear(p) and p.module is not head]
+    elif isinstance(target_modules, str):
+        chosen = _by_expression(target_modules, known, there)
+    else:
+        chosen = _by_patterns(target_modules, known, there)
+    if not chosen:
+        matrices = {_leaf(n) for n, p in known.items() if _inside_blocks(n) and len(p.shape) == 2}
+        found = f": it has {', '.join(sorted(matrices))}" if matrices else ""
+        raise ValueError(f"the model has no linear layers inside its blocks; name them in target_modules{found}")
+    _refuse_shared(model, chosen)
+    return [part for place in chosen for part in parts(place)]
+
+
+_Places = Mapping[str, Candidate]
+
+
+def _by_patterns(patterns: Sequence[str], known: _Places, there: _Places) -> list[Candidate]:
+    for pattern in patterns:
+        if not any(_matches(place, pattern) for place in known.values()):
+            beyond = " that a text reaches" if any(_matches(p, pattern) for p in there.values()) else ""
+            raise ValueError(f"target module {pattern!r} matches nothing{beyond}; the model has {_leaves(known)}")
+    return [place for place in known.values() if any(_matches(place, pattern) for pattern in patterns)]
+
+
+def _by_expression(expression: str, known: _Places, there: _Places) -> list[Candidate]:
+    whole = re.compile(expression)
+    chosen = [place for place in known.values() if any(map(whole.fullmatch, _paths(place)))]
+    if not chosen:
+        beyond = " that a text reaches" if any(any(map(whole.fullmatch, _paths(p))) for p in there.values()) else ""
+        ends = any(_matches(place, expression) for place in known.values())
+        fix = f"; for the ends of paths write a list, [{expression}]" if ends else f"; the model has {_leaves(known)}"
+        raise ValueError(
+            f"target_modules: the regular expression {expression!r} matches no whole path{beyond}, as "
+            f"{next(iter(known), 'none')}{fix}"
+        )
+    return chosen
+
+
+def _paths(place: Candidate) -> tuple[str, ...]:
+    """What a pattern may name it by: an expert's matrices go by the module that has them, too."""
+    return (place.name,) if place.parameter == "weight" else (place.name, _module_path(place))
+
+
+def _matches(place: Candidate, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, "*." + pattern) for name in _paths(place))
+
+
+def _module_path(place: Candidate) -> str:
+    return place.name if place.parameter == "weight" else place.name.rpartition(".")[0]
+
+
+def _leaf(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _leaves(known: _Places) -> str:
+    return ", ".join(sorted(set(map(_leaf, known))))
 
 
 def _inside_blocks(name: str) -> bool:
     return any(part.isdigit() for part in name.split("."))
 
 
-def _refuse_shared(model: nn.Module, name: str, module: nn.Module) -> None:
-    owners = [n for n, m in model.named_modules() if getattr(m, "weight", None) is module.weight]
-    if len(owners) > 1:
-        raise ValueError(f"target module {name} shares its weight with {', '.join(set(owners) - {name})}; leave it out")
+def _is_linear(place: Candidate) -> bool:
+    if len(place.shape) == 3:
+        return _is_stack(place.module, place.shape)
+    return place.parameter == "weight" and is_linear_map(place.module)
 
 
-def find_candidates(model: nn.Module, target_modules: Sequence[str] | None = None) -> list[Candidate]:
-    """The candidates in the model's module order, which fixes the global order of their entries.
-
-    Without patterns: the linear layers of the transformer blocks, except those that compute more than a matrix product
-    (routers of some mixtures of experts), which no adapter can replace either. A pattern is the end of a module's path
-    (`q_proj`, `mlp.up_proj`) and may contain `*`; it may name embeddings and norms, too. Modules that text does not
-    reach are left out, where that is known (see `looking`). Raises ValueError for a pattern that matches nothing, or
-    only such modules, and for a weight that two modules share.
-    """
-    there = {name: module for name, module in model.named_modules() if name and _has_weight(module)}
-    called = reached(model)
-    modules = {name: module for name, module in there.items() if called is None or name in called}
-    if target_modules is None:
-        chosen = [n for n, m in modules.items() if is_plain_linear(m) and _inside_blocks(n)]
-    else:
-        for pattern in target_modules:
-            if not any(_matches(name, pattern) for name in modules):
-                leaves = sorted({n.rsplit(".", 1)[-1] for n in modules})
-                beyond = " that a text reaches" if any(_matches(name, pattern) for name in there) else ""
-                raise ValueError(
-                    f"target module {pattern!r} matches nothing{beyond}; the model has {', '.join(leaves)}"
-                )
-        chosen = [name for name in modules if any(_matches(name, pattern) for pattern in target_modules)]
-    if not chosen:
-        matrices = {n.rsplit(".", 1)[-1] for n, m in modules.items() if _inside_blocks(n) and _weight_of(m).ndim == 2}
-        found = f": it has {', '.join(sorted(matrices))}" if matrices else ""
-        raise ValueError(f"the model has no linear layers inside its blocks; name them in target_modules{found}")
-    for name in chosen:
-        _refuse_shared(model, name, modules[name])
-    return [Candidate(name, *_place(model, name), modules[name]) for name in chosen]
+def _is_stack(module: nn.Module, shape: torch.Size) -> bool:
+    """Whether a parameter holds several matrices, and not a convolution's kernel or one vector or matrix alone."""
+    return len(shape) == 3 and min(shape) > 1 and not isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
 
 
-def _weight_of(module: nn.Module) -> nn.Parameter:
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
-    return weight
+def _output_head(model: nn.Module) -> nn.Module | None:
+    find = getattr(model, "get_output_embeddings", None)
+    head: nn.Module | None = find() if callable(find) else None
+    return head
 
 
-def _has_weight(module: nn.Module) -> bool:
-    """Whether the module has a trainable weight of its own; quantised weights are integers, which are not."""
-    weight = parameter_table(module).get("weight")
-    return weight is not None and weight.is_floating_point()
+def _refuse_shared(model: nn.Module, chosen: Sequence[Candidate]) -> None:
+    owners: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), set()).add(name.removesuffix(".weight"))
+    for place in chosen:
+        if others := owners[id(place.weight)] - {place.name}:
+            raise ValueError(
+                f"target module {place.name} shares its weight with {', '.join(sorted(others))}; leave it out"
+            )
 
 
-def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    parent, _, attribute = name.rpartition(".")
-    return model.get_submodule(parent), attribute
+def _all_places(model: nn.Module) -> Iterator[Candidate]:
+    """The trainable weights of all modules; quantised weights are integers, which are not."""
+    for path, module in model.named_modules():
+        for name, weight in parameter_table(module).items():
+            if not path or weight is None or not weight.is_floating_point():
+                continue
+            if name == "weight" or _is_stack(module, full_shape(weight)):
+                parent, _, attribute = path.rpartition(".")
+                own = path if name == "weight" else f"{path}.{name}"
+                yield Candidate(own, model.get_submodule(parent), attribute, module, name)

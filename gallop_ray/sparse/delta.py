@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from gallop_ray.sparse.adapter import save_adapter
-from gallop_ray.sparse.candidates import Candidate, refuse_unreached
-from gallop_ray.sparse.layers import sparse_layer
+from gallop_ray.sparse.candidates import Candidate, by_module, places, refuse_unreached
+from gallop_ray.sparse.layers import ChosenEntries, SparseLayer, sparse_layer
 from gallop_ray.sparse.mask import Mask, contained, positions, union
+from gallop_ray.sparse.mixtures import SparseMixture
 from gallop_ray.sparse.weights import gather_all, rank, read_entries, write_entries
 
 
@@ -24,18 +25,30 @@ class SparseDelta:
 
     def __init__(self, model: nn.Module, candidates: Sequence[Candidate], mask: Mask) -> None:
         self.module = model
-        self.places = [c for c in candidates if c.name in mask.indices]
+        self.places = [p for p in places(candidates) if p.name in mask.indices]
         self.indices = [mask.indices[c.name] for c in self.places]
         """The entries trained now: sorted flat (k_m,) for each of `places`."""
         self.touched = list(self.indices)
         self._base = self._read(self.touched)
         self._deltas: list[Tensor] = []
+        self.layers = self._attach()
+
+    def _attach(self) -> list[ChosenEntries]:
+        """Put a layer in the place of each module; the chosen entries, in the places' order."""
         # Cloned: the optimizer trains `values` in place, and the journal must keep the base.
-        self.layers = [
-            sparse_layer(c.module, i, b.clone()) for c, i, b in zip(self.places, self.indices, self._base, strict=True)
-        ]
-        for c, layer in zip(self.places, self.layers, strict=True):
-            setattr(c.parent, c.attribute, layer)
+        chosen = {p.name: (i, b.clone()) for p, i, b in zip(self.places, self.indices, self._base, strict=True)}
+        attached: dict[str, ChosenEntries] = {}
+        layer: SparseLayer | SparseMixture
+        for together in by_module(self.places):
+            first = together[0]
+            if [p.parameter for p in together] == ["weight"]:
+                layer = sparse_layer(first.module, *chosen[first.name])
+                attached[first.name] = layer
+            else:
+                layer = SparseMixture(first.module, {p.parameter: chosen[p.name] for p in together})
+                attached |= {p.name: layer.entries[p.parameter] for p in together}
+            setattr(first.parent, first.attribute, layer)
+        return [attached[p.name] for p in self.places]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -120,7 +133,7 @@ class SparseDelta:
         """Write the finalized delta as an adapter; rank 0 writes."""
         assert len(self._deltas) == len(self.places), "finalize() comes first"
         if rank() == 0:
-            names = [f"{c.name}.weight" for c in self.places]
+            names = [p.path for p in self.places]
             save_adapter(
                 path,
                 dict(zip(names, self.touched, strict=True)),

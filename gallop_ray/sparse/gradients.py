@@ -1,6 +1,6 @@
 """Gradient sums for scoring: each weight matrix's on the one rank that owns it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.candidates import Candidate, by_module
 from gallop_ray.sparse.layers import score_layer
+from gallop_ray.sparse.mixtures import ScoreMixture
 from gallop_ray.sparse.weights import rank, world_size
 
 
@@ -48,11 +49,23 @@ class OwnedGradients:
             total = self.sums.get(matrix)
             self.sums[matrix] = gradient if total is None else total.to(gradient.device).add_(gradient)
 
+    def _add_parts(self, numbered: Sequence[tuple[int, Candidate]], gradient: Tensor) -> None:
+        """Of a whole parameter each candidate's part."""
+        for i, c in numbered:
+            self.add(i, c.of(gradient))
+
     @contextmanager
     def capture_gradients(self) -> Iterator[None]:
         """Context manager: every backward pass of the model adds its gradients here."""
-        for i, c in enumerate(self.candidates):
-            setattr(c.parent, c.attribute, score_layer(c.module, partial(self.add, i)))
+        numbers = {c.name: i for i, c in enumerate(self.candidates)}
+        for together in by_module(self.candidates):
+            first, takes = together[0], dict[str, Callable[[Tensor], None]]()
+            for c in together:
+                of_weight = [(numbers[o.name], o) for o in together if o.parameter == c.parameter]
+                takes[c.parameter] = partial(self._add_parts, of_weight)
+            alone = set(takes) == {"weight"}
+            layer = score_layer(first.module, takes["weight"]) if alone else ScoreMixture(first.module, takes)
+            setattr(first.parent, first.attribute, layer)
         try:
             yield
         finally:

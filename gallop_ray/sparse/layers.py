@@ -3,7 +3,8 @@
 Forward is the plain computation with the frozen weight, into which the delta has already been written.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,25 +38,24 @@ class _SparseMatmul(torch.autograd.Function):
         return grad_x, None, None, chosen.to(layer.values.dtype), None
 
 
-class SparseLayer(nn.Module):
-    """A layer in which only the entries of the weight at `indices` are trained.
+class ChosenEntries:
+    """The chosen entries of one weight of a layer, which alone are trained.
 
-    `values` (k,) holds the chosen entries themselves, in the weight's dtype. Forward never reads it; backward gives it
-    the chosen entries of dW. After each optimizer step the caller writes the new values into the weight.
+    `values` (k,) holds the entries at `indices` themselves, in the weight's dtype. Forward never reads it; backward
+    gives it the chosen entries of dW. After each optimizer step the caller writes the new values into the weight.
     """
 
-    indices: Tensor
     weight: nn.Parameter
-
-    def __init__(self, inner: nn.Module, indices: Tensor, values: Tensor) -> None:
-        super().__init__()
-        _take_over(self, inner)
-        self.register_buffer("indices", indices, persistent=False)
-        self.values = nn.Parameter(values)
-        self.had_gradient = False
-        """Whether a backward pass has reached this layer."""
-        self.take: Callable[[Tensor], None] | None = None
-        """Called with each backward pass's dW, in the weight's shape; may keep it or change it in place."""
+    values: nn.Parameter
+    indices: Tensor
+    holder: nn.Module
+    """The layer that has them as its parameters and buffer."""
+    names: tuple[str, str]
+    """What that layer calls the weight and the values."""
+    had_gradient = False
+    """Whether a backward pass has reached this layer."""
+    take: Callable[[Tensor], None] | None = None
+    """Called with each backward pass's dW, in the weight's shape; may keep it or change it in place."""
 
     def choose(self, dense: Tensor) -> Tensor:
         """The chosen entries (k,) of `dense`, dW in the weight's shape."""
@@ -73,9 +73,26 @@ class SparseLayer(nn.Module):
         self.indices = self.indices.new_empty(0)
         self.take = None
 
+
+class SparseLayer(nn.Module, ChosenEntries):
+    """A layer in which only the entries of the weight at `indices` are trained."""
+
+    names = ("weight", "values")
+
+    def __init__(self, inner: nn.Module, indices: Tensor, values: Tensor) -> None:
+        super().__init__()
+        take_over(self, inner)
+        self.register_buffer("indices", indices, persistent=False)
+        self.values = nn.Parameter(values)
+
+    @property
+    def holder(self) -> nn.Module:  # type: ignore[override]
+        """Itself."""
+        return self
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped layer's output, with the frozen weight."""
-        return _with_weight(self, _SplicedWeight.apply(self.weight, self.values, self), args, kwargs)  # type: ignore[no-untyped-call]
+        return with_weights(self, {"weight": spliced(self)}, args, kwargs)
 
 
 class SparseLinear(SparseLayer):
@@ -96,6 +113,27 @@ def sparse_layer(inner: nn.Module, indices: Tensor, values: Tensor) -> SparseLay
 def is_plain_linear(module: nn.Module) -> bool:
     """Whether it computes just x W^T + b: a router or a grouped layer may subclass nn.Linear and compute more."""
     return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
+def is_linear_map(module: nn.Module) -> bool:
+    """Whether it computes a matrix product and adds a bias: GPT-2's Conv1D does, with the weight (in, out)."""
+    # Where a model has one, its class has been imported; transformers is not needed for any other.
+    conv1d = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", ())
+    return is_plain_linear(module) or isinstance(module, conv1d) or _computes_product(module)
+
+
+def _computes_product(module: nn.Module) -> bool:
+    """Whether a kind of nn.Linear with its own forward, as Falcon has, computes x W^T + b: tried with small ones."""
+    if not isinstance(module, nn.Linear):
+        return False
+    x, weight = torch.tensor([[[1.0, -2.0]]]), torch.tensor([[3.0, 5.0], [-7.0, 0.5], [2.0, 1.0]])
+    small = {"weight": weight} if module.bias is None else {"weight": weight, "bias": torch.tensor([11.0, -13.0, 4.0])}
+    try:
+        with torch.no_grad():
+            found = functional_call(module, small, (x,))
+    except Exception:  # a router may ask for more than x, or choose among more outputs than there are
+        return False
+    return isinstance(found, Tensor) and torch.equal(found, F.linear(x, **small))
 
 
 class _ScoreMatmul(torch.autograd.Function):
@@ -119,12 +157,12 @@ class ScoreLayer(nn.Module):
 
     def __init__(self, inner: nn.Module, take: Callable[[Tensor], None]) -> None:
         super().__init__()
-        _take_over(self, inner)
+        take_over(self, inner)
         self._take = take
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped layer's output, with the frozen weight."""
-        return _with_weight(self, _ScoredWeight.apply(self.weight, _anchor(), self._take), args, kwargs)  # type: ignore[no-untyped-call]
+        return with_weights(self, {"weight": scored(self.weight, self._take)}, args, kwargs)
 
 
 class ScoreLinear(ScoreLayer):
@@ -147,7 +185,7 @@ def _anchor() -> Tensor:
     return torch.empty(0, requires_grad=True)
 
 
-def _take_over(layer: nn.Module, inner: nn.Module) -> None:
+def take_over(layer: nn.Module, inner: nn.Module) -> None:
     """Register the parameters of `inner` on `layer`, so that DeepSpeed and walks over the model see them once."""
     for name, parameter in inner.named_parameters(recurse=False):
         layer.register_parameter(name, parameter)
@@ -156,29 +194,39 @@ def _take_over(layer: nn.Module, inner: nn.Module) -> None:
     layer.__dict__["inner"] = inner  # not as a submodule: its parameters would be listed a second time
 
 
-def _with_weight(layer: nn.Module, weight: Tensor, args: Any, kwargs: Any) -> Any:
-    whole = {name: p for name, p in layer.named_parameters(recurse=False) if name != "values"}
-    return functional_call(layer.__dict__["inner"], {**whole, "weight": weight}, args, kwargs)
+def with_weights(layer: nn.Module, weights: Mapping[str, Tensor], args: Any, kwargs: Any) -> Any:
+    """What the layer's inner module computes with these weights, and with its own in all other places."""
+    inner: nn.Module = layer.__dict__["inner"]
+    own = {name: getattr(layer, name) for name, _ in inner.named_parameters(recurse=False)}
+    return functional_call(inner, {**own, **weights}, args, kwargs)
+
+
+def spliced(entries: ChosenEntries) -> Tensor:
+    """The identity on the weight; its gradient goes to the chosen values."""
+    weight: Tensor = _SplicedWeight.apply(entries.weight, entries.values, entries)  # type: ignore[no-untyped-call]
+    return weight
+
+
+def scored(weight: Tensor, take: Callable[[Tensor], None]) -> Tensor:
+    """The identity on the weight; its gradient goes to `take`."""
+    passed: Tensor = _ScoredWeight.apply(weight, _anchor(), take)  # type: ignore[no-untyped-call]
+    return passed
 
 
 class _SplicedWeight(torch.autograd.Function):
-    """The identity on the weight; its gradient goes to the chosen values."""
-
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, values: Tensor, layer: SparseLayer) -> Tensor:
-        ctx.layer = layer
+    def forward(ctx: Any, weight: Tensor, values: Tensor, entries: ChosenEntries) -> Tensor:
+        ctx.entries = entries
         return weight.detach()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layer: SparseLayer = ctx.layer
+        entries: ChosenEntries = ctx.entries
         # contiguous: an embedding's or a norm's gradient may be expanded or transposed, and choose() views it flat.
-        return None, layer.choose(grads[0].contiguous()).to(layer.values.dtype), None
+        return None, entries.choose(grads[0].contiguous()).to(entries.values.dtype), None
 
 
 class _ScoredWeight(torch.autograd.Function):
-    """The identity on the weight; its gradient goes to `take`."""
-
     @staticmethod
     def forward(ctx: Any, weight: Tensor, anchor: Tensor, take: Callable[[Tensor], None]) -> Tensor:
         ctx.take = take

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.candidates import Candidate, gathered
 from gallop_ray.sparse.gradients import assign_owners
-from gallop_ray.sparse.weights import collective_device, gather, rank, sum_over_ranks, world_size
+from gallop_ray.sparse.weights import collective_device, rank, sum_over_ranks, world_size
 
 _BIAS, _BITS = 127, 23  # of float32's exponent
 _CHUNK = 1 << 22  # entries whose exponents are widened to int64 at a time
@@ -27,8 +27,7 @@ def candidate_counts(candidates: Sequence[Candidate]) -> Tensor:
     """exponent_counts of all candidates' weights, each counted by the rank that owns it. Collective."""
     owners = assign_owners([c.numel for c in candidates], world_size())
     counts = torch.zeros(256, dtype=torch.int64, device=collective_device())
-    for owner, candidate in zip(owners, candidates, strict=True):
-        weight = gather(candidate.weight)
+    for owner, (_, weight) in zip(owners, gathered(candidates), strict=True):
         if owner == rank():
             counts += exponent_counts([weight])
     return sum_over_ranks(counts)

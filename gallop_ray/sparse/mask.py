@@ -32,7 +32,10 @@ def union(first: Tensor, second: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mask:
-    """By candidate that has any, the sorted flat indices (k_m,) of its chosen entries, int32 where they fit."""
+    """By weight that has any, the sorted flat indices (k_m,) of its chosen entries, int32 where they fit.
+
+    A weight goes by the path of its module; that of a mixture's experts by the path of the parameter.
+    """
 
     indices: dict[str, Tensor]
 
@@ -71,9 +74,18 @@ def choose_within(scores: Mapping[int, Tensor], quotas: Sequence[Quota], matrice
 def share(candidates: Sequence[Candidate], chosen: Mapping[int, Tensor]) -> Mask:
     """Give every rank the indices that each owner has chosen. Collective."""
     # One dtype for all matrices: an owner's indices are concatenated for one broadcast.
-    dtype = index_dtype(max(c.numel for c in candidates))
+    dtype = index_dtype(max(c.offset + c.numel for c in candidates))
     whole = broadcast_from_owners(candidates, {m: indices.to(dtype) for m, indices in chosen.items()}, dtype)
-    return Mask({c.name: indices for c, indices in zip(candidates, whole, strict=True) if indices.numel()})
+    return put_together(candidates, whole)
+
+
+def put_together(candidates: Sequence[Candidate], indices: Sequence[Tensor]) -> Mask:
+    """The mask of the sorted flat indices (k_m,) of each candidate."""
+    found: dict[str, list[Tensor]] = {}
+    for c, of_matrix in zip(candidates, indices, strict=True):
+        if of_matrix.numel():
+            found.setdefault(c.place, []).append(of_matrix + c.offset if c.offset else of_matrix)
+    return Mask({place: torch.cat(parts) if len(parts) > 1 else parts[0] for place, parts in found.items()})
 
 
 def broadcast_from_owners(

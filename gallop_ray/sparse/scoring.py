@@ -6,8 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gallop_ray.sparse.candidates import gathered
 from gallop_ray.sparse.gradients import OwnedGradients
-from gallop_ray.sparse.weights import gather, rank
+from gallop_ray.sparse.weights import rank
 
 
 class Scorer(Protocol):
@@ -31,8 +32,8 @@ def score_owned(
     A method that needs gradients gets the sums divided by `examples`; the sums are consumed unless `keep` is set.
     """
     scores = {}
-    for i, candidate in enumerate(owned.candidates):
-        weight = gather(candidate.weight)  # collective: the ranks that do not own the matrix take part, too
+    # Collective: the ranks that do not own the matrix take part, too.
+    for i, (candidate, weight) in enumerate(gathered(owned.candidates)):
         if owned.owners[i] == rank():
             gradient = None
             if method.needs_gradients:

@@ -63,7 +63,28 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Density = Annotated[
     Annotated[Fraction, Tag("fraction")] | Annotated[LoraRank, Tag("as_lora")], Discriminator(_density_form)
 ]
-Modules = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+ALL_LINEAR = "all-linear"
+"""What target_modules calls every linear layer but the output head; PEFT's word."""
+
+
+def _modules(value: object) -> object:
+    if isinstance(value, str) and value != ALL_LINEAR:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(
+                f"must be a list, {ALL_LINEAR} or a regular expression, which this is not: {error}"
+            ) from error
+    if isinstance(value, tuple) and ALL_LINEAR in value:
+        raise ValueError(f"must be {ALL_LINEAR} alone, without a list, or a list without it")
+    return value
+
+
+_NonEmpty = Annotated[str, Field(min_length=1)]
+Modules = Annotated[
+    _NonEmpty | Annotated[tuple[_NonEmpty, ...], Field(min_length=1)],
+    AfterValidator(_modules),
+]
 
 
 _METHOD_NAME = r"[a-z0-9_\-]+"
@@ -120,7 +141,9 @@ class MaskMethodSpec(MethodSpec):
         default=0.01, description="entries to train / all parameters of the base model, or `{lora_rank: r}`"
     )
     target_modules: Modules | None = Field(
-        default=None, description="ends of module paths, `*` allowed; null: the linear layers of all blocks"
+        default=None,
+        description="a list of ends of module paths, `*` allowed; `all-linear`; any other text: a regular expression "
+        "for whole paths; null: the linear layers and experts of all blocks",
     )
     scope: Literal["global", "per_layer", "per_matrix"] = Field(
         default="global", description="which entries compete with each other"
@@ -286,7 +309,7 @@ class LoraSpec(MethodSpec):
         default=None, gt=0, description="the scale itself, instead of alpha: the same for every rank that is searched"
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the inputs of the added matrices")
-    target_modules: Modules | None = Field(default=None, description="as for masks, linear layers only")
+    target_modules: Modules | None = Field(default=None, description="as for masks, linear layers and experts only")
 
     @model_validator(mode="after")
     def _one_scale(self) -> Self:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gallop_ray.methods import Attachment, MaskMethod, RefreshedMethod, TunerMethod, make_method
 from gallop_ray.methods.refresh import Refresher
-from gallop_ray.sparse.candidates import Candidate, find_candidates
+from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
 from gallop_ray.sparse.optimizers import DecayToBase
@@ -55,7 +55,7 @@ class Attached:
         return {
             "chosen": sum(trained.values()),
             "touched": sum(i.numel() for i in self.delta.touched),
-            "matrices": {c.name: [trained.get(c.name, 0), c.numel] for c in self.candidates},
+            "matrices": {p.name: [trained.get(p.name, 0), p.numel] for p in places(self.candidates)},
             "magnitudes": magnitude_record(exponent_counts(self.delta.base()), self.magnitudes),
         }
 

@@ -22,7 +22,7 @@ from gallop_ray.sparse.base_state import Structure
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import assign_owners
-from gallop_ray.sparse.mask import Mask, index_dtype
+from gallop_ray.sparse.mask import Mask, index_dtype, put_together
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
 from gallop_ray.training.engine import deepspeed_config
@@ -129,14 +129,13 @@ def _attached(model: nn.Module, spec: MethodSpec, total: int) -> Iterator[tuple[
 
 def _even_mask(candidates: Sequence[Candidate], k: int) -> Mask:
     """k entries in proportion to the matrices' sizes: which entries a mask holds does not change its memory."""
-    dtype = index_dtype(max(c.numel for c in candidates))
-    available, before, indices = sum(c.numel for c in candidates), 0, {}
+    dtype = index_dtype(max(c.offset + c.numel for c in candidates))
+    available, before, indices = sum(c.numel for c in candidates), 0, []
     for c in candidates:
         count = k * (before + c.numel) // available - k * before // available
         before += c.numel
-        if count:
-            indices[c.name] = torch.empty(count, dtype=dtype, device="meta")
-    return Mask(indices)
+        indices.append(torch.empty(count, dtype=dtype, device="meta"))
+    return put_together(candidates, indices)
 
 
 def _largest_share(sizes: Sequence[int], workers: int) -> int:

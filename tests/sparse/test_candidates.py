@@ -5,7 +5,16 @@ import random
 import peft
 import pytest
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, Llama4ForCausalLM, Llama4TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from gallop_ray.methods import make_method
 from gallop_ray.sparse.budget import entries_to_choose
@@ -41,6 +50,10 @@ def tied() -> LlamaForCausalLM:
 def test_the_default_is_the_linear_layers_of_the_blocks_in_module_order() -> None:
     assert names(tiny.model()) == ALL
     assert names(tied()) == ALL[: len(PROJECTIONS)]
+
+
+def by_text(model: nn.Module, target_modules: str) -> list[str]:
+    return [c.name for c in find_candidates(model, target_modules)]
 
 
 def test_a_candidate_says_where_it_hangs() -> None:
@@ -88,10 +101,51 @@ def test_a_vector_is_refused_where_the_score_is_a_matrix_s(spec: LiftSpec | SmtS
 
 
 def test_a_model_whose_blocks_have_no_linear_layers_is_refused() -> None:
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1))
-    with pytest.raises(ValueError, match="no linear layers inside its blocks"):
+    model = nn.Sequential(nn.ModuleDict({"table": nn.Embedding(4, 8), "mix": nn.Bilinear(2, 2, 1)}))
+    with pytest.raises(ValueError, match=r"no linear layers inside its blocks; .* target_modules: it has table$"):
         names(model)
-    assert names(model, "c_attn") == ["transformer.h.0.attn.c_attn"]
+    assert names(model, "table") == ["0.table"]
+
+
+def test_gpt_2_s_transposed_layers_are_linear_layers() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    assert [name.removeprefix("transformer.h.0.") for name in names(model)] == [
+        *("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    ]
+
+
+def test_all_linear_is_every_linear_layer_but_the_head_wherever_it_is() -> None:
+    config = OPTConfig(
+        vocab_size=16, hidden_size=16, word_embed_proj_dim=8, ffn_dim=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = OPTForCausalLM(config)
+    inside = names(model)
+    outside = ["model.decoder.project_out", "model.decoder.project_in"]
+    assert sorted(by_text(model, "all-linear")) == sorted([*outside, *inside])
+    ours = set(by_text(model, "all-linear"))
+    assert peft_s(model, "all-linear") == ours
+
+
+@pytest.mark.parametrize("expression", [r".*\.[qv]_proj", r"model\.layers\.1\..*(up|down)_proj", "lm_head|.*k_proj"])
+def test_a_text_is_a_regular_expression_for_whole_paths_as_in_peft(expression: str) -> None:
+    found = by_text(tiny.model(), expression)
+    assert found
+    assert set(found) == peft_s(tiny.model(), expression)
+
+
+def peft_s(model: nn.Module, target_modules: str) -> set[str]:
+    """The modules that PEFT would adapt."""
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=1, target_modules=target_modules, task_type="CAUSAL_LM"))
+    return set(adapted.targeted_module_names)
+
+
+def test_an_expression_that_matches_no_whole_path_says_what_to_write() -> None:
+    with pytest.raises(
+        ValueError, match=r"'q_proj' matches no whole path, as model.embed_tokens; .* a list, \[q_proj\]"
+    ):
+        by_text(tiny.model(), "q_proj")
+    with pytest.raises(ValueError, match=r"'.*query' matches no whole path, .*; the model has down_proj, embed_tokens"):
+        by_text(tiny.model(), ".*query")
 
 
 def test_routers_that_compute_more_than_a_product_are_taken_on_request_only() -> None:

@@ -11,12 +11,23 @@ from transformers import AutoModelForCausalLM
 
 from gallop_ray.library.adapter import attach
 from gallop_ray.library.selection import select_mask
+from gallop_ray.methods import make_method
 from gallop_ray.methods.lift import low_rank
+from gallop_ray.methods.peft import Dora, Lora
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.candidates import find_candidates, parts, places
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.optimizers import EntryAdamW
-from gallop_ray.spec.methods import GallopSpec, LiftSpec, LoraRank, MaskMethodSpec, RandomSpec, SpielSpec
+from gallop_ray.spec.methods import (
+    DoraSpec,
+    GallopSpec,
+    LiftSpec,
+    LoraRank,
+    LoraSpec,
+    MaskMethodSpec,
+    RandomSpec,
+    SpielSpec,
+)
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode
 from gallop_ray.tasks.generated import generated_examples
@@ -204,3 +215,41 @@ def test_the_state_dict_of_a_mixture_with_an_adapter_is_the_plain_one_s() -> Non
 def test_experts_are_named_as_other_weights_are(patterns: str | list[str], ends: set[str]) -> None:
     found = places(find_candidates(mixture("gpt_oss"), patterns))
     assert {place.name.rpartition(".")[2] for place in found} == ends
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_lora_adapts_what_masks_choose_from_and_the_merged_model_is_the_wrapped_one(family: str) -> None:
+    model, plain = mixture(family), mixture(family)
+    expected = sum(2 * sum(c.shape) for c in find_candidates(model))
+    attachment = Lora(LoraSpec(rank=2)).attach(model)
+    assert sum(p.numel() for p in attachment.parameters) == expected
+    for number, parameter in enumerate(attachment.parameters):
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(number))
+    wrapped = logits(attachment.module)
+    assert not torch.allclose(wrapped, logits(plain))
+    attachment.detach()
+    assert all(torch.equal(weight, plain.state_dict()[name]) for name, weight in model.state_dict().items())
+    again: Any = Lora(LoraSpec(rank=2)).attach(model).module
+    for number, parameter in enumerate(p for p in again.parameters() if p.requires_grad):
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(number))
+    torch.testing.assert_close(logits(again.merge_and_unload()), wrapped, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (
+            LoraSpec(dropout=0.1),
+            "PEFT has no dropout for model.layers.0.mlp.experts.gate_up_proj, .*; set dropout to 0",
+        ),
+        (DoraSpec(target_modules=("experts",)), "tuners adapt linear layers, and .*experts.gate_up_proj holds experts"),
+    ],
+)
+def test_what_peft_cannot_do_with_experts_is_refused(spec: LoraSpec, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_method(spec).attach(mixture("mixtral"))  # type: ignore[union-attr]
+
+
+def test_dora_leaves_experts_out() -> None:
+    attachment = Dora(DoraSpec(rank=2)).attach(mixture("mixtral"))
+    assert not [name for name, p in attachment.module.named_parameters() if p.requires_grad and "experts" in name]

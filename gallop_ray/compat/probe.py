@@ -9,6 +9,7 @@ TRIED = {
     "deepspeed": "0.19.8",
     "transformers": "5.23.0",
     "mlflow": "3.17.2",
+    "peft": "0.21.2",
 }
 """The versions that the probes were last tried with."""
 

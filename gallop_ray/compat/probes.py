@@ -7,7 +7,7 @@ from gallop_ray.compat.probe import Incompatible
 
 DRIVER = ("ray", "train", "tune")
 WORKER = ("torch", "transformers", "deepspeed")
-ALL = (*DRIVER, *WORKER, "mlflow")
+ALL = (*DRIVER, *WORKER, "mlflow", "peft")
 
 
 def probe_all(modules: tuple[str, ...]) -> None:

@@ -28,7 +28,10 @@ def to_shira(model: nn.Module, adapter: Mapping[str, Tensor]) -> tuple[Any, dict
     Raises ValueError where anything but linear layers is trained, and where a matrix has fewer than r (in + out)
     entries, r being what the fullest matrix needs.
     """
-    modules = [key.removesuffix(".weight.delta") for key in adapter if key.endswith(".delta")]
+    weights = [key.removesuffix(".delta") for key in adapter if key.endswith(".delta")]
+    if others := [name for name in weights if not name.endswith(".weight")]:
+        raise ValueError(f"SHiRA holds linear layers only, and {others[0]} holds the matrices of several experts")
+    modules = [name.removesuffix(".weight") for name in weights]
     shapes = {name: _shape(name, model.get_submodule(name)) for name in modules}
     counts = {name: adapter[f"{name}.weight.delta"].numel() for name in modules}
     r = _rank(shapes, counts)

@@ -16,7 +16,7 @@ from torch import nn
 
 from gallop_ray.disk.tensors import PEFT
 from gallop_ray.methods.contract import TunerMethod
-from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.weights import gather, is_split, rank
 from gallop_ray.spec.methods import PeftSpec
@@ -79,6 +79,11 @@ class _PeftAttachment:
 class PeftMethod(TunerMethod):
     """What all tuners of PEFT have in common."""
 
+    @property
+    def names_targets(self) -> bool:
+        """Whether the targets are named by us, by their paths in this model."""
+        return True
+
     @abstractmethod
     def config(self, model: nn.Module) -> "peft.PeftConfig":
         """PEFT's configuration for this model. Raises ValueError for options that PEFT refuses."""
@@ -87,9 +92,12 @@ class PeftMethod(TunerMethod):
         """Raises ValueError where PEFT refuses the model or the options; the model may then be half wrapped."""
         import peft
 
+        from gallop_ray.compat.peft import names_as_they_are
+
         config = self.config(model)
         try:
-            return _PeftAttachment(model, config)
+            with names_as_they_are() if self.names_targets else nullcontext():
+                return _PeftAttachment(model, config)
         except _REFUSALS as error:
             raise ValueError(
                 f"PEFT's {peft.PeftType(config.peft_type).value.lower()} does not fit this model: {_first_line(error)}"
@@ -110,9 +118,22 @@ class Lora(PeftMethod):
             r=spec.rank,
             lora_alpha=spec.chosen_alpha,
             lora_dropout=spec.dropout,
-            target_modules=_names(model, spec.target_modules),
+            target_modules=_modules(model, spec.target_modules),
+            target_parameters=self._experts(model),
             use_dora=self.decompose,
         )
+
+    def _experts(self, model: nn.Module) -> list[str] | None:
+        """The parameters of mixtures' experts, each of which gets matrices of rank r for every expert."""
+        experts = [place.path for place in _places(model, self.spec.target_modules) if _of_experts(place)]
+        if not experts or self.decompose:
+            return None
+        if self.spec.dropout:
+            raise ValueError(
+                f"PEFT has no dropout for {experts[0]}, which holds the matrices of several experts; set dropout to 0, "
+                "or leave experts out of target_modules"
+            )
+        return experts
 
 
 class Dora(Lora):
@@ -129,13 +150,17 @@ class Peft(PeftMethod):
         self._options = spec.options
         self._made()
 
+    @property
+    def names_targets(self) -> bool:
+        return "target_modules" not in self._options
+
     def config(self, model: nn.Module) -> "peft.PeftConfig":
         """The tuner's configuration, with the run's seed and, where PEFT takes targets and none are given, ours."""
         # PEFT's fixed seeds would give every run the same projections; torch's state is seeded by the run.
         seed = torch.initial_seed() % 2**31
         config = self._made(**{name: seed for name in self._seeds if name not in self._options})
         if getattr(config, "target_modules", "none") is None:
-            config.target_modules = set(_names(model, self.spec.target_modules))
+            config.target_modules = set(_modules(model, self.spec.target_modules))
         made: peft.PeftConfig = config
         return made
 
@@ -193,8 +218,26 @@ def _named(options: Mapping[str, Any], message: str) -> list[str]:
     return sorted(places, key=lambda name: places[name])[:1]
 
 
-def _names(model: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:
-    return [c.name for c in find_candidates(model, patterns)]
+def _places(model: nn.Module, patterns: str | tuple[str, ...] | None) -> list[Candidate]:
+    return places(find_candidates(model, patterns))
+
+
+def _of_experts(place: Candidate) -> bool:
+    return len(place.shape) == 3
+
+
+def _modules(model: nn.Module, patterns: str | tuple[str, ...] | None) -> list[str]:
+    """The modules that tuners adapt, which are no mixtures of experts.
+
+    Raises ValueError where nothing else was asked for.
+    """
+    found = _places(model, patterns)
+    modules = [place.name for place in found if not _of_experts(place)]
+    if not modules:
+        raise ValueError(
+            f"tuners adapt linear layers, and {found[0].path} holds experts; name others in target_modules"
+        )
+    return modules
 
 
 def on_disk(name: str) -> str:

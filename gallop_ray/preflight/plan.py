@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.spec.configuration import method_space, resolve
 from gallop_ray.spec.load import resolved_yaml
 from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
@@ -114,11 +114,18 @@ def reach(sweep: Sweep) -> list[str]:
         candidates = find_candidates(model, method.target_modules)
         share = sum(each.numel for each in candidates) / total
         left = _left_out(model, {id(each.weight) for each in candidates}, total)
-        lines[method.name] = f"{share:.1%} of the model" + (f"; not {left}" if left else "")
+        lines[method.name] = f"{share:.1%} of the model ({_ends(candidates)})" + (f"; not {left}" if left else "")
     return [
         f"{', '.join(n for n in lines if lines[n] == line)}: chosen from {line}"
         for line in dict.fromkeys(lines.values())
     ]
+
+
+def _ends(candidates: Sequence[Candidate]) -> str:
+    """By the ends of their names; of experts' matrices how many a parameter holds."""
+    experts = Counter(c.place for c in candidates if c.expert is not None)
+    found = [(c.place.rpartition(".")[2], experts.get(c.place)) for c in candidates]
+    return ", ".join(end if count is None else f"{end} of {count} experts" for end, count in dict.fromkeys(found))
 
 
 def _left_out(model: Any, chosen: set[int], total: int) -> str:

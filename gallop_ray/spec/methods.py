@@ -81,8 +81,12 @@ def _modules(value: object) -> object:
 
 
 _NonEmpty = Annotated[str, Field(min_length=1)]
+_List = Annotated[tuple[_NonEmpty, ...], Field(min_length=1)]
 Modules = Annotated[
-    _NonEmpty | Annotated[tuple[_NonEmpty, ...], Field(min_length=1)],
+    Annotated[
+        Annotated[_NonEmpty, Tag("text")] | Annotated[_List, Tag("list")],
+        Discriminator(lambda value: "text" if isinstance(value, str) else "list"),
+    ],
     AfterValidator(_modules),
 ]
 

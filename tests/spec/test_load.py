@@ -145,6 +145,16 @@ def test_one_mistake_is_one_plain_line(problems, more, expected):
         ("[{rank: 3}]", "methods.0.type: is missing; every method needs a type, such as `- type: gallop`"),
         ("[lora]", 'methods.0: "lora" is not allowed; every method needs a type, such as `- type: gallop`'),
         ("[]", "methods: [] is not allowed; must not be empty"),
+        (
+            "[{type: random, target_modules: (}]",
+            'methods.0.target_modules: "(" is not allowed; must be a list, all-linear or a regular expression, which '
+            "this is not: missing )",
+        ),
+        (
+            "[{type: lora, target_modules: [all-linear]}]",
+            'methods.0.target_modules: ["all-linear"] is not allowed; must be all-linear alone, without a list',
+        ),
+        ("[{type: gallop, target_modules: 3}]", "methods.0.target_modules: 3 is not allowed; must be a list, such as"),
         ("[{type: gallop, density: 2}]", "methods.0.density: 2 is not allowed; must be at most 1"),
         ("[{type: gallop, density: {lora_rank: 0}}]", "methods.0.density.lora_rank: 0 is not allowed; must be at"),
         ("[{type: gallop, density: {rank: 8}}]", "methods.0.density.rank: unknown key; did you mean `lora_rank`?"),

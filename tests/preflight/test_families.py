@@ -1,5 +1,6 @@
 """plan's estimate on families whose code the meta device does not suit; one that fails is said and decides nothing."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -66,10 +67,13 @@ def mixtral(tmp_path):
 
 
 def test_plan_says_what_can_be_chosen_from_and_what_large_weights_cannot(mixtral, capsys):
-    print_plan(a_sweep(model={"name": str(mixtral)}))
+    methods = [{"type": "random"}, {"type": "random", "name": "few", "target_modules": ["q_proj"]}]
+    print_plan(a_sweep(model={"name": str(mixtral)}, methods=methods))
     said = capsys.readouterr().out
-    assert "random: chosen from " in said
-    assert "mlp.experts.gate_up_proj (" in said
+    assert re.search(
+        r"random: chosen from .*% of the model \(q_proj, .*, gate_up_proj of 4 experts, down_proj of", said
+    )
+    assert re.search(r"few: chosen from .*% of the model \(q_proj\); not .*mlp.experts.gate_up_proj \(", said)
 
 
 def test_an_estimate_that_fails_is_said_and_the_plan_goes_on(mixtral, capsys, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 from gallop_ray.preflight.findings import Finding, ok, problem, warning
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.examples import SPLITS, TaskData
-from gallop_ray.tasks.folder import file_texts
+from gallop_ray.tasks.lines import file_texts
 from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.references import misread
 

@@ -27,7 +27,7 @@ from gallop_ray.spec.plugins import is_reference
 from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.registry import AnyMethodSpec
 from gallop_ray.spec.space import Range
-from gallop_ray.spec.tasks import OwnTasks
+from gallop_ray.spec.tasks import Formulation, OwnTasks, TaskSpec
 
 Text = Annotated[str, Field(min_length=1)]
 PathOrName = Annotated[Text, AfterValidator(expanded)]
@@ -96,6 +96,14 @@ class DataSpec(Frozen):
         description="a template of {instruction} and {input}, or `chat`: the chat template",
     )
     split_seed: int = Field(default=0, description="orders the examples before limits and the held-out share are taken")
+    formulation: Formulation | None = Field(
+        default=None, description="of all tasks with answers to choose from that do not say it themselves"
+    )
+
+    def task(self, name: str) -> TaskSpec:
+        """What is asked of a task, of `tasks` or of `root`."""
+        task = self.tasks.get(name, TaskSpec())
+        return task.model_copy(update={"formulation": task.formulation or self.formulation})
 
     @property
     def train_tasks(self) -> tuple[str, ...]:

@@ -7,14 +7,40 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from gallop_ray.spec.methods import Frozen
 from gallop_ray.spec.places import expanded
+from gallop_ray.spec.plugins import installed, is_reference
 from gallop_ray.spec.problems import did_you_mean
 
 SplitName = Literal["train", "validation", "test"]
+Formulation = Literal["cloze", "label"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 FORMATS = ("house", "messages", "sharegpt", "prompt", "alpaca", "choice", "label", "text", "template")
 """Those that are built in; what fits which columns, gallop_ray.tasks.formats says."""
+FORMAT_GROUP = "gallop_ray.formats"
+"""The entry points by which a package offers formats: `name = "module:object"`, an object of class Format."""
+
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""The ends of names of compressed files, and what they are compressed with."""
+_KINDS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+SUFFIXES = tuple(_KINDS)
+"""The ends of names of files that rows are read from."""
+
+
+def kind_of_file(name: str) -> str | None:
+    """How a file is read, by its name, compressed or not; None for a name that says nothing."""
+    name = name.lower()
+    for packed in COMPRESSED:
+        name = name.removesuffix(packed)
+    return next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), None)
 
 
 def _task_name(name: str) -> str:
@@ -31,8 +57,10 @@ def _from_text(value: object) -> object:
 class TaskSpec(Frozen):
     """One task: where its rows are, and how a row becomes an example. A text alone is its `source`."""
 
-    source: Annotated[Text, AfterValidator(expanded)] = Field(
-        description="a file or glob of JSONL, JSON, CSV, TSV, Parquet or Arrow, a folder of `save_to_disk`, or a hub id"
+    source: Annotated[Text, AfterValidator(expanded)] | None = Field(
+        default=None,
+        description="a file or glob of JSONL, JSON, CSV, TSV, Parquet or Arrow, a folder of `save_to_disk` or a hub "
+        "id; null: the task of this name in data.root",
     )
     config: str | None = Field(default=None, description="of a hub id: its configuration")
     revision: str | None = Field(default=None, description="of a hub id: branch, tag or commit")
@@ -41,22 +69,27 @@ class TaskSpec(Frozen):
         description="ours to theirs: a split's name, a file or a glob; or the share of the training rows to hold out",
     )
     format: str | None = Field(
-        default=None, description=f"{', '.join(FORMATS)}; null: found by the columns, `doctor` says which"
+        default=None,
+        description=f"{', '.join(FORMATS)}, or `module:object`; null: found by the columns, `doctor` says which",
     )
     columns: dict[Text, Text] = Field(default={}, description="a format's columns to those of the rows")
     prompt: Text | None = Field(default=None, description="Jinja template of a row's columns, for what is asked")
     answer: Text | None = Field(default=None, description="Jinja template of a row's columns, for the answer")
     options: tuple[Text, ...] | None = Field(default=None, description="the answers that all rows choose from")
-    formulation: Literal["cloze", "label"] | None = Field(
-        default=None, description="choose by the answers' texts or by their labels; null: cloze where there are texts"
+    formulation: Formulation | None = Field(
+        default=None,
+        description="choose by the answers' texts (cloze) or by their labels; null: data.formulation, else by texts "
+        "where there are any",
     )
     few_shot: int = Field(default=0, ge=0, description="solved training examples before each question")
 
     @field_validator("format", mode="after")
     @classmethod
     def _known_format(cls, name: str | None) -> str | None:
-        if name is not None and name not in FORMATS:
-            raise ValueError(f"must be one of {', '.join(map(repr, FORMATS))}{did_you_mean(name, FORMATS)}")
+        known = (*FORMATS, *installed(FORMAT_GROUP))
+        if name is not None and name not in known and not is_reference(name):
+            listed = ", ".join(map(repr, known))
+            raise ValueError(f"must be one of {listed}, or module:object{did_you_mean(name, known)}")
         return name
 
 

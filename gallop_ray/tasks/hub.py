@@ -1,4 +1,4 @@
-"""Tasks from the Hugging Face hub, in our own wording.
+"""Tasks from the Hugging Face hub, worded as lm-evaluation-harness does it where answers have texts, else as we do.
 
 HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as everywhere; the datasets cache locks itself, so that one process of a
 node downloads and the others wait.
@@ -6,12 +6,13 @@ node downloads and the others wait.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gallop_ray.spec.problems import first_line
 from gallop_ray.tasks.answers import as_number
 from gallop_ray.tasks.examples import Example, Split, reasoned
+from gallop_ray.tasks.formats.wording import Choice, Formulation, question_prompt, worded
 
 Row = dict[str, Any]
 
@@ -22,8 +23,17 @@ class HubTask:
 
     path: str
     config: str | None
-    example: Callable[[Row], Example]
+    example: Callable[[Row], Example | Choice]
     splits: dict[Split, str] = field(default_factory=lambda: {"train": "train", "test": "validation"})
+    texts: bool = True
+    """Whether the answers' texts continue the question, so that they can be compared."""
+
+    def worded(self, row: Row, formulation: Formulation | None) -> Example:
+        """The example of a row, by texts where there are any, unless labels are asked for."""
+        found = self.example(row)
+        if isinstance(found, Example):
+            return found
+        return labelled(found) if formulation == "label" or not self.texts else worded(found, "cloze")
 
 
 def hub_splits(task: str) -> list[Split]:
@@ -40,7 +50,7 @@ def hub_rows(path: str, config: str | None, split: str) -> Any:
     return rows
 
 
-def hub_examples(task: str, split: Split) -> list[Example]:
+def hub_examples(task: str, split: Split, formulation: Formulation | None = None) -> list[Example]:
     """All examples of a split, in the hub's order; ValueError where it can be neither downloaded nor found cached."""
     known = HUB_TASKS[task]
     try:
@@ -50,46 +60,59 @@ def hub_examples(task: str, split: Split) -> list[Example]:
             f"cannot load task {task} ({known.path}) from the hub: {first_line(error)}. Check the network, or "
             "set data.root to a folder of <task>.<split>.jsonl"
         ) from error
-    return [known.example(row) for row in rows]
+    return [known.worded(row, formulation) for row in rows]
 
 
-def arc(row: Row) -> Example:
+def arc(row: Row) -> Choice:
     """ai2_arc: question, choices (text, label) and answerKey, which is a letter or a digit."""
-    return _multiple_choice(row["question"], row["choices"]["text"], row["choices"]["label"].index(row["answerKey"]))
+    return _asked(row["question"], row["choices"]["text"], row["choices"]["label"].index(row["answerKey"]))
 
 
-def openbookqa(row: Row) -> Example:
-    """openbookqa: question_stem, choices (text, label) and answerKey."""
-    return arc({**row, "question": row["question_stem"]})
+def openbookqa(row: Row) -> Choice:
+    """openbookqa: question_stem, choices (text, label) and answerKey; the stem is continued."""
+    choice = arc({**row, "question": row["question_stem"]})
+    return replace(choice, prompt=row["question_stem"])
 
 
-def boolq(row: Row) -> Example:
+def boolq(row: Row) -> Choice:
     """boolq: question, passage and a boolean answer."""
-    instruction = f"Read the passage, then answer true or false.\n\nQuestion: {row['question']}?"
-    return _example(instruction, row["passage"], ("true", "false"), 0 if row["answer"] else 1)
+    prompt = f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:"
+    asked = f"Read the passage, then answer yes or no.\n\nQuestion: {row['question']}?\n\n{row['passage']}"
+    return Choice(prompt, ("no", "yes"), int(row["answer"]), asked=asked)
 
 
-def piqa(row: Row) -> Example:
+def piqa(row: Row) -> Choice:
     """piqa: goal, sol1, sol2 and label 0 or 1."""
-    return _multiple_choice(f"How would you do this? {row['goal']}", (row["sol1"], row["sol2"]), int(row["label"]))
+    asked = f"How would you do this? {row['goal']}"
+    return replace(_asked(row["goal"], (row["sol1"], row["sol2"]), int(row["label"])), asked=asked)
 
 
-def hellaswag(row: Row) -> Example:
-    """hellaswag: activity_label, ctx, endings and label "0" to "3"."""
-    question = f"{row['activity_label']}: which ending fits? {row['ctx']}"
-    return _multiple_choice(question, row["endings"], int(row["label"]))
+def hellaswag(row: Row) -> Choice:
+    """hellaswag: activity_label, ctx_a, ctx_b, endings and label "0" to "3", cleaned as the harness does it."""
+    prompt = _cleaned(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
+    asked = f"{row['activity_label']}: which ending fits? {row['ctx']}"
+    return Choice(prompt, tuple(map(_cleaned, row["endings"])), int(row["label"]), asked=asked)
 
 
-def winogrande(row: Row) -> Example:
-    """winogrande: sentence with a gap `_`, option1, option2 and answer "1" or "2"."""
+def _cleaned(text: str) -> str:
+    """Without WikiHow's marks and what stands in brackets."""
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+def winogrande(row: Row) -> Choice:
+    """winogrande: sentence with a gap `_`, option1, option2 and answer "1" or "2"; a choice of labels.
+
+    What lm-evaluation-harness compares is the end of the sentence after either option, which is no answer's text.
+    """
     question = f"Who or what belongs in the gap? {row['sentence']}"
-    return _multiple_choice(question, (row["option1"], row["option2"]), int(row["answer"]) - 1)
+    return _asked(question, (row["option1"], row["option2"]), int(row["answer"]) - 1)
 
 
-def siqa(row: Row) -> Example:
+def siqa(row: Row) -> Choice:
     """siqa: context, question, answerA, answerB, answerC and label "1" to "3"."""
-    answers = (row["answerA"], row["answerB"], row["answerC"])
-    return _multiple_choice(f"{row['context']} {row['question']}", answers, int(row["label"]) - 1)
+    answers, asked = (row["answerA"], row["answerB"], row["answerC"]), f"{row['context']} {row['question']}"
+    return Choice(f"Q: {asked}\nA:", answers, int(row["label"]) - 1, asked=asked)
 
 
 def gsm8k(row: Row) -> Example:
@@ -101,14 +124,19 @@ def gsm8k(row: Row) -> Example:
     return reasoned(row["question"], "", f"{text}\nThe answer is {answer.strip()}.", number)
 
 
-def _multiple_choice(question: str, answers: Sequence[str], label: int) -> Example:
-    keys = tuple(f"answer{number}" for number in range(1, len(answers) + 1))
-    listed = "\n".join(f"{key}: {answer}" for key, answer in zip(keys, answers, strict=True))
-    return _example(f"{question}\n\n{listed}\n\nWhich answer is right: {', '.join(keys)}?", "", keys, label)
+def _asked(question: str, answers: Sequence[str], label: int) -> Choice:
+    return Choice(question_prompt(question), tuple(answers), label, asked=question)
 
 
-def _example(instruction: str, text: str, keys: tuple[str, ...], label: int) -> Example:
-    return Example(instruction, text, tuple(f"the right answer is {key}" for key in keys), keys, label)
+def labelled(choice: Choice) -> Example:
+    """The answers listed under the question, to be named by their labels; yes and no are labels already."""
+    keys: tuple[str, ...] = choice.texts
+    question = choice.asked
+    if set(keys) != {"no", "yes"}:
+        keys = tuple(f"answer{number}" for number in range(1, len(keys) + 1))
+        listed = "\n".join(f"{key}: {answer}" for key, answer in zip(keys, choice.texts, strict=True))
+        question = f"{question}\n\n{listed}\n\nWhich answer is right: {', '.join(keys)}?"
+    return Example(question, "", tuple(f"the right answer is {key}" for key in keys), keys, choice.label)
 
 
 _ALL: dict[Split, str] = {"train": "train", "validation": "validation", "test": "test"}
@@ -122,5 +150,5 @@ HUB_TASKS = {
     "openbookqa": HubTask("allenai/openbookqa", "main", openbookqa, _ALL),
     "piqa": HubTask("baber/piqa", None, piqa),
     "siqa": HubTask("lighteval/siqa", None, siqa),
-    "winogrande": HubTask("allenai/winogrande", "winogrande_xl", winogrande),
+    "winogrande": HubTask("allenai/winogrande", "winogrande_xl", winogrande, texts=False),
 }

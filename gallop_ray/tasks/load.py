@@ -1,8 +1,7 @@
-"""Tasks by name, from wherever data.root says, in splits that never overlap."""
+"""Tasks by name, from data.tasks or from wherever data.root says, in splits that never overlap."""
 
 import difflib
 import glob
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,17 @@ from gallop_ray.spec.schema import DataSpec, Sweep
 from gallop_ray.tasks.examples import SPLITS, Example, Split, TaskData, shuffled
 from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import GENERATED_TASKS, generated_examples
+from gallop_ray.tasks.held_out import hold_out
 from gallop_ray.tasks.hub import HUB_TASKS, hub_examples, hub_splits
+from gallop_ray.tasks.own import OwnTask
+from gallop_ray.tasks.shots import with_shots
 
 
 @dataclass(frozen=True)
 class _Source:
     """One task of a source: the splits it has, and its examples of a split."""
 
+    name: str
     splits: Sequence[Split]
     examples: Callable[[Split], list[Example]]
 
@@ -50,8 +53,13 @@ def load_task(name: str, data: DataSpec, splits: Sequence[Split] = SPLITS) -> Ta
     needed: list[Split] = [split for split in ("train", "test") if split in splits]
     for split in needed:
         if split not in source.splits:
-            raise ValueError(f"task {name} in {data.root} has no {split} split, only {', '.join(source.splits)}")
+            raise ValueError(f"task {name} in {source.name} has no {split} split, only {', '.join(source.splits)}")
     parts = {split: _part(name, split, source, data) for split in splits}
+    if shots := data.task(name).few_shot:
+        if "train" not in source.splits:
+            raise ValueError(f"task {name} has no train split to draw data.tasks.{name}.few_shot from")
+        train = parts["train"] if "train" in parts else _part(name, "train", source, data)
+        parts = {split: with_shots(part, train, shots, f"{name}/shots") for split, part in parts.items()}
     limits = data.limits.model_dump()
     return TaskData(name, **{split: part[: limits[split]] for split, part in parts.items()})
 
@@ -62,32 +70,8 @@ def _part(name: str, split: Split, source: _Source, data: DataSpec) -> list[Exam
         return shuffled(source.examples(split), f"{seed}/{split}")
     donated = shuffled(source.examples(_donor(source)), f"{seed}/held out")
     wanted = round(len(donated) * data.validation_share)
-    if not 0 < wanted < len(donated):
-        raise ValueError(
-            f"task {name} has {len(donated)} examples, too few to hold out {data.validation_share} of them; "
-            f"add a validation split or change data.validation_share"
-        )
-    held_out = _held_out(donated, wanted)
-    validation = donated[:wanted] if held_out is None else [one for one in donated if one.question in held_out]
-    if split == "validation":
-        return validation
-    return donated[wanted:] if held_out is None else [one for one in donated if one.question not in held_out]
-
-
-def _held_out(donated: Sequence[Example], wanted: int) -> set[tuple[str, str]] | None:
-    """The questions of about so many examples: the first that fit. One that is there several times goes as a whole.
-
-    None where all examples ask the same, which no split can tell apart.
-    """
-    counts = Counter(one.question for one in donated)
-    if len(counts) == 1:
-        return None
-    chosen: set[tuple[str, str]] = set()
-    for question, count in counts.items():
-        if count <= wanted:
-            chosen.add(question)
-            wanted -= count
-    return chosen or {min(counts, key=counts.__getitem__)}
+    validation, rest = hold_out(donated, wanted, f"task {name}", "data.validation_share")
+    return validation if split == "validation" else rest
 
 
 def _donor(source: _Source) -> Split:
@@ -96,15 +80,20 @@ def _donor(source: _Source) -> Split:
 
 
 def _source(name: str, data: DataSpec) -> _Source:
+    task = data.task(name)
+    if task.source is not None:
+        own = OwnTask(name, task, name in data.train_tasks, data.split_seed)
+        return _Source(task.source, own.splits, own.examples)
     if data.root == "hub":
-        _check_known(name, list(HUB_TASKS), "on the hub")
-        return _Source(hub_splits(name), lambda split: hub_examples(name, split))
+        _check_known(name, [*data.tasks, *HUB_TASKS], "on the hub, nor in data.tasks")
+        return _Source("the hub", hub_splits(name), lambda split: hub_examples(name, split, task.formulation))
     if data.root == "generated":
         _check_known(name, list(GENERATED_TASKS), "among the generated tasks")
-        return _Source(SPLITS, lambda split: generated_examples(name, split, data.split_seed))
+        return _Source("generated", SPLITS, lambda split: generated_examples(name, split, data.split_seed))
     root = Path(data.root)
     _check_known(name, folder_tasks(root), f"in {root}", _other_files(root, name))
-    return _Source(folder_splits(root, name), lambda split: folder_examples(root, name, split))
+    found = folder_splits(root, name)
+    return _Source(data.root, found, lambda split: folder_examples(root, name, split, task.formulation))
 
 
 def _other_files(root: Path, name: str) -> str:

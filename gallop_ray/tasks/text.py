@@ -9,9 +9,9 @@ from gallop_ray.spec.schema import GENERATED_TEXT, DataSpec, Sweep
 from gallop_ray.tasks.accuracy import evaluating, over_ranks
 from gallop_ray.tasks.encode import IGNORED, Encoded, collate, encode
 from gallop_ray.tasks.examples import shuffled
-from gallop_ray.tasks.folder import file_texts
 from gallop_ray.tasks.generated import SOURCE_TASKS, generated_examples
 from gallop_ray.tasks.hub import hub_rows
+from gallop_ray.tasks.lines import file_texts
 from gallop_ray.tasks.token_loss import token_losses
 
 _PROMPT: str = DataSpec.model_fields["prompt"].default

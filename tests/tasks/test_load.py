@@ -28,7 +28,7 @@ def write(folder, name, rows):
 
 
 def data(root, **options):
-    return DataSpec(root=str(root), train="any", **options)
+    return DataSpec(root=str(root), train="any", **{"formulation": "label", **options})
 
 
 def instructions(examples):

@@ -1,0 +1,48 @@
+"""Questions with the answers to choose from, worded for either formulation (OLMES, arXiv 2406.08446).
+
+cloze: the answers' texts are compared as continuations of the question, as lm-evaluation-harness words it. label: the
+prompt lists the answers, and their letters are compared.
+"""
+
+from dataclasses import dataclass
+
+from gallop_ray.spec.tasks import Formulation
+from gallop_ray.tasks.examples import Example
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A prompt up to where the answer begins, the answers' texts, and the index of the right one.
+
+    asked: the question alone, which the answers are listed under; the prompt by default.
+    """
+
+    prompt: str
+    texts: tuple[str, ...]
+    label: int
+    place: str = ""
+    asked: str = ""
+
+
+def question_prompt(question: str, context: str = "") -> str:
+    """As lm-evaluation-harness words ARC, PIQA and BoolQ."""
+    return f"{context}\nQuestion: {question}\nAnswer:" if context else f"Question: {question}\nAnswer:"
+
+
+def worded(choice: Choice, formulation: Formulation | None) -> Example:
+    """The example. Raises ValueError where the answers cannot be told apart, or are too many for letters."""
+    at = f"{choice.place}: " if choice.place else ""
+    if len(choice.texts) < 2:
+        raise ValueError(f"{at}one answer to choose from; a choice needs two or more")
+    if len({text.strip() for text in choice.texts}) < len(choice.texts) or not all(map(str.strip, choice.texts)):
+        raise ValueError(f"{at}the answers {list(choice.texts)} are not all different and not empty; change them")
+    if formulation != "label":
+        return Example(choice.prompt, "", choice.texts, choice.texts, choice.label, joint=" ", place=choice.place)
+    if len(choice.texts) > len(LETTERS):
+        raise ValueError(f"{at}{len(choice.texts)} answers, more than there are letters; take formulation: cloze")
+    letters = tuple(LETTERS[: len(choice.texts)])
+    listed = "\n".join(f"{letter}. {text}" for letter, text in zip(letters, choice.texts, strict=True))
+    prompt = f"{choice.asked or choice.prompt}\n{listed}\nAnswer:"
+    return Example(prompt, "", letters, letters, choice.label, joint=" ", place=choice.place)

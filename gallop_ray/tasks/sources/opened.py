@@ -1,0 +1,138 @@
+"""The kinds of sources: files by path or glob, folders of files, saved datasets, the hub; each with its splits."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+from gallop_ray.spec.problems import did_you_mean, first_line
+from gallop_ray.spec.tasks import SUFFIXES, TaskSpec, kind_of_file
+from gallop_ray.tasks.examples import SPLITS, Split
+from gallop_ray.tasks.sources.files import dataset_table, file_table
+from gallop_ray.tasks.sources.table import Table
+
+ALL = "all"
+"""The only split of a source that has none."""
+_ALIASES: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing", "eval"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The splits of a source by its own names, each with what reads it."""
+
+    splits: Mapping[str, Callable[[], Table]]
+
+    def named(self, split: Split) -> str | None:
+        """What this source calls one of our splits; None where it has none such."""
+        return next((name for name in _ALIASES[split] if name in self.splits), None)
+
+
+def open_source(task: TaskSpec) -> Source:
+    """The source of a task. Raises ValueError for one that is not there."""
+    text = task.source
+    assert text is not None
+    path = Path(text)
+    if path.is_dir():
+        return _saved(path) if is_saved(path) else _folder(path)
+    if path.is_file() or has_magic(text) or kind_of_file(text):
+        return Source({name: _reader(files) for name, files in _by_split(matching(text)).items()})
+    return _hub(task)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether it is what save_to_disk writes."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def matching(text: str) -> list[Path]:
+    """The files of a path or a glob, in the order of their names. Raises ValueError where there are none."""
+    path = Path(text)
+    if path.is_file():
+        return [path]
+    found = [Path(each) for each in sorted(glob(text, recursive=True)) if Path(each).is_file()]
+    if found:
+        return found
+    if has_magic(text):
+        raise ValueError(f"no file matches {text}")
+    near = [each.name for each in path.parent.glob("*")] if path.parent.is_dir() else []
+    raise ValueError(f"there is no file {text}{did_you_mean(path.name, near)}")
+
+
+def files_table(files: list[Path]) -> Table:
+    """The rows of several files, one after the other."""
+    tables = [file_table(each) for each in files]
+    names = {column: each for table in tables for column, each in table.names.items()}
+    return Table([row for table in tables for row in table.rows], names)
+
+
+def _reader(files: list[Path]) -> Callable[[], Table]:
+    return lambda: files_table(files)
+
+
+def _by_split(files: list[Path]) -> dict[str, list[Path]]:
+    """The files by the split that their names begin or end with; all together where one of them says none."""
+    said = [_split_of(each) for each in files]
+    if None in said:
+        return {ALL: files}
+    found: dict[str, list[Path]] = {}
+    for split, file in zip(said, files, strict=True):
+        found.setdefault(str(split), []).append(file)
+    return found if len(found) > 1 else {ALL: files}
+
+
+def _split_of(path: Path) -> Split | None:
+    words = re.split(r"[._\-]+", path.name.lower())
+    return next((split for split in SPLITS for name in _ALIASES[split] if name in words), None)
+
+
+def _folder(folder: Path) -> Source:
+    """A folder of files, whose names say their splits."""
+    files = sorted(each for each in folder.rglob("*") if each.is_file() and kind_of_file(each.name))
+    if not files:
+        raise ValueError(
+            f"{folder} holds neither a dataset of save_to_disk nor a file that ends in {', '.join(SUFFIXES)}"
+        )
+    return Source({name: _reader(each) for name, each in _by_split(files).items()})
+
+
+def _saved(folder: Path) -> Source:
+    """A Dataset or a DatasetDict as save_to_disk writes it."""
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        found = load_from_disk(str(folder))
+    except Exception as error:  # whatever datasets raises of a folder that is not whole
+        raise ValueError(f"{folder} cannot be read as a dataset of save_to_disk: {first_line(error)}") from error
+    parts = dict(found) if isinstance(found, DatasetDict) else {ALL: found}
+    return Source({str(name): _table(part, f"{folder}, {name}") for name, part in parts.items()})
+
+
+def _table(dataset: Any, place: str) -> Callable[[], Table]:
+    return lambda: dataset_table(dataset, place.removesuffix(f", {ALL}"))
+
+
+def _hub(task: TaskSpec) -> Source:
+    from datasets import DatasetDict, load_dataset
+
+    name = str(task.source)
+    try:
+        found = load_dataset(name, task.config, revision=task.revision)
+    except Exception as error:  # whatever the hub's libraries raise of a network, a name or a file
+        raise ValueError(_unreachable(task, error)) from error
+    assert isinstance(found, DatasetDict)
+    return Source({str(split): _table(part, f"{name}, {split}") for split, part in found.items()})
+
+
+def _unreachable(task: TaskSpec, error: Exception) -> str:
+    """What is said of whatever the hub's libraries raise of a network, a name, a configuration or a file."""
+    more = f", {task.config}" if task.config else ""
+    return (
+        f"{task.source}{more} is no file or folder, and cannot be loaded from the hub: {first_line(error)}. Check the "
+        "path, the network, config and revision"
+    )

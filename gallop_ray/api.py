@@ -126,7 +126,10 @@ Directory = str | Path
 
 
 def run_sweep(
-    sweep: Sweep | Mapping[str, Any] | Directory, overrides: Sequence[str] = (), verbose: bool = False
+    sweep: Sweep | Mapping[str, Any] | Directory,
+    overrides: Sequence[str] = (),
+    verbose: bool = False,
+    data: Mapping[str, Any] | None = None,
 ) -> Path:
     """Run what remains of a sweep, as `gallop-ray run` does, and return its folder.
 
@@ -134,6 +137,8 @@ def run_sweep(
         sweep: a sweep, the content of a sweep file as a dict, or the path of a file.
         overrides: for a file, in the form of `--set`: "training.epochs=2".
         verbose: also show the output of Ray and DeepSpeed.
+        data: the rows of tasks by their names: a DataFrame, a Dataset or DatasetDict of datasets, or a list of dicts.
+            They are written into the sweep's folder; everything else about a task is in data.tasks, without a source.
 
     Raises:
         UserError: for a user's mistake; SweepFileError names all mistakes, in a file with their lines. Both are
@@ -142,17 +147,28 @@ def run_sweep(
     """
     if overrides and not isinstance(sweep, str | Path):
         raise ValueError("overrides belong to a sweep file: give them to load_sweep")
-    asked = sweep if isinstance(sweep, Sweep) else _read(sweep, overrides)
+    asked = sweep if isinstance(sweep, Sweep) else _read(sweep, overrides, data)
+    if data and isinstance(sweep, Sweep):
+        asked = _with_rows(sweep, data)
     from gallop_ray.sweep.driver import located
     from gallop_ray.sweep.driver import run_sweep as run
 
     return run(located(asked), verbose, sweep if isinstance(sweep, str | Path) else None).path
 
 
-def _read(sweep: Mapping[str, Any] | Directory, overrides: Sequence[str]) -> Sweep:
+def _read(
+    sweep: Mapping[str, Any] | Directory, overrides: Sequence[str], data: Mapping[str, Any] | None = None
+) -> Sweep:
     if isinstance(sweep, Mapping):
-        return checked_sweep(dict(sweep))
-    return load_sweep(sweep, overrides)
+        return _with_rows(sweep, data) if data else checked_sweep(dict(sweep))
+    found = load_sweep(sweep, overrides)
+    return _with_rows(found, data) if data else found
+
+
+def _with_rows(sweep: Sweep | Mapping[str, Any], data: Mapping[str, Any]) -> Sweep:
+    from gallop_ray.tasks.sources.given import with_rows
+
+    return checked_sweep(with_rows(sweep, data))
 
 
 def resume(directory: Directory, verbose: bool = False) -> Path:

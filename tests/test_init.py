@@ -78,8 +78,8 @@ def test_a_file_is_overwritten_only_when_asked(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "dat"], "dat is not a folder"),
-        (["--data", "."], ". holds no <task>.train.jsonl"),
+        (["--data", "dat"], "there is no file or folder dat"),
+        (["--data", "."], ". holds neither a dataset of save_to_disk nor a file that ends in"),
         (
             ["--data", "data", "--train", "colors"],
             "no task colors; there are colours, animals; did you mean `col",

@@ -8,19 +8,22 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gallop_ray
 from gallop_ray.records.environment import environment_record
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.problems import SweepFileError, did_you_mean
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.schema import DataSpec, Limits, Sweep
 from gallop_ray.spec.starter import Answers, starter_methods, starter_text
+from gallop_ray.spec.tasks import is_local, is_missing
 from gallop_ray.tasks.examples import shuffled
 from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS
 from gallop_ray.tasks.hub import HUB_TASKS
+from gallop_ray.tasks.load import load_task, load_tasks
+from gallop_ray.tasks.own import OwnTask
 from gallop_ray.tasks.references import misread
 
 _METHODS = ("gallop", "random", "lora", "full")
@@ -29,6 +32,7 @@ _CHAT_PRESETS = ("smollm2-135m",)
 _LOOKED_AT = 2000  # examples
 _HUB_OOD = ("arc_challenge", "openbookqa", "boolq", "piqa")
 T = TypeVar("T")
+_Ask = Callable[[str, Any, str, Callable[[str], Any]], Any]
 
 
 def init(arguments: argparse.Namespace) -> int:
@@ -57,7 +61,11 @@ def init(arguments: argparse.Namespace) -> int:
 
 def _answers(arguments: argparse.Namespace, path: Path) -> Answers:
     ask = _asked if sys.stdin.isatty() else _given
-    data = ask("Data: `generated`, `hub`, or a folder of <task>.<split>.jsonl", arguments.data, "generated", _data)
+    asked = "Data: `generated`, `hub`, a file, a folder or a hub id"
+    data = ask(asked, arguments.data, "generated", _data)
+    source = None if _has_tasks(data) else data
+    if source is not None:
+        return _of_source(arguments, path, source, ask)
     tasks = _tasks(data)
     for line in _inventory(data):
         print(line)
@@ -65,14 +73,68 @@ def _answers(arguments: argparse.Namespace, path: Path) -> Answers:
     train = ask("Task to train on", arguments.train, first, lambda text: _trainable(text, data, tasks))
     others = _others(data, train, tasks)
     ood = ask("Tasks it may forget", arguments.ood, " ".join(others), lambda text: _ood(text, train, tasks))
-    usual = "pocket" if data == "generated" else "smollm2-135m"
+    rest = _rest(arguments, path, ask, "pocket" if data == "generated" else "smollm2-135m")
+    return Answers(data=data, train=train, ood=ood, examples=_examples(data, train), **rest)
+
+
+def _of_source(arguments: argparse.Namespace, path: Path, source: str, ask: "_Ask") -> Answers:
+    """Of a file, a folder or a hub id, which is the one task of data.tasks."""
+    name = ask("Name of the task", arguments.train, _name_of(source), _task_name)
+    data = DataSpec.model_validate({"tasks": {name: source}, "train": name})
+    own = OwnTask(name, data.task(name), trained=True)
+    found = load_task(name, data.model_copy(update={"limits": Limits(validation=None)}))
+    held = "".join(f", {100 * share:g} % held out for {split}" for split, share in own.shares.items())
+    print(f"{source}: {name}: {len(found.train)} train, {len(found.validation)} validation, {len(found.test)} test")
+    print(f"{source}: format {own.format}{held}")
+    hub = list(HUB_TASKS)
+    ood = ask("Tasks it may forget, of the hub's", arguments.ood, "", lambda text: _ood(text, name, hub))
+    rest = _rest(arguments, path, ask, "smollm2-135m")
+    example = found.train[0]
+    return Answers(
+        data="hub",
+        train=name,
+        ood=ood,
+        examples=len(found.train),
+        source=source,
+        read=f"format {own.format}, found by the columns{held}",
+        free=example.kind in ("text", "plain"),
+        **rest,
+    )
+
+
+def _name_of(source: str) -> str:
+    """A name for the task of a source: its file's or folder's."""
+    stem = Path(source.rstrip("/")).name.split(".")[0]
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")
+    return name or "mine"
+
+
+def _task_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
+        raise ValueError(f"{text} is no name for a task; take letters, digits, `_`, `.` and `-`")
+    return text
+
+
+def _has_tasks(data: str) -> bool:
+    """Whether this is `hub`, `generated` or a folder of <task>.<split>.jsonl, and not the source of one task."""
+    if data in ("hub", "generated"):
+        return True
+    root = Path(data).expanduser()
+    return root.is_dir() and any("train" in folder_splits(root, task) for task in folder_tasks(root))
+
+
+def _rest(arguments: argparse.Namespace, path: Path, ask: "_Ask", usual: str) -> dict[str, Any]:
+    """What is asked whatever the data is."""
     model = ask("Model: a folder, a hub id, `pocket` or `smollm2-135m`", arguments.model, usual, _model)
     methods = ask(f"Methods, of {', '.join(starter_methods())}", arguments.methods, " ".join(_METHODS), _methods)
     seeds = ask("Seeds", arguments.seeds, "3", lambda text: _whole(text, 1))
     here = len(environment_record()["gpus"])
     gpus = ask("GPUs for one run (0: CPU)", arguments.gpus, str(min(here, 1)), lambda text: _whole(text, 0))
     name = arguments.name or re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)
-    return Answers(name, model, data, train, ood, methods, seeds, gpus, _has_chat(model), _examples(data, train))
+    return {
+        **{"name": name, "model": model, "methods": methods},
+        **{"seeds": seeds, "gpus": gpus, "chat": _has_chat(model)},
+    }
 
 
 def _given(question: str, flag: str | Sequence[str] | None, default: str, check: Callable[[str], T]) -> T:
@@ -107,10 +169,8 @@ def _whole(text: str, least: int) -> int:
 
 
 def _data(text: str) -> str:
-    if text not in ("hub", "generated"):
-        root = Path(text).expanduser()
-        if not any("train" in folder_splits(root, task) for task in folder_tasks(root)):
-            raise ValueError(f"{text} holds no <task>.train.jsonl, with an example a line as docs/howto/data.md says")
+    if is_missing(text) or ("/" not in text and text not in ("hub", "generated") and not is_local(text)):
+        raise ValueError(f"there is no file or folder {text}; give a path, a hub id, `hub` or `generated`")
     return text
 
 
@@ -206,13 +266,12 @@ def _schema_from(folder: Path) -> str | None:
 
 def _measured(answers: Answers, sweep: Sweep) -> Answers:
     """The answers with the lengths of texts, if data and tokenizer are local folders."""
-    if answers.data in ("hub", "generated"):
+    if answers.data in ("hub", "generated") and answers.source is None:
         return answers
     from gallop_ray.tasks.lengths import text_lengths
-    from gallop_ray.tasks.load import load_tasks
     from gallop_ray.training.models import local_tokenizer
 
-    tasks, tokenizer = load_tasks(sweep), local_tokenizer(sweep.model)
+    tasks, tokenizer = load_tasks(sweep, [answers.train] if answers.source else None), local_tokenizer(sweep.model)
     if tokenizer is None:
         return answers
     examples = [one for task in tasks.values() for one in (*task.train, *task.validation, *task.test)]

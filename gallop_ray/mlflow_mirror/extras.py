@@ -13,6 +13,7 @@ from gallop_ray.mlflow_mirror.trouble import REFUSALS
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.identity import split_hashes
 from gallop_ray.spec.schema import DataSpec, Sweep
+from gallop_ray.spec.tasks import is_local
 
 _CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
 _NO_EXAMPLES = hashlib.sha256().hexdigest()
@@ -47,9 +48,10 @@ def dataset_inputs(folder: SweepFolder, sweep: Sweep) -> list[DatasetInput]:
 
 
 def _input(task: str, split: str, digest: str, data: DataSpec) -> DatasetInput:
-    kind = data.root if data.root in ("hub", "generated") else "local"
+    place = data.task(task).source or data.root
+    kind = place if place in ("hub", "generated") else "local" if is_local(place) else "hub"
     drawn = {"split_seed": data.split_seed, "limit": getattr(data.limits, split)}
-    source = {"uri": data.root, "task": task, "split": split, **drawn}
+    source = {"uri": place, "task": task, "split": split, **drawn}
     return DatasetInput(task, digest[:_DIGEST_LENGTH], kind, json.dumps(source), _CONTEXTS[split])
 
 

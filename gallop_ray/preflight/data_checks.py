@@ -3,12 +3,14 @@
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from gallop_ray.preflight.findings import Finding, ok, problem, warning
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.duplicates import near_duplicates
 from gallop_ray.tasks.examples import SPLITS, TaskData
 from gallop_ray.tasks.lines import file_texts
-from gallop_ray.tasks.load import load_tasks
+from gallop_ray.tasks.load import load_tasks, local_tasks, own_task
 from gallop_ray.tasks.references import misread
 
 _TOLD = 5  # examples, at most
@@ -18,13 +20,14 @@ def refuse_unusable(sweep: Sweep) -> None:
     """Raises ValueError for the user's own data that cannot be read or trained on, before a cluster is started."""
     if (path := text_file(sweep)) is not None:
         deque(file_texts(path), 0)
-    if not Path(sweep.data.root).is_dir():
+    local = [name for name in local_tasks(sweep.data) if sweep.data.root != "generated" or name in sweep.data.tasks]
+    if not local:
         return
     # Imported here: transformers and torch take the driver seconds, which only the user's own data needs.
     from gallop_ray.tasks.lengths import too_long
     from gallop_ray.training.models import local_tokenizer
 
-    tasks, tokenizer = load_tasks(sweep), local_tokenizer(sweep.model)
+    tasks, tokenizer = load_tasks(sweep, local), local_tokenizer(sweep.model)
     if tokenizer is not None and (unfit := too_long(tasks.values(), tokenizer, sweep.training.max_length)):
         more = [f"and {len(unfit) - _TOLD} more"] if len(unfit) > _TOLD else []
         raise ValueError("\n".join([*unfit[:_TOLD], *more]))
@@ -50,6 +53,26 @@ def general_text(sweep: Sweep) -> Iterator[Finding]:
         )
 
 
+def formats(sweep: Sweep, tasks: Mapping[str, TaskData], tokenizer: Any) -> Iterator[Finding]:
+    """Which format the rows of the user's own tasks are of, what was held out, and a task's first example."""
+    from gallop_ray.tasks.encode import encode
+    from gallop_ray.tasks.rendered import LEARNT, rendered
+
+    for name, task in tasks.items():
+        if (own := own_task(name, sweep.data)) is not None:
+            held = "".join(f", {100 * share:g} % held out for {split}" for split, share in own.shares.items())
+            yield ok(f"{name}: format {own.format} of {own.task.source}{held}")
+        first = next(iter((*task.train, *task.test)), None)
+        if first is None or tokenizer is None:
+            continue
+        try:
+            encoded = encode(first, tokenizer, sweep.data.prompt, sweep.training.max_length)
+        except ValueError:
+            continue  # the checks of lengths and templates say it
+        begin, end = LEARNT
+        yield ok(f"{name}, first example, {begin}what is learnt{end}: {rendered(encoded, tokenizer)}")
+
+
 def overlaps(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
     """Questions that are in two splits: the test then measures memorization, or is seen by the search."""
     for trained in tasks.values():
@@ -68,6 +91,25 @@ def overlaps(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         if both := sum(one.question in known for one in task.test):
             text = f"{both} of the {len(task.test)} test examples of {task.name} are validation examples, too"
             yield warning(f"{text}: the search sees them", "Take them out of one of the two")
+
+
+def near_overlaps(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
+    """Test examples that nearly are training examples.
+
+    Tasks with solved examples before each question, which are the same ones, and generated tasks are left out.
+    """
+    looked_at = [task for task in tasks.values() if not sweep.data.task(task.name).few_shot]
+    if sweep.data.root == "generated":
+        looked_at = [task for task in looked_at if task.name in sweep.data.tasks]
+    for trained in (task for task in looked_at if task.train):
+        for task in looked_at:
+            if (near := near_duplicates(task.test, trained.train)) is None:
+                continue
+            own = "" if task is trained else f" of {trained.name}"
+            one, other = (f"{each.place or each.question[0]!r:.90}" for each in near.first)
+            looked = f"{near.count} of {near.looked_at} test examples of {task.name} nearly are training examples{own}"
+            looked += f" (of {near.against} looked at), such as {one} and {other}"
+            yield warning(looked, "Take them out of one of the two")
 
 
 def references(tasks: Mapping[str, TaskData]) -> Iterator[Finding]:

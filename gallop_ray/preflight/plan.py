@@ -22,7 +22,7 @@ from gallop_ray.spec.plan import SweepPlan, plan_sweep
 from gallop_ray.spec.schema import Configuration, DataSpec, Sweep
 from gallop_ray.spec.space import extremes
 from gallop_ray.tasks.hub import HUB_TASKS
-from gallop_ray.tasks.load import load_task
+from gallop_ray.tasks.load import load_task, local_tasks
 from gallop_ray.training.engine import quiet, zero_stage
 from gallop_ray.training.memory import Estimate, estimate
 from gallop_ray.training.models import meta_model
@@ -71,13 +71,13 @@ def _train_examples(data: DataSpec) -> list[int] | None:
 
 
 def _examples_of(task: str, data: DataSpec) -> int | None:
-    if data.root != "hub":
+    if task in local_tasks(data):
         return len(load_task(task, data, ("train",)).train)
     with offline():
         try:
             return len(load_task(task, data, ("train",)).train)
         except ValueError:
-            if task not in HUB_TASKS:
+            if task not in HUB_TASKS and data.task(task).source is None:
                 raise
             return data.limits.train
 

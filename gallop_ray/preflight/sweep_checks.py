@@ -13,7 +13,7 @@ import torch
 
 from gallop_ray.methods import make_method
 from gallop_ray.methods.peft import PeftMethod
-from gallop_ray.preflight.data_checks import overlaps, references
+from gallop_ray.preflight.data_checks import formats, near_overlaps, overlaps, references
 from gallop_ray.preflight.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.preflight.machine_checks import host_memory, usable_cpus
 from gallop_ray.preflight.plan import estimates, no_estimate, offline, reach
@@ -29,7 +29,7 @@ from gallop_ray.tasks.encode import CHAT
 from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths, too_long
-from gallop_ray.tasks.load import load_tasks
+from gallop_ray.tasks.load import load_tasks, local_tasks
 from gallop_ray.training.engine import refuse_extra
 from gallop_ray.training.model_checks import refuse_positions
 from gallop_ray.training.models import (
@@ -114,25 +114,34 @@ def studies(sweep: Sweep) -> Iterator[Finding]:
 def data(sweep: Sweep) -> Iterator[Finding]:
     """Whether every task has the splits that it needs, and its texts fit the maximum length."""
     datasets.disable_progress_bars()
+    local = local_tasks(sweep.data)
+    remote = [name for name in (*sweep.data.train_tasks, *sweep.data.ood) if name not in local]
+    try:
+        tasks = load_tasks(sweep, local)
+    except ValueError as error:
+        yield problem(str(error), "Correct the data, or data.train and data.ood")
+        return
     try:
         with offline():
-            tasks = load_tasks(sweep)
+            tasks |= load_tasks(sweep, remote)
     except ValueError as error:
-        if sweep.data.root != "hub" or not _all_known(sweep):
+        names = [_hub_path(sweep, name) for name in remote]
+        if None in names:
             yield problem(str(error), "Correct the data, or data.train and data.ood")
             return
-        for name in dict.fromkeys(HUB_TASKS[task].path for task in (*sweep.data.train_tasks, *sweep.data.ood)):
+        for name in dict.fromkeys(map(str, names)):
             yield _on_hub(f"data of {name}", name, "dataset")
-        return
     yield from _sizes(sweep, tasks)
+    yield from formats(sweep, tasks, local_tokenizer(sweep.model))
     yield from overlaps(tasks)
+    yield from near_overlaps(sweep, tasks)
     yield from references(tasks)
     yield from _lengths(sweep, tasks)
 
 
 def _sizes(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
     tested = ", ".join(f"{name} {len(task.validation)} + {len(task.test)}" for name, task in tasks.items())
-    for train in (tasks[name] for name in sweep.data.train_tasks):
+    for train in (tasks[name] for name in sweep.data.train_tasks if name in tasks):
         yield ok(f"data: {len(train.train)} examples of {train.name} to train on; validation + test: {tested}")
     for name, task in tasks.items():
         if (fewest := min(len(task.validation), len(task.test))) < _FEW:
@@ -141,8 +150,9 @@ def _sizes(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
             yield warning(f"{text}: {step}", "More examples, or more seeds, tell methods apart")
 
 
-def _all_known(sweep: Sweep) -> bool:
-    return all(task in HUB_TASKS for task in (*sweep.data.train_tasks, *sweep.data.ood))
+def _hub_path(sweep: Sweep, name: str) -> str | None:
+    """The hub's dataset of a task; None for a task that there is not."""
+    return sweep.data.task(name).source or (HUB_TASKS[name].path if name in HUB_TASKS else None)
 
 
 def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ from gallop_ray.spec.search_checks import (
     training_paths,
 )
 from gallop_ray.spec.secrets import hidden
+from gallop_ray.spec.tasks import OF_SOURCES, TaskSpec, is_local, is_missing
 
 _OWNED_BY_US = {
     "train_batch_size": "training.batch_size",
@@ -231,6 +232,27 @@ def _root_exists(sweep: Sweep) -> Iterator[Finding]:
         yield (("data", "root"),), message + did_you_mean(root, ("hub", "generated"))
 
 
+def _sources_exist(sweep: Sweep) -> Iterator[Finding]:
+    for name, task in sweep.data.tasks.items():
+        path = ("data", "tasks", name)
+        if task.source is None:
+            unused = [field for field in OF_SOURCES if getattr(task, field) != TaskSpec.model_fields[field].default]
+            for field in unused:
+                yield ((*path, field), path), "is not allowed without source, whose rows it is about"
+            continue
+        files = {("source",): task.source}
+        files |= {("splits", ours): theirs for ours, theirs in task.splits.items() if isinstance(theirs, str)}
+        for field, text in files.items():
+            if "://" in text:
+                message = f"{shown(hidden(text))} is not allowed; an address is not read, give a path or a hub id"
+                yield ((*path, *field), path), message
+            elif is_missing(text):
+                yield ((*path, *field), path), f"{shown(text)} is not allowed; there is no such file"
+        for field in ("config", "revision"):
+            if getattr(task, field) is not None and is_local(task.source):
+                yield ((*path, field), path), f"is not allowed with {shown(task.source)}, which is no hub id"
+
+
 def _text_exists(sweep: Sweep) -> Iterator[Finding]:
     text = sweep.evaluation.text
     if text and text.endswith(".jsonl") and not is_file(text):
@@ -301,6 +323,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("data.prompt",), _prompt_shows_task),
     (("model.name", "training.max_length", "search.space"), _model_can_be_read),
     (("data.root",), _root_exists),
+    (("data",), _sources_exist),
     (("evaluation.text",), _text_exists),
     (("model.name", "evaluation.text", "search.storage"), _no_buckets),
     (("deepspeed.extra",), _deepspeed_extra),

@@ -9,6 +9,8 @@ from gallop_ray.spec.schema import Sweep
 def references(sweep: Sweep) -> Iterator[str]:
     """Every `module:Name` of a sweep."""
     yield from filter(is_reference, (method.type for method in sweep.methods))
+    formats = (task.format for task in sweep.data.tasks.values() if task.format is not None)
+    yield from filter(is_reference, formats)
     training = sweep.training
     search = (sweep.search.sampler, sweep.pruning.type)
     yield from filter(is_reference, (*sweep.evaluation.metrics, *search, training.optimizer, training.schedule))

@@ -19,9 +19,10 @@ _LONGEST = 1024  # tokens
 class Answers:
     """The choices for a first sweep. `train` and `ood` are tasks of `data`, which is the value of data.root.
 
-    `chat`: whether the model has a chat template. `examples`: the number of training examples, None where unknown.
-    `longest`: tokens of the longest prompt with its answer, None where unknown; `new_tokens`: of the longest answer, if
-    more have to be generated than by default.
+    `source`: where the rows of the task `train` are, which then is one of data.tasks; `read`: how they are read;
+    `free`: whether they are answered by any text. `chat`: whether the model has a chat template. `examples`: the number
+    of training examples, None where unknown. `longest`: tokens of the longest prompt with its answer, None where
+    unknown; `new_tokens`: of the longest answer, if more have to be generated than by default.
     """
 
     name: str
@@ -32,6 +33,9 @@ class Answers:
     methods: Sequence[str]
     seeds: int
     gpus: int
+    source: str | None = None
+    read: str = ""
+    free: bool = False
     chat: bool = False
     examples: int | None = None
     longest: int | None = None
@@ -77,13 +81,19 @@ def _model(answers: Answers) -> Iterator[str]:
 
 def _data(answers: Answers) -> Iterator[str]:
     yield "data:"
-    yield f"  root: {_value(answers.data)}"
+    if answers.source is None:
+        yield f"  root: {_value(answers.data)}"
+    else:
+        yield "  tasks:"
+        yield _noted(f"    {_value(answers.train)}: {{source: {_value(answers.source)}}}", answers.read)
     yield f"  train: {_value(answers.train)}"
     ood = f"  ood: [{', '.join(map(_value, answers.ood))}]"
-    yield _noted(ood, "what it may forget" if answers.ood else "other tasks, to see what is forgotten")
+    none = "other tasks, to see what is forgotten"
+    none += ", such as the hub's piqa, openbookqa, arc_easy" if answers.source else ""
+    yield _noted(ood, "what it may forget" if answers.ood else none)
     if answers.toy:
         yield "  limits: {train: 2000, validation: 128, test: 256}"
-    elif answers.data == "hub":
+    elif answers.data == "hub" and answers.source is None:
         yield _noted("  limits: {train: 2000, validation: 256, test: 500}", "to begin with")
     if answers.chat:
         yield _noted("  prompt: chat", "the model has a chat template")
@@ -116,6 +126,8 @@ def _search(answers: Answers) -> Iterator[str]:
     yield ""
     yield _noted("budget: {configurations: 6}", "for each method; from the fourth on results decide")
     yield ""
+    if answers.free:
+        return  # the default goes by the task's loss
     metric = "val_mean_accuracy" if answers.ood else "val_id_accuracy"
     measured = "of the task and of the others, on validation data" if answers.ood else "of the task, on validation data"
     yield _noted(f"objective: {{metric: {metric}}}", measured)

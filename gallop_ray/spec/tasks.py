@@ -1,12 +1,14 @@
 """`data.tasks`: tasks of the user's own files, folders and hub datasets, and how a row becomes an example."""
 
 import re
+from glob import glob, has_magic
 from typing import Annotated, Literal
 
+from jinja2 import Environment, TemplateSyntaxError
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from gallop_ray.spec.methods import Frozen
-from gallop_ray.spec.places import expanded
+from gallop_ray.spec.places import expanded, is_file, is_folder
 from gallop_ray.spec.plugins import installed, is_reference
 from gallop_ray.spec.problems import did_you_mean
 
@@ -14,9 +16,12 @@ SplitName = Literal["train", "validation", "test"]
 Formulation = Literal["cloze", "label"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
+_ENVIRONMENT = Environment()
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 FORMATS = ("house", "messages", "sharegpt", "prompt", "alpaca", "choice", "label", "text", "template")
 """Those that are built in; what fits which columns, gallop_ray.tasks.formats says."""
+OF_SOURCES = ("config", "revision", "splits", "format", "columns", "prompt", "answer", "options")
+"""The fields that are about a source's rows."""
 FORMAT_GROUP = "gallop_ray.formats"
 """The entry points by which a package offers formats: `name = "module:object"`, an object of class Format."""
 
@@ -41,6 +46,19 @@ def kind_of_file(name: str) -> str | None:
     for packed in COMPRESSED:
         name = name.removesuffix(packed)
     return next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), None)
+
+
+def is_local(source: str) -> bool:
+    """Whether a source is a path or a glob, and not a hub id."""
+    return has_magic(source) or kind_of_file(source) is not None or is_folder(source) or is_file(source)
+
+
+def is_missing(source: str) -> bool:
+    """Whether a source must be a path, for it is written like one, and nothing is there."""
+    if has_magic(source):
+        return not glob(source, recursive=True)
+    like_a_path = kind_of_file(source) is not None or source.startswith((".", "/", "~"))
+    return like_a_path and not is_file(source) and not is_folder(source)
 
 
 def _task_name(name: str) -> str:
@@ -91,6 +109,16 @@ class TaskSpec(Frozen):
             listed = ", ".join(map(repr, known))
             raise ValueError(f"must be one of {listed}, or module:object{did_you_mean(name, known)}")
         return name
+
+    @field_validator("prompt", "answer", mode="after")
+    @classmethod
+    def _is_template(cls, text: str | None) -> str | None:
+        if text is not None:
+            try:
+                _ENVIRONMENT.parse(text)
+            except TemplateSyntaxError as error:
+                raise ValueError(f"must be a Jinja template: {error.message}") from None
+        return text
 
 
 Task = Annotated[TaskSpec, BeforeValidator(_from_text, json_schema_input_type=TaskSpec | Text)]

@@ -36,6 +36,7 @@ from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import lacks_secrets, without_secrets
+from gallop_ray.spec.tasks import TaskSpec, is_local
 from gallop_ray.sweep.base import prepare
 from gallop_ray.sweep.commands import reopen
 from gallop_ray.sweep.recheck import clear_leftovers, recheck
@@ -57,7 +58,8 @@ def located(sweep: Sweep) -> Sweep:
         start = Path.home() / "gallop_ray"
     output = str((start / Path(sweep.output).expanduser()).resolve())
     model = sweep.model.model_copy(update={"name": _absolute_folder(sweep.model.name)})
-    data = sweep.data.model_copy(update={"root": _absolute_folder(sweep.data.root)})
+    tasks = {name: _located_task(task) for name, task in sweep.data.tasks.items()}
+    data = sweep.data.model_copy(update={"root": _absolute_folder(sweep.data.root), "tasks": tasks})
     evaluation = sweep.evaluation.model_copy(update={"text": _absolute_file(sweep.evaluation.text)})
     search = sweep.search.model_copy(update={"storage": _absolute_database(sweep.search.storage, start)})
     parts = {"model": model, "data": data, "evaluation": evaluation, "search": search}
@@ -68,6 +70,19 @@ def _absolute_folder(name: str) -> str:
     """Absolute for a folder; hub ids, presets and keywords unchanged."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
+
+
+def _located_task(task: TaskSpec) -> TaskSpec:
+    """With absolute paths of files, folders and globs."""
+    splits = {
+        ours: _absolute_path(theirs) if isinstance(theirs, str) else theirs for ours, theirs in task.splits.items()
+    }
+    source = None if task.source is None else _absolute_path(task.source)
+    return task.model_copy(update={"source": source, "splits": splits})
+
+
+def _absolute_path(text: str) -> str:
+    return str(Path(text).expanduser().absolute()) if is_local(text) else text
 
 
 def _absolute_file(name: str | None) -> str | None:

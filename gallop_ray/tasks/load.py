@@ -2,11 +2,12 @@
 
 import difflib
 import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gallop_ray.spec.schema import DataSpec, Sweep
+from gallop_ray.spec.tasks import is_local
 from gallop_ray.tasks.examples import SPLITS, Example, Split, TaskData, shuffled
 from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import GENERATED_TASKS, generated_examples
@@ -14,6 +15,8 @@ from gallop_ray.tasks.held_out import hold_out
 from gallop_ray.tasks.hub import HUB_TASKS, hub_examples, hub_splits
 from gallop_ray.tasks.own import OwnTask
 from gallop_ray.tasks.shots import with_shots
+
+_MEASURED: tuple[Split, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,21 @@ class _Source:
     examples: Callable[[Split], list[Example]]
 
 
-def load_tasks(sweep: Sweep) -> dict[str, TaskData]:
-    """The data of every task of a sweep: all splits of those trained on, validation and test of the others.
+def local_tasks(data: DataSpec) -> list[str]:
+    """The tasks whose rows are in files of this machine, or are made here."""
+    names = (*data.train_tasks, *data.ood)
+    sources = {name: data.task(name).source for name in names}
+    return [name for name, source in sources.items() if (data.root != "hub" if source is None else is_local(source))]
+
+
+def load_tasks(sweep: Sweep, names: Collection[str] | None = None) -> dict[str, TaskData]:
+    """The data of a sweep's tasks, or of these: all splits of those trained on, validation and test of the others.
 
     Raises ValueError where a task cannot be measured as the sweep asks.
     """
     data = sweep.data
-    trained_on = {name: load_task(name, data) for name in data.train_tasks}
-    found = trained_on | {name: load_task(name, data, ("validation", "test")) for name in data.ood}
+    asked = [name for name in (*data.train_tasks, *data.ood) if names is None or name in names]
+    found = {name: load_task(name, data, SPLITS if name in data.train_tasks else _MEASURED) for name in asked}
     for name, task in found.items():
         if not sweep.evaluation.generate and any(one.number is not None for one in task.test + task.validation):
             raise ValueError(
@@ -79,11 +89,16 @@ def _donor(source: _Source) -> Split:
     return "train" if "train" in source.splits else "test"
 
 
+def own_task(name: str, data: DataSpec) -> OwnTask | None:
+    """The task of data.tasks, where it has a source of its own."""
+    task = data.task(name)
+    return None if task.source is None else OwnTask(name, task, name in data.train_tasks, data.split_seed)
+
+
 def _source(name: str, data: DataSpec) -> _Source:
     task = data.task(name)
-    if task.source is not None:
-        own = OwnTask(name, task, name in data.train_tasks, data.split_seed)
-        return _Source(task.source, own.splits, own.examples)
+    if (own := own_task(name, data)) is not None:
+        return _Source(str(task.source), own.splits, own.examples)
     if data.root == "hub":
         _check_known(name, [*data.tasks, *HUB_TASKS], "on the hub, nor in data.tasks")
         return _Source("the hub", hub_splits(name), lambda split: hub_examples(name, split, task.formulation))

@@ -27,7 +27,8 @@ def misread(examples: Sequence[Example]) -> Misread | None:
 
     A model that repeats them word for word has an accuracy by generation below 1.
     """
-    wrong = [one for one in examples if not is_right(read_answer(one.answer, one), one)]
+    asked = [one for one in examples if one.kind in ("choice", "number")]
+    wrong = [one for one in asked if not is_right(read_answer(one.answer, one), one)]
     if not wrong:
         return None
     example, options = wrong[0], wrong[0].number is None

@@ -153,9 +153,16 @@ class LoadedModel:
             engine.close()
 
 
+_FIRST = ("instruction", "input", "options", "keys", "label", "number")
+
+
 def _content(example: Example) -> tuple[Any, ...]:
-    """All fields of an example but its place in its file."""
-    return tuple(getattr(example, each.name) for each in fields(example) if each.name != "place")
+    """All fields of an example but its place in its file; later ones only where they are set, as in old records."""
+    values = {
+        each.name: (getattr(example, each.name), each.default) for each in fields(example) if each.name != "place"
+    }
+    later = ((name, value) for name, (value, default) in values.items() if name not in _FIRST and value != default)
+    return (*(values[name][0] for name in _FIRST), *later)
 
 
 def _hash_of(texts: Iterable[str]) -> str:

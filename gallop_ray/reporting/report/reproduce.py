@@ -40,7 +40,9 @@ def _model(sweep: Sweep) -> str:
 
 def _data(sweep: Sweep) -> str:
     others = f"; forgetting measured on {', '.join(sweep.data.ood)}" if sweep.data.ood else ""
-    return f"{sweep.data.root}, trained on {' and '.join(sweep.data.train_tasks)}{others}"
+    used = (*sweep.data.train_tasks, *sweep.data.ood)
+    sources = dict.fromkeys(sweep.data.task(name).source or sweep.data.root for name in used)
+    return f"{', '.join(sources)}, trained on {' and '.join(sweep.data.train_tasks)}{others}"
 
 
 def sweep_yaml(sweep: Sweep) -> str:

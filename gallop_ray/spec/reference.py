@@ -52,6 +52,8 @@ def _section(path: str, field: Schema, schema: Schema) -> Iterator[str]:
         yield _table(section["properties"], schema)
         for name, each in section["properties"].items():
             yield from _section(f"{path}.{name}", each, schema)
+            if isinstance(each.get("additionalProperties"), dict) and _definitions(each["additionalProperties"]):
+                yield from _section(f"{path}.{name}.NAME", each["additionalProperties"], schema)
 
 
 def _methods(schema: Schema) -> Iterator[str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.analysis.ranking import Summary, best, best_run
 from gallop_ray.records.folders import SweepFolder
@@ -33,6 +35,20 @@ class Best:
 def best_of_methods(folder: SweepFolder, sweep: Sweep) -> list[Best]:
     """The best configuration of each method that has one, the overall best first."""
     return [_best(folder, sweep, summary) for summary in best(folder.results(), sweep.objective)]
+
+
+def as_sweep_file(best: Best, sweep: Sweep) -> dict[str, Any]:
+    """A whole sweep file that runs one best configuration again, without a search; what has its default is left out."""
+    left_out = {"name", "methods", "training", "search", "budget", "pruning", "confirmation"}
+    sections = {name: _written(getattr(sweep, name)) for name in Sweep.model_fields if name not in left_out}
+    asked = {"name": f"{sweep.name}-best", **{name: each for name, each in sections.items() if each not in ({}, None)}}
+    return {**asked, "methods": best.settings["methods"], "training": best.settings["training"]}
+
+
+def _written(section: Any) -> Any:
+    if isinstance(section, BaseModel):
+        return section.model_dump(mode="json", exclude_defaults=True)
+    return list(section) if isinstance(section, tuple) else section
 
 
 def _best(folder: SweepFolder, sweep: Sweep, summary: Summary) -> Best:

@@ -60,6 +60,10 @@ def make_parser() -> argparse.ArgumentParser:
     add_sweep_file_commands(commands)
     _add_folder_commands(commands)
     _add_export(commands)
+    text = "the sweeps of a folder, and how each stands"
+    listed = commands.add_parser("list", help=text, description=text)
+    listed.add_argument("output", nargs="?", default="runs", help="the folder of sweeps (default: runs)")
+    listed.set_defaults(command=_list)
     text = "open the MLflow UI on what was logged"
     ui = commands.add_parser("ui", help=text, description=text)
     ui.add_argument("--output", default="runs", help="the folder of sweeps, or of one sweep (default: runs)")
@@ -94,7 +98,9 @@ def _add_folder_commands(commands: Any) -> None:
     retry.add_argument("--failed", action="store_true", help="all that failed or diverged")
     retry.add_argument("runs", nargs="*", metavar="RUN", help="<configuration> or <configuration>/seed-<n>")
     best = add("best", _best, "the best configuration: its metrics, settings and adapter")
-    best.add_argument("--all", action="store_true", help="the best of each method")
+    form = best.add_mutually_exclusive_group()
+    form.add_argument("--all", action="store_true", help="the best of each method")
+    form.add_argument("--yaml", action="store_true", help="a whole sweep file that runs it again, without a search")
     report = add("report", _report, "write the report: one HTML page, figures and tables; at any time of a sweep")
     report.add_argument("--output", metavar="PATH", help="the page to write (default: DIR/report/report.html)")
     report.add_argument("--open", action="store_true", help="show it in the browser")
@@ -135,6 +141,13 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _list(arguments: argparse.Namespace) -> int:
+    from gallop_ray.reporting.sweeps import print_sweeps
+
+    print_sweeps(arguments.output)
+    return 0
+
+
 def _pause(arguments: argparse.Namespace) -> int:
     from gallop_ray.sweep.commands import pause
 
@@ -159,7 +172,7 @@ def _retry(arguments: argparse.Namespace) -> int:
 def _best(arguments: argparse.Namespace) -> int:
     from gallop_ray.reporting.best import print_best
 
-    print_best(arguments.sweep, arguments.all)
+    print_best(arguments.sweep, arguments.all, arguments.yaml)
     return 0
 
 

@@ -2,14 +2,14 @@
 
 import yaml
 
-from gallop_ray.analysis.best import Best, best_of_methods
+from gallop_ray.analysis.best import Best, as_sweep_file, best_of_methods
 from gallop_ray.analysis.diagnoses import diagnoses
 from gallop_ray.analysis.statistics import sweep_statistics
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.plain_yaml import Dumper
 
 
-def print_best(directory: str, of_each_method: bool) -> None:
+def print_best(directory: str, of_each_method: bool, as_yaml: bool = False) -> None:
     """Print the best configuration of a sweep, or of each of its methods. Raises ValueError before there is one."""
     stored = open_sweep(directory)
     folder, sweep = stored.folder, stored.sweep
@@ -18,6 +18,9 @@ def print_best(directory: str, of_each_method: bool) -> None:
         raise ValueError(
             f"no configuration of {folder.path} has finished without a failed run; see `gallop-ray status {directory}`"
         )
+    if as_yaml:
+        print(yaml.dump(as_sweep_file(found[0], sweep), Dumper=Dumper, sort_keys=False, allow_unicode=True), end="")
+        return
     print("\n\n".join(map(_described, found[: None if of_each_method else 1])))
     if verdict := sweep_statistics(folder, sweep).verdict:
         print(f"\n{verdict.text}")

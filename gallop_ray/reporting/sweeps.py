@@ -1,0 +1,50 @@
+"""What `gallop-ray list` shows: the sweeps of a folder, the latest first."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from gallop_ray.analysis.status import StatusReader
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.stored import open_sweep
+
+
+def print_sweeps(output: str) -> None:
+    """Print a line for each sweep. Raises ValueError for a folder that does not exist, or holds none."""
+    folder = Path(output).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give the folder of sweeps, which is `output` in a sweep file")
+    found = [each for each in folder.iterdir() if SweepFolder(each).exists()]
+    if not found:
+        raise ValueError(f"{folder} holds no sweep; `gallop-ray run SWEEP.yaml` starts one")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("Sweep", "Begun", "State", "Runs", "Best", "Configuration"):
+        table.add_column(heading, justify="right" if heading in ("Runs", "Best") else "left", overflow="fold")
+    for path in sorted(found, key=_begun, reverse=True):
+        table.add_row(*_cells(path))
+    Console(markup=False).print(table)
+
+
+def _begun(path: Path) -> float:
+    return (path / "spec.json").stat().st_mtime
+
+
+def _cells(path: Path) -> Iterator[str]:
+    yield path.name
+    yield f"{datetime.fromtimestamp(_begun(path)):%Y-%m-%d %H:%M}"
+    try:
+        stored = open_sweep(path)
+        status = StatusReader(stored.folder, stored.sweep).look()
+    except ValueError as error:
+        yield f"cannot be read: {error}"
+        return
+    over = status.runs.total - status.runs.to_do - status.runs.running
+    yield status.state
+    yield f"{over}/{status.runs.total}"
+    if status.best is not None and status.best.objective is not None:
+        yield f"{100 * status.best.objective:.1f} %"
+        yield status.best.configuration

@@ -1,0 +1,57 @@
+"""`gallop-ray list` and `best --yaml`."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gallop_ray.cli import main
+from gallop_ray.spec.load import load_sweep
+from tests.sweep.written import Written, small_sweep
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """Two of six runs have finished."""
+    made = Written(small_sweep(tmp_path, training={"steps": 7}, resources={"slots": 1}))
+    for seed, accuracy in enumerate((0.6, 0.8)):
+        made.end(made.begin("gallop", 0.2, seed), accuracy)
+    return made
+
+
+def test_each_sweep_has_a_line(written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "spec.json").write_text("{")
+    assert main(["list", str(tmp_path)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "small" in text
+    assert "not running 2/6 70.0 % gallop-" in text
+    assert "cannot be read" in text
+    assert "mlruns" not in text
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_a_folder_without_sweeps_is_told(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", str(tmp_path / folder)]) == 2
+    assert "folder of sweeps" in (said := capsys.readouterr().err) or "holds no sweep" in said
+
+
+def test_the_best_as_a_sweep_file_is_valid_and_the_same(
+    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["best", str(written.folder.path), "--yaml"]) == 0
+    file = tmp_path / "again.yaml"
+    file.write_text(capsys.readouterr().out)
+    again, before = load_sweep(file), written.sweep
+    assert again.name == "small-best"
+    assert (again.model, again.data, again.seeds, again.resources) == (
+        before.model,
+        before.data,
+        before.seeds,
+        before.resources,
+    )
+    assert again.methods == before.methods[:1]
+    assert (again.training.learning_rate, again.training.steps) == (0.2, 7)
+    assert not again.search.space
+    assert "evaluation" not in yaml.safe_load(file.read_text()), "what has its default is left out"

@@ -12,7 +12,7 @@ from gallop_ray.cli.sweep_file import add_sweep_file_commands, run
 from gallop_ray.cli.unexpected import NO_MISTAKE, told
 from gallop_ray.cli.watched import FAILED, LastWord, watched
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
-from gallop_ray.export.request import TARGETS, checked
+from gallop_ray.export.request import TARGETS, checked, checked_run
 from gallop_ray.spec.problems import SweepFileError
 
 _USER_ERROR = 2
@@ -60,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_sweep_file_commands(commands)
     _add_folder_commands(commands)
     _add_export(commands)
+    _add_generate(commands)
     text = "the sweeps of a folder, and how each stands"
     listed = commands.add_parser("list", help=text, description=text)
     listed.add_argument("output", nargs="?", default="runs", help="the folder of sweeps (default: runs)")
@@ -123,6 +124,16 @@ def _add_export(commands: Any) -> None:
     export.set_defaults(command=_export)
 
 
+def _add_generate(commands: Any) -> None:
+    text = "what a finished run's model says to a prompt, and what the base model says"
+    generate = commands.add_parser("generate", help=text, description=f"{text}; without one, prompts are read by line")
+    generate.add_argument("run", metavar="RUN", help="the run folder, <output>/<sweep>/<configuration>/seed-<n>")
+    generate.add_argument("--prompt", action="append", default=[], help="an instruction; may be given several times")
+    generate.add_argument("--file", help="a file of prompts, one a line; .jsonl: objects with instruction and input")
+    generate.add_argument("--max-new-tokens", type=int, metavar="N", help="at most so many tokens an answer")
+    generate.set_defaults(command=_generate)
+
+
 def _resume(arguments: argparse.Namespace) -> int:
     from gallop_ray.records.stored import open_sweep
     from gallop_ray.sweep.commands import resume_paused
@@ -173,6 +184,15 @@ def _best(arguments: argparse.Namespace) -> int:
     from gallop_ray.reporting.best import print_best
 
     print_best(arguments.sweep, arguments.all, arguments.yaml)
+    return 0
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    checked_run(arguments.run)  # before torch is imported
+    from gallop_ray.export.generate import print_answers
+
+    with suppress(KeyboardInterrupt):
+        print_answers(arguments.run, arguments.prompt, arguments.file, arguments.max_new_tokens)
     return 0
 
 

@@ -19,8 +19,13 @@ from gallop_ray.training.save import save_model
 def write_merged(request: Request, folder: Path) -> None:
     """Write weights, configuration and tokenizer. Raises ValueError where the base model is not the run's."""
     model, tokenizer = load_model(request.model)
-    save_model(_MERGE[request.metadata["format"]](model, request), folder)
+    save_model(merged(model, request), folder)
     tokenizer.save_pretrained(folder)
+
+
+def merged(model: Any, request: Request) -> Any:
+    """The base model, changed in place into what the run trained. Raises ValueError as write_merged."""
+    return _MERGE[request.metadata["format"]](model, request)
 
 
 def _merge_delta(model: Any, request: Request) -> Any:

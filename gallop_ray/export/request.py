@@ -48,9 +48,7 @@ def checked(run: str, to: Target, output: str | None) -> Request:
 
     `output` is a folder; None for <configuration>-seed-<n>-<to> in the working directory, with a round's task.
     """
-    folder = _folder(Path(run).expanduser().resolve())
-    _refuse_unfinished(folder)
-    metadata = _metadata(folder)
+    folder, metadata = checked_run(run)
     _refuse_impossible(folder, metadata["format"], to)
     task = [folder.task] if isinstance(folder, RoundFolder) else []
     parts = [folder.configuration, f"seed-{folder.seed}", *task, to]
@@ -58,6 +56,13 @@ def checked(run: str, to: Target, output: str | None) -> Request:
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{target} exists and is not an empty folder; name another with --output, or remove it")
     return Request(folder, to, target, metadata)
+
+
+def checked_run(run: str) -> tuple[RunFolder, dict[str, str]]:
+    """A finished run with its adapter's metadata. Raises ValueError that says what is missing."""
+    folder = _folder(Path(run).expanduser().resolve())
+    _refuse_unfinished(folder)
+    return folder, _metadata(folder)
 
 
 def _folder(path: Path) -> RunFolder:

@@ -1,0 +1,103 @@
+"""What a trained model says: greedily, to the prompt that it was trained with, beside the base model's answer."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gallop_ray.export.merged import merged
+from gallop_ray.export.request import Request, checked_run
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.stored import open_sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct
+from gallop_ray.tasks.examples import Example, reasoned
+from gallop_ray.training.models import load_model
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the tuned and the base model say to an instruction; `input` may be empty."""
+
+    instruction: str
+    input: str
+    tuned: str
+    base: str
+
+
+def asked_of(file: Path) -> list[tuple[str, str]]:
+    """Instruction and input of each line of a file: of a .jsonl file's objects, else the line itself.
+
+    Raises ValueError naming the line that has none.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        row = _row(line, f"{file}:{number}") if file.suffix == ".jsonl" else {"instruction": line}
+        found.append((row["instruction"], row.get("input") or ""))
+    if not found:
+        raise ValueError(f"{file}:1: the file is empty; write a prompt on each line")
+    return found
+
+
+def _row(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{place}: not a JSON object ({error})") from error
+    if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
+        raise ValueError(f"{place}: instruction is missing, or is not text")
+    return row
+
+
+class Speaker:
+    """The model of a finished run and its base model, loaded once."""
+
+    def __init__(self, run: str, tokens: int | None = None) -> None:
+        """Raises ValueError where the run has no adapter, or its base model is another one now."""
+        folder, metadata = checked_run(run)
+        self._sweep: Sweep = open_sweep(SweepFolder(folder.whole.path.parent.parent).path).sweep
+        self._base, self._tokenizer = load_model(self._sweep.model)
+        model, _ = load_model(self._sweep.model)
+        self._tuned = merged(model, Request(folder, "merged", folder.path, metadata))
+        self._settings = EvaluationSettings(
+            prompt=self._sweep.data.prompt,
+            max_length=self._sweep.training.max_length,
+            batch_size=self._sweep.evaluation.batch_size,
+            max_reasoning_tokens=tokens or self._sweep.evaluation.new_tokens(reasoning=True),
+        )
+
+    def answers(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
+        """Of each instruction and input, what both models say."""
+        examples = [reasoned(instruction, text, ".", 0.0) for instruction, text in asked]
+        tuned, base = (self._said(model, examples) for model in (self._tuned, self._base))
+        return [Answer(*each, *said) for each, *said in zip(asked, tuned, base, strict=True)]
+
+    def _said(self, model: Any, examples: list[Example]) -> list[str]:
+        return generation_correct(model, self._tokenizer, examples, self._settings).outputs
+
+
+def print_answers(run: str, prompts: Sequence[str], file: str | None, tokens: int | None) -> None:
+    """Print what a run's model says to prompts, to a file's, or to the lines of standard input."""
+    asked = [*((prompt, "") for prompt in prompts), *(asked_of(Path(file)) if file else [])]
+    speaker = Speaker(run, tokens)
+    for batch in [asked] if asked else _typed():
+        for each in speaker.answers(batch):
+            question = "\n".join(filter(None, [each.instruction, each.input]))
+            print(f"prompt: {question}\ntuned:  {each.tuned}\nbase:   {each.base}\n", flush=True)
+
+
+def _typed() -> Iterator[list[tuple[str, str]]]:
+    """A prompt a line, until the input ends."""
+    if sys.stdin.isatty():
+        print("a prompt a line; Ctrl-D ends", file=sys.stderr)
+    for line in sys.stdin:
+        if line.strip():
+            yield [(line.rstrip("\n"), "")]

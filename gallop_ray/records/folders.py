@@ -248,6 +248,7 @@ class SweepFolder:
         result = run.result()
         assert result is not None, f"{run.path} is not over"
         with locked(self._listing):
+            # A first attempt cannot be listed: to read the whole file for each run would be quadratic.
             if run.attempt() == 1 or not self._lists(run):
                 append_line(self.path / _LISTING, result.flat())
                 return

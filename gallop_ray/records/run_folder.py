@@ -91,6 +91,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         attempt = self.attempt() + 1
         self._clear()
+        # Not durable: after a power cut the next attempt writes them again.
         write_record(self.path / "spec.json", spec, durable=False)
         event = {"time": time.time(), "event": "run_started", "version": VERSION, "slot": slot, "attempt": attempt}
         write_lines(self.metrics, [event], durable=False)

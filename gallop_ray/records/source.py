@@ -23,6 +23,7 @@ def note_source(folder: SweepFolder, sweep: Sweep, file: str | Path | None) -> N
 
 def handed_down(sweep: Sweep) -> dict[str, str]:
     """Environment variables that give the passwords to a child process that reads the sweep's folder."""
+    # Not as an argument: everybody on the machine can read command lines.
     return {} if without_secrets(sweep) == sweep else {_INHERITED: sweep.model_dump_json()}
 
 

@@ -35,6 +35,7 @@ class OfNewerVersion(Damaged):
 class StoredRecord(BaseModel):
     """A record as stored on disk. Fields that are not declared are kept in `model_extra`."""
 
+    # extra: a newer minor version may have more. strict: a number in quotes is damage, not a number.
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
     version: Annotated[str, Field(pattern=f"^{_VERSION}$")] = FIRST

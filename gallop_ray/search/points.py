@@ -21,6 +21,7 @@ Values = dict[str, object]
 
 def seed_from(*parts: object) -> int:
     """A 32-bit seed determined by these parts, the same in every process."""
+    # Not hash(), which is salted per process.
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:4])
 
 

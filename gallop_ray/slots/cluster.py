@@ -41,7 +41,7 @@ _PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
 def connect(found: RayAddress, verbose: bool) -> None:
     """Join the cluster that was found, or start Ray on this machine."""
     for name, value in _RAY.items():
-        os.environ.setdefault(name, value)
+        os.environ.setdefault(name, value)  # what the user has set wins
     passed_on = {name: os.environ[name] for name in (*_RAY, *_PASSED_ON) if name in os.environ}
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray", "ray.tune", "ray.train"):

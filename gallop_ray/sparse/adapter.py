@@ -95,6 +95,7 @@ def apply_adapter(model: nn.Module, path: str | Path) -> AppliedAdapter:
     refuse_other_base(model, Path(path), metadata)
     weights = dict(model.named_parameters(remove_duplicate=False))
     refuse_misfit(Path(path), found, {name: weight.numel() for name, weight in weights.items()})
+    # Everything is computed and checked before the first write.
     places = [_place(Path(path), name, weights[name], *entries) for name, entries in found.items()]
     for weight, indices, _, trained in places:
         weight.view(-1)[indices] = trained

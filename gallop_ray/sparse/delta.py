@@ -93,7 +93,7 @@ class SparseDelta:
             known, values = self.touched[m], self._base[m]
             whole = union(known, now)
             base = read_entries(c.weight, whole)
-            base[positions(whole, known)] = values
+            base[positions(whole, known)] = values  # the weights hold trained values there
             self.touched[m], self._base[m] = whole, base
 
     def touched_values(self) -> list[Tensor]:

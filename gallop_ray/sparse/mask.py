@@ -64,6 +64,7 @@ def choose_within(scores: Mapping[int, Tensor], quotas: Sequence[Quota], matrice
 
     Arguments and errors: as choose_mask; `matrices` counts the candidates.
     """
+    # Matrices without a quota choose nothing, but take part in the broadcast that follows.
     chosen = {m: torch.empty(0, dtype=torch.int64, device=s.device) for m, s in scores.items()}
     for quota in quotas:
         competing = {m: scores[m] for m in quota.matrices if m in scores}

@@ -45,5 +45,6 @@ def score_owned(
 
 def generator_of(*parts: object) -> torch.Generator:
     """A generator seeded by these parts (a run's seed, a matrix's name, a step), the same on every rank and machine."""
+    # Not hash(), which is salted per process.
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -60,6 +60,7 @@ def find_threshold(scores: Sequence[Tensor], k: int, total: Total = sum_over_ran
     outside of 1 ... the number of entries that are not excluded.
     """
     bits = [s.reshape(-1).view(torch.int32) for s in scores]
+    # EXCLUDED is the only score with the sign bit: without one nothing has to be filtered or copied.
     negatives = sum(int((b < 0).sum()) for b in bits)
     excluded = sum(int((s == EXCLUDED).sum()) for s in scores) if negatives else 0
     live = [b[b >= 0] for b in bits] if negatives else bits
@@ -68,6 +69,7 @@ def find_threshold(scores: Sequence[Tensor], k: int, total: Total = sum_over_ran
         counts = total(_histogram(live, shift, width))
         if shift == _DIGITS[0][0]:
             _refuse_invalid(negatives, excluded, counts, k, total)
+        # The threshold's digit is the largest one with at least `wanted` scores at or above it.
         at_or_above = counts.flip(0).cumsum(0).flip(0)
         digit = int((at_or_above >= wanted).nonzero()[-1])
         wanted -= int(at_or_above[digit] - counts[digit])

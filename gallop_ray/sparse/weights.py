@@ -74,7 +74,7 @@ def gather_all(parameters: Sequence[Tensor], stored: Sequence[Tensor] | None = N
     if not parameters or not is_split(parameters[0]):
         return list(stored or map(local, parameters))
     shards = list(stored or map(local, parameters))
-    mine = torch.cat(shards).to(collective_device())
+    mine = torch.cat(shards).to(collective_device())  # offloaded shards are in host memory, which NCCL cannot send
     everyone = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(everyone, mine)
     per_rank = [part.split([s.numel() for s in shards]) for part in everyone]

@@ -97,5 +97,5 @@ def keep_best(folder: SweepFolder, sweep: Sweep, stripped: set[str]) -> None:
         configuration = folder.configuration(key)
         if configuration.status().over:
             for adapter in (part.adapter for run in configuration.runs() for part in run.parts()):
-                adapter.unlink(missing_ok=True)
+                adapter.unlink(missing_ok=True)  # a trial in another process may have been faster
             stripped.add(key)

@@ -80,6 +80,7 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
                 check_frozen(context.resident, spec, what.trained, "when it attaches")
             yield what
         finally:
+            # Inside of base_kept: to restore the base is the method's own duty, which is then checked.
             what.attachment.detach()
 
 
@@ -110,6 +111,7 @@ def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | No
     else:
         selection = Selection(checkpoint.mask, "checkpoint" if method.needs_gradients else None)
     with context.phases.phase("attaching"):
+        # Once per set of candidates: it gathers every weight, and the base does not change.
         key = tuple(c.name for c in candidates)
         if key not in resident.magnitudes:
             resident.magnitudes[key] = candidate_counts(candidates)

@@ -130,7 +130,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def init_distributed() -> None:
     """Have DeepSpeed use torch's existing process group, and make torch's kernels deterministic."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # some kernels have no deterministic version
     # Filling DeepSpeed's buffers with NaN at every step costs more than the step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not deepspeed.comm.is_initialized():

@@ -86,6 +86,7 @@ def train(
     # A resumed run continues with the batches that it has not seen.
     for batch in islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps):
         _step(context, engine, batch, state, refresher, decay)
+        # Once per attempt: which modules a model calls does not change with the step.
         if state.step == first and isinstance(attachment, SparseDelta):
             attachment.refuse_untrained()
         attachment.write()
@@ -179,7 +180,7 @@ def _log(state: TrainState, engine: Engine, training: TrainingSpec, reporter: Re
         examples_per_second=len(state.unlogged) * training.batch_size / (now - state.since),
     )
     state.unlogged, state.since = [], now
-    if not math.isfinite(state.loss):
+    if not math.isfinite(state.loss):  # the mean over all ranks, so all of them raise
         raise Diverged(f"the training loss was {state.loss} at step {state.step}; {_advice(state.step)}")
 
 

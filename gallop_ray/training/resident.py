@@ -209,7 +209,7 @@ def load_base_model(
         text=load_text(sweep, tokenizer),
         load=lambda: cast(nn.Module, load(sweep.model)[0]),
     )
-    _refuse_unfit(resident)
+    _refuse_unfit(resident)  # before the split: it reads the shape of the embeddings
     if resident.stage == 3:
         split_over_ranks(model, resident.config(sweep.training))
     else:

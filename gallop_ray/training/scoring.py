@@ -150,7 +150,7 @@ class _Scoring:
         key, quotas = self.key(self.method.spec, self.rung), self.quotas
         if self.store is not None:
             quotas = self._most(self.method.spec, quotas)
-        ranking = self._rank(self.method, quotas, self.rung, keep=False)
+        ranking = self._rank(self.method, quotas, self.rung, keep=False)  # last, because it consumes the sums
         if self.store is not None:
             self.store.keep_ranking(key, self.owned, ranking)
             for below in self.rungs[: self.rung]:

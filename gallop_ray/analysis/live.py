@@ -90,7 +90,7 @@ class SweepState:
         """Read what is new. Returns the results of runs that ended since the last look."""
         news: list[RunResult] = []
         for configuration in self._open.look():
-            status = configuration.status()
+            status = configuration.status()  # before the runs: it is written after their results
             if configuration.key not in self._methods:
                 self._methods[configuration.key] = configuration.method_name()
             runs = configuration.runs()
@@ -103,7 +103,7 @@ class SweepState:
     def _note_status(
         self, configuration: ConfigurationFolder, status: ConfigurationStatus, runs: list[RunFolder]
     ) -> None:
-        self._over.pop(configuration.key, None)
+        self._over.pop(configuration.key, None)  # a retry may have reopened it
         if status.over:
             self._over[configuration.key] = (status, sum(run.seed in self._seeds for run in runs))
             for run in runs:

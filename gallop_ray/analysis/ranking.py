@@ -61,6 +61,7 @@ def summaries(results: Iterable[EndedRun], objective: ObjectiveSpec) -> list[Sum
     runs: dict[str, list[EndedRun]] = defaultdict(list)
     for result in results:
         runs[result.configuration].append(result)
+    # By key first: equal values then rank the same wherever and whenever the folder is read.
     found = [_summary(key, of_key, objective) for key, of_key in sorted(runs.items())]
     if objective.metrics:
         found = _with_front(found, objective)

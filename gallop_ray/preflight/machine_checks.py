@@ -91,7 +91,7 @@ def memory() -> Iterator[Finding]:
 
 def host_memory() -> tuple[int, int]:
     """Total and available bytes, within this container's limit."""
-    found = psutil.virtual_memory()
+    found = psutil.virtual_memory()  # of the host, also inside a container, whose limit is its cgroup's
     limits = [_number(Path(path)) for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")]
     if limits[0] is None or limits[0] >= found.total:
         return found.total, found.available

@@ -85,6 +85,7 @@ def _examples_of(task: str, data: DataSpec) -> int | None:
 @contextmanager
 def offline() -> Iterator[None]:
     """Context manager: datasets are read from the cache only."""
+    # On the module: the environment variable is read only while datasets is imported.
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True
     try:

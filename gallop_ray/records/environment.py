@@ -32,6 +32,7 @@ def _output(*command: str) -> str | None:
 
 
 def _gpus() -> list[str]:
+    # Not by torch, which readers of records do not import.
     listing = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     return listing.splitlines() if listing else []
 

@@ -72,7 +72,7 @@ class ConfigurationFolder:
             note_unread(error, "it is written again")
             there = False
         if not there:
-            write_json(path, configuration)
+            write_json(path, configuration)  # without a version: the key is the hash of exactly this content
 
     def configuration(self) -> StoredConfiguration:
         """configuration.json; for a damaged or edited one, reported once, what its runs say. ValueError without."""

@@ -117,6 +117,7 @@ class SlotPool:
 
     def _replan(self) -> None:
         remove_orphaned_groups()
+        # A trial that died cannot give its slot back.
         for name in [name for name, lessee in self._leased.items() if lessee and is_dead(lessee)]:
             self._leased.pop(name)
             self._spawn(self._settle(name))
@@ -147,7 +148,7 @@ class SlotPool:
             refused = await slot.ready.remote()
         except RayActorError as error:
             refused = Refusal(str(error), final=False)
-        if name not in self._slots:
+        if name not in self._slots:  # retired or dropped while it was getting ready
             return
         async with self._changed:
             if refused is None:

@@ -100,7 +100,7 @@ class Slot:
             ),
             torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
             run_config=RunConfig(
-                name=f"{self._name}-{uuid.uuid4().hex[:6]}",
+                name=f"{self._name}-{uuid.uuid4().hex[:6]}",  # Ray Train would take an old one for a run to resume
                 storage_path=str(Path(self._folder) / "ray"),
                 failure_config=FailureConfig(max_failures=-1),  # always: the slot itself counts (_STARTS)
                 callbacks=[WorkerFailures(me)],  # type: ignore[list-item]
@@ -109,7 +109,7 @@ class Slot:
         try:
             trainer.fit()
             reason = "the slot's workers ended"
-        except BaseException as error:
+        except BaseException as error:  # in a thread nobody else would see it, and callers would wait for ever
             reason = f"{type(error).__name__}: {error}"
         asyncio.run_coroutine_threadsafe(self._end(reason), loop)
 

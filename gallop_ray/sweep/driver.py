@@ -124,7 +124,7 @@ def run_sweep(
             raise UserError(str(halt)) from None
         raise
     except Exception as error:
-        if (reason := gone()) is not None:
+        if (reason := gone()) is not None:  # first: without its processes Ray raises errors of any class
             raise reason from error
         if is_storage_trouble(error):
             raise refused_by_storage(folder, sweep.retention, 0, error) from error

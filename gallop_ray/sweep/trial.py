@@ -44,6 +44,7 @@ class ConfigurationTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
         """Called once per actor; `config` holds the configuration's key."""
         assert context is not None
+        # STORED: a trial runs no method, so it need not import the user's.
         self._sweep = Sweep.model_validate_json(context.sweep, context=STORED)
         self._folder, self._pool = SweepFolder(context.folder), context.pool
         use_metrics(self._folder)

@@ -34,6 +34,7 @@ def watched(work: Callable[["LastWord"], int]) -> int:
     twice, as fork does, if the code is 0.
     """
     word = LastWord()
+    # Or both processes would write what is still buffered.
     sys.stdout.flush()
     sys.stderr.flush()
     parent, child = os.getpid(), os.fork()
@@ -101,10 +102,11 @@ def _live_with(parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A terminal's Ctrl-C must reach this process once: only through the other, which passes it on.
     os.setpgid(0, 0)
+    # In a group of its own it is in the terminal's background, where writing may stop a process.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # it died before prctl could ask for the signal
         os._exit(FAILED)
 
 

@@ -25,6 +25,7 @@ def drafted(path: Path, durable: bool = True) -> Iterator[Path]:
 
     durable: whether it must survive a power cut, which takes milliseconds; not needed for what decides nothing.
     """
+    # A draft per writer: where two write at once, one of them wins as a whole.
     folder = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     draft = folder / path.name
     try:
@@ -79,6 +80,7 @@ def append(path: Path, data: bytes) -> None:
     An incomplete last line that a killed writer has left is cut off first. The file is reopened each time, so that
     readers on other nodes of a network disk see what was added. Raises OSError, which names the file.
     """
+    # Read as well, to find the end of the last complete line.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         before = _end_of_lines(descriptor)

@@ -54,6 +54,7 @@ class SweepDisplay:
         self._next_line = 0.0
         self._trouble = ""
         self._stop = threading.Event()
+        # A daemon, because a network disk that hangs must not keep the process alive.
         self._thread = threading.Thread(target=self._show, name="sweep-display", daemon=True)
 
     def start(self) -> None:

@@ -25,7 +25,7 @@ _END_SECONDS = 5.0
 _FAILURES = 3  # slots in a row that could not start, before the pool gives up
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0)  # it only coordinates, and must not take a CPU from the workers
 class SlotPool:
     """Leases slots, first come, first served, and follows the cluster: more slots when nodes join, fewer when they go.
 

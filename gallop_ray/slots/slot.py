@@ -52,7 +52,7 @@ class _Turn:
         return next((each for each in answers if each.status != "finished"), answers[0])
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0)  # its workers have the resources
 class Slot:
     """Runs the workers' Ray Train run in a thread, and passes jobs to the workers and their answers back.
 

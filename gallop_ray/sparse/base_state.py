@@ -107,7 +107,7 @@ class BaseState:
         for config, before in self._configs:
             if vars(config) != before:
                 vars(config).clear()
-                vars(config).update(copy.deepcopy(before))
+                vars(config).update(copy.deepcopy(before))  # a copy again: the next run may change nested parts
         for tensor in self._tensors.values():
             tensor.grad = None
 

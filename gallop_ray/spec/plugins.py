@@ -29,7 +29,7 @@ def look_in(folder: Path) -> None:
     place = str(folder.resolve())
     if sys.path[:1] != [place]:
         sys.path[:] = [place, *(each for each in sys.path if each != place)]
-        importlib.invalidate_caches()
+        importlib.invalidate_caches()  # Python caches folders' listings, and files may just have been copied there
 
 
 def load_object(reference: str) -> Any:

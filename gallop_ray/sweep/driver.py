@@ -224,6 +224,7 @@ def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[M
     try:
         yield mirror
     except BaseException as error:
+        # 2 of the 3 s between SIGTERM and SIGKILL.
         mirror.stop(timeout=2, finished=False, now=isinstance(error, KeyboardInterrupt), early=True)
         raise
     mirror.stop(finished=_complete(sweep, folder, studies))

@@ -145,6 +145,7 @@ class ConfigurationTrial(tune.Trainable):
             record.finish({**identity, **end, **outcome.result})
             return
         if POLICIES[outcome.status].stops_sweep:
+            # By the text: the error was raised in another process.
             if NO_SPACE in str(outcome.reason):
                 raise no_space(self._folder, self._sweep.retention, self._needed)
             raise Halted(str(outcome.reason))

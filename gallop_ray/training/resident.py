@@ -215,7 +215,7 @@ def load_base_model(
     else:
         model.to(resident.device)
     # Each run ends with a full garbage collection, which would else walk packages, model and data every time.
-    gc.unfreeze()
+    gc.unfreeze()  # what an earlier model of this process has left frozen
     gc.collect()
     gc.freeze()
     return replace(resident, at_rest=BaseState(model))

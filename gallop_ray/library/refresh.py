@@ -44,7 +44,7 @@ class MaskRefresh:
                 f"{self._method.spec.type} chooses later would move by several learning rates a step; use "
                 "gallop_ray.sparse.EntryAdamW(adapter.parameters(), lr=...)"
             )
-        PlainState(optimizer, self._delta.parameters)
+        PlainState(optimizer, self._delta.parameters)  # for its check that the optimizer trains these
         self.release()
         self._state_of, self._step, self._steps = partial(PlainState, optimizer), step, steps
         self._handles = [
@@ -68,6 +68,7 @@ class MaskRefresh:
     def _after_step(self, *_: Any) -> None:
         self._step += 1
         if self._method.refreshes_after(self._step, self._steps):
+            # The layers' own hooks write before a forward pass only, and the weights are looked at now.
             for layer in self._delta.layers:
                 write_values(layer)
             self._refresher.refresh(self._step, self._steps, self._state_of)

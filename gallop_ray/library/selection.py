@@ -167,6 +167,7 @@ def _as_in_evaluation(model: nn.Module) -> Iterator[None]:
     device = next(model.parameters()).device
     model.eval().requires_grad_(False)
     try:
+        # The devices are named because fork_rng would otherwise save the state of every GPU.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)  # whatever a model still draws must not influence the mask
             yield

@@ -86,6 +86,7 @@ class EndedRun(StoredRecord):
 
     def essence(self, metric: str) -> "EndedRun":
         """A copy with one metric and the total time only, to keep thousands in memory."""
+        # Without validation, which these values have been through.
         return EndedRun.model_construct(
             None,
             version=self.version,

@@ -94,6 +94,7 @@ class RunFolder:
         # Not durable: after a power cut the next attempt writes them again.
         write_record(self.path / "spec.json", spec, durable=False)
         event = {"time": time.time(), "event": "run_started", "version": VERSION, "slot": slot, "attempt": attempt}
+        # A new file whose first line names the attempt: by that readers notice that their offset is void.
         write_lines(self.metrics, [event], durable=False)
         return attempt
 
@@ -101,6 +102,7 @@ class RunFolder:
         remove_drafts(self.path)
         for name in _LEFT_BY_AN_ATTEMPT:
             remove(self.path / name)
+        # Files stay: the attempts are counted by the one, and resumed from the other.
         for path in (self.metrics, self.checkpoint):
             if not path.is_file():
                 remove(path)

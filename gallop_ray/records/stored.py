@@ -60,6 +60,7 @@ def open_sweep(directory: str | Path) -> StoredSweep:
     version = folder.version()
     sweep, left_out = _as_far_as_known(folder.spec(), path / "spec.json", is_newer(version))
     _say(path / "spec.json", version, left_out, sweep)
+    # The folder may have been moved or renamed since the spec was written.
     moved = sweep.model_copy(update={"output": str(path.parent), "name": path.name})
     return StoredSweep(folder, completed(folder, moved), version, tuple(left_out))
 
@@ -85,6 +86,7 @@ def _as_far_as_known(spec: dict[str, Any], path: Path, newer: bool) -> tuple[Swe
             return Sweep.model_validate(data, context=STORED), left_out
         except ValidationError as error:
             found = by_path(error.errors(include_url=False), data)
+        # From the end: removing an entry of a list shifts those behind it.
         for where, errors in reversed(found.items()):
             if where and (errors[0]["type"] == "extra_forbidden" or (newer and errors[0]["type"] != "missing")):
                 left_out.append(dotted(where))

@@ -98,7 +98,7 @@ def try_to_attach(resident: LoadedModel, spec: MethodSpec) -> None:
             finally:
                 attachment.detach()
     except (ValueError, BaseChanged) as error:
-        if isinstance(error, BaseChanged) and not error.restored:
+        if isinstance(error, BaseChanged) and not error.restored:  # the workers have to load the model again
             raise
         raise ValueError(f"method {spec.name}: {error}") from error
 

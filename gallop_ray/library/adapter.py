@@ -158,7 +158,7 @@ class SparseAdapter:
         entries = {name.removesuffix(".weight"): indices for name, (indices, _) in found.items()}
         adapter = cls(model, _candidates_of(model, entries), Mask(entries))
         for place, values in zip(adapter._delta.places, adapter.parameters(), strict=True):
-            values.data += found[place.path][1].to(values)
+            values.data += found[place.path][1].to(values)  # in float32: training continues from exactly these
         adapter._write()
         return adapter
 

@@ -244,6 +244,7 @@ def _refuse_shared(model: nn.Module, chosen: Sequence[Candidate]) -> None:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), set()).add(name.removesuffix(".weight"))
     for place in chosen:
+        # The gradient of a shared weight is the sum over its modules, of which a sparse layer sees its own part only.
         if others := owners[id(place.weight)] - {place.name}:
             raise ValueError(
                 f"target module {place.name} shares its weight with {', '.join(sorted(others))}; leave it out"

@@ -82,6 +82,7 @@ class SparseLayer(nn.Module, ChosenEntries):
     def __init__(self, inner: nn.Module, indices: Tensor, values: Tensor) -> None:
         super().__init__()
         take_over(self, inner)
+        # A buffer, to move with the model, but not persistent: state_dict() is to be the plain model's.
         self.register_buffer("indices", indices, persistent=False)
         self.values = nn.Parameter(values)
 

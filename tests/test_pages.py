@@ -34,6 +34,8 @@ def yaml_blocks() -> list[tuple[str, str]]:
 def test_every_yaml_block_is_a_sweep_or_sections_of_one(tmp_path, monkeypatch, text):
     for folder in re.findall(r"root: (\S+)", text):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for file in re.findall(r"source: ([\w./-]+\.\w+)", text):
+        (tmp_path / file).touch()
     monkeypatch.chdir(tmp_path)
     written = set(re.findall(r"^(\w+):", text, re.MULTILINE))
     lines = [line for line in HEAD.splitlines() if line.partition(":")[0] not in written]

@@ -50,6 +50,7 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     yield from of_model
     yield from sweep_checks.data(sweep)
     yield from general_text(sweep)
+    yield from sweep_checks.hub_text(sweep)
     if all(each.level != "problem" for each in of_model):
         yield from sweep_checks.tuners(sweep)
     yield from sweep_checks.optimizer(sweep)

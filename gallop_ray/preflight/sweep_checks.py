@@ -22,7 +22,7 @@ from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.plan import plan_sweep
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.schema import GENERATED_TEXT, Sweep
 from gallop_ray.spec.secrets import hidden
 from gallop_ray.tasks.chat import changes_with_time
 from gallop_ray.tasks.encode import CHAT
@@ -30,6 +30,7 @@ from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths, too_long
 from gallop_ray.tasks.load import load_tasks, local_tasks
+from gallop_ray.tasks.text import hub_texts
 from gallop_ray.training.engine import refuse_extra
 from gallop_ray.training.model_checks import refuse_positions
 from gallop_ray.training.models import (
@@ -98,6 +99,21 @@ def _on_hub(what: str, repository: str, kind: str) -> Finding:
         fix = f"Run: make smollm2. Or: {fix[0].lower() + fix[1:]}" if what.endswith("smollm2-135m") else fix
         return problem(f"{what}: neither in the cache nor on the hub as {repository}: {reason}", fix)
     return ok(f"{what}: will be downloaded from the hub")
+
+
+def hub_text(sweep: Sweep) -> Iterator[Finding]:
+    """Whether general text of the hub is in the cache, or can be downloaded."""
+    source = sweep.evaluation.text_of(sweep.model.name)
+    if source is None or source == GENERATED_TEXT or source.endswith(".jsonl"):
+        return
+    try:
+        with offline():
+            hub_texts(source)
+    except ValueError:
+        name = source.partition(":")[0]
+        yield _on_hub(f"general text of {name}", name, "dataset")
+    else:
+        yield ok(f"general text of {source}: in the cache of the Hugging Face hub")
 
 
 def studies(sweep: Sweep) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ def load_text(sweep: Sweep, tokenizer: Any) -> list[Encoded]:
     count = sweep.evaluation.text_examples
     if source == GENERATED_TEXT:
         return _generated(tokenizer, length, count)
-    texts = list(file_texts(Path(source)) if source.endswith(".jsonl") else _hub(source))
+    texts = list(file_texts(Path(source)) if source.endswith(".jsonl") else hub_texts(source))
     found = (_encoded(text, tokenizer, length) for text in shuffled(texts, "text"))
     kept = [one for one in found if len(one.input_ids) > 1][:count]
     if not kept:
@@ -76,7 +76,7 @@ def _generated(tokenizer: Any, length: int, count: int) -> list[Encoded]:
     return [encode(one, tokenizer, _PROMPT, length) for turn in zip(*solved, strict=True) for one in turn][:count]
 
 
-def _hub(source: str) -> list[str]:
+def hub_texts(source: str) -> list[str]:
     """The field `text` of a dataset's test split; `<hub id>` or `<hub id>:<configuration>`."""
     path, _, config = source.partition(":")
     try:

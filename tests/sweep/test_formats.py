@@ -77,7 +77,8 @@ def written(folder: Path, name: str) -> str:
 START = """
 import json, sys, pandas
 import gallop_ray
-frame = pandas.DataFrame({"question": [f"Which is {i}?" for i in range(40)], "answer": [f"The {i}." for i in range(40)]})
+asked, said = ([text.format(i) for i in range(40)] for text in ("Which is {}?", "The {}."))
+frame = pandas.DataFrame({"question": asked, "answer": said})
 print(gallop_ray.run_sweep(sys.argv[1], data={"frame": frame}))
 """
 

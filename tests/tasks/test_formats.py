@@ -148,6 +148,15 @@ def test_columns_are_mapped_and_templates_filled(tmp_path):
     assert (chosen.kind, chosen.label) == ("choice", 1)
 
 
+def test_a_template_words_the_question_of_a_pair(tmp_path):
+    own = only(
+        tmp_path / "a.jsonl", {"instruction": "Add.", "input": "1", "output": "2"}, prompt="{{ input }}: {{ output }}?"
+    )
+    assert (own.instruction, own.input, own.answer) == ("1: 2?", "", "2")
+    pair = only(tmp_path / "a.jsonl", {"question": "x", "answer": "y"}, prompt="Q {{ question }}")
+    assert (pair.instruction, pair.answer) == ("Q x", "y")
+
+
 def in_csv(path, separator=","):
     rows = [f'"Who, {i}?"{separator}"says ""hi""\nand goes"{separator}{"AB"[i % 2]}' for i in range(20)]
     path.write_text("\ufefftext" + separator + "more" + separator + "label\n" + "\n".join(rows) + "\n")
@@ -262,6 +271,9 @@ def test_names_of_classes_come_from_the_dataset(tmp_path):
         ([{**CHOICES, "choices": ["a", "a"], "answer": 0}], {}, r":1: the answers \['a', 'a'\] are not all different"),
         ([{"text": "x", "label": "c"}], {"options": ["a", "b"]}, r":1: label 'c' is not among the options a, b"),
         (ROWS[:1], {"columns": {"question": "frage"}}, r":1: no column 'frage'; there are question, answer"),
+        (ROWS[:1], {"options": ["a", "b"]}, r"options is not for the format prompt, only for template, label"),
+        (ROWS[:1], {"answer": "{{ answer }}"}, r"answer is not for the format prompt, only for template"),
+        ([KNOWN["messages"][0]], {"prompt": "x"}, r"prompt is not for the format messages"),
         (ROWS[:1], {"format": "alpaca"}, r":1: instruction is missing; there are question, answer"),
         (ROWS[:1], {"prompt": "{{ q }}", "answer": "{{ answer }}"}, r":1: prompt '{{ q }}': 'q' is undefined; there"),
         ([ROWS[0], {"question": "x"}], {}, r":2: answer is missing; there are question"),

@@ -29,6 +29,12 @@ BUILT_IN = {
 }
 """In the order in which they are looked for: what says more comes first."""
 
+_USED_BY = {
+    "prompt": ("template", "choice", "label", "prompt", "alpaca"),
+    "answer": ("template",),
+    "options": ("template", "label"),
+}
+
 
 def format_of(task: TaskSpec, table: Table) -> tuple[str, Format]:
     """The format of a task, as it is named or found by its columns. Raises ValueError for columns of no format."""
@@ -54,13 +60,24 @@ def format_name(task: TaskSpec, table: Table) -> str:
 def maker_of(task: TaskSpec, tables: Sequence[Table]) -> Maker:
     """What makes an example of a row. Raises ValueError where no format takes the rows, or a column is not there."""
     tables = [_renamed(task, table) for table in tables]
-    _, found = format_of(task, tables[0])
+    name, found = format_of(task, tables[0])
+    _refuse_unused(task, name)
     make = found.maker(Reading(task, tables))
 
     def made(row: Row, place: str) -> Example:
         return _with_row(make(row, place), row)
 
     return made
+
+
+def _refuse_unused(task: TaskSpec, name: str) -> None:
+    """Raises ValueError for a field that a built-in format does not look at."""
+    for field, formats in _USED_BY.items():
+        if getattr(task, field) is not None and name in BUILT_IN and name not in formats:
+            raise ValueError(
+                f"{task.source}: {field} is not for the format {name}, only for {', '.join(formats)}; leave it out, or "
+                "give prompt and answer, two templates"
+            )
 
 
 def examples_of(task: TaskSpec, rows: list[Placed], make: Maker) -> list[Example]:

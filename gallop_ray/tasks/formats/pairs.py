@@ -37,17 +37,27 @@ def _pair_maker(reading: Reading) -> Maker:
     columns = [name for table in reading.tables for name in table.columns]
     asked, said = _pair(columns) or ("prompt", "completion")
     rows = [row for table in reading.tables for _, row in table.rows]
-    joint = "" if (asked, said) == ("prompt", "completion") and all(map(_meet, rows)) else None
+    joint = (
+        ""
+        if (asked, said) == ("prompt", "completion") and reading.task.prompt is None and all(map(_meet, rows))
+        else None
+    )
 
     def make(row: Row, place: str) -> Example:
         if (found := prompt_and_completion(row, asked, said, place)) is not None:
             return found
-        prompt, completion = text_of(row, asked, place), text_of(row, said, place)
+        prompt, completion = _asked(reading, row, asked, place), text_of(row, said, place)
         if (system := text_of(row, "system", place, optional=True)).strip():
             return _with_system(system, prompt, completion, place)
         return Example(prompt, "", (completion,), (), 0, joint=joint, place=place)
 
     return make
+
+
+def _asked(reading: Reading, row: Row, column: str, place: str) -> str:
+    """What is asked: the task's own template, else the column."""
+    own = reading.task.prompt
+    return text_of(row, column, place) if own is None else rendered(own, row, place, "prompt")
 
 
 def _meet(row: Row) -> bool:
@@ -71,10 +81,11 @@ def _is_alpaca(columns: Collection[str], row: Row) -> bool:
 
 def _alpaca_maker(reading: Reading) -> Maker:
     def make(row: Row, place: str) -> Example:
-        instruction = text_of(row, "instruction", place)
+        instruction = _asked(reading, row, "instruction", place)
         said = "response" if "response" in row and "output" not in row else "output"
         context = next((name for name in ("input", "context") if name in row), "input")
-        text, answer = text_of(row, context, place, optional=True), text_of(row, said, place)
+        text = text_of(row, context, place, optional=True) if reading.task.prompt is None else ""
+        answer = text_of(row, said, place)
         if (system := text_of(row, "system", place, optional=True)).strip():
             return _with_system(system, "\n".join(filter(None, (instruction, text))), answer, place)
         return free(instruction, text, answer, place)

@@ -1,0 +1,50 @@
+"""data.tasks: what one of its fields says about another, and about files."""
+
+import pytest
+
+OWN = """\
+name: small
+model: {name: pocket}
+data:
+  train: mine
+  tasks:
+    mine: %s
+methods: [{type: gallop}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("none.csv", 'sweep.yaml:6: data.tasks.mine: "none.csv" is not allowed; there is no such file'),
+        ("{source: 'no-*.csv'}", 'data.tasks.mine.source: "no-*.csv" is not allowed; there is no such file'),
+        ("{source: 's3://a/b.csv'}", 'data.tasks.mine.source: "s3://a/b.csv" is not allowed; an address is not read'),
+        ("{source: here.csv, splits: {test: no.csv}}", 'data.tasks.mine.splits.test: "no.csv" is not allowed'),
+        ("{source: here.csv, splits: {tset: a}}", "data.tasks.mine.splits.tset"),
+        ("{source: here.csv, splits: {test: 1.5}}", "data.tasks.mine.splits.test"),
+        ("{source: here.csv, config: main}", "data.tasks.mine.config: is not allowed with"),
+        ("{columns: {a: b}}", "data.tasks.mine.columns: is not allowed without source"),
+        ("{source: here.csv, format: alpacca}", "format: \"alpacca\" is not allowed; must be one of 'house'"),
+        (
+            "{source: here.csv, prompt: '{{ a'}",
+            'data.tasks.mine.prompt: "{{ a" is not allowed; must be a Jinja template',
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_is_told_with_its_line(problems, tmp_path, monkeypatch, task, expected):
+    (tmp_path / "here.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    lines = problems(text=OWN % task)
+    assert len(lines) == 1
+    assert lines[0].startswith("sweep.yaml:6: ")
+    assert expected in lines[0]
+
+
+def test_a_source_alone_or_with_more_loads(load, tmp_path, monkeypatch):
+    (tmp_path / "here.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    assert load(text=OWN % "here.csv").data.tasks["mine"].source == "here.csv"
+    assert load(text=OWN % "owner/name").data.tasks["mine"].source == "owner/name"
+    assert load(text=OWN % "{few_shot: 2}").data.task("mine").few_shot == 2
+    sweep = load("", "data.formulation=label", text=OWN % "{source: here.csv}")
+    assert sweep.data.task("mine").formulation == sweep.data.task("piqa").formulation == "label"

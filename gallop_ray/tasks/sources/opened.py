@@ -93,7 +93,7 @@ def _split_of(path: Path) -> Split | None:
 
 def _folder(folder: Path) -> Source:
     """A folder of files, whose names say their splits."""
-    files = sorted(each for each in folder.rglob("*") if each.is_file() and kind_of_file(each.name))
+    files = sorted(each for each in folder.iterdir() if each.is_file() and kind_of_file(each.name))
     if not files:
         raise ValueError(
             f"{folder} holds neither a dataset of save_to_disk nor a file that ends in {', '.join(SUFFIXES)}"

@@ -93,5 +93,5 @@ def _seeds(sweep: Sweep) -> Iterator[str]:
     if len(sweep.methods) < 2:
         return
     count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
-    head = f"no verdict can come of {count}" if len(seeds) < LEAST_SEEDS else f"the verdict has {count}"
+    head = f"no verdict is possible with {count}" if len(seeds) < LEAST_SEEDS else f"the verdict has {count}"
     yield f"{head}: {seeds_text(len(sweep.methods))}"

@@ -179,5 +179,5 @@ def _verdict(
     if learnt is not None and learnt.means and not learnt.learnt:
         verdict = replace(verdict, outcome="nothing learnt", text=f"Nothing learnt: {nothing_learnt(learnt)}.")
     missing = [method.name for method in sweep.methods if method.name not in ranking]
-    said = [verdict.text, selection_text(sweep), f"Nothing to go by yet: {', '.join(missing)}." if missing else None]
+    said = [verdict.text, selection_text(sweep), f"Not finished yet: {', '.join(missing)}." if missing else None]
     return replace(verdict, text=" ".join(filter(None, said)))

@@ -112,7 +112,7 @@ def _ahead(comparison: Comparison | None) -> str:
 
 def _needed(needed: int | None, closest: Comparison, methods: int) -> str:
     if closest.seeds < LEAST_SEEDS:
-        return f"No verdict rests on {closest.seeds} seeds, whatever they say: {seeds_text(methods)}."
+        return f"{closest.seeds} seeds are too few for a verdict: {seeds_text(methods)}."
     if needed is None and closest.difference == 0:
         return "They do not differ so far."
     if needed is None:

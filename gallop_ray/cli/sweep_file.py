@@ -30,10 +30,10 @@ def add_sweep_file_commands(commands: Any) -> None:
         _add_overrides(sub)
         sub.set_defaults(command=command, sweeps=name == "run")
         if name == "plan":
-            text = "run a few steps of each method on this machine, and say how long the sweep will take"
+            text = "run a few steps of each method on this machine, and estimate how long the sweep will take"
             sub.add_argument("--probe", action="store_true", help=text)
         if name == "run":
-            sub.add_argument("--verbose", action="store_true", help="show what Ray and DeepSpeed say, too")
+            sub.add_argument("--verbose", action="store_true", help="also show the output of Ray and DeepSpeed")
 
 
 def _add_init(commands: Any) -> None:

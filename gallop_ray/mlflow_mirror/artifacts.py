@@ -44,7 +44,7 @@ def _hand_out_adapter(folder: SweepFolder, run: RunFolder, store: MlflowStore, r
     """Upload as an artifact and as a model: the sweep has one, which a later, better adapter replaces."""
     size = run.adapter.stat().st_size
     if size > ADAPTER_BYTES:
-        _LOG.warning("MLflow gets no copy of %s: %.1f GB are more than a copy should take", run.adapter, size / 1e9)
+        _LOG.warning("%s is not copied to MLflow: %.1f GB are too much for a copy", run.adapter, size / 1e9)
         return
     store.upload(run_id, run.adapter, str(Path(_ADAPTER).parent))
     tags = {"sweep": folder.path.name, "configuration": run.configuration, "seed": str(run.seed)}

@@ -39,7 +39,7 @@ def dataset_inputs(folder: SweepFolder, sweep: Sweep) -> list[DatasetInput]:
     try:
         kept = split_hashes(folder)
     except Damaged as error:
-        note_damage(error.path, error.reason, "MLflow is not told of the datasets")
+        note_damage(error.path, error.reason, "MLflow does not get the datasets")
         return []
     data = sweep.data
     used = [each for each in kept if each[1] in _CONTEXTS and each[2] != _NO_EXAMPLES]

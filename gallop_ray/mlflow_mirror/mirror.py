@@ -57,7 +57,7 @@ class MlflowMirror:
         Returns:
             Whether MLflow holds everything.
         """
-        self._finished, self._now = finished, now
+        self._finished, self._now = finished, now  # before the event, upon which the thread reads them
         self._stop.set()
         self._join(timeout)
         complete = self._complete and not self._thread.is_alive()
@@ -100,7 +100,7 @@ class MlflowMirror:
         return True
 
     def _connected(self) -> SweepSync:
-        if self._sync is None:
+        if self._sync is None:  # in the thread: importing MLflow and connecting may take ten seconds
             artifacts = Path(self._folder.path).resolve().parent / "mlartifacts"
             self._store = MlflowStore(self._uri, self._sweep.tracking.experiment, artifacts)
             self._sync = SweepSync(self._folder, self._sweep, self._store)
@@ -112,7 +112,7 @@ class MlflowMirror:
         found = Trouble(True, described_trouble(error)) if ours else trouble(error, self._uri)
         if found != self._trouble:
             if ours:
-                _LOG.warning("MLflow is not told of this sweep meanwhile: %s", found.reason)
+                _LOG.warning("MLflow is not updated meanwhile: %s", found.reason)
             elif found.refuses:
                 _LOG.warning("MLflow at %s refuses the records, which stay here: %s", hidden(self._uri), found.reason)
             elif self._trouble is None:

@@ -110,7 +110,7 @@ class SweepSync:
             self._refused.add(folder)
             _LOG.warning("MLflow does not take the records of %s: %s", folder, error)
         except Damaged as error:
-            note_damage(error.path, error.reason, "MLflow is not told of it while it is so")
+            note_damage(error.path, error.reason, "MLflow does not get it until that is fixed")
 
     def _sync_configuration(self, configuration: ConfigurationFolder) -> None:
         # The status before the runs: it is written after the results, so these will not be older than it.

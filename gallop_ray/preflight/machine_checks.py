@@ -123,7 +123,7 @@ def disk(output: str) -> Iterator[Finding]:
     free = shutil.disk_usage(there).free
     line = f"output {output}: {gigabytes(free)} free"
     if free < 1e9:
-        yield problem(line, "Make room, or give another folder as output")
+        yield problem(line, "Free disk space, or give another folder as output")
     elif free < 1e10:
         yield warning(line, "Adapters may fill it: retention: {adapters: best}, or disk_gb as a budget")
     else:

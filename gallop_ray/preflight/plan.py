@@ -164,7 +164,7 @@ def _written(values: dict[str, object]) -> str:
 
 
 def _work(plan: SweepPlan) -> tuple[Table, str]:
-    table = _table("Runs", ("Method",), ("Configurations", "Seeds", "Runs", "Steps a run"))
+    table = _table("Runs", ("Method",), ("Configurations", "Seeds", "Runs", "Steps per run"))
     for method in plan.methods:
         row = method.configurations, plan.seeds, method.runs, method.steps_per_run
         table.add_row(method.method, *map(_count, row))

@@ -83,7 +83,7 @@ def _loads(sweep: Sweep) -> Iterator[Finding]:
     known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(known, int) and longest_text(sweep) > known:
         text = f"training.max_length is {longest_text(sweep)}, the model was trained on {known} positions"
-        yield warning(f"{text}: what lies beyond is new to it", f"Give {known} or less")
+        yield warning(f"{text}: it has not seen positions beyond", f"Give {known} or less")
 
 
 def _on_hub(what: str, repository: str, kind: str) -> Finding:
@@ -163,7 +163,7 @@ def _sizes(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         if (fewest := min(len(task.validation), len(task.test))) < _FEW:
             text = f"{name} has {len(task.validation)} validation and {len(task.test)} test examples"
             step = f"accuracies move in steps of {100 / max(1, fewest):.0f} %"
-            yield warning(f"{text}: {step}", "More examples, or more seeds, tell methods apart")
+            yield warning(f"{text}: {step}", "Use more examples, or more seeds, to distinguish methods")
 
 
 def _hub_path(sweep: Sweep, name: str) -> str | None:
@@ -194,7 +194,7 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         return
     if dated:
         text = "the model's chat template writes the date into every prompt: all runs get that of the sweep's start"
-        yield warning(text, "Two sweeps begun on two days differ in it")
+        yield warning(text, "Sweeps started on different days differ by it")
     cut = sum(length > longest for length in lengths.texts)
     text = f"prompts and answers have up to {max(lengths.texts)} tokens, training.max_length is {longest}"
     if cut:

@@ -26,7 +26,7 @@ def keep_code(folder: SweepFolder, sweep: Sweep) -> list[str]:
         if _is_installed(source) or kept == source:
             continue
         if kept.exists() and not _same(source, kept):
-            said.append(f"{source.name} has changed since it was last used here; results so far are of the code before")
+            said.append(f"{source.name} has changed since it was last used here; earlier results used the old code")
         if kept.is_dir():
             shutil.rmtree(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,6 @@ def _measured(mean: float | None, std: float | None) -> str:
 
 def _adapters(best: Best) -> list[str]:
     if not best.adapters:
-        return ["adapter: none is there any more"]
+        return ["adapter: none is left"]
     lines = [(f"adapter: {each}", f"gallop-ray export {each.parent} --to merged") for each in best.adapters]
     return [line for pair in lines for line in pair]

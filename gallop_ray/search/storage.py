@@ -133,7 +133,7 @@ def _told(url: str) -> Iterator[None]:
         fix = "for PostgreSQL: pip install 'psycopg[binary]'"
         raise ValueError(f"search.storage {hidden(url)}: {lacking}; {fix}") from None
     except sqlalchemy.exc.ArgumentError:
-        raise ValueError("search.storage is no URL of a database, such as postgresql://HOST/NAME") from None
+        raise ValueError("search.storage is not the URL of a database, such as postgresql://HOST/NAME") from None
     except (*_AWAY, RuntimeError, ValueError) as error:  # RuntimeError: made by another version of Optuna
         reason = hidden_in(_reason(error), url)
         raise ValueError(f"search.storage {hidden(url)} cannot be used: {reason}") from None

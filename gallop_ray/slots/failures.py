@@ -115,8 +115,8 @@ def explained(outcome: Outcome, micro_batch_size: int) -> str:
     """The reason as it is written to result.json."""
     said = {
         "out_of_memory": f"out of memory, with micro-batches of {micro_batch_size} too: ",
-        "lost": "its workers died again and again without getting further: ",
-        "preempted": "its nodes were taken away again and again before it got further: ",
+        "lost": "its workers died repeatedly without making progress: ",
+        "preempted": "its nodes were taken away repeatedly before it made progress: ",
     }
     return said.get(outcome.status, "") + str(outcome.reason)
 

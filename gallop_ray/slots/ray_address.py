@@ -71,7 +71,7 @@ def _silent(address: str) -> str:
     scheme, _, place = address.rpartition("://")
     host, _, port = place.rpartition(":")
     if not port.isdecimal():
-        return "it is no HOST:PORT"
+        return "it is not HOST:PORT"
     try:
         socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
     except OSError as error:

@@ -27,9 +27,9 @@ _STEPS = 6
 _TRAIN_EXAMPLES = 256
 _LEFT_OUT = ("training.steps", "training.epochs", "training.validate_steps", "training.keep")
 _NOTE = """\
-By {steps} steps and some examples of one run of each method on this machine. Scoring grows with the training examples,
-evaluating with the test examples; a searched length counts as its longest. Scores that are shared, pruning and failures
-change it; validating while a run trains comes on top. Wall time: with {slots}, their start included."""
+From {steps} steps and some examples of one run per method on this machine. Scoring is scaled by the training examples,
+evaluating by the test examples; a searched length counts as its longest. Not included: shared scores, pruning and
+failures, and validation during training. Wall time: with {slots}, their start included."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _table(
     table = Table(title="Forecast", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Method")
     gpus = sweep.resources.workers_per_slot * sweep.resources.gpus_per_worker
-    for heading in ("Runs", "Seconds a step", "Seconds a run", "Slot-hours", *(["GPU-hours"] if gpus else []), "Wall"):
+    for heading in ("Runs", "Seconds/step", "Seconds/run", "Slot-hours", *(["GPU-hours"] if gpus else []), "Wall"):
         table.add_column(heading, justify="right")
     work = {name: plan.runs * forecasts[name].total for name, plan in plans.items()}
     for name, plan in plans.items():

@@ -63,7 +63,7 @@ def optimizer_class(name: str) -> Any:
     if is_reference(name):
         found = load_object(name)
         if not isinstance(found, type) or not issubclass(found, torch.optim.Optimizer):
-            raise ValueError(f"training.optimizer: {name} is no torch.optim.Optimizer")
+            raise ValueError(f"training.optimizer: {name} is not a torch.optim.Optimizer")
         return found
     every = (each for each in vars(torch.optim).values() if isinstance(each, type))
     known = {c.__name__.lower(): c for c in every if issubclass(c, torch.optim.Optimizer)}

@@ -55,7 +55,7 @@ def test_the_edge_is_said_in_table_report_best_and_status(tmp_path: Path, capsys
     places = said(made, capsys)
     assert [place for place, text in places.items() if EDGE not in text] == []
     assert "gallop^ 2" in places["table"]
-    assert "No verdict rests on 2 seeds, whatever they say: it takes 3 or more, and with 2 methods 5" in places["best"]
+    assert "2 seeds are too few for a verdict: it takes 3 or more, and with 2 methods 5" in places["best"]
     assert "validation data of the OOD tasks (max): OOD accuracy and forgetting are those of" in places["best"]
     status = StatusReader(made.folder, made.sweep).look()
     assert status.best is not None
@@ -80,8 +80,8 @@ RATE = {"training.learning_rate": {"log": [1e-4, 1e-2]}}
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seeds": 2}, "no verdict can come of 2 seeds: it takes 3 or more, and with 2 methods 5 to find"),
-        ({"seeds": 5, "confirmation": {"seeds": 1}}, "no verdict can come of 1 seed:"),
+        ({"seeds": 2}, "no verdict is possible with 2 seeds: it takes 3 or more, and with 2 methods 5 to find"),
+        ({"seeds": 5, "confirmation": {"seeds": 1}}, "no verdict is possible with 1 seed:"),
         ({"seeds": 3}, "the verdict has 3 seeds: it takes 3 or more"),
         ({"search": {"space": RATE}}, "8 configurations of gallop and lora 4 are drawn blindly, and from number 5 on"),
         ({"search": {"space": RATE}, "budget": {"configurations": 2}}, "all are drawn at random, none by results"),
@@ -129,7 +129,7 @@ def test_validate_plan_and_run_say_it(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text("name: small\nmodel: {name: pocket}\ndata: {root: generated, train: sum, ood: [max]}\n"
                     "methods: [{type: gallop}, {type: lora}]\nseeds: 2\n")  # fmt: skip
     assert main(["validate", str(path)]) == 0
-    assert "note: no verdict can come of 2 seeds" in capsys.readouterr().out
+    assert "note: no verdict is possible with 2 seeds" in capsys.readouterr().out
 
 
 def test_more_methods_take_more_seeds() -> None:

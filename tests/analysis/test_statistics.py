@@ -107,7 +107,7 @@ def test_a_running_sweep_with_a_failed_run(simulated: Simulated) -> None:
     )
     verdict = simulated.statistics().verdict
     assert verdict is not None
-    assert verdict.text.endswith("Nothing to go by yet: late.")
+    assert verdict.text.endswith("Not finished yet: late.")
     assert (verdict.outcome, verdict.leader, verdict.others) == ("not enough seeds", "gallop", ("random",))
     assert "fewer than two seeds in common" in verdict.text
 

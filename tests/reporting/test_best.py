@@ -55,7 +55,7 @@ def test_all_methods_and_an_adapter_that_is_gone(written: Written, capsys: pytes
     assert main(["best", str(written.folder.path), "--all"]) == 0
     text = capsys.readouterr().out
     assert re.findall(r"^(\w+)-\w{8}, mean", text, re.MULTILINE) == ["gallop", "random"]
-    assert "adapter: none is there any more" in text
+    assert "adapter: none is left" in text
 
 
 def test_before_anything_has_finished_there_is_no_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

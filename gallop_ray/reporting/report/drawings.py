@@ -84,8 +84,8 @@ def _of_results(material: ReportData) -> list[FigureSpec]:
         FigureSpec(
             "learning_rate",
             "Sensitivity to the learning rate",
-            f"{by[0].upper()}{by[1:]} against the learning rate: a point a run, the line through the means over seeds "
-            "of the best configuration at each rate.",
+            f"{by[0].upper()}{by[1:]} against the learning rate: one point per run, the line through the means over "
+            "seeds of the best configuration at each rate.",
             lambda: plot_learning_rate(frame, objective),
         ),
         FigureSpec(
@@ -105,26 +105,26 @@ def _of_what_lies_behind(material: ReportData) -> list[FigureSpec]:
             "masks",
             "Where each method trains",
             "Density by layer (rows) and type of matrix (columns), the mean over the seeds of each method's best "
-            "configuration; the colour scale goes by the square root and is the same in all panels.",
+            "configuration; the colour scale is that of the square root and is the same in all panels.",
             lambda: plot_masks(material.masks()),
         ),
         FigureSpec(
             "overlap",
             "What masks have in common",
-            "Entries in both masks over entries in either (Jaccard index) for the best configurations of each two "
-            "methods at the same seed, in percent, the mean over seeds.",
+            "Entries in both masks over entries in either (Jaccard index) for the best configurations of each pair "
+            "of methods at the same seed, in percent, the mean over seeds.",
             lambda: plot_overlap(material.overlap()),
         ),
         FigureSpec(
             "loss",
             "Training loss",
-            "Training loss of each method's best configuration, a line a seed.",
+            "Training loss of each method's best configuration, one line per seed.",
             lambda: plot_loss(loss_frame(material.best_runs()), methods),
         ),
         FigureSpec(
             "seeds",
             "Seed by seed",
-            "Each method's best configuration on test sets: a point a seed, the stroke at their mean.",
+            "Each method's best configuration on test sets: one point per seed, the stroke at their mean.",
             lambda: plot_seeds(frame, material.sweep.objective),
         ),
         FigureSpec(

@@ -27,7 +27,7 @@ def _bad(material: ReportData) -> Iterator[str]:
         were = "run" if failed == 1 else "runs"
         yield f"{failed} {were} failed or diverged and {'counts' if failed == 1 else 'count'} in no mean; see the end."
     if pruned:
-        were = "1 run was spared" if pruned == 1 else f"{pruned} runs were spared"
+        were = "1 run was skipped" if pruned == 1 else f"{pruned} runs were skipped"
         yield f"{were}, because the configuration was pruned or had failed."
 
 

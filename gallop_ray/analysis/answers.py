@@ -1,4 +1,4 @@
-"""What a run was given for each example of the test sets, weighted as a metric weights it."""
+"""A run's values for each example of the test sets, with the weights of a metric."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +16,8 @@ from gallop_ray.tasks.metrics import Accuracies, Correct, plain, summarize
 from gallop_ray.tasks.values import are_values, numbers
 
 Answers = dict[str, NDArray[np.float64]]
-"""By task (examples,): 1 where the answer was right, 0 where not, or what else was measured of it, times a weight; the
-sum of the means is the metric, up to a constant."""
+"""By task, (examples,): 1 for a right answer, else 0, or another measured value, times a weight; the sum of the means
+is the metric, up to a constant."""
 
 
 def weights_of(folder: SweepFolder, sweep: Sweep, metric: str) -> dict[str, float]:
@@ -52,7 +52,7 @@ def recorded(run: RunFolder) -> Correct:
 
 
 def base_recorded(folder: SweepFolder, sweep: Sweep) -> Correct:
-    """base_correct.json under the names that runs have: of several rounds `<task trained on>/<task>`."""
+    """base_correct.json with the names in runs' correct.json: `<task trained on>/<task>` for several rounds."""
     try:
         correct = read_json(folder.path / "base_correct.json") or {}
     except Damaged:
@@ -65,7 +65,7 @@ def base_recorded(folder: SweepFolder, sweep: Sweep) -> Correct:
 
 
 def _is_correct(value: Any, depth: int) -> bool:
-    """Whether it is a Correct, or what one holds at this many levels above its values."""
+    """Whether a value is a Correct (depth 3), or a part of one at this depth above its values."""
     if depth == 0:
         return are_values(value)
     return isinstance(value, Mapping) and all(_is_correct(each, depth - 1) for each in value.values())

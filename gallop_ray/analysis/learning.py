@@ -1,4 +1,4 @@
-"""Whether a method has learnt its task: its best configuration beside the base model, on the same test examples."""
+"""Whether a method has learnt its task: its best configuration against the base model on the same test examples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class Learning:
 
 
 def learning(folder: SweepFolder, sweep: Sweep, best: Sequence[Summary]) -> Learning | None:
-    """Which best configurations are told apart from the base model, and are better; None where none was measured.
+    """Which best configurations are significantly better than the base model; None where none was measured.
 
-    With three common seeds or more by the test of docs/statistics.md, corrected over the methods; with fewer by the
-    mean alone, for which any gain counts.
+    With at least three common seeds by the test of docs/statistics.md, corrected over the methods; with fewer by the
+    mean alone, where any gain counts.
     """
     measured = base_metrics(folder.base() or {}, sweep.data) if folder.base() else {}
     metric = next((name for name in _MEASURES if measured.get(name) is not None), None)
@@ -49,7 +49,7 @@ def learning(folder: SweepFolder, sweep: Sweep, best: Sequence[Summary]) -> Lear
 def _told_apart(
     folder: SweepFolder, sweep: Sweep, best: Sequence[Summary], metric: str, base: float
 ) -> Mapping[str, bool]:
-    """Of the methods with seeds enough for the test, whether they differ from the base model."""
+    """For the methods with enough seeds for the test, whether they differ from the base model."""
     weights = weights_of(folder, sweep, metric)
     right = weighted(base_recorded(folder, sweep), weights)
     found = []
@@ -57,7 +57,7 @@ def _told_apart(
         values = {run.seed: value for run in each.finished if (value := run.value(metric)) is not None}
         answers = {seed: weighted(recorded(folder.run(each.configuration, seed)), weights) for seed in values}
         mine = Side(each.configuration, each.method, values, answers)
-        # The base model has no seeds: at each of them it is what it is, with the same answers.
+        # The base model has no seeds: the same answers count at each of them.
         other = Side(BASE, BASE, dict.fromkeys(values, base), dict.fromkeys(values, right))
         if len(values) >= LEAST_SEEDS and (comparison := compare(metric, mine, other)):
             found.append(comparison)
@@ -65,7 +65,7 @@ def _told_apart(
 
 
 def nothing_learnt(found: Learning) -> str:
-    """That no method is told apart from the base model."""
+    """The sentence that no method differs from the base model."""
     near = max(found.means, key=lambda name: abs(found.means[name] - found.base))
     return (
         f"no method is told apart from the base model by {display_name(found.metric)} on test sets (base model "

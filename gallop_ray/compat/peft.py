@@ -1,4 +1,4 @@
-"""PEFT: the names that it takes for those of an earlier transformers."""
+"""PEFT: its conversion of module names from earlier versions of transformers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ def probe() -> None:
 
 @contextmanager
 def names_as_they_are() -> Iterator[None]:
-    """While this is open PEFT adapts the modules and parameters that a configuration names, and no others.
+    """Context manager: PEFT adapts exactly the modules and parameters that a configuration names.
 
-    Of some mixtures of experts it takes `up_proj` and its like, of dense blocks and shared experts, for the names that
-    the experts had once, adapts the experts twice and the named modules not at all.
+    In some mixtures of experts it otherwise takes `up_proj` and the like, of dense blocks and shared experts, for the
+    experts' former names: it then adapts the experts twice and the named modules not at all.
     """
     before = getattr(conversion, _CONVERT)
     setattr(conversion, _CONVERT, _nothing)

@@ -1,4 +1,4 @@
-"""What a trained model says: greedily, to the prompt that it was trained with, beside the base model's answer."""
+"""Answers of a trained model, greedily decoded with the prompt of its training, next to the base model's."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from gallop_ray.training.models import load_model
 
 @dataclass(frozen=True)
 class Answer:
-    """What the tuned and the base model say to an instruction; `input` may be empty."""
+    """The answers of the tuned and the base model to an instruction; `input` may be empty."""
 
     instruction: str
     input: str
@@ -28,7 +28,7 @@ class Answer:
 
 
 def asked_of(file: Path) -> list[tuple[str, str]]:
-    """Instruction and input of each line of a file: of a .jsonl file's objects, else the line itself.
+    """Instruction and input from each line of a file: from a .jsonl file's objects, else the line itself.
 
     Raises ValueError naming the line that has none.
     """
@@ -61,7 +61,7 @@ class Speaker:
     """The model of a finished run and its base model, loaded once."""
 
     def __init__(self, run: str, tokens: int | None = None) -> None:
-        """Raises ValueError where the run has no adapter, or its base model is another one now."""
+        """Raises ValueError where the run has no adapter, or its base model has changed."""
         folder, metadata = checked_run(run)
         self._sweep: Sweep = open_sweep(SweepFolder(folder.whole.path.parent.parent).path).sweep
         self._base, self._tokenizer = load_model(self._sweep.model)
@@ -75,7 +75,7 @@ class Speaker:
         )
 
     def answers(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
-        """Of each instruction and input, what both models say."""
+        """Both models' answers to each instruction with its input."""
         examples = [reasoned(instruction, text, ".", 0.0) for instruction, text in asked]
         tuned, base = (self._said(model, examples) for model in (self._tuned, self._base))
         return [Answer(*each, *said) for each, *said in zip(asked, tuned, base, strict=True)]
@@ -85,7 +85,7 @@ class Speaker:
 
 
 def print_answers(run: str, prompts: Sequence[str], file: str | None, tokens: int | None) -> None:
-    """Print what a run's model says to prompts, to a file's, or to the lines of standard input."""
+    """Print a run's answers to prompts, to a file's prompts, or to lines of standard input."""
     asked = [*((prompt, "") for prompt in prompts), *(asked_of(Path(file)) if file else [])]
     speaker = Speaker(run, tokens)
     for batch in [asked] if asked else _typed():
@@ -95,7 +95,7 @@ def print_answers(run: str, prompts: Sequence[str], file: str | None, tokens: in
 
 
 def _typed() -> Iterator[list[tuple[str, str]]]:
-    """A prompt a line, until the input ends."""
+    """One prompt per line, until the input ends."""
     if sys.stdin.isatty():
         print("a prompt a line; Ctrl-D ends", file=sys.stderr)
     for line in sys.stdin:

@@ -81,7 +81,7 @@ class PeftMethod(TunerMethod):
 
     @property
     def names_targets(self) -> bool:
-        """Whether the targets are named by us, by their paths in this model."""
+        """Whether we name the targets, by their paths in this model."""
         return True
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Lora(PeftMethod):
         )
 
     def _experts(self, model: nn.Module) -> list[str] | None:
-        """The parameters of mixtures' experts, each of which gets matrices of rank r for every expert."""
+        """The parameters of mixtures' experts, in which every expert gets its own matrices of rank r."""
         experts = [place.path for place in _places(model, self.spec.target_modules) if _of_experts(place)]
         if not experts or self.decompose:
             return None
@@ -152,6 +152,7 @@ class Peft(PeftMethod):
 
     @property
     def names_targets(self) -> bool:
+        """See PeftMethod: unless the user's options name the targets."""
         return "target_modules" not in self._options
 
     def config(self, model: nn.Module) -> "peft.PeftConfig":
@@ -227,7 +228,7 @@ def _of_experts(place: Candidate) -> bool:
 
 
 def _modules(model: nn.Module, patterns: str | tuple[str, ...] | None) -> list[str]:
-    """The modules that tuners adapt, which are no mixtures of experts.
+    """The modules for tuners that cannot adapt mixtures of experts.
 
     Raises ValueError where nothing else was asked for.
     """

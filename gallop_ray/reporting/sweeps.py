@@ -1,4 +1,4 @@
-"""What `gallop-ray list` shows: the sweeps of a folder, the latest first."""
+"""The output of `gallop-ray list`: the sweeps of a folder, the latest first."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -14,7 +14,7 @@ from gallop_ray.records.stored import open_sweep
 
 
 def print_sweeps(output: str) -> None:
-    """Print a line for each sweep. Raises ValueError for a folder that does not exist, or holds none."""
+    """Print one line per sweep. Raises ValueError for a folder that does not exist or has none."""
     folder = Path(output).expanduser()
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give the folder of sweeps, which is `output` in a sweep file")

@@ -30,8 +30,8 @@ class Contestant:
 
 
 Rule = Callable[[Sweep, Contestant, Sequence[Contestant]], str | None]
-"""Of a sweep, the finished runs of a configuration, and those of its method's others that have finished as many seeds:
-why the configuration should stop, None where it should continue."""
+"""From a sweep, a configuration's finished runs, and those of its method's others that have finished as many seeds: why
+the configuration should stop, or None."""
 
 
 def reason_to_prune(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
@@ -56,7 +56,7 @@ def rule_of(name: str) -> Rule:
 
 
 def refused_rule(sweep: Sweep) -> Iterator[tuple[Path, str]]:
-    """What is wrong with a rule that is named as `module:function`, by path."""
+    """The problem with a rule that is given as `module:function`, if any: path in the sweep, and why."""
     if is_reference(sweep.pruning.type):
         try:
             rule_of(sweep.pruning.type)
@@ -94,7 +94,7 @@ def _against_others(
     others: Sequence[Contestant],
     compare: Callable[[Sweep, float, Sequence[float], int], str | None],
 ) -> str | None:
-    """A comparison over as many seeds as mine has finished; None while too few others have come as far."""
+    """A comparison over as many seeds as `mine` has finished; None while too few others have as many."""
     done = len(mine.values)
     if len(others) < sweep.pruning.after_configurations:
         return None

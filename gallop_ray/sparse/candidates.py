@@ -59,24 +59,24 @@ def refuse_unreached(names: Sequence[str], had: Sequence[bool], where: str) -> N
 
 @dataclass(frozen=True)
 class Candidate:
-    """A weight that competes for entries, and its place in the model; of a mixture each expert's by itself.
+    """A weight that competes for entries, and its place in the model; in a mixture one per expert.
 
-    Mixtures of experts keep the matrices of all experts in one parameter of three dimensions. Each of them is a
-    candidate; `place` is what they share, and what masks and adapters go by.
+    Mixtures of experts keep the matrices of all experts in one three-dimensional parameter. Each of them is a
+    candidate; `place` is common to them, and is the name in masks and adapters.
     """
 
     name: str
-    """The module's path; of an expert the parameter's path and its number."""
+    """The module's path; for an expert the parameter's path and its number."""
     parent: nn.Module
     attribute: str
     module: nn.Module
     parameter: str = "weight"
-    """What the module calls it."""
+    """The parameter's name in its module."""
     expert: int | None = None
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter that holds the entries, of an expert those of all; under ZeRO-3 its shard."""
+        """The parameter with the entries, for an expert that of all experts; under ZeRO-3 its shard."""
         weight = getattr(self.module, self.parameter)
         assert isinstance(weight, nn.Parameter)
         return weight
@@ -94,7 +94,7 @@ class Candidate:
 
     @property
     def place(self) -> str:
-        """What masks call the parameter: the module's path, or that of a parameter with another name than `weight`."""
+        """The parameter's name in masks: the module's path, or its own if it is not called `weight`."""
         return self.name if self.expert is None else self.name.rpartition(".")[0]
 
     @property
@@ -104,21 +104,21 @@ class Candidate:
 
     @property
     def offset(self) -> int:
-        """Where its entries begin in the flat parameter."""
+        """The position of its first entry in the flat parameter."""
         return (self.expert or 0) * self.numel
 
     def of(self, whole: Tensor) -> Tensor:
-        """Its part of what is shaped like the whole parameter."""
+        """Its part of a tensor with the shape of the complete parameter."""
         return whole if self.expert is None else whole[self.expert]
 
 
 def places(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The parameters that hold these candidates, each once: experts put together again."""
+    """The parameters that contain these candidates, each once: all experts of one parameter are one place."""
     return list({c.place: replace(c, name=c.place, expert=None) for c in candidates}.values())
 
 
 def by_module(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
-    """The candidates of each module together."""
+    """The candidates, grouped by module."""
     found: dict[int, list[Candidate]] = {}
     for c in candidates:
         found.setdefault(id(c.module), []).append(c)
@@ -126,7 +126,7 @@ def by_module(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
 
 
 def parts(place: Candidate) -> list[Candidate]:
-    """The matrices in a parameter: each expert's, or the one that it is."""
+    """The matrices in a parameter: one per expert, or the parameter itself."""
     shape = full_shape(place.weight)
     if not _is_stack(place.module, shape):
         return [place]
@@ -134,7 +134,7 @@ def parts(place: Candidate) -> list[Candidate]:
 
 
 def gathered(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Tensor]]:
-    """Each candidate and its whole weight, on every rank; what experts share is gathered once. Collective."""
+    """Each candidate with its complete weight, on every rank; experts' parameters are gathered once. Collective."""
     last: nn.Parameter | None = None
     for c in candidates:
         if c.weight is not last:
@@ -198,7 +198,7 @@ def _by_expression(expression: str, known: _Places, there: _Places) -> list[Cand
 
 
 def _paths(place: Candidate) -> tuple[str, ...]:
-    """What a pattern may name it by: an expert's matrices go by the module that has them, too."""
+    """The paths that a pattern may match: for experts also that of their module."""
     return (place.name,) if place.parameter == "weight" else (place.name, _module_path(place))
 
 
@@ -229,7 +229,7 @@ def _is_linear(place: Candidate) -> bool:
 
 
 def _is_stack(module: nn.Module, shape: torch.Size) -> bool:
-    """Whether a parameter holds several matrices, and not a convolution's kernel or one vector or matrix alone."""
+    """Whether a parameter contains several matrices: not a convolution's kernel, and not a single vector or matrix."""
     return len(shape) == 3 and min(shape) > 1 and not isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
 
 

@@ -39,7 +39,7 @@ class _SparseMatmul(torch.autograd.Function):
 
 
 class ChosenEntries:
-    """The chosen entries of one weight of a layer, which alone are trained.
+    """The chosen entries of one weight of a layer, the only ones that are trained.
 
     `values` (k,) holds the entries at `indices` themselves, in the weight's dtype. Forward never reads it; backward
     gives it the chosen entries of dW. After each optimizer step the caller writes the new values into the weight.
@@ -49,9 +49,9 @@ class ChosenEntries:
     values: nn.Parameter
     indices: Tensor
     holder: nn.Module
-    """The layer that has them as its parameters and buffer."""
+    """The layer that registers them as parameter and buffer."""
     names: tuple[str, str]
-    """What that layer calls the weight and the values."""
+    """The names of the weight and the values in that layer."""
     had_gradient = False
     """Whether a backward pass has reached this layer."""
     take: Callable[[Tensor], None] | None = None
@@ -117,14 +117,14 @@ def is_plain_linear(module: nn.Module) -> bool:
 
 
 def is_linear_map(module: nn.Module) -> bool:
-    """Whether it computes a matrix product and adds a bias: GPT-2's Conv1D does, with the weight (in, out)."""
+    """Whether it computes a matrix product plus a bias, such as GPT-2's Conv1D with its weight (in, out)."""
     # Where a model has one, its class has been imported; transformers is not needed for any other.
     conv1d = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", ())
     return is_plain_linear(module) or isinstance(module, conv1d) or _computes_product(module)
 
 
 def _computes_product(module: nn.Module) -> bool:
-    """Whether a kind of nn.Linear with its own forward, as Falcon has, computes x W^T + b: tried with small ones."""
+    """Whether a subclass of nn.Linear with its own forward (Falcon's) computes x W^T + b, tried on a small one."""
     if not isinstance(module, nn.Linear):
         return False
     x, weight = torch.tensor([[[1.0, -2.0]]]), torch.tensor([[3.0, 5.0], [-7.0, 0.5], [2.0, 1.0]])
@@ -196,7 +196,7 @@ def take_over(layer: nn.Module, inner: nn.Module) -> None:
 
 
 def with_weights(layer: nn.Module, weights: Mapping[str, Tensor], args: Any, kwargs: Any) -> Any:
-    """What the layer's inner module computes with these weights, and with its own in all other places."""
+    """The output of the layer's inner module with these weights in place of its own."""
     inner: nn.Module = layer.__dict__["inner"]
     own = {name: getattr(layer, name) for name, _ in inner.named_parameters(recurse=False)}
     return functional_call(inner, {**own, **weights}, args, kwargs)

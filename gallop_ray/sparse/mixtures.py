@@ -1,4 +1,4 @@
-"""Layers with several weights to train or to score: a mixture's experts, one parameter of three dimensions for each
+"""Layers with several weights to train or to score: a mixture's experts, with one three-dimensional parameter for each
 of their projections.
 """
 
@@ -11,7 +11,7 @@ from gallop_ray.sparse.layers import ChosenEntries, scored, spliced, take_over, 
 
 
 class _Around(nn.Module):
-    """A layer around another one, whose attributes it has: mixtures ask their experts how many they are."""
+    """A layer around another one that also has its attributes: mixtures ask their experts for their number."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class SparseMixture(_Around):
     """A layer in which only chosen entries of some of its weights are trained."""
 
     def __init__(self, inner: nn.Module, chosen: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """chosen: by the weight's name, the flat indices (k,) into it and the values (k,) there."""
+        """chosen: by the weight's name, its flat indices (k,) and the values (k,) there."""
         super().__init__(inner)
         self.entries: Mapping[str, ChosenEntries] = {n: _WeightEntries(self, n, *of) for n, of in chosen.items()}
 
@@ -42,7 +42,7 @@ class SparseMixture(_Around):
 
 
 class _WeightEntries(ChosenEntries):
-    """Of one weight of a SparseMixture, which holds all tensors: models move and split what their modules hold."""
+    """The entries of one weight of a SparseMixture, which registers the tensors: models move and split only such."""
 
     def __init__(self, holder: SparseMixture, name: str, indices: Tensor, values: Tensor) -> None:
         self.holder, self.names = holder, (name, f"{name}_values")
@@ -52,17 +52,17 @@ class _WeightEntries(ChosenEntries):
 
     @property
     def weight(self) -> nn.Parameter:  # type: ignore[override]
-        """Of all experts."""
+        """The parameter of all experts."""
         return self.holder.get_parameter(self.names[0])
 
     @property
     def values(self) -> nn.Parameter:  # type: ignore[override]
-        """As in ChosenEntries."""
+        """See ChosenEntries."""
         return self.holder.get_parameter(self.names[1])
 
     @property
     def indices(self) -> Tensor:  # type: ignore[override]
-        """As in ChosenEntries."""
+        """See ChosenEntries."""
         return self.holder.get_buffer(self._indices)
 
     @indices.setter
@@ -71,7 +71,7 @@ class _WeightEntries(ChosenEntries):
 
 
 class ScoreMixture(_Around):
-    """A layer with nothing to train that hands each backward pass's gradients of some weights to these functions."""
+    """A layer without trainable parameters that passes each backward pass's gradients of some weights to functions."""
 
     def __init__(self, inner: nn.Module, takes: Mapping[str, Callable[[Tensor], None]]) -> None:
         super().__init__(inner)

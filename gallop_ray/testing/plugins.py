@@ -21,13 +21,13 @@ _SPACE: Mapping[str, optuna.distributions.BaseDistribution] = {
 
 
 def check_metric(name: str) -> None:
-    """Hold a metric against what tables and the search need of one. Raises AssertionError, or ValueError for its name.
+    """Check that a metric is fit for tables and the search. Raises AssertionError, or ValueError for its name.
 
-    Of whatever was measured, and of what was not, it gives a finite number within its bounds or None, the same
-    each time. An accuracy that was not measured is None.
+    For any measurements, missing ones (None) included, it must return a finite number within its bounds or None, and
+    the same each time.
 
     Args:
-        name: as evaluation.metrics has it: a name that a package offers, or `module:object`.
+        name: as in evaluation.metrics: a name that a package offers, or `module:object`.
     """
     metric = named(name)
     low, high = metric.bounds or (-math.inf, math.inf)
@@ -41,15 +41,15 @@ def check_metric(name: str) -> None:
 
 
 def check_sampler(name: str, options: Mapping[str, Any] | None = None, *, points: int = 20) -> None:
-    """Hold a sampler against what the search needs of one. Raises AssertionError, or ValueError for its name.
+    """Check that a sampler is fit for the search. Raises AssertionError, or ValueError for its name.
 
-    It gives points within the ranges, of numbers and of choices, before and after it is told results and
-    failures; with the same seed and the same results the same points, so that a sweep can be repeated.
+    It must suggest points within the ranges, of numbers and of choices, before and after it gets results and failures;
+    with the same seed and the same results the same points, so that a sweep can be repeated.
 
     Args:
-        name: as search.sampler has it: a class of Optuna's, or `module:Class`.
+        name: as in search.sampler: a class of Optuna's, or `module:Class`.
         options: its arguments.
-        points: how many it is asked for, twice.
+        points: how many are drawn, twice.
     """
     search = SearchSpec(sampler=name, sampler_options=dict(options or {}))
     first, again = (_points(search, points) for _ in range(2))

@@ -31,7 +31,8 @@ def check_metric(name: str) -> None:
     """
     metric = named(name)
     low, high = metric.bounds or (-math.inf, math.inf)
-    others = [{}, {"a": None}, *({"a": a, "b": b} for a, b in product(_SHARES, _SHARES))]
+    others: list[dict[str, float | None]] = [{}, {"a": None}]
+    others += [{"a": a, "b": b} for a, b in product(_SHARES, _SHARES)]
     each = [Scores(mine, ood) for mine, ood in product(_SHARES, others)]
     for tuned, base in product(each, each):
         value = metric.value(tuned, base)
@@ -76,4 +77,4 @@ def _inside(value: Any, distribution: optuna.distributions.BaseDistribution) -> 
     if isinstance(distribution, optuna.distributions.CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, optuna.distributions.FloatDistribution | optuna.distributions.IntDistribution)
-    return distribution.low <= value <= distribution.high
+    return bool(distribution.low <= value <= distribution.high)

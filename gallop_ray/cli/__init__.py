@@ -129,8 +129,8 @@ def _add_generate(commands: Any) -> None:
     generate = commands.add_parser("generate", help=text, description=f"{text}; without one, prompts are read by line")
     generate.add_argument("run", metavar="RUN", help="the run folder, <output>/<sweep>/<configuration>/seed-<n>")
     generate.add_argument("--prompt", action="append", default=[], help="an instruction; may be given several times")
-    generate.add_argument("--file", help="a file of prompts, one a line; .jsonl: objects with instruction and input")
-    generate.add_argument("--max-new-tokens", type=int, metavar="N", help="at most so many tokens an answer")
+    generate.add_argument("--file", help="a file of prompts, one per line; .jsonl: objects with instruction and input")
+    generate.add_argument("--max-new-tokens", type=int, metavar="N", help="at most this many tokens per answer")
     generate.set_defaults(command=_generate)
 
 

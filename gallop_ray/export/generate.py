@@ -97,7 +97,7 @@ def print_answers(run: str, prompts: Sequence[str], file: str | None, tokens: in
 def _typed() -> Iterator[list[tuple[str, str]]]:
     """One prompt per line, until the input ends."""
     if sys.stdin.isatty():
-        print("a prompt a line; Ctrl-D ends", file=sys.stderr)
+        print("one prompt per line; Ctrl-D ends", file=sys.stderr)
     for line in sys.stdin:
         if line.strip():
             yield [(line.rstrip("\n"), "")]

@@ -176,7 +176,7 @@ def _work(plan: SweepPlan) -> tuple[Table, str]:
 
 
 def _sizes(rows: Iterable[Row]) -> tuple[Table, str]:
-    table = _table("Trained parameters", ("Method", "With"), ("k", "Density k/N", "trainable_percent"))
+    table = _table("Trained parameters", ("Method", "Options"), ("k", "Density k/N", "trainable_percent"))
     for name, choice, each in rows:
         table.add_row(name, Text(choice), _count(each.trained), f"{each.density:.4g}", f"{each.trainable_percent:.4f}")
     return table, "N: all parameters of the base model. trainable_percent: 100 k/(N+k), as PEFT prints it."
@@ -189,7 +189,7 @@ def _memory(sweep: Sweep, rows: Sequence[Row]) -> tuple[Table, str]:
     workers, dtype = sweep.resources.workers_per_slot, sweep.model.dtype
     stage = zero_stage(sweep.deepspeed, getattr(torch, dtype))
     title = f"Memory per worker ({workers} in a slot, ZeRO stage {stage}, {dtype}), estimated"
-    table = _table(title, ("Method", "With"), list(parts))
+    table = _table(title, ("Method", "Options"), list(parts))
     for name, choice, each in rows:
         table.add_row(name, Text(choice), *(_part(label, part(each), each) for label, part in parts.items()))
     return table, "\n".join(

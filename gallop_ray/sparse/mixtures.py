@@ -23,7 +23,7 @@ class _Around(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if "inner" not in self.__dict__:
+            if "inner" not in self.__dict__:  # while it is being built: the lookup below would come here again
                 raise
             return getattr(self.__dict__["inner"], name)
 

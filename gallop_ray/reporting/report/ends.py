@@ -7,7 +7,7 @@ _COLUMNS = (
     Column("Configuration", "configuration", numeric=False),
     Column("Seed", "seed"),
     Column("Status", "status", numeric=False),
-    Column("Class", "failure", numeric=False),
+    Column("Failure", "failure", numeric=False),
     Column("Reason", "reason", numeric=False),
 )
 

@@ -60,6 +60,7 @@ class Refresher:
     def _choose(self, m: int, change: Tensor, step: int, steps: int) -> Tensor:
         """The new entries of one weight, from its owner. change: float32 (k,), trained minus base."""
         place, old = self._delta.places[m], self._delta.indices[m]
+        # Gathered on every rank, though the owner alone chooses: gathering is collective.
         weight, owner = gather(place.weight).detach(), self._owned.owners[m]
         new = torch.empty_like(old)
         if rank() == owner:

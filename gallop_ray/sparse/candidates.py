@@ -137,7 +137,7 @@ def gathered(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Tenso
     """Each candidate with its complete weight, on every rank; experts' parameters are gathered once. Collective."""
     last: nn.Parameter | None = None
     for c in candidates:
-        if c.weight is not last:
+        if c.weight is not last:  # the experts of one parameter follow each other
             last, whole = c.weight, gather(c.weight)
         yield c, c.of(whole)
 

@@ -27,6 +27,7 @@ def candidate_counts(candidates: Sequence[Candidate]) -> Tensor:
     """exponent_counts of all candidates' weights, each counted by the rank that owns it. Collective."""
     owners = assign_owners([c.numel for c in candidates], world_size())
     counts = torch.zeros(256, dtype=torch.int64, device=collective_device())
+    # Every rank gathers, which is collective; each weight is counted once, by its owner.
     for owner, (_, weight) in zip(owners, gathered(candidates), strict=True):
         if owner == rank():
             counts += exponent_counts([weight])

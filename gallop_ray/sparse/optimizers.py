@@ -121,7 +121,8 @@ class DecayToBase:
 
     def apply(self, state_of: StateOf, learning_rate: float) -> None:
         """Call before each optimizer step."""
-        if self._entries is not self._delta.indices:  # the first step, or the mask has changed
+        # By identity: a refresh replaces the list, and comparing indices at every step would cost.
+        if self._entries is not self._delta.indices:
             self._entries, self._base = self._delta.indices, self._delta.base()
         state_of(self._delta.parameters).pull(self._base, learning_rate * self._strength)
 

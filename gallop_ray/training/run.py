@@ -151,9 +151,9 @@ def _keep(state: TrainState, what: Attached, engine: Engine, validation: Validat
 def _go_on(
     context: RunContext, attachment: Attachment, engine: Engine, checkpoint: Checkpoint, validation: Validation
 ) -> TrainState:
-    validation.recall(checkpoint.best)
+    validation.recall(checkpoint.best)  # first: it leaves the best step's values in the parameters
     restore(checkpoint, engine.state(attachment.parameters))
-    attachment.write()
+    attachment.write()  # the weights of a new attempt are still the base's
     steps = optimizer_steps(context.training, len(context.resident.train))
     return TrainState(steps, step=checkpoint.step, kept=checkpoint.step, loss=checkpoint.loss)
 

@@ -96,7 +96,8 @@ def _of_source(arguments: argparse.Namespace, path: Path, source: str, ask: "_As
         ood=ood,
         examples=len(found.train),
         source=source,
-        read=f"format {own.format}, found by the columns{held}",
+        format=own.format,
+        read=f"found by the columns{held}",
         free=example.kind in ("text", "plain"),
         **rest,
     )

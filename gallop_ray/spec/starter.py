@@ -19,9 +19,9 @@ _LONGEST = 1024  # tokens
 class Answers:
     """The choices for a first sweep. `train` and `ood` are tasks of `data`, which is the value of data.root.
 
-    `source`: where the rows of the task `train` are, which then is one of data.tasks; `read`: how they are read;
-    `free`: whether they are answered by any text. `chat`: whether the model has a chat template. `examples`: the number
-    of training examples, None where unknown. `longest`: tokens of the longest prompt with its answer, None where
+    `source`: where the rows of the task `train` are, which then is one of data.tasks, `format` theirs, and `read` a note
+    on it; `free`: whether they are answered by any text. `chat`: whether the model has a chat template. `examples`: the
+    number of training examples, None where unknown. `longest`: tokens of the longest prompt with its answer, None where
     unknown; `new_tokens`: of the longest answer, if more have to be generated than by default.
     """
 
@@ -34,6 +34,7 @@ class Answers:
     seeds: int
     gpus: int
     source: str | None = None
+    format: str = ""
     read: str = ""
     free: bool = False
     chat: bool = False
@@ -85,7 +86,8 @@ def _data(answers: Answers) -> Iterator[str]:
         yield f"  root: {_value(answers.data)}"
     else:
         yield "  tasks:"
-        yield _noted(f"    {_value(answers.train)}: {{source: {_value(answers.source)}}}", answers.read)
+        task = f"{{source: {_value(answers.source)}, format: {answers.format}}}"
+        yield _noted(f"    {_value(answers.train)}: {task}", answers.read)
     yield f"  train: {_value(answers.train)}"
     ood = f"  ood: [{', '.join(map(_value, answers.ood))}]"
     none = "other tasks, to see what is forgotten"
@@ -127,7 +129,7 @@ def _search(answers: Answers) -> Iterator[str]:
     yield _noted("budget: {configurations: 6}", "for each method; from the fourth on results decide")
     yield ""
     if answers.free:
-        return  # the default goes by the task's loss
+        return  # the default is the loss of the task
     metric = "val_mean_accuracy" if answers.ood else "val_id_accuracy"
     measured = "of the task and of the others, on validation data" if answers.ood else "of the task, on validation data"
     yield _noted(f"objective: {{metric: {metric}}}", measured)

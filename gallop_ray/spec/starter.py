@@ -19,7 +19,7 @@ _LONGEST = 1024  # tokens
 class Answers:
     """The choices for a first sweep. `train` and `ood` are tasks of `data`, which is the value of data.root.
 
-    `source`: where the rows of the task `train` are, which then is one of data.tasks, `format` theirs, and `read` a note
+    `source`: where the rows of the task `train` are, then one of data.tasks, `format` theirs, and `read` a note
     on it; `free`: whether they are answered by any text. `chat`: whether the model has a chat template. `examples`: the
     number of training examples, None where unknown. `longest`: tokens of the longest prompt with its answer, None where
     unknown; `new_tokens`: of the longest answer, if more have to be generated than by default.

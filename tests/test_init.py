@@ -150,7 +150,7 @@ def test_at_a_terminal_it_asks_and_asks_again(folder):
         assert process.stdout is not None
         said = process.stdout.read()
         assert process.wait(60) == 0
-    assert "nowhere is not a folder" in said
+    assert "there is no file or folder nowhere" in said
     assert "Task to train on [colours]:" in said
     sweep = load_sweep("asked.yaml")
     assert (sweep.data.root, sweep.data.ood, sweep.model.name, len(sweep.seeds)) == ("data", ("animals",), "pocket", 3)

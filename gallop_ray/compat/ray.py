@@ -43,6 +43,7 @@ def remove_orphaned_groups() -> None:
     the dashboard is off.
     """
     job = ray.get_runtime_context().get_job_id()
+    # Not ray.util.placement_group_table(), which leaves out who created a group.
     for data in ray_state._connect_and_get_accessor().get_placement_group_table():
         group = _messages.PlacementGroupTableData.FromString(data)
         removed = group.state == _messages.PlacementGroupTableData.REMOVED
@@ -52,6 +53,7 @@ def remove_orphaned_groups() -> None:
 
 def is_dead(actor: str) -> bool:
     """Whether the actor with this id is dead; the nil id stands for the driver, which is alive."""
+    # Not ray.util.state, which asks the dashboard, and that is off.
     actor_id = ray.ActorID.from_hex(actor)
     data = None if actor_id.is_nil() else ray_state.get_actor_info(actor_id)
     return data is not None and _messages.ActorTableData.FromString(data).state == _messages.ActorTableData.DEAD

@@ -7,6 +7,7 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from gallop_ray.compat.probe import require
 
+# Not the public UserCallback, which is called for errors only: a group whose node is about to go ends without one.
 __all__ = ["WorkerGroupCallback", "causes", "probe"]
 
 

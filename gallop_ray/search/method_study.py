@@ -152,6 +152,7 @@ class MethodStudy:
             distributions=self._distributions,
             user_attrs={_KEY: key},
         )
+        # Not Study.add_trial, which does not return the trial's id.
         return self._storage.create_new_trial(self._study_id, trial)
 
     def _suggest(self) -> str | None:
@@ -189,6 +190,7 @@ class MethodStudy:
         elif status.status == "finished":
             self._study.tell(number, self._values(configuration))
         elif status.status == "pruned":
+            # Not Trial.report: of a trial of an earlier start there is only a FrozenTrial.
             self._storage.set_trial_intermediate_value(place, len(status.seeds_done), self._values(configuration)[0])
             self._study.tell(number, state=TrialState.PRUNED)
         else:

@@ -41,6 +41,7 @@ def write_figure(figure: Figure, folder: Path, name: str, description: str) -> R
     folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not for each format
+    # Text as text instead of outlines; ids by the name and no date, for the same bytes every time.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         text = StringIO()
         figure.savefig(text, format="svg", facecolor=PAPER, metadata={"Date": None})

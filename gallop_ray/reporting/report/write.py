@@ -34,13 +34,14 @@ def write_report(
         sheet.write(path.parent / "tables")
     draft = path.with_name(f".{path.name}.tmp")
     draft.write_text(_page(material, found), encoding="utf-8")
-    draft.replace(path)
+    draft.replace(path)  # whoever reloads the page meanwhile sees the old one or the new
     path.with_name(Path(VERDICT).name).write_text(_verdict(material) + "\n", encoding="utf-8")
     return path
 
 
 def _page(material: ReportData, found: list[Section]) -> str:
     parts = files("gallop_ray.reporting.report")
+    # Escaped, because names and reasons come from sweep files and libraries.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((parts / "page.html.j2").read_text(encoding="utf-8"))
     written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())

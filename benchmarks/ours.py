@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -24,9 +25,9 @@ from gallop_ray.training.resident import LoadedModel
 
 def sparse(shared: Setting, density: float) -> Work:
     """A random mask's delta under the shipped DeepSpeed configuration."""
-    held = _resident(shared)
+    held = resident(shared)
     candidates = find_candidates(held.model, TARGETS)
-    mask = _random_mask(candidates, entries_to_choose(density, candidates, held.parameters))
+    mask = random_mask(candidates, entries_to_choose(density, candidates, held.parameters))
     delta = SparseDelta(held.model, candidates, mask)
     optimizer = torch.optim.AdamW(delta.parameters, lr=RATE, weight_decay=0.0)
     engine = Engine(delta.module, held.config(held.sweep.training, mask.chosen), optimizer)
@@ -41,7 +42,8 @@ def sparse(shared: Setting, density: float) -> Work:
     return Work(run)
 
 
-def _random_mask(candidates: list[Candidate], k: int) -> Mask:
+def random_mask(candidates: list[Candidate], k: int) -> Mask:
+    """k entries drawn at random."""
     return choose_mask(
         candidates, score_owned(OwnedGradients(candidates), Random(RandomSpec()), seed=0), [everything(candidates, k)]
     )
@@ -49,7 +51,7 @@ def _random_mask(candidates: list[Candidate], k: int) -> Mask:
 
 def scoring(shared: Setting) -> Work:
     """The scoring pass over the tokens, the gradient sums staying with their owner."""
-    held = _resident(shared)
+    held = resident(shared)
     owned = OwnedGradients(find_candidates(held.model, TARGETS))
     phases = Phases(NullReporter(Path()))
 
@@ -61,8 +63,8 @@ def scoring(shared: Setting) -> Work:
     return Work(run)
 
 
-def _resident(shared: Setting) -> LoadedModel:
-    """The base model and the tokens as a slot's worker holds them, under a sweep of defaults."""
+def resident(shared: Setting, **training: Any) -> LoadedModel:
+    """The base model and the tokens as a slot's worker holds them, under a sweep of defaults but for `training`."""
     quiet()
     init_distributed()
     model = base_model(shared)
@@ -73,7 +75,7 @@ def _resident(shared: Setting) -> LoadedModel:
             "model": {"name": shared.model, "dtype": shared.dtype},
             "data": {"root": "generated", "train": "none"},
             "methods": [{"type": "random"}],
-            "training": {"max_length": shared.length, **size},
+            "training": {"max_length": shared.length, **size, **training},
         }
     )
     return LoadedModel(

@@ -163,6 +163,19 @@ def _fall(folder: SweepFolder, configuration: str, seed: int) -> float | None:
     return fall / fmean(before) if fall > max(_FALLING * fmean(before), 2 * error) else None
 
 
+def _too_long(results: _Results) -> Iterator[Diagnosis]:
+    """All runs have the same examples, so that the first of them tells."""
+    names = ("train_examples", "cut_examples", "dropped_examples")
+    runs = [run for each in results.best for run in each.finished][:1]
+    for used, cut, dropped in ((int(run.value(name) or 0) for name in names) for run in runs):
+        said = [f"{cut} were cut"] * bool(cut) + [f"{dropped} were left out"] * bool(dropped)
+        if said:
+            yield Diagnosis(
+                "examples too long",
+                f"of {used + dropped} training examples {' and '.join(said)}, being longer than training.max_length",
+            )
+
+
 def _one_seed(results: _Results) -> Iterator[Diagnosis]:
     if max(len(each.finished) for each in results.best) == 1:
         text = "every number here is of one seed: there are no error bars, and differences may be chance"
@@ -177,5 +190,6 @@ _LOOKS: tuple[Callable[[_Results], Iterator[Diagnosis]], ...] = (
     _seeds_disagree,
     _sets_disagree,
     _still_falling,
+    _too_long,
     _one_seed,
 )

@@ -28,7 +28,7 @@ def refuse_unusable(sweep: Sweep) -> None:
     from gallop_ray.training.models import local_tokenizer
 
     tasks, tokenizer = load_tasks(sweep, local), local_tokenizer(sweep.model)
-    if tokenizer is not None and (unfit := too_long(tasks.values(), tokenizer, sweep.training.max_length)):
+    if tokenizer is not None and (unfit := too_long(sweep, tasks, tokenizer)):
         more = [f"and {len(unfit) - _TOLD} more"] if len(unfit) > _TOLD else []
         raise ValueError("\n".join([*unfit[:_TOLD], *more]))
 

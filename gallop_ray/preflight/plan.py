@@ -3,7 +3,7 @@
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,10 +22,11 @@ from gallop_ray.spec.plan import SweepPlan, plan_sweep
 from gallop_ray.spec.schema import Configuration, DataSpec, Sweep
 from gallop_ray.spec.space import extremes
 from gallop_ray.tasks.hub import HUB_TASKS
+from gallop_ray.tasks.lengths import Fitted, fitted
 from gallop_ray.tasks.load import load_task, local_tasks
 from gallop_ray.training.engine import quiet, zero_stage
 from gallop_ray.training.memory import Estimate, estimate
-from gallop_ray.training.models import meta_model
+from gallop_ray.training.models import local_tokenizer, meta_model
 
 _SIZE = ("method.density", "method.rank", "method.target_modules")
 _BATCH = ("training.micro_batch_size", "training.max_length", "training.gradient_checkpointing")
@@ -52,20 +53,37 @@ def print_plan(sweep: Sweep) -> None:
     with the fix, for what the sweep cannot do with its model or its data.
     """
     quiet()
-    rows, reached = list(estimates(sweep)), reach(sweep)
-    plan = plan_sweep(sweep, _train_examples(sweep.data))
+    rows, reached, fits = list(estimates(sweep)), reach(sweep), _fits(sweep)
+    plan = plan_sweep(sweep, _train_examples(sweep.data, fits))
     console = Console(markup=False)
     console.print(Text(resolved_yaml(sweep)), soft_wrap=True)
     for table, note in (_work(plan), _sizes(rows), _memory(sweep, rows)):
         console.print(table)
         console.print(Text(note + "\n"), soft_wrap=True)
-    for line in reached:
+    for line in [*reached, *(f"{task}: {each}" for task, each in fits.items() if each.cut or each.dropped)]:
         console.print(Text(line), soft_wrap=True)
 
 
-def _train_examples(data: DataSpec) -> list[int] | None:
+def _fits(sweep: Sweep) -> dict[str, Fitted]:
+    """What max_length leaves of each task to train on; none where the model's tokenizer or the data are not here."""
+    tokenizer = local_tokenizer(sweep.model)
+    found: dict[str, Fitted] = {}
+    made = sweep.data.root == "generated"  # which is never long
+    for task in sweep.data.train_tasks if tokenizer is not None else ():
+        if made and task not in sweep.data.tasks:
+            continue
+        with offline():
+            try:
+                examples = load_task(task, sweep.data, ("train",))
+            except ValueError:  # it is reported where examples are counted, or is not downloaded yet
+                continue
+        found[task] = fitted(sweep, examples, tokenizer)
+    return found
+
+
+def _train_examples(data: DataSpec, fits: Mapping[str, Fitted]) -> list[int] | None:
     """At most how many examples an epoch of each round has; None where counting would need a download."""
-    found = [_examples_of(task, data) for task in data.train_tasks]
+    found = [len(fits[task].items) if task in fits else _examples_of(task, data) for task in data.train_tasks]
     known = [count for count in found if count is not None]
     return known if len(known) == len(found) else None
 

@@ -43,6 +43,7 @@ from gallop_ray.training.models import (
     try_model,
 )
 from gallop_ray.training.optimizers import try_optimizer
+from gallop_ray.training.packing_check import packs, refuse_packing
 from gallop_ray.training.schedules import schedule_of
 
 _SECONDS = 3.0
@@ -76,6 +77,8 @@ def _loads(sweep: Sweep) -> Iterator[Finding]:
     try:
         model, _ = try_model(sweep.model)
         refuse_positions(model, sweep)
+        if packs(sweep) and model.device.type != "meta":
+            refuse_packing(model)
     except ValueError as error:
         yield problem(str(error), "")
         return
@@ -180,7 +183,7 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         yield problem("data.prompt is chat, but the model has no chat template", "Write a prompt template")
         return
     longest = sweep.training.max_length
-    if unfit := too_long(tasks.values(), tokenizer, longest):
+    if unfit := too_long(sweep, tasks, tokenizer):
         more = f"; so it is with {len(unfit) - 1} more" if len(unfit) > 1 else ""
         yield problem(unfit[0] + more, "")
         return
@@ -198,7 +201,10 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
     cut = sum(length > longest for length in lengths.texts)
     text = f"prompts and answers have up to {max(lengths.texts)} tokens, training.max_length is {longest}"
     if cut:
-        yield warning(f"{text}: {100 * cut / len(lengths.texts):.0f} % of the prompts lose their beginning", "Raise it")
+        dropped = ", or are left out of training" if sweep.training.too_long == "drop" else ""
+        yield warning(
+            f"{text}: {100 * cut / len(lengths.texts):.0f} % of the prompts lose their beginning{dropped}", "Raise it"
+        )
     else:
         yield ok(text)
     for reasoning, answers in ((False, lengths.option), (True, lengths.reasoning)) if sweep.evaluation.generate else ():

@@ -117,6 +117,9 @@ class RunResult(EndedRun):
     trained_parameters: Annotated[int, Field(ge=0)] | None = None
     density: Share | None = None
     trainable_percent: Number | None = None
+    train_examples: Annotated[int, Field(ge=0)] | None = None
+    cut_examples: Annotated[int, Field(ge=0)] | None = None
+    dropped_examples: Annotated[int, Field(ge=0)] | None = None
     steps: int = 0
     best_step: int | None = None
     train_loss: Number | None = None

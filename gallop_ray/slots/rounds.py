@@ -26,9 +26,11 @@ _OF_THE_RUN = (
     *("seed", "method", "method_type", "selection_ratio", "learning_rate"),
     *("trained_parameters", "density", "trainable_percent", "ood_tasks"),
 )
+_EXAMPLES = ("train_examples", "cut_examples", "dropped_examples")
 _APART: tuple[Literal["mask", "correct", "outputs"], ...] = ("mask", "correct", "outputs")
 _NO_METRICS = (
     *_OF_THE_RUN,
+    *_EXAMPLES,
     "scores",
     "steps",
     "best_step",
@@ -126,6 +128,7 @@ def together(results: Mapping[str, Record]) -> Record:
         **{name: rounds[0][name] for name in _OF_THE_RUN},
         "scores": scores.pop() if len(scores) == 1 else None,
         "mask": {},
+        **{name: sum(result.get(name) or 0 for result in rounds) for name in _EXAMPLES},
         "steps": sum(result["steps"] for result in rounds),
         "best_step": None,
         "micro_batch_size": min(result["micro_batch_size"] for result in rounds),

@@ -160,6 +160,16 @@ class TrainingSpec(Frozen):
     )
     clip_norm: float | None = Field(default=1.0, gt=0, description="largest gradient norm; null does not clip")
     max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer together")
+    too_long: Literal["cut", "drop", "refuse"] = Field(
+        default="cut",
+        description="training examples of more tokens: cut from the left, where an answer stays whole; left out; or an "
+        "error",
+    )
+    packing: bool = Field(
+        default=False,
+        description="put several examples into one row of up to max_length, each as if alone, which is faster; "
+        "micro_batch_size then counts rows",
+    )
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice, to save memory")
     optimizer: Text = Field(
         default="adamw", description="a name in torch.optim (adamw, sgd, adafactor, ...), or `module:Class`"

@@ -99,6 +99,9 @@ class TaskSpec(Frozen):
         description="choose by the answers' texts (cloze) or by their labels; null: data.formulation, else by texts "
         "where there are any",
     )
+    learn: Literal["all", "last"] = Field(
+        default="all", description="of conversations: all of the assistant's turns, or the last"
+    )
     few_shot: int = Field(default=0, ge=0, description="solved training examples before each question")
 
     @field_validator("format", mode="after")

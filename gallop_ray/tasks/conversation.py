@@ -85,6 +85,7 @@ class _Rendered:
 
     def marked(self, only_last: bool) -> Turns:
         """By the template's own marks."""
+        self._text(len(self.turns))  # says what the template refuses
         whole = self.tokenizer.apply_chat_template(
             self.turns, tools=self.tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )

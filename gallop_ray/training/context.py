@@ -5,12 +5,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
+from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
+from gallop_ray.training.batches import micro_steps
 from gallop_ray.training.resident import LoadedModel
 
 
@@ -125,6 +128,12 @@ class RunContext:
     seed: int
     reporter: Reporter
     phases: Phases
+
+    @cached_property
+    def micro_steps(self) -> int:
+        """Micro-batches of each rank in an optimizer step."""
+        examples = self.resident.train
+        return micro_steps(examples, self.training, self.seed, optimizer_steps(self.training, len(examples)))
 
     @property
     def training(self) -> TrainingSpec:

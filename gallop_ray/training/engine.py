@@ -38,7 +38,12 @@ def zero_stage(spec: DeepspeedSpec, dtype: torch.dtype) -> int:
 
 
 def deepspeed_config(
-    spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype, workers: int, trained: int
+    spec: DeepspeedSpec,
+    training: TrainingSpec,
+    dtype: torch.dtype,
+    workers: int,
+    trained: int,
+    micro_steps: int | None = None,
 ) -> dict[str, Any]:
     """The DeepSpeed configuration of a run that trains `trained` parameters on `workers` ranks.
 
@@ -63,7 +68,7 @@ def deepspeed_config(
         zero["offload_param"] = {"device": "cpu"}
     needed = {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": max(1, training.batch_size // at_once),
+        "gradient_accumulation_steps": micro_steps or max(1, training.batch_size // at_once),
         "gradient_clipping": training.clip_norm or 0.0,
         "zero_optimization": zero,
         # Otherwise DeepSpeed refuses optimizers outside of its own list, and with offload all but its CPU Adam.

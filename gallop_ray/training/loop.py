@@ -2,10 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,12 +19,12 @@ from gallop_ray.sparse.weights import all_ranks, collective_device, local, rank,
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
+from gallop_ray.training.batches import batches, micro_batches
 from gallop_ray.training.context import Reporter, RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.measure import Validation
 from gallop_ray.training.schedules import learning_rate
 
-_T = TypeVar("_T")
 _LOGGED_STEPS = 50  # a run logs about this many of its steps
 
 
@@ -44,23 +43,6 @@ class TrainState:
     unlogged: list[Tensor] = field(default_factory=list)
     """Losses of the steps since the last log, as tensors: reading one earlier would make the GPU wait at every step."""
     since: float = field(default_factory=time.perf_counter)
-
-
-def batches(examples: Sequence[_T], size: int, seed: int) -> Iterator[list[_T]]:
-    """Endless batches: every epoch has all examples once, in its own order. The same on any number of ranks."""
-    generator = torch.Generator().manual_seed(seed)
-    queue: list[int] = []
-    while True:
-        while len(queue) < size:
-            queue += torch.randperm(len(examples), generator=generator).tolist()
-        yield [examples[i] for i in queue[:size]]
-        queue = queue[size:]
-
-
-def micro_batches(batch: Sequence[Encoded], size: int) -> Iterator[Sequence[Encoded]]:
-    """This rank's micro-batches of a batch."""
-    for start in range(rank() * size, len(batch), world_size() * size):
-        yield batch[start : start + size]
 
 
 def train(
@@ -131,13 +113,13 @@ def _step(
 ) -> None:
     """One optimizer step; notes this rank's mean loss."""
     rate, losses = learning_rate(context.training, state.step, state.steps), []
-    parts = list(micro_batches(batch, context.training.micro_batch_size))
+    parts = list(micro_batches(batch, context.training, context.micro_steps))
     if decay is not None:
         decay.apply(engine.state, rate)
     if refresher is not None:
         refresher.listen(state.step + 1, state.steps)
     for part in parts:
-        loss = _loss(context.resident.losses(engine, part), part, batch, context.training)
+        loss = _loss(context.resident.losses(engine, part), part, batch, context)
         engine.backward(loss)
         stepped = engine.step(rate)
         losses.append(loss.detach())
@@ -145,16 +127,16 @@ def _step(
     state.unlogged.append(torch.stack(losses).mean())
 
 
-def _loss(losses: Tensor, part: Sequence[Encoded], batch: Sequence[Encoded], training: TrainingSpec) -> Tensor:
+def _loss(losses: Tensor, part: Sequence[Encoded], batch: Sequence[Encoded], context: RunContext) -> Tensor:
     """A micro-batch's contribution to the batch's loss, from the mean answer loss of each example (examples,).
 
-    The batch's loss is the mean of these over all micro-batches of all ranks. With `loss: token` a micro-batch is
-    therefore weighted by its share of the batch's answer tokens, which every rank can count for itself.
+    The batch's loss is the mean of these over all micro-batches of all ranks. Each is therefore weighted by its share
+    of the batch's examples, or with `loss: token` of its answer tokens, which every rank can count for itself.
     """
-    if training.loss == "example":
-        return losses.mean()
+    micro_batches_in_all = context.micro_steps * world_size()
+    if context.training.loss == "example":
+        return losses.mean() * (len(part) * micro_batches_in_all / len(batch))
     tokens = torch.tensor([one.answer_tokens for one in part], dtype=losses.dtype, device=losses.device)
-    micro_batches_in_all = len(batch) / len(part)
     return (losses * tokens).sum() * (micro_batches_in_all / sum(one.answer_tokens for one in batch))
 
 

@@ -237,7 +237,9 @@ def _activations(
     """
     inputs = _batch(training.micro_batch_size, training.max_length, whole_mask)
     # At most: logits are computed at positions where some example of the batch has an answer.
-    kept = torch.empty(min(training.micro_batch_size * answer, training.max_length), dtype=torch.long, device="meta")
+    # Packed rows may have answers anywhere.
+    at = training.max_length if training.packing else min(training.micro_batch_size * answer, training.max_length)
+    kept = torch.empty(at, dtype=torch.long, device="meta")
     blocks = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
     module.train()
     with _MetaKernels(), checkpointing(model, training), _calls(blocks[-1:]) as calls:

@@ -21,9 +21,11 @@ from gallop_ray.sparse.weights import full_shape, world_size
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.chat import fix_time
-from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode, encode_prompt
+from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode_prompt
 from gallop_ray.tasks.examples import SPLITS, Example, TaskData
+from gallop_ray.tasks.lengths import Fitted, fitted
 from gallop_ray.tasks.load import load_tasks
+from gallop_ray.tasks.packing import Packed, packed_losses
 from gallop_ray.tasks.text import load_text
 from gallop_ray.training.engine import (
     Engine,
@@ -36,6 +38,7 @@ from gallop_ray.training.engine import (
 )
 from gallop_ray.training.model_checks import embeddings, position_limit, refuse_positions, refuse_unknown_tokens
 from gallop_ray.training.models import load_model
+from gallop_ray.training.packing_check import packs, refuse_packing
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class LoadedModel:
     """Of the task trained on; empty where a run has rounds, see `rounds`."""
     trains: Mapping[str, list[Encoded]] = field(default_factory=dict)
     """Of each task to train on."""
+    fitted: Mapping[str, Fitted] = field(default_factory=dict)
+    """Of each task to train on, how many examples were too long."""
     text: list[Encoded] = field(default_factory=list)
     """General text whose loss is measured."""
     magnitudes: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
@@ -115,9 +120,9 @@ class LoadedModel:
         """The ZeRO stage that is used."""
         return zero_stage(self.sweep.deepspeed, self.dtype)
 
-    def config(self, training: TrainingSpec, trained: int = 0) -> dict[str, Any]:
+    def config(self, training: TrainingSpec, trained: int = 0, micro_steps: int | None = None) -> dict[str, Any]:
         """The DeepSpeed configuration of a run that trains `trained` parameters."""
-        return deepspeed_config(self.sweep.deepspeed, training, self.dtype, world_size(), trained)
+        return deepspeed_config(self.sweep.deepspeed, training, self.dtype, world_size(), trained, micro_steps)
 
     def evaluation(self) -> EvaluationSettings:
         """How accuracy is measured in this sweep."""
@@ -130,7 +135,9 @@ class LoadedModel:
         )
 
     def losses(self, forward: Callable[..., Any], examples: Sequence[Encoded]) -> Tensor:
-        """Each example's mean answer loss (examples,), by one forward pass."""
+        """Each example's mean answer loss (examples,), by one forward pass; of examples that are packed, in rows."""
+        if isinstance(examples, Packed):
+            return packed_losses(forward, examples, self.tokenizer.pad_token_id, self.device)
         inputs = {k: t.to(self.device) for k, t in collate(examples, self.tokenizer.pad_token_id).items()}
         labels = inputs.pop("labels")
         # Logits are the largest activation, and few tokens are answers: compute them only there.
@@ -185,17 +192,17 @@ def load_base_model(
     refuse_extra(sweep.deepspeed, sweep.training, getattr(torch, sweep.model.dtype), world_size())
     model, tokenizer = load(sweep.model)
     refuse_positions(model, sweep)
+    if packs(sweep):
+        refuse_packing(model)
     if moment is not None:
         fix_time(tokenizer, moment)
     model.requires_grad_(False)
     model.config.use_cache = False
     identity = base_hash(model)  # before ZeRO-3 splits the weights
     tasks = load_tasks(sweep)
-    data, length = sweep.data, sweep.training.max_length
-    trains = {
-        task: [encode(example, tokenizer, data.prompt, length) for example in tasks[task].train]
-        for task in data.train_tasks
-    }
+    data = sweep.data
+    fit = {task: fitted(sweep, tasks[task], tokenizer) for task in data.train_tasks}
+    trains = {task: each.items for task, each in fit.items()}
     resident = LoadedModel(
         sweep=sweep,
         model=model,
@@ -206,6 +213,7 @@ def load_base_model(
         tasks=tasks,
         train=trains[data.train] if isinstance(data.train, str) else [],
         trains=trains,
+        fitted=fit,
         text=load_text(sweep, tokenizer),
         load=lambda: cast(nn.Module, load(sweep.model)[0]),
     )
@@ -229,7 +237,7 @@ def _refuse_unfit(resident: LoadedModel) -> None:
     refuse_unknown_tokens(rows, "evaluation.text", (one.input_ids for one in resident.text))
     for name, task in resident.tasks.items():
         measured = (*task.validation, *task.test)
-        prompts = [encode_prompt(one, resident.tokenizer, prompt, length) for one in measured]
+        prompts = [encode_prompt(one, resident.tokenizer, prompt, length) for one in measured if one.kind != "plain"]
         trained = [one.input_ids for one in resident.trains.get(name, ())]
         refuse_unknown_tokens(rows, f"task {name}", [*prompts, *trained])
         new = sweep.evaluation.new_tokens(reasoning=any(one.number is not None for one in measured))

@@ -16,6 +16,7 @@ from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
 from gallop_ray.tasks.accuracy import evaluating
+from gallop_ray.tasks.lengths import Fitted
 from gallop_ray.tasks.metrics import Accuracies, forgetting, is_vacuous, summarize
 from gallop_ray.tasks.outputs import summarize_outputs
 from gallop_ray.training.attach import Attached, attached
@@ -68,6 +69,7 @@ def execute(
     return {
         **asked(configuration, seed),
         **_size(resident, trained),
+        **_examples(resident),
         "scores": what.scores,
         "mask": what.record(),
         "steps": state.steps,
@@ -116,7 +118,7 @@ def _train_and_measure(
             return measure(resident, attachment.module), TrainState(steps=0)
     with phases.phase("attaching"):
         optimizer = _optimizer(context, what)
-        engine = Engine(attachment.module, resident.config(context.training, trained), optimizer)
+        engine = Engine(attachment.module, resident.config(context.training, trained, context.micro_steps), optimizer)
     try:
         with phases.phase("training"):
             validation = Validation(context, attachment, base)
@@ -172,6 +174,12 @@ def checkpointing(model: Any, training: TrainingSpec) -> Iterator[None]:
         yield
     finally:
         model.activation_checkpointing_disable()
+
+
+def _examples(resident: LoadedModel) -> dict[str, int]:
+    """How many examples the task has to train on, and what became of those that are too long."""
+    found = resident.fitted.get(resident.sweep.data.train_task, Fitted(resident.train))
+    return {"train_examples": len(found.items), "cut_examples": found.cut, "dropped_examples": found.dropped}
 
 
 def _size(resident: LoadedModel, trained: int) -> dict[str, Any]:

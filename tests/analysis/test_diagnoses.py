@@ -121,6 +121,11 @@ def kinds(made: Written) -> list[str]:
             "the training loss of gallop was still falling at its end, by 15 % over the last fifth of the steps",
         ),
         (
+            {"shares": LEARNT, "metrics": {"train_examples": 90, "cut_examples": 12, "dropped_examples": 3}},
+            "examples too long",
+            "of 93 training examples 12 were cut and 3 were left out, being longer than training.max_length",
+        ),
+        (
             {"shares": LEARNT, "generated": 0.0},
             "nothing to forget",
             "by generation the base model's OOD accuracy is 0.0 %",

@@ -14,9 +14,10 @@ from gallop_ray.sparse import EntryAdamW, attach
 from gallop_ray.spec.methods import BUILT_IN, MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
+from gallop_ray.training.batches import batches
 from gallop_ray.training.context import NullReporter, Phases, RunContext
 from gallop_ray.training.draw import draw
-from gallop_ray.training.loop import batches, learning_rate
+from gallop_ray.training.loop import learning_rate
 from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute, measure_base
 from tests.training import test_run, tiny

@@ -16,8 +16,9 @@ from gallop_ray.spec.methods import SpielSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import answer_loss, collate
 from gallop_ray.training.attach import Attached
+from gallop_ray.training.batches import batches
 from gallop_ray.training.engine import Engine
-from gallop_ray.training.loop import TrainState, batches, learning_rate, train
+from gallop_ray.training.loop import TrainState, learning_rate, train
 from gallop_ray.training.optimizers import decay_to_base, make_optimizer
 from gallop_ray.training.run import _optimizer
 from gallop_ray.training.selection import select

@@ -1,5 +1,6 @@
 """What `gallop-ray plan` says of the shipped sweeps, without network, weights or data."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 
 from gallop_ray.preflight.plan import print_plan
 from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.testing.model import of_pocket_vocabulary
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
@@ -52,6 +55,34 @@ def test_quickstart_is_counted_without_making_the_pocket_model(
     assert row(text, "Trained parameters", "gallop")[1:3] == ["46,202", "0.05"]
     assert re.search(r"full +[\d.]+ MB", text[text.index("Memory") :])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_examples_are_counted_and_what_is_left_out_is_not_trained_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model, tokenizer = of_pocket_vocabulary()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    for split in ("train", "test"):
+        asked = ["max 3 7 " * (20 if i % 2 else 1) + f"{i}\nAnswer format: 3/7" for i in range(24)]
+        lines = [{"instruction": each, "output": "7", "answer": "7"} for each in asked]
+        (tmp_path / f"own.{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    document = {"name": "long", "model": {"name": str(tmp_path / "model")}, "methods": [{"type": "full"}]}
+    data = {"root": str(tmp_path), "train": "own", "validation_share": 0.25}
+    training = {"batch_size": 1, "micro_batch_size": 1, "max_length": 64}
+    said = {}
+    for policy in ("cut", "drop"):
+        fields = {**document, "data": data, "training": {**training, "too_long": policy}}
+        print_plan(Sweep.model_validate(fields))
+        said[policy] = capsys.readouterr().out
+    train = int(row(said["cut"], "Runs", "full")[-1].replace(",", ""))
+    match = re.search(r"own: (\d+) of 18 training examples are longer than max_length: \1 are cut", said["cut"])
+    assert match
+    assert train == 18
+    assert int(row(said["drop"], "Runs", "full")[-1]) == 18 - int(match[1])
+    assert (
+        f"own: {match[1]} of 18 training examples are longer than max_length: {match[1]} are left out" in said["drop"]
+    )
 
 
 def test_examples_on_the_hub_are_bounded_by_the_limit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,9 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED, answer_loss, collate
+from gallop_ray.training.batches import batches
 from gallop_ray.training.engine import Engine, deepspeed_config
-from gallop_ray.training.loop import batches, train
+from gallop_ray.training.loop import train
 from gallop_ray.training.run import checkpointing
 from gallop_ray.training.schedules import learning_rate
 from tests.training import tiny
@@ -46,9 +47,10 @@ def sparse_losses(sweep: Sweep, runs: int = 1, everywhere: bool = False) -> dict
         reporter = Losses()
         with checkpointing(resident.model, training):
             optimizer = torch.optim.AdamW(delta.parameters, lr=1.0, weight_decay=training.weight_decay)
-            config = resident.config(training, sum(p.numel() for p in delta.parameters))
+            context = tiny.context(resident, reporter=reporter)
+            config = resident.config(training, sum(p.numel() for p in delta.parameters), context.micro_steps)
             engine = Engine(delta.module, config, optimizer)
-            train(tiny.context(resident, reporter=reporter), delta, engine)
+            train(context, delta, engine)
             engine.close()
         trained = {n: w for n, w in tiny.whole_weights(resident.model).items() if not n.endswith(".values")}
         delta.detach()
@@ -110,6 +112,19 @@ def test_sparse_training_equals_dense_masked_adamw(
         assert result["losses"][0] == result["losses"][1], "the second run repeats the first, bitwise"
         assert result["outside"] == []
         assert result["restored"]
+        for name, weight in result["trained"].items():
+            torch.testing.assert_close(weight, weights[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("stage", "loss", "micro"), [(1, "example", 2), (3, "token", 1)])
+def test_packed_examples_train_as_they_do_with_padding(ranks: Callable, stage: int, loss: str, micro: int) -> None:
+    """Rows of 24 hold two or three examples, so that the steps have other micro-batches than without packing."""
+    packing = {"packing": True, "max_length": 24, "micro_batch_size": micro}
+    sweep = tiny.sweep(stage, workers=2, weight_decay=0.1, clip_norm=0.5, loss=loss, **packing)
+    losses, weights = dense_reference(sweep)
+    for result in ranks(2)(sparse_losses, sweep, 2):
+        assert result["losses"][0] == pytest.approx(losses, abs=1e-5)
+        assert result["losses"][0] == result["losses"][1], "the second run repeats the first, bitwise"
         for name, weight in result["trained"].items():
             torch.testing.assert_close(weight, weights[name], atol=1e-5, rtol=1e-4)
 

@@ -16,10 +16,10 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.weights import write_entries
 from gallop_ray.spec.methods import GallopSpec
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
+from gallop_ray.training.batches import batches
 from gallop_ray.training.context import NullReporter, Phases
 from gallop_ray.training.draw import permutation, share_of
 from gallop_ray.training.gradient_pass import accumulate
-from gallop_ray.training.loop import batches
 from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.run import checkpointing
 from gallop_ray.training.selection import select

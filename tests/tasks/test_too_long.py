@@ -1,0 +1,78 @@
+"""Training examples that are longer than max_length: cut, left out or refused, and never without an answer."""
+
+import pytest
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.examples import Example, Message, TaskData, free, reasoned
+from gallop_ray.tasks.lengths import fitted, text_lengths, too_long
+from tests.tasks.test_boundary import byte_level
+from tests.tasks.test_conversation import CHATML, tokenizer_with
+
+LONG = " ".join(["one two three"] * 20)
+
+
+def sweep(too_long: str, max_length: int = 24, **task: object) -> Sweep:
+    own = {"tasks": {"talk": {"source": "someone/talk", **task}}}
+    fields = {"name": "long", "model": {"name": "x"}, "data": {"train": "talk", **own}}
+    objective = {"metric": "val_id_accuracy"}
+    training = {"too_long": too_long, "max_length": max_length}
+    return Sweep.model_validate({**fields, "methods": [{"type": "full"}], "objective": objective, "training": training})
+
+
+def task(*questions: str, answer: str = "yes") -> TaskData:
+    return TaskData("talk", [free(q, "", answer, f"talk.jsonl:{i + 1}") for i, q in enumerate(questions)])
+
+
+def test_cut_keeps_the_answer_and_counts():
+    tokenizer = byte_level()
+    found = fitted(sweep("cut"), task("is it so?", LONG), tokenizer)
+    assert (len(found.items), found.cut, found.dropped) == (2, 1, 0)
+    assert [len(one.input_ids) <= 24 for one in found.items] == [True, True]
+    assert all(tokenizer.decode([t for t in one.labels if t >= 0]) == "yes<end>" for one in found.items)
+    assert str(found) == "1 of 2 training examples are longer than max_length: 1 are cut"
+
+
+def test_drop_leaves_out_and_counts_but_not_all():
+    tokenizer = byte_level()
+    found = fitted(sweep("drop"), task("is it so?", LONG, LONG), tokenizer)
+    assert (len(found.items), found.cut, found.dropped) == (1, 0, 2)
+    assert fitted(sweep("drop"), task("is it so?", "no?"), tokenizer).dropped == 0
+    with pytest.raises(ValueError, match=r"task talk: all 2 training examples are longer than training.max_length 24"):
+        fitted(sweep("drop"), task(LONG, LONG), tokenizer)
+
+
+def test_refuse_names_the_place_and_the_fix():
+    said = r"talk\.jsonl:2: the example has \d+ tokens, .*max_length is 24 and .*too_long is refuse; raise max_length"
+    with pytest.raises(ValueError, match=said):
+        fitted(sweep("refuse"), task("is it so?", LONG), byte_level())
+    (line,) = too_long(sweep("refuse"), {"talk": task("is it so?", LONG)}, byte_level())
+    assert line.startswith("talk.jsonl:2: the example has ")
+
+
+@pytest.mark.parametrize("policy", ["cut", "drop", "refuse"])
+def test_an_answer_that_fills_max_length_is_never_cut(policy):
+    data = {"talk": task("is it so?", "no?", answer=LONG)}
+    lines = too_long(sweep(policy), data, byte_level())
+    assert len(lines) == (0 if policy == "drop" else 2)
+    assert all("leaves no room in 24 tokens" in line for line in lines)
+    with pytest.raises(ValueError, match="all 2" if policy == "drop" else "leaves no room in 24 tokens"):
+        fitted(sweep(policy), data["talk"], byte_level())
+
+
+def test_long_conversations_and_texts_are_counted_as_well():
+    tokenizer = tokenizer_with(CHATML)
+    turns = (Message("user", LONG), Message("assistant", "yes"), Message("user", "12?"), Message("assistant", "no"))
+    talk = Example("", "", ("no",), (), 0, messages=turns, place="talk.jsonl:1")
+    text = free("", "", LONG, "talk.jsonl:2")
+    found = fitted(sweep("cut"), TaskData("talk", [talk, text]), tokenizer)
+    assert (found.cut, [len(one.input_ids) for one in found.items]) == (2, [24, 24])
+    assert tokenizer.decode(found.items[1].input_ids).startswith("one two three")
+    assert text_lengths([text], tokenizer, "{instruction}").texts[0] > 24
+    last = fitted(sweep("cut", 200, learn="last"), TaskData("talk", [talk]), tokenizer)
+    assert tokenizer.decode([t for t in last.items[0].labels if t >= 0]) == "no<|im_end|>"
+
+
+def test_numbers_that_are_only_measured_may_have_long_answers():
+    measured = TaskData("talk", test=[reasoned("?", "", LONG, 3)], validation=[reasoned("?", "", LONG, 3)])
+    assert too_long(sweep("cut"), {"talk": measured}, byte_level()) == []
+    assert text_lengths(measured.test, byte_level(), "{instruction}").reasoning > 24

@@ -130,7 +130,7 @@ def test_a_lifted_pause_goes_on_in_the_same_process(handled: Handled) -> None:
 def test_a_stop_finishes_the_run_that_goes_on_and_ends_well(handled: Handled) -> None:
     code, output, status, mlflow = handled.seen["stopped"]
     assert code == 0, output
-    assert "ended early" in output
+    assert "stopped early" in output
     assert status.state == "not running"
     assert status.half_done == ()
     assert status.runs.to_do == 6 - status.runs.finished > 0

@@ -1,13 +1,14 @@
 """Tiny random models of many families: two blocks of width 32, the pocket model's vocabulary."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
+from gallop_ray.training.model_checks import model_class
 from gallop_ray.training.pocket import pocket_tokenizer
 
 _WIDTH: Mapping[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -43,6 +44,26 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
 }
 """By transformers' name of the family, the options that make it small."""
+_EYES: Mapping[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+_SIZES_BY_PART = {name: size for name, size in _GATED.items() if name != "head_dim"}
+OF_TEXT_AND_IMAGES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "llava": (
+        {"model_type": "llama", **_GATED},
+        {
+            "vision_config": {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, **_EYES},
+            "marks": ("image_token_index",),
+        },
+    ),
+    "qwen2_vl": (
+        {**_SIZES_BY_PART, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}},
+        {
+            "vision_config": {"embed_dim": 16, "depth": 2, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2},
+            "marks": ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+        },
+    ),
+}
+"""Likewise, the options of the text model, and the others."""
+_IMAGE_TOKENS = 4
 MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
 """Those with experts."""
 
@@ -52,9 +73,16 @@ def make_model(family: str) -> nn.Module:
     tokenizer = pocket_tokenizer()
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **ids, **FAMILIES[family])
-    from_config: Callable[..., nn.Module] = AutoModelForCausalLM.from_config
-    return from_config(config, dtype=torch.float32)
+    of_text = {"vocab_size": len(tokenizer) + _IMAGE_TOKENS, **ids}
+    if family in FAMILIES:
+        config = AutoConfig.for_model(family, **of_text, **FAMILIES[family])
+    else:
+        text, others = OF_TEXT_AND_IMAGES[family]
+        marks = {name: len(tokenizer) + i for i, name in enumerate(others.get("marks", ()))}
+        parts = {name: value for name, value in others.items() if name != "marks"}
+        config = AutoConfig.for_model(family, text_config={**of_text, **text}, **parts, **marks)
+    made: nn.Module = model_class(config).from_config(config, dtype=torch.float32)  # type: ignore[union-attr]
+    return made
 
 
 def write_model(family: str, folder: Path) -> Path:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from gallop_ray.library.adapter import attach
 from gallop_ray.library.selection import select_mask
@@ -31,10 +30,10 @@ from gallop_ray.spec.methods import (
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode
 from gallop_ray.tasks.generated import generated_examples
-from gallop_ray.training.models import load_model
+from gallop_ray.training.models import load_model, meta_model
 from gallop_ray.training.pocket import pocket_tokenizer
 from gallop_ray.training.save import save_model
-from tests.families import FAMILIES, MIXTURES, make_model, write_model
+from tests.families import FAMILIES, MIXTURES, OF_TEXT_AND_IMAGES, make_model, write_model
 
 STEPS = 8
 Batch = dict[str, Tensor]
@@ -67,12 +66,18 @@ def logits(model: nn.Module) -> Tensor:
     return found
 
 
+def written(folder: Path) -> Path:
+    """A folder that has the tokenizer, too."""
+    pocket_tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def folder(family: str, tmp_path: Path) -> Path:
     return write_model(family, tmp_path / "base")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *OF_TEXT_AND_IMAGES])
 def test_a_mask_learns_and_the_merged_model_is_the_trained_one(family: str, folder: Path, tmp_path: Path) -> None:
     base = ModelSpec(name=str(folder))
     model, _ = load_model(base)
@@ -94,7 +99,7 @@ def test_a_mask_learns_and_the_merged_model_is_the_trained_one(family: str, fold
     plain, _ = load_model(base)
     apply_adapter(plain, tmp_path / "adapter.safetensors")
     save_model(plain, tmp_path / "merged")
-    merged: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    merged, _ = load_model(ModelSpec(name=str(written(tmp_path / "merged"))))
     assert torch.equal(logits(merged), trained)
     adapter.detach()
     assert torch.equal(logits(model), before)
@@ -253,3 +258,15 @@ def test_what_peft_cannot_do_with_experts_is_refused(spec: LoraSpec, said: str) 
 def test_dora_leaves_experts_out() -> None:
     attachment = Dora(DoraSpec(rank=2)).attach(mixture("mixtral"))
     assert not [name for name, p in attachment.module.named_parameters() if p.requires_grad and "experts" in name]
+
+
+@pytest.mark.parametrize("family", OF_TEXT_AND_IMAGES)
+def test_of_a_model_of_text_and_images_the_text_decoder_alone_is_the_target(family: str, folder: Path) -> None:
+    model, _ = load_model(ModelSpec(name=str(folder)))
+    adapter = attach(model, RandomSpec(density=0.05, scope="per_matrix"), batches()[:1], loss=loss)
+    chosen = set(adapter.mask.indices)
+    assert len(chosen) == 14
+    assert all(".language_model.layers." in name for name in chosen)
+    planned = meta_model(ModelSpec(name=str(folder)))
+    assert {c.name for c in find_candidates(planned)} == chosen
+    assert [name for name, _ in planned.named_parameters() if "vision" in name or "visual" in name]

@@ -4,7 +4,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+)
 
 from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.model_folder import position_table, refused_kind
@@ -26,8 +32,16 @@ def refuse_kind(config: PretrainedConfig) -> None:
     """Raises ValueError for a configuration that does not give a causal language model with trainable weights."""
     for reason in refused_kind(config.to_dict()):
         raise ValueError(reason)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    text = config.get_text_config(decoder=True)
+    if text.is_encoder_decoder or model_class(config) is None:
         raise ValueError(f"transformers has no causal language model of type {config.model_type}; give a decoder")
+
+
+def model_class(config: PretrainedConfig) -> Any | None:
+    """The Auto class that makes a causal language model of this; one of text and images is one, without images."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
 
 
 def refuse_incomplete(info: Mapping[str, Any]) -> None:
@@ -70,23 +84,6 @@ def refuse_looking_ahead(model: Any) -> None:
     tolerance = (1e-4 if model.dtype == torch.float32 else 2e-2) * float(one.abs().max())
     if float((one - other).abs().max()) > tolerance:
         raise ValueError("it reads both ways: a token changes what is predicted before it; give a decoder")
-
-
-def fit_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Make sure that end and padding token have embeddings in the model. Raises ValueError without an end token.
-
-    Padding is always masked, so the end token can serve as padding.
-    """
-    rows = embeddings(model)
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no end-of-sequence token; set eos_token in its folder")
-    if tokenizer.eos_token_id >= rows:
-        raise ValueError(
-            f"the tokenizer's end token {tokenizer.eos_token} has id {tokenizer.eos_token_id}, the model has {rows} "
-            "embeddings; take the tokenizer of this model, or resize the embeddings and save both"
-        )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
-        tokenizer.pad_token = tokenizer.eos_token
 
 
 def refuse_unknown_tokens(rows: int, name: str, texts: Iterable[list[int]]) -> None:

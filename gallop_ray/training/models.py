@@ -15,12 +15,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GemmaConfig, LlamaConfig, PretrainedConfig
 
 from gallop_ray.disk.locks import NoLocks, locked
+from gallop_ray.sparse.candidates import looking
 from gallop_ray.sparse.memory import is_out_of_memory
 from gallop_ray.spec.model_folder import folder_problem
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.model_checks import (
+    embeddings,
     first_line,
-    fit_tokenizer,
+    model_class,
     refuse_incomplete,
     refuse_kind,
     refuse_looking_ahead,
@@ -28,6 +30,7 @@ from gallop_ray.training.model_checks import (
 )
 from gallop_ray.training.pocket import pocket_config, pocket_fingerprint, pretrain_pocket
 from gallop_ray.training.save import save_model
+from gallop_ray.training.tokenizer_checks import fit_tokenizer
 
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _CONVERTED = "smollm2-135m-gguf"
@@ -86,10 +89,11 @@ def _loaded(spec: ModelSpec, **where: Any) -> tuple[Any, Any]:
     options = {"revision": spec.revision, "trust_remote_code": False}
     local = {"local_files_only": True} if where else {}
     try:
-        refuse_kind(AutoConfig.from_pretrained(source, **options, **local))
+        config = AutoConfig.from_pretrained(source, **options, **local)
+        refuse_kind(config)
         tokenizer = AutoTokenizer.from_pretrained(source, **options, **local)
-        load: Any = AutoModelForCausalLM.from_pretrained
-        model, info = load(
+        kind: Any = model_class(config)
+        model, info = kind.from_pretrained(
             source,
             **options,
             **where,
@@ -99,7 +103,7 @@ def _loaded(spec: ModelSpec, **where: Any) -> tuple[Any, Any]:
             ignore_mismatched_sizes=True,
         )
         refuse_incomplete(info)
-        fit_tokenizer(model, tokenizer)
+        fit_tokenizer(embeddings(model), tokenizer)
     except Exception as error:  # transformers, safetensors and tokenizers raise what they like
         if is_out_of_memory(error) or isinstance(error, MemoryError):
             raise
@@ -123,7 +127,18 @@ def meta_model(spec: ModelSpec) -> Any:
     """The model on the meta device: shapes and names, no weights. Needs no network for presets and known hub ids."""
     known = _KNOWN_CONFIGS.get(spec.name)
     with torch.device("meta"):
-        return _from_config(known() if known else _config(spec), getattr(torch, spec.dtype))
+        model = _from_config(known() if known else _config(spec), getattr(torch, spec.dtype))
+        _look_at_text(model)
+    return model
+
+
+def _look_at_text(model: Any) -> None:
+    """Note what text reaches of a model of text and images, so that a plan chooses from what a run will choose from."""
+    if model.config.get_text_config(decoder=True) is model.config:
+        return
+    # Where the meta device does not suit a model's code a plan takes everything for reached.
+    with suppress(Exception), torch.no_grad(), looking(model):
+        model(input_ids=torch.ones(1, 4, dtype=torch.long), use_cache=False)
 
 
 def model_source(name: str) -> str:
@@ -173,8 +188,8 @@ def _cannot_load(name: str, reason: str) -> str:
 
 
 def _from_config(config: PretrainedConfig, dtype: torch.dtype) -> Any:
-    auto: Any = AutoModelForCausalLM
-    return auto.from_config(config, dtype=dtype)
+    kind: Any = model_class(config)
+    return kind.from_config(config, dtype=dtype)
 
 
 def _config(spec: ModelSpec) -> PretrainedConfig:

@@ -136,9 +136,13 @@ def _look_at_text(model: Any) -> None:
     """Note what text reaches of a model of text and images, so that a plan chooses from what a run will choose from."""
     if model.config.get_text_config(decoder=True) is model.config:
         return
-    # Where the meta device does not suit a model's code a plan takes everything for reached.
-    with suppress(Exception), torch.no_grad(), looking(model):
-        model(input_ids=torch.ones(1, 4, dtype=torch.long), use_cache=False)
+    ids, whole_mask = torch.ones(1, 4, dtype=torch.long), torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    # Some code looks into a mask that it makes itself, some does not take a whole one. Where neither way suits the meta
+    # device, a plan takes everything for reached.
+    for more in ({"attention_mask": whole_mask}, {}):
+        with suppress(Exception), torch.no_grad(), looking(model):
+            model(input_ids=ids, use_cache=False, **more)
+            return
 
 
 def model_source(name: str) -> str:

@@ -133,6 +133,11 @@ class Lora(PeftMethod):
                 f"PEFT has no dropout for {experts[0]}, which holds the matrices of several experts; set dropout to 0, "
                 "or leave experts out of target_modules"
             )
+        if any(is_split(p) for p in model.parameters()):
+            raise ValueError(
+                f"PEFT cannot adapt {experts[0]}, which holds the matrices of several experts, at zero_stage 3; use "
+                "zero_stage 2 or less, or leave experts out of target_modules"
+            )
         return experts
 
 

@@ -47,14 +47,26 @@ def test_a_mask_is_trained_at_zero_3_as_on_one_rank(ranks: Callable, family: str
     assert any(not torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"), [("lift", {"density": 0.05, "refresh_every": 2, "rank": 2}), ("lora", {})]
-)
-def test_experts_are_trained_by_other_methods_at_zero_3(
-    ranks: Callable, kind: str, options: dict[str, Any], tmp_path: Path
-) -> None:
-    ((losses, left),) = ranks(1)(one_run, "mixtral", 1, kind, options, tmp_path / "alone.safetensors")
+def test_experts_are_chosen_again_at_zero_3(ranks: Callable, tmp_path: Path) -> None:
+    options = {"density": 0.05, "refresh_every": 2, "rank": 2}
+    ((losses, left),) = ranks(1)(one_run, "mixtral", 1, "lift", options, tmp_path / "alone.safetensors")
     assert left == ""
-    for of_rank, left in ranks(2)(one_run, "mixtral", 3, kind, options, tmp_path / "split.safetensors"):
+    for of_rank, left in ranks(2)(one_run, "mixtral", 3, "lift", options, tmp_path / "split.safetensors"):
         assert of_rank == pytest.approx(losses, abs=1e-4)
         assert left == ""
+
+
+def lora_refused(path: Path) -> str:
+    try:
+        one_run("mixtral", 3, "lora", {}, path)
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_lora_of_experts_is_trained_at_zero_2_and_refused_at_zero_3(ranks: Callable, tmp_path: Path) -> None:
+    for losses, left in ranks(2)(one_run, "mixtral", 2, "lora", {}, tmp_path / "adapter.safetensors"):
+        assert losses[-1] < losses[0]
+        assert left == ""
+    for said in ranks(2)(lora_refused, tmp_path / "none.safetensors"):
+        assert "at zero_stage 3; use zero_stage 2 or less, or leave experts out of target_modules" in said

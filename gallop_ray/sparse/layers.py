@@ -156,6 +156,8 @@ class _ScoreMatmul(torch.autograd.Function):
 class ScoreLayer(nn.Module):
     """A layer without trainable parameters that passes each backward pass's dW, in the weight's shape, to `take`."""
 
+    weight: nn.Parameter
+
     def __init__(self, inner: nn.Module, take: Callable[[Tensor], None]) -> None:
         super().__init__()
         take_over(self, inner)

@@ -61,7 +61,7 @@ class _WeightEntries(ChosenEntries):
         return self.holder.get_parameter(self.names[1])
 
     @property
-    def indices(self) -> Tensor:  # type: ignore[override]
+    def indices(self) -> Tensor:
         """See ChosenEntries."""
         return self.holder.get_buffer(self._indices)
 

@@ -39,14 +39,14 @@ class OwnedGradients:
 
     def add(self, matrix: int, gradient: Tensor) -> None:
         """Add every rank's gradient (out, in) of one matrix to its owner's sum. Collective."""
-        gradient = gradient.float()
+        gradient = gradient.float()  # before any sum, in which bfloat16 would round small gradients away
         owner = self.owners[matrix]
         # Called from inside backward: the ranks' reduces pair up because all reach the layers in the same order,
         # and make the same number of backward passes (see gradient_pass).
         if world_size() > 1:
             dist.reduce(gradient, dst=owner)
         if owner == rank():
-            total = self.sums.get(matrix)
+            total = self.sums.get(matrix)  # copy() may have moved it to the host
             self.sums[matrix] = gradient if total is None else total.to(gradient.device).add_(gradient)
 
     def _add_parts(self, numbered: Sequence[tuple[int, Candidate]], gradient: Tensor) -> None:

@@ -20,7 +20,7 @@ def batches(examples: Sequence[_T], size: int, seed: int) -> Iterator[list[_T]]:
     generator = torch.Generator().manual_seed(seed)
     queue: list[int] = []
     while True:
-        while len(queue) < size:
+        while len(queue) < size:  # what is left of an epoch begins the next batch: none is short
             queue += torch.randperm(len(examples), generator=generator).tolist()
         yield [examples[i] for i in queue[:size]]
         queue = queue[size:]

@@ -110,6 +110,7 @@ def refuse_extra(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype
         deepspeed.DeepSpeedConfig(sections)
     except Exception as error:  # of many classes, assertions and TypeErrors among them
         raise ValueError(f"deepspeed.extra: DeepSpeed refuses it: {_reason(error)}") from error
+    # DeepSpeed ignores sections that it does not know: one that it never looks up is misspelt.
     if unknown := [name for name in spec.extra if name not in sections.known]:
         close = difflib.get_close_matches(unknown[0], map(str, sections.known), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -157,6 +158,7 @@ class Engine:
     def __init__(self, module: nn.Module, config: Mapping[str, Any], optimizer: torch.optim.Optimizer | None) -> None:
         self.module = module
         self._before: Structure | None = Structure(module)
+        # LoRA's matrices and the like, added after the base was split: this engine splits them, and they outlive it.
         self._unsplit = [p for p in module.parameters() if not is_split(p)]
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
         try:

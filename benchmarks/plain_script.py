@@ -17,7 +17,8 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.methods import GallopSpec, LoraRank, LoraSpec
 from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
-from gallop_ray.tasks.accuracy import EvaluationSettings, likelihood_correct
+from gallop_ray.tasks.accuracy import EvaluationSettings
+from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.encode import Encoded, collate, encode
 from gallop_ray.tasks.load import load_task
 from gallop_ray.training.context import Phases
@@ -73,7 +74,7 @@ def _measure(sweep: Sweep, model: Any, tokenizer: Any, training: TrainingSpec) -
     settings = EvaluationSettings(sweep.data.prompt, training.max_length, sweep.evaluation.batch_size)
     data = load_task(sweep.data.train_task, sweep.data)
     for examples in (data.validation, data.test):
-        likelihood_correct(model, tokenizer, examples, settings)
+        by_likelihood(model, tokenizer, examples, settings)
 
 
 def _lora(method: LoraSpec) -> peft.LoraConfig:

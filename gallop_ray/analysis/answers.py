@@ -10,9 +10,9 @@ from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.records.files import read_json
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
-from gallop_ray.spec.metrics import task_weights
+from gallop_ray.spec.metrics import made_of, task_weights
 from gallop_ray.spec.schema import DataSpec, Sweep
-from gallop_ray.tasks.metrics import Accuracies, Correct, plain, summarize
+from gallop_ray.tasks.metrics import Accuracies, Correct, plain, summarize, those_measured
 from gallop_ray.tasks.values import are_values, numbers
 
 Answers = dict[str, NDArray[np.float64]]
@@ -37,7 +37,7 @@ def weights_of(folder: SweepFolder, sweep: Sweep, metric: str) -> dict[str, floa
 
 def _of_a_round(base: Accuracies, data: DataSpec, metric: str) -> dict[str, float]:
     before = summarize(base, base, data.train_task, data.ood)["ood_accuracy"]
-    return task_weights(metric, data.train_task, list(data.ood), before)
+    return task_weights(metric, data.train_task, those_measured(base, data.ood, "test", made_of(metric)), before)
 
 
 def recorded(run: RunFolder) -> Correct:
@@ -71,11 +71,9 @@ def _is_correct(value: Any, depth: int) -> bool:
     return isinstance(value, Mapping) and all(_is_correct(each, depth - 1) for each in value.values())
 
 
-def weighted(correct: Correct, weights: Mapping[str, float]) -> Answers:
-    """The weighted answers to each task's test set; empty unless all tasks were recorded."""
-    found = {task: plain(correct.get(task, {}).get("test", {})) for task in weights}
-    return {
-        task: weight * np.array(numbers(found[task] or ""), np.float64)
-        for task, weight in weights.items()
-        if all(found.values())
-    }
+def weighted(correct: Correct, weights: Mapping[str, float], metric: str) -> Answers:
+    """What was measured of each task's test set; empty unless all tasks were recorded."""
+    found = {task: plain(correct.get(task, {}).get("test", {}), made_of(metric)) for task in weights}
+    if not all(found.values()):
+        return {}
+    return {task: weight * np.array(numbers(found[task] or ""), np.float64) for task, weight in weights.items()}

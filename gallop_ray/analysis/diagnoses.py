@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, variance
 
+from gallop_ray.analysis.chance import at_chance
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.analysis.learning import Learning, learning, nothing_learnt
 from gallop_ray.analysis.ranking import Summary, best
@@ -86,6 +87,11 @@ def _vacuous(results: _Results) -> Iterator[Diagnosis]:
             "it does not follow the answer format, and the forget ratio by generation says nothing. The one by "
             "likelihood does",
         )
+
+
+def _at_chance(results: _Results) -> Iterator[Diagnosis]:
+    for each in at_chance(results.folder, results.sweep):
+        yield Diagnosis("at chance", str(each))
 
 
 def _ways_disagree(results: _Results) -> Iterator[Diagnosis]:
@@ -185,6 +191,7 @@ def _one_seed(results: _Results) -> Iterator[Diagnosis]:
 _LOOKS: tuple[Callable[[_Results], Iterator[Diagnosis]], ...] = (
     _learnt_nothing,
     _edges,
+    _at_chance,
     _vacuous,
     _ways_disagree,
     _seeds_disagree,

@@ -7,7 +7,7 @@ from gallop_ray.analysis.answers import base_recorded, recorded, weighted, weigh
 from gallop_ray.analysis.comparison import LEAST_SEEDS, Side, compare, corrected
 from gallop_ray.analysis.ranking import BASE, Summary
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.spec.metrics import display_name, larger_is_better
+from gallop_ray.spec.metrics import display_name, larger_is_better, shown_value, unit_of
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import base_metrics
 
@@ -51,11 +51,11 @@ def _told_apart(
 ) -> Mapping[str, bool]:
     """For the methods with enough seeds for the test, whether they differ from the base model."""
     weights = weights_of(folder, sweep, metric)
-    right = weighted(base_recorded(folder, sweep), weights)
+    right = weighted(base_recorded(folder, sweep), weights, metric)
     found = []
     for each in best:
         values = {run.seed: value for run in each.finished if (value := run.value(metric)) is not None}
-        answers = {seed: weighted(recorded(folder.run(each.configuration, seed)), weights) for seed in values}
+        answers = {seed: weighted(recorded(folder.run(each.configuration, seed)), weights, metric) for seed in values}
         mine = Side(each.configuration, each.method, values, answers)
         # The base model has no seeds: the same answers count at each of them.
         other = Side(BASE, BASE, dict.fromkeys(values, base), dict.fromkeys(values, right))
@@ -75,4 +75,4 @@ def nothing_learnt(found: Learning) -> str:
 
 
 def _value(metric: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if metric.endswith("accuracy") else f"{value:.3f}"
+    return f"{shown_value(metric, value)} {unit_of(metric)}"

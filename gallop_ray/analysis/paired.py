@@ -6,8 +6,8 @@ from statistics import fmean, variance
 
 from scipy.special import stdtr
 
-from gallop_ray.spec.metrics import maximized, task_weights
-from gallop_ray.tasks.metrics import Correct, plain
+from gallop_ray.spec.metrics import made_of, maximized, task_weights
+from gallop_ray.tasks.metrics import Correct, plain, those_measured
 from gallop_ray.tasks.values import numbers
 
 
@@ -27,7 +27,7 @@ def p_worse(
     weights = _weights(mine[seeds[0]], metric, train_tasks)
     if not weights:
         return None
-    by_seed = [{task: _differences(mine[s], other[s], task) for task in weights} for s in seeds]
+    by_seed = [{task: _differences(mine[s], other[s], task, metric) for task in weights} for s in seeds]
     found = _p_over_examples(weights, by_seed)
     if len(seeds) > 1:
         totals = [sum(w * fmean(each[task]) for task, w in weights.items()) for each in by_seed]
@@ -37,9 +37,10 @@ def p_worse(
 
 def _weights(correct: Correct, metric: str, train_tasks: Sequence[str]) -> dict[str, float]:
     """The weight of each task in the metric, or of each `<task trained on>/<task>` of a run with several rounds."""
+    tasks = those_measured(correct, list(correct), "validation", made_of(metric))
     if len(train_tasks) == 1:
-        return _of_a_round(list(correct), metric, train_tasks[0])
-    rounds = {task: [each for each in correct if each.startswith(f"{task}/")] for task in train_tasks}
+        return _of_a_round(tasks, metric, train_tasks[0])
+    rounds = {task: [each for each in tasks if each.startswith(f"{task}/")] for task in train_tasks}
     of_each = [_of_a_round(tasks, metric, f"{task}/{task}") for task, tasks in rounds.items()]
     return {task: weight / len(rounds) for each in of_each for task, weight in each.items()}
 
@@ -51,8 +52,8 @@ def _of_a_round(tasks: Sequence[str], metric: str, train_task: str) -> dict[str,
     return {task: sign * weight for task, weight in weights.items()}
 
 
-def _differences(mine: Correct, other: Correct, task: str) -> list[float]:
-    ours, theirs = (numbers(plain(each[task]["validation"]) or "") for each in (mine, other))
+def _differences(mine: Correct, other: Correct, task: str, metric: str) -> list[float]:
+    ours, theirs = (numbers(plain(each[task]["validation"], made_of(metric)) or "") for each in (mine, other))
     return [a - b for a, b in zip(ours, theirs, strict=True)]
 
 

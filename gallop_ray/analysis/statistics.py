@@ -143,7 +143,7 @@ def _comparisons(
             statistics.configuration,
             statistics.method,
             _by_seed(runs, metric),
-            {seed: weighted(answers, weights) for seed, answers in by_seed.items()},
+            {seed: weighted(answers, weights, metric) for seed, answers in by_seed.items()},
         )
         for (statistics, runs), by_seed in zip(best, correct, strict=True)
     ]

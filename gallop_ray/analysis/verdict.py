@@ -8,7 +8,7 @@ from typing import Literal
 from scipy.special import nctdtr, stdtrit  # scipy.stats has the same, and takes four times as long to import
 
 from gallop_ray.analysis.comparison import LEAST_SEEDS, LEVEL, Comparison, degrees_of_freedom
-from gallop_ray.spec.metrics import display_name, find, larger_is_better
+from gallop_ray.spec.metrics import display_name, find, larger_is_better, scale_of, shown_value, unit_of
 from gallop_ray.spec.schema import Sweep
 
 POWER = 0.8
@@ -53,7 +53,7 @@ def best_text(metric: str, leader: str, rest: Sequence[str], runner_up: Comparis
 def tied_text(metric: str, leader: str, tied: Sequence[str], beaten: Sequence[str], margin: float) -> str:
     """The verdict for a leader that is equal, within the margin, to all that it does not beat."""
     ahead = f" Ahead of {listed(beaten)}." if beaten else ""
-    within = f"they differ by less than {100 * margin:g} points"
+    within = f"they differ by less than {scale_of(metric) * margin:g} {unit_of(metric, difference=True)}"
     return f"{leader} is tied with {listed(tied)} by {display_name(metric)} on test sets: {within}.{ahead}"
 
 
@@ -105,9 +105,11 @@ def _ahead(comparison: Comparison | None) -> str:
     if comparison is None:
         return ""
     low, high = sorted((comparison.low, comparison.high))
-    interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    metric, unit = comparison.metric, unit_of(comparison.metric, difference=True)
+    interval = " to ".join(shown_value(metric, end, sign="+") for end in (low, high))
     pair = f"{comparison.first_method} minus {comparison.second_method}"
-    return f" {pair}: {100 * comparison.difference:+.1f} points (95 % interval {interval}, {comparison.seeds} seeds)."
+    difference = shown_value(metric, comparison.difference, sign="+")
+    return f" {pair}: {difference} {unit} (95 % interval {interval}, {comparison.seeds} seeds)."
 
 
 def _needed(needed: int | None, closest: Comparison, methods: int) -> str:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from gallop_ray.disk.damage import Damaged, note_damage
@@ -24,6 +25,7 @@ from gallop_ray.records.results import (
     FINAL,
     BaseResult,
     BaseText,
+    Chance,
     ConfigurationStatus,
     RunResult,
     StoredConfiguration,
@@ -184,6 +186,11 @@ class SweepFolder:
         found = self._measured("base.json", BaseResult)
         return None if found is None else found.tasks
 
+    def chance(self) -> dict[str, Chance]:
+        """What guessing reaches on validation examples, by task with options; empty where it was not recorded."""
+        found = self._measured("base.json", BaseResult)
+        return {} if found is None else found.chance
+
     def _measured(self, name: str, kind: type[_Measured]) -> _Measured | None:
         try:
             return kind.read(self.path / name)
@@ -202,12 +209,13 @@ class SweepFolder:
         correct: Mapping[str, Any],
         outputs: Mapping[str, Any],
         text_loss: float | None,
+        chance: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     ) -> None:
         """Write the base model's measurements. base.json, the accuracies, is last: it means that all is there."""
         write_json(self.path / "base_correct.json", correct)
         write_json(self.path / "base_outputs.json", outputs)
         write_json(self.path / "base_text.json", {"text_loss": text_loss})
-        write_record(self.path / "base.json", {"tasks": accuracy})
+        write_record(self.path / "base.json", {"tasks": accuracy, "chance": dict(chance)})
 
     def configuration(self, key: str) -> ConfigurationFolder:
         """The configuration with that key, whether or not it has started."""

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gallop_ray.records.typed import Number, StoredRecord
+from gallop_ray.spec import measures
 from gallop_ray.spec.metrics import possible
 
 FINAL = ("finished", "pruned", "failed", "diverged")
@@ -17,10 +18,18 @@ SEARCH, CONFIRMATION = "search", "confirmation"
 End = Literal["finished", "pruned", "failed", "diverged"]
 Ways = dict[str, Number | None]
 Share = Annotated[Number, Field(ge=0, le=1)]
-Accuracies = dict[str, dict[str, dict[str, Share | None]]]
+
+
+def _possible(ways: Mapping[str, float | None]) -> Mapping[str, float | None]:
+    if wrong := [way for way, value in ways.items() if value is not None and not measures.possible(way, value)]:
+        raise ValueError(f"has a wrong {wrong[0]}: {ways[wrong[0]]!r}")
+    return ways
+
+
+Accuracies = dict[str, dict[str, Annotated[Ways, AfterValidator(_possible)]]]
 """By task, split and way of measuring."""
 
-_MEASURED = re.compile(r"(val_|id_|ood_|mean_|forget_ratio|collapse_rate|text_loss).*")
+_MEASURED = re.compile(r"(val_|id_|ood_|mean_|forget_ratio|collapse_rate|text_loss|text_perplexity).*")
 _NESTED = ("seconds", "tasks", "forgetting", "rounds")
 _NO_MEASUREMENT = ("seed", "learning_rate", "selection_ratio", "started", "ended", "attempts", "micro_batch_size")
 
@@ -163,10 +172,19 @@ class StoredConfiguration(StoredRecord):
         return (self.method if section == "method" else self.training).get(field)
 
 
-class BaseResult(StoredRecord):
-    """base.json: the base model's accuracies."""
+class Chance(StoredRecord):
+    """What guessing reaches on a task's validation examples: the mean of 1 / options."""
 
-    tasks: dict[str, dict[str, dict[str, Share]]]
+    level: Share
+    examples: Annotated[int, Field(gt=0)]
+
+
+class BaseResult(StoredRecord):
+    """base.json: what the base model reaches, and what guessing would where there are options to choose from."""
+
+    chance: dict[str, Chance] = {}
+
+    tasks: dict[str, dict[str, Annotated[dict[str, Number], AfterValidator(_possible)]]]
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from gallop_ray.analysis.best import Best, as_sweep_file, best_of_methods
 from gallop_ray.analysis.diagnoses import diagnoses
 from gallop_ray.analysis.statistics import sweep_statistics
 from gallop_ray.records.stored import open_sweep
+from gallop_ray.spec.metrics import shown_value, unit_of
 from gallop_ray.spec.plain_yaml import Dumper
 
 
@@ -32,7 +33,7 @@ def _described(best: Best) -> str:
     return "\n".join(
         [
             f"{best.configuration}, mean ± standard deviation over {best.seeds} seeds:",
-            *(f"  {name}: {_measured(*measured)}" for name, measured in best.metrics.items()),
+            *(f"  {name}: {_measured(name, *measured)}" for name, measured in best.metrics.items()),
             "\n# its settings, for a sweep file",
             yaml.dump(best.settings, Dumper=Dumper, sort_keys=False, allow_unicode=True),
             *_adapters(best),
@@ -40,10 +41,10 @@ def _described(best: Best) -> str:
     )
 
 
-def _measured(mean: float | None, std: float | None) -> str:
+def _measured(name: str, mean: float | None, std: float | None) -> str:
     if mean is None:
         return "not measured"
-    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}") + " %"
+    return f"{shown_value(name, mean, std, between=' ± ')} {unit_of(name)}"
 
 
 def _adapters(best: Best) -> list[str]:

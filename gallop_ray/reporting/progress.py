@@ -20,6 +20,7 @@ from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import RunResult
 from gallop_ray.reporting.terminal import Terminal
+from gallop_ray.spec.metrics import shown_value, unit_of
 from gallop_ray.spec.plan import MethodPlan
 from gallop_ray.spec.schema import ObjectiveSpec
 
@@ -173,7 +174,7 @@ def _best(state: SweepState) -> str:
 
 
 def _percent(objective: ObjectiveSpec, value: float) -> str:
-    return f"{objective.metric} {100 * value:.1f} %"
+    return f"{objective.metric} {shown_value(objective.metric, value)} {unit_of(objective.metric)}"
 
 
 def _run_line(run: ActiveRun) -> str:

@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gallop_ray.analysis.status import MethodStatus, Running, StatusReader, SweepStatus
+from gallop_ray.analysis.status import Best, MethodStatus, Running, StatusReader, SweepStatus
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.reporting.progress import where
+from gallop_ray.spec.metrics import shown_value, unit_of
 
 _COUNTS = ("total", "finished", "running", "pruned", "failed", "to_do")
 _FOLLOW_SECONDS = 2.0
@@ -66,12 +67,14 @@ def _table(status: SweepStatus) -> Table:
     rows += [("total", status)] * (len(status.methods) > 1)
     for method, each in rows:
         cells = [f"{getattr(each.configurations, name)}\n{getattr(each.runs, name)}" for name in _COUNTS]
-        table.add_row(f"{method}\n  runs", *cells, "" if each.best is None else _percent(each.best.objective))
+        table.add_row(f"{method}\n  runs", *cells, "" if each.best is None else _said(status, each.best))
     return table
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
+def _said(status: SweepStatus, best: Best) -> str:
+    if best.objective is None:
+        return ""
+    return f"{shown_value(status.objective, best.objective)} {unit_of(status.objective)}"
 
 
 def _lines(status: SweepStatus) -> Iterable[str]:
@@ -82,7 +85,7 @@ def _lines(status: SweepStatus) -> Iterable[str]:
     for bad in status.failed:
         yield f"{bad.status}: {bad.configuration} seed {bad.seed}: {(bad.reason or '').split(chr(10))[0]}"
     if status.best:
-        yield f"best {status.best.configuration}: {status.objective} {_percent(status.best.objective)}"
+        yield f"best {status.best.configuration}: {status.objective} {_said(status, status.best)}"
     yield from (f"{each.kind}: {each.text}" for each in status.diagnoses)
 
 

@@ -10,7 +10,8 @@ from gallop_ray.analysis import ranking
 from gallop_ray.analysis.edges import MARK, Edge
 from gallop_ray.analysis.ranking import BASE, Summary, base_summary, of_the_search, of_the_verdict, summaries
 from gallop_ray.records.results import RunResult
-from gallop_ray.spec.metrics import find, test_metrics
+from gallop_ray.spec.measures import label_of
+from gallop_ray.spec.metrics import Metric, find, shown_value, test_metrics
 from gallop_ray.spec.schema import ObjectiveSpec
 
 Edges = Mapping[str, Sequence[Edge]]
@@ -58,7 +59,8 @@ def configurations_table(results: Iterable[RunResult], objective: ObjectiveSpec 
     table = _table(f"Configurations by {_by(aim)}", "Configuration", results, aim)
     found = summaries(results, aim)
     for summary in found[:_MOST_ROWS]:
-        table.add_row(summary.configuration + _ON_FRONT * summary.on_front, *_cells(summary))
+        cells = _cells(summary, aim, _metrics(results))
+        table.add_row(summary.configuration + _ON_FRONT * summary.on_front, *cells)
     if len(found) > _MOST_ROWS:
         table.caption = f"{table.caption}\n{len(found) - _MOST_ROWS} more are in the report's tables."
     return table
@@ -72,9 +74,10 @@ def markdown_table(
 ) -> str:
     """The final table as Markdown, without the lines below it."""
     aim = objective or ObjectiveSpec()
-    headings = [_first_heading(aim), *_headings(aim)]
+    found = of_the_verdict(results)
+    headings = [_first_heading(aim), *_headings(aim, found)]
     rule = ["---", *["---:"] * (len(headings) - 1)]
-    rows = [headings, rule, *_best_rows(of_the_verdict(results), base, aim, edges)]
+    rows = [headings, rule, *_best_rows(found, base, aim, edges)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -86,9 +89,16 @@ def _first_heading(objective: ObjectiveSpec) -> str:
     return "Configuration" if objective.metrics else "Method"
 
 
-def _headings(objective: ObjectiveSpec) -> list[str]:
+def _metrics(results: Sequence[RunResult]) -> list[Metric]:
+    """The columns: metrics of losses only where some were measured, and then no others that nothing has."""
+    found = [each for each in test_metrics() if any(run.value(each.name) is not None for run in results)]
+    losses = any(each.of == "loss" for each in found)
+    return found if losses else [each for each in test_metrics() if each.of == "share"]
+
+
+def _headings(objective: ObjectiveSpec, results: Sequence[RunResult]) -> list[str]:
     values = [_heading(metric) for metric in objective.metrics] if objective.metrics else ["Val"]
-    return ["Seeds", "Density", "LR", "Params", *values, *(metric.column for metric in test_metrics())]
+    return ["Seeds", "Density", "LR", "Params", *values, *(metric.column for metric in _metrics(results))]
 
 
 def _table(title: str, first: str, results: Sequence[RunResult], objective: ObjectiveSpec) -> Table:
@@ -96,7 +106,7 @@ def _table(title: str, first: str, results: Sequence[RunResult], objective: Obje
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.title_justify = table.caption_justify = "left"
     table.add_column(first, overflow="fold", min_width=_WIDTH_OF_A_KEY)
-    for heading in _headings(objective):
+    for heading in _headings(objective, results):
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
@@ -106,16 +116,20 @@ def _caption(results: Sequence[RunResult], objective: ObjectiveSpec) -> str:
     of_them = f"the {sets} OOD test sets" if sets > 0 else "OOD test sets"
     errors = f", {objective.standard_errors:g} standard errors worse than the mean" if objective.standard_errors else ""
     front = f" {_ON_FRONT}: on the Pareto front." if objective.metrics else ""
+    losses = ", losses in nats" if any(each.of == "loss" for each in _metrics(results)) else ""
     return (
-        f"In percent, mean±standard deviation over seeds. Seeds: finished/ended.{front} Val is the objective{errors};\n"
+        f"In percent{losses}, mean±standard deviation over seeds. Seeds: finished/ended.{front} Val is the "
+        f"objective{errors};\n"
         f"the rest is on test sets by {_ways(results)}. Collapse: share of {of_them} below 1 %."
     )
 
 
 def _ways(results: Sequence[RunResult]) -> str:
     tests = [task.get("test", {}) for result in results for task in result.tasks.values()]
-    without = any("generated" in test and "likelihood" not in test for test in tests)
-    return "likelihood (without options by generation)" if without else "likelihood"
+    firsts = list(dict.fromkeys(next(iter(test)) for test in tests if test)) or ["likelihood"]
+    if firsts == ["likelihood"] or firsts == ["generated"] or set(firsts) == {"likelihood", "generated"}:
+        return "likelihood" + " (without options by generation)" * ("generated" in firsts)
+    return f"what each task counts by ({', '.join(map(label_of, firsts))})"
 
 
 def _heading(objective: str) -> str:
@@ -127,28 +141,32 @@ def _heading(objective: str) -> str:
 def _best_rows(
     results: Iterable[RunResult], base: Mapping[str, Any] | None, objective: ObjectiveSpec, edges: Edges
 ) -> list[list[str]]:
-    rows = [[BASE, "", "", "", "", *_cells(base_summary(base, objective))[4:]]] if base else []
+    results = list(results)
+    metrics = _metrics(results)
+    rows = [[BASE, "", "", "", "", *_cells(base_summary(base, objective), objective, metrics)[4:]]] if base else []
     found = summaries(results, objective)
     if objective.metrics:
-        return [*rows, *([summary.configuration, *_cells(summary)] for summary in found if summary.on_front)]
+        return [
+            *rows,
+            *([summary.configuration, *_cells(summary, objective, metrics)] for summary in found if summary.on_front),
+        ]
     chosen = ranking.best(results, objective)
-    rows += [[each.method + MARK * (each.configuration in edges), *_cells(each)] for each in chosen]
+    rows += [[each.method + MARK * (each.configuration in edges), *_cells(each, objective, metrics)] for each in chosen]
     known = {summary.method for summary in chosen}
     without = {summary.method: summary for summary in reversed(found) if summary.method not in known}
-    blank = [_MISSING] * (len(_headings(objective)) - 1)
+    blank = [_MISSING] * (len(_headings(objective, results)) - 1)
     return [*rows, *([method, _seeds(without[method]), *blank] for method in sorted(without))]
 
 
-def _cells(summary: Summary) -> list[str]:
-    metrics = [summary.over_seeds(metric.name) for metric in test_metrics()]
+def _cells(summary: Summary, objective: ObjectiveSpec, metrics: Sequence[Metric]) -> list[str]:
     density, rate = summary.first("density"), summary.first("learning_rate")
     return [
         _seeds(summary),
         _MISSING if density is None else f"{100 * density:.3g}",
         _MISSING if rate is None else f"{rate:.2g}",
         short_count(summary.first("trained_parameters")),
-        *(_percent(value, None) for value in summary.values),
-        *(_percent(mean, std) for mean, std in metrics),
+        *(_said(name, value, None) for name, value in zip(objective.all_metrics, summary.values, strict=True)),
+        *(_said(metric.name, *summary.over_seeds(metric.name)) for metric in metrics),
     ]
 
 
@@ -157,10 +175,8 @@ def _seeds(summary: Summary) -> str:
     return str(finished) if finished == ended else f"{finished}/{ended}"
 
 
-def _percent(mean: float | None, std: float | None) -> str:
-    if mean is None:
-        return _MISSING
-    return f"{100 * mean:.1f}" + ("" if std is None else f"±{100 * std:.1f}")
+def _said(metric: str, mean: float | None, std: float | None) -> str:
+    return _MISSING if mean is None else shown_value(metric, mean, std)
 
 
 def short_count(number: float | None) -> str:

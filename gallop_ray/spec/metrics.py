@@ -1,13 +1,15 @@
-"""All metrics that are computed from accuracies, in one table: definition, direction, name and display.
+"""All metrics that are computed from scores of tasks, in one table: definition, direction, name and display.
 
 Search, pruning, verdict, tables, figures and MLflow read it; nothing about a metric is defined elsewhere. A sweep may
 name more of them in evaluation.metrics. docs/metrics.md defines those of this table.
 """
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from gallop_ray.spec.plugins import installed, is_reference, load_installed, load_object
 from gallop_ray.spec.problems import did_you_mean
@@ -16,12 +18,16 @@ GROUP = "gallop_ray.metrics"
 """The entry points by which a package offers metrics: `name = "module:object"`, an object of class Metric."""
 COLLAPSED_BELOW = 0.01
 _SHARE = (0.0, 1.0)
+_LOSS = (0.0, math.inf)
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies of one model on one split, measured in one way, each in [0, 1]; None where it was not measured."""
+    """What one model reaches on one split, measured in one way: accuracies or other shares in [0, 1], or losses.
+
+    None where it was not measured.
+    """
 
     id: float | None
     """On the task trained on."""
@@ -36,6 +42,7 @@ class Scores:
 
 Value = Callable[[Scores, Scores], float | None]
 """Computes a value from the scores of the tuned and of the base model; None where undefined."""
+Of = Literal["share", "loss"]
 Weights = Callable[[float], tuple[float, float] | None]
 """From the base model's OOD accuracy, the weights of the ID accuracy and the mean OOD accuracy in the metric."""
 
@@ -63,6 +70,8 @@ class Metric:
     on_tests: bool = True
     bounds: tuple[float, float] | None = None
     """The range of its values, if known; a record with a value outside is damaged."""
+    of: Of = "share"
+    """What it is made of and its own unit: shares of 1, shown in percent, or losses, in nats."""
 
     @property
     def column(self) -> str:
@@ -75,6 +84,11 @@ def forget_ratio(base: float | None, tuned: float | None) -> float | None:
     if base is None or tuned is None or base == 0:
         return None
     return max(0.0, (base - tuned) / base)
+
+
+def loss_increase(base: float | None, tuned: float | None) -> float | None:
+    """What the tuned model loses: the difference of two losses, negative where it gains; None where one is missing."""
+    return None if base is None or tuned is None else tuned - base
 
 
 def collapse_rate(scores: Scores) -> float | None:
@@ -136,11 +150,46 @@ _TABLE = (
         weights=lambda base: (0.5, 0.5),
         on_tests=False,
     ),
+    Metric(
+        name="id_loss",
+        label="ID loss",
+        value=lambda tuned, base: tuned.id,
+        larger_is_better=False,
+        note="mean loss of an answer of the task trained on, in nats",
+        needs_ood=False,
+        bounds=_LOSS,
+        weights=lambda base: (1.0, 0.0),
+        of="loss",
+    ),
+    Metric(
+        name="ood_loss",
+        label="OOD loss",
+        value=lambda tuned, base: tuned.mean_ood,
+        larger_is_better=False,
+        note="mean over the other tasks, in nats",
+        bounds=_LOSS,
+        weights=lambda base: (0.0, 1.0),
+        of="loss",
+    ),
+    Metric(
+        name="ood_loss_increase",
+        label="increase of OOD loss",
+        value=lambda tuned, base: loss_increase(base.mean_ood, tuned.mean_ood),
+        larger_is_better=False,
+        heading="Increase",
+        note="of the OOD loss over the base model's",
+        weights=lambda base: (0.0, 1.0),
+        of="loss",
+    ),
 )
 BUILT_IN: Mapping[str, Metric] = {each.name: each for each in _TABLE}
-_OBJECTIVES = ("mean_accuracy", "id_accuracy", "ood_accuracy", "forget_ratio")
-_SMALLER = ("forget", "collapse", "memori", "loss", "entropy", "seconds", "memory")
+_OBJECTIVES = (
+    *("mean_accuracy", "id_accuracy", "ood_accuracy", "forget_ratio"),
+    *("id_loss", "ood_loss", "ood_loss_increase"),
+)
+_SMALLER = ("forget", "collapse", "memori", "loss", "perplexity", "entropy", "seconds", "memory")
 _LARGER = ("accuracy", "parseable", "per_second")
+_OF_A_TASK = re.compile(r"tasks[_/].*_(test|validation)_loss")
 _declared: dict[str, Metric] = {}
 
 
@@ -213,8 +262,8 @@ def objectives() -> list[str]:
 
 def larger_is_better(name: str) -> bool | None:
     """Whether a larger value of a recorded number is better; None where neither is (a density)."""
-    if name.startswith("tasks/"):  # accuracies, named by the task alone
-        return True
+    if name.startswith("tasks/"):  # shares or losses, named by the task alone
+        return made_of(name) == "share"
     if (metric := find(name)) is not None:
         return metric.larger_is_better
     if any(part in name for part in _SMALLER):
@@ -238,6 +287,34 @@ def display_name(name: str) -> str:
     if not name.startswith("val_"):
         return metric.label + generated
     return "validation, mean of ID and OOD" if metric.name == "mean_accuracy" else f"validation {metric.label}"
+
+
+def made_of(name: str) -> Of:
+    """What a metric is made of: shares or losses."""
+    metric = find(name)
+    if metric is None:
+        return "loss" if _OF_A_TASK.fullmatch(name) else "share"
+    return metric.of
+
+
+def scale_of(name: str) -> float:
+    """What a metric's values are multiplied by where they are shown: shares are shown in percent."""
+    return 100.0 if made_of(name) == "share" else 1.0
+
+
+def unit_of(name: str, difference: bool = False) -> str:
+    """The unit in which a metric, or a difference of two of its values, is shown."""
+    if made_of(name) == "loss":
+        return "nats"
+    return "points" if difference else "%"
+
+
+def shown_value(name: str, value: float, std: float | None = None, sign: str = "", between: str = "±") -> str:
+    """A metric's value as it is shown, without its unit: 52.3 for a share, 1.234 for a loss."""
+    scale = scale_of(name)
+    digits = 1 if scale > 1 else 3
+    deviation = "" if std is None else f"{between}{scale * std:.{digits}f}"
+    return f"{scale * value:{sign}.{digits}f}{deviation}"
 
 
 def task_weights(name: str, task: str, ood: list[str], base: float | None) -> dict[str, float]:

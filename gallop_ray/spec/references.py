@@ -13,4 +13,6 @@ def references(sweep: Sweep) -> Iterator[str]:
     yield from filter(is_reference, formats)
     training = sweep.training
     search = (sweep.search.sampler, sweep.pruning.type)
+    measures = [name for task in sweep.data.tasks.values() for name in (task.measure or "", *task.also)]
+    yield from filter(is_reference, measures)
     yield from filter(is_reference, (*sweep.evaluation.metrics, *search, training.optimizer, training.schedule))

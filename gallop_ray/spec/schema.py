@@ -301,7 +301,9 @@ class ObjectiveSpec(Frozen):
     """
 
     metric: Metric = Field(
-        default="val_mean_accuracy", description="the one to go by; by default val_id_accuracy where data.ood is empty"
+        default="val_mean_accuracy",
+        description="the one to go by; by default val_id_accuracy where data.ood is empty, and val_id_loss where what "
+        "is trained on is a task of `data.tasks` that counts by its loss",
     )
     metrics: Annotated[tuple[Metric, ...], AfterValidator(_several)] | None = Field(
         default=None, description="two or more, for a Pareto front"
@@ -468,9 +470,12 @@ class Sweep(Frozen):
     @classmethod
     def _metric_has_tasks(cls, objective: ObjectiveSpec, info: ValidationInfo) -> ObjectiveSpec:
         data: DataSpec | None = info.data.get("data")
-        if data is None or data.rounds[0].ood or "metric" in objective.model_fields_set:
+        if data is None or "metric" in objective.model_fields_set:
             return objective
-        return objective.model_copy(update={"metric": "val_id_accuracy"})
+        trained_on = [data.tasks[name] for name in data.train_tasks if name in data.tasks]
+        if len(trained_on) == len(data.train_tasks) and all(task.counts_by_loss for task in trained_on):
+            return objective.model_copy(update={"metric": "val_id_loss"})
+        return objective if data.rounds[0].ood else objective.model_copy(update={"metric": "val_id_accuracy"})
 
     @model_validator(mode="after")
     def _fields_fit(self, info: ValidationInfo) -> Self:

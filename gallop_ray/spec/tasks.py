@@ -5,13 +5,22 @@ from glob import glob, has_magic
 from typing import Annotated, Literal
 
 from jinja2 import Environment, TemplateSyntaxError
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from gallop_ray.spec.measures import Normalize, reference
 from gallop_ray.spec.methods import Frozen
 from gallop_ray.spec.places import expanded, is_file, is_folder
 from gallop_ray.spec.plugins import installed, is_reference
 from gallop_ray.spec.problems import did_you_mean
 
+
+def _measure_name(name: str, info: ValidationInfo) -> str:
+    """Records may name a measure whose package is not installed here."""
+    stored = isinstance(info.context, dict) and info.context.get("stored")
+    return name if stored else reference(name)
+
+
+MeasureName = Annotated[str, AfterValidator(_measure_name)]
 SplitName = Literal["train", "validation", "test"]
 Formulation = Literal["cloze", "label"]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -20,6 +29,7 @@ _ENVIRONMENT = Environment()
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 FORMATS = ("house", "messages", "sharegpt", "prompt", "alpaca", "choice", "label", "text", "template")
 """Those that are built in; what fits which columns, gallop_ray.tasks.formats says."""
+_FREE = ("messages", "sharegpt", "prompt", "alpaca", "text")  # formats whose answers are free text
 OF_SOURCES = ("config", "revision", "splits", "format", "columns", "prompt", "answer", "options")
 """The fields that are about a source's rows."""
 FORMAT_GROUP = "gallop_ray.formats"
@@ -103,6 +113,25 @@ class TaskSpec(Frozen):
         default="all", description="of conversations: all of the assistant's turns, or the last"
     )
     few_shot: int = Field(default=0, ge=0, description="solved training examples before each question")
+    measure: MeasureName | None = Field(
+        default=None,
+        description="what the task counts by: generated, exact_match, contains, f1, rouge1, rougeL, bleu, chrf, "
+        "json_valid, json_equal, numeric, loss, `module:function` or `file.py:function`; null: likelihood of the "
+        "options, a number by generation, the loss of free text",
+    )
+    also: tuple[MeasureName, ...] = Field(default=(), description="more measures, of the test set")
+    normalize: Normalize | None = Field(
+        default=None,
+        description="the log-likelihood of an option by its sum, per character, per byte, or less the unconditional "
+        "one; null: as lm-evaluation-harness reports the task",
+    )
+    max_new_tokens: int | None = Field(default=None, ge=1, description="null: evaluation.max_new_tokens")
+    stop: tuple[Text, ...] = Field(default=(), description="texts at which generation ends")
+
+    @property
+    def counts_by_loss(self) -> bool:
+        """Whether it is said here that the task counts by its loss: of free text that is so unless it has a measure."""
+        return self.measure == "loss" or (self.measure is None and self.format in _FREE)
 
     @field_validator("format", mode="after")
     @classmethod

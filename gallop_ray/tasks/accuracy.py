@@ -1,4 +1,4 @@
-"""Accuracy of a model on a task, by likelihood of the answer options and by generating and parsing.
+"""What a model generates, whether that is right, and how examples are shared out over the ranks.
 
 Results do not depend on the number of ranks: batches are formed over all examples and dealt to ranks in turn. Every
 rank goes through the same number of batches, because under ZeRO-3 a forward call is collective.
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed
-from transformers import GenerationConfig
+from torch import distributed
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from gallop_ray.sparse.memory import free_memory, is_out_of_memory
 from gallop_ray.sparse.weights import is_split, rank, world_size
 from gallop_ray.tasks.answers import is_right, read_answer
-from gallop_ray.tasks.encode import encode_options, encode_prompt
+from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.examples import Example
-from gallop_ray.tasks.padding import batches, last_logits, left_padded, reads_padded
+from gallop_ray.tasks.padding import batches, left_padded, reads_padded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,7 +29,8 @@ Result = TypeVar("Result")
 class EvaluationSettings:
     """How to evaluate.
 
-    At most max_new_tokens are generated for an example with options, max_reasoning_tokens for one without.
+    At most max_new_tokens are generated for an example with options, max_reasoning_tokens for one without; less where
+    one of the texts of `stop` comes, which is left out.
     """
 
     prompt: str
@@ -37,52 +38,19 @@ class EvaluationSettings:
     batch_size: int
     max_new_tokens: int = 16
     max_reasoning_tokens: int = 256
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model generated for each example, what was read from it, and whether that is right."""
+    """What a model generated for each example, what was read from it, and whether that is right.
+
+    Of free text nothing is read.
+    """
 
     correct: list[bool]
     outputs: list[str]
     read: list[float | None]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A sequence to run, and the options whose tokens, all of one length, are scored at its last positions."""
-
-    example: int
-    ids: list[int]
-    tails: dict[int, list[int]]
-
-
-def likelihood_correct(
-    model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings
-) -> list[bool]:
-    """For each example, whether the right option has strictly the highest log-probability, summed over its tokens.
-
-    The end of the sequence is one of them, as in training, so that an option that another one continues can win; it is
-    left out where the options differ in their last token alone, which decides. Every example has options. `model` is a
-    transformers causal language model or a wrapper around one. Equal on every rank.
-    """
-    rows = [row for i, example in enumerate(examples) for row in _rows(i, example, tokenizer, settings)]
-    rows.sort(key=lambda row: len(row.ids))
-    pad_id = tokenizer.pad_token_id
-    with evaluating(model):
-        padded = reads_padded(model, [row.ids for row in rows], pad_id)
-        found = over_ranks(
-            model,
-            rows,
-            settings.batch_size,
-            lambda batch: _score(model, batch, pad_id),
-            length=None if padded else lambda row: len(row.ids),
-        )
-    scores = [[0.0] * len(example.options) for example in examples]
-    for row, values in zip(rows, found, strict=True):
-        for option, value in values.items():
-            scores[row.example][option] = value
-    return [_strictly_best(values, example.label) for values, example in zip(scores, examples, strict=True)]
 
 
 def generation_correct(
@@ -92,8 +60,15 @@ def generation_correct(
 
     The answer is the first option key, or the last number; text without one counts as wrong. Equal on every rank.
     """
+    outputs = generated_texts(model, tokenizer, examples, settings)
+    read = [read_answer(text, one) for text, one in zip(outputs, examples, strict=True)]
+    return Generated([is_right(value, one) for value, one in zip(read, examples, strict=True)], outputs, read)
+
+
+def generated_texts(model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings) -> list[str]:
+    """What follows each example's prompt, greedily, up to the end or a stop text. Equal on every rank."""
     prompts = [encode_prompt(one, tokenizer, settings.prompt, settings.max_length) for one in examples]
-    with_options = all(one.number is None for one in examples)
+    with_options = all(one.kind == "choice" for one in examples)
     tokens = settings.max_new_tokens if with_options else settings.max_reasoning_tokens
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     with evaluating(model):
@@ -102,52 +77,13 @@ def generation_correct(
             model,
             [prompts[i] for i in order],
             settings.batch_size,
-            lambda batch: _generate(model, tokenizer, batch, tokens),
+            lambda batch: _generate(model, tokenizer, batch, tokens, settings.stop),
             length=None if padded else len,
         )
-    outputs = [text for _, text in sorted(zip(order, texts, strict=True))]
-    read = [read_answer(text, one) for text, one in zip(outputs, examples, strict=True)]
-    return Generated([is_right(value, one) for value, one in zip(read, examples, strict=True)], outputs, read)
+    return [text for _, text in sorted(zip(order, texts, strict=True))]
 
 
-def _rows(index: int, example: Example, tokenizer: Any, settings: EvaluationSettings) -> list[_Row]:
-    encoded = encode_options(example, tokenizer, settings.prompt, settings.max_length)
-    shared = _common_prefix(encoded.options)
-    if all(len(option) == shared + 1 for option in encoded.options):
-        # Options that differ in their last token only are all read from one position of one sequence: none continues
-        # another, and their ends would take a sequence for each.
-        tails = {i: option[shared:] for i, option in enumerate(encoded.options)}
-        return [_Row(index, encoded.prompt + encoded.options[0][:shared], tails)]
-    answers = [encoded.ended(option) for option in range(len(encoded.options))]
-    return [_Row(index, encoded.prompt + answer[:-1], {i: answer}) for i, answer in enumerate(answers)]
-
-
-def _common_prefix(options: Sequence[Sequence[int]]) -> int:
-    for position, tokens in enumerate(zip(*options, strict=False)):
-        if len(set(tokens)) > 1:
-            return position
-    return min(map(len, options))
-
-
-def _score(model: Any, batch: list[_Row], pad_id: int) -> list[dict[int, float]]:
-    """The summed log-probability of each option of each row."""
-    lengths = [len(next(iter(row.tails.values()))) for row in batch]
-    logits = last_logits(model, *left_padded([row.ids for row in batch], pad_id, model.device), max(lengths))
-    return [_tail_scores(one[-length:], row.tails) for one, length, row in zip(logits, lengths, batch, strict=True)]
-
-
-def _tail_scores(logits: Tensor, tails: dict[int, list[int]]) -> dict[int, float]:
-    """Log-probability of each tail, from the (length, V) logits that predict it."""
-    tokens = torch.tensor(list(tails.values()), device=logits.device)
-    scores = logits.float().log_softmax(-1).gather(1, tokens.T).sum(0)
-    return dict(zip(tails, scores.tolist(), strict=True))
-
-
-def _strictly_best(values: Sequence[float], label: int) -> bool:
-    return all(values[label] > value for i, value in enumerate(values) if i != label)
-
-
-def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int) -> list[str]:
+def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int, stop: Sequence[str] = ()) -> list[str]:
     input_ids, mask = left_padded(batch, tokenizer.pad_token_id, model.device)
     with _greedy(model, tokenizer, tokens) as settings:
         generated = model.generate(
@@ -155,9 +91,29 @@ def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int) -
             input_ids=input_ids,
             attention_mask=mask,
             synced_gpus=_in_step(model),  # go on until every rank has finished
+            stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, stop, input_ids.shape[1])] if stop else []),
         )
     texts: list[str] = tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
-    return texts
+    return [_before(text, stop) for text in texts]
+
+
+def _before(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of the stop texts."""
+    return text[: min((place for each in stop if (place := text.find(each)) >= 0), default=len(text))]
+
+
+class _Stop(StoppingCriteria):
+    """Ends each row of a batch as soon as what was generated for it holds a stop text."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], begin: int) -> None:
+        self._tokenizer, self._stop, self._begin = tokenizer, stop, begin
+        # A token is a byte or more, a character four at most.
+        self._reach = 4 * max(map(len, stop)) + 4
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        last = input_ids[:, max(self._begin, input_ids.shape[1] - self._reach) :]
+        texts = self._tokenizer.batch_decode(last, skip_special_tokens=True)
+        return torch.tensor([any(each in text for each in self._stop) for text in texts], device=input_ids.device)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def is_right(read: float | None, example: Example) -> bool:
 
 def parse_answer(text: str, keys: Sequence[str]) -> int | None:
     """The index of the key that appears first in `text` as a whole word; None where there is none."""
-    found = next(keys_in(text, keys), None)
+    found = next(keys_in(text, keys), None) if keys else None
     return keys.index(found[0]) if found else None
 
 

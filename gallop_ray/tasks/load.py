@@ -13,6 +13,7 @@ from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import GENERATED_TASKS, generated_examples
 from gallop_ray.tasks.held_out import hold_out
 from gallop_ray.tasks.hub import HUB_TASKS, hub_examples, hub_splits
+from gallop_ray.tasks.measuring import measuring, refuse_unmeasured_objective
 from gallop_ray.tasks.own import OwnTask
 from gallop_ray.tasks.shots import with_shots
 
@@ -44,11 +45,14 @@ def load_tasks(sweep: Sweep, names: Collection[str] | None = None) -> dict[str, 
     asked = [name for name in (*data.train_tasks, *data.ood) if names is None or name in names]
     found = {name: load_task(name, data, SPLITS if name in data.train_tasks else _MEASURED) for name in asked}
     for name, task in found.items():
+        measuring(sweep, name, task.test).check(task.test)
         if not sweep.evaluation.generate and any(one.number is not None for one in task.test + task.validation):
             raise ValueError(
                 f"task {name} has no answer options, so its accuracy needs generated answers; set evaluation.generate "
                 "to true, or leave the task out"
             )
+    if names is None:
+        refuse_unmeasured_objective(sweep, {name: measuring(sweep, name, task.test) for name, task in found.items()})
     return found
 
 

@@ -1,10 +1,10 @@
 """The metrics of a run, from accuracies of the tuned and of the base model. docs/metrics.md defines them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from gallop_ray.spec.metrics import Metric, Scores, forget_ratio, metrics, test_metrics
+from gallop_ray.spec.metrics import Of, Scores, forget_ratio, loss_increase, metrics, test_metrics
 from gallop_ray.spec.schema import DataSpec
 from gallop_ray.tasks.values import Values, mean
 
@@ -17,9 +17,12 @@ Correct = Mapping[str, Mapping[str, Mapping[str, Values]]]
 _Value = TypeVar("_Value")
 
 
-def plain(ways: Mapping[str, _Value]) -> _Value | None:
-    """What metrics without a suffix go by: the first way that was measured."""
-    return next(iter(ways.values()), None)
+def plain(ways: Mapping[str, _Value], of: Of = "share") -> _Value | None:
+    """What metrics without a suffix go by: the first way that was measured, unless it is the loss; or the loss."""
+    if of == "loss":
+        return ways.get("loss")
+    first = next(iter(ways), "loss")
+    return None if first == "loss" else ways[first]
 
 
 def accuracies(correct: Correct) -> Accuracies:
@@ -36,17 +39,21 @@ def vacuous(base: float | None) -> bool:
 
 
 def forgetting(tuned: Accuracies, base: Accuracies, ood_tasks: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """The forget ratio on the test set of each OOD task, by way of measuring."""
+    """The forget ratio on the test set of each OOD task, by way of measuring; of losses their increase."""
     return {
-        task: {way: forget_ratio(base.get(task, {}).get("test", {}).get(way), each) for way, each in ways.items()}
+        task: {way: _lost(way, base.get(task, {}).get("test", {}).get(way), each) for way, each in ways.items()}
         for task in ood_tasks
         if (ways := tuned.get(task, {}).get("test"))
     }
 
 
+def _lost(way: str, base: float | None, tuned: float) -> float | None:
+    return loss_increase(base, tuned) if way == "loss" else forget_ratio(base, tuned)
+
+
 def is_vacuous(base: Accuracies, ood_tasks: Sequence[str]) -> bool | None:
     """Whether the generated forget ratio is: by the base model's mean over OOD tasks. None where not measured."""
-    mean = _mean([_get(base, task, "test", "generated") for task in ood_tasks])
+    mean = _scores(base, "", ood_tasks, "test", "generated").mean_ood
     return None if mean is None else vacuous(mean)
 
 
@@ -55,30 +62,47 @@ def summarize(
 ) -> dict[str, float | None]:
     """Every metric of gallop_ray.spec.metrics, those of the sweep among them, each in three versions.
 
-    Plain: test sets by likelihood; with suffix `_generated`: test sets by generating; with prefix `val_`: validation
-    sets by likelihood. Tasks without options count by generating
-    everywhere. None where something was not measured.
+    Plain: test sets by what each task counts by; with suffix `_generated`: test sets by generating; with prefix `val_`:
+    validation sets by what each task counts by. Metrics of losses are made of those of all tasks that have one, the
+    others of all that count by something else. None where something was not measured.
     """
     tuned, base, ood = task_accuracies, base_accuracies, list(ood_tasks)
     found: dict[str, float | None] = {}
-    for name, split, way in (("{}", "test", "likelihood"), ("{}_generated", "test", "generated")):
-        found |= _of(test_metrics(), name, *(_scores(each, train_task, ood, split, way) for each in (tuned, base)))
-    validation = (_scores(each, train_task, ood, "validation", "likelihood") for each in (tuned, base))
-    return found | _of(metrics(), "val_{}", *validation)
+    for name, split, way in _VERSIONS:
+        of = "loss" if way == "loss" else "share"
+        which = [each for each in (test_metrics() if split == "test" else metrics()) if each.of == of]
+        if of == "share" or any("loss" in ways for splits in tuned.values() for ways in splits.values()):
+            scores = [_scores(each, train_task, ood, split, way) for each in (tuned, base)]
+            values = {name.format(metric.name): metric.value(*scores) for metric in which}
+            found |= {each: None if value is None else float(value) for each, value in values.items()}
+    return found
 
 
-def _of(which: Iterable[Metric], name: str, tuned: Scores, base: Scores) -> dict[str, float | None]:
-    values = {name.format(metric.name): metric.value(tuned, base) for metric in which}
-    return {each: None if value is None else float(value) for each, value in values.items()}
+_VERSIONS = (
+    ("{}", "test", "share"),
+    ("{}_generated", "test", "generated"),
+    ("val_{}", "validation", "share"),
+    ("{}", "test", "loss"),
+    ("val_{}", "validation", "loss"),
+)
+"""The names, the split and the way of each version of the metrics."""
 
 
 def _scores(accuracies: Accuracies, task: str, ood: Sequence[str], split: str, way: str) -> Scores:
-    return Scores(_get(accuracies, task, split, way), {each: _get(accuracies, each, split, way) for each in ood})
+    measured = those_measured(accuracies, ood, split, way)
+    return Scores(_get(accuracies, task, split, way), {each: _get(accuracies, each, split, way) for each in measured})
 
 
-def _get(accuracies: Accuracies, task: str, split: str, way: str) -> float | None:
-    ways = accuracies.get(task, {}).get(split, {})
-    return plain(ways) if way == "likelihood" else ways.get(way)
+def those_measured(
+    found: Mapping[str, Mapping[str, Mapping[str, Any]]], tasks: Sequence[str], split: str, way: str
+) -> list[str]:
+    """The tasks without those of which this split was measured in another way alone: a share, a loss, by generation."""
+    return [task for task in tasks if not found.get(task, {}).get(split) or _get(found, task, split, way) is not None]
+
+
+def _get(found: Mapping[str, Mapping[str, Mapping[str, _Value]]], task: str, split: str, way: str) -> _Value | None:
+    ways = found.get(task, {}).get(split, {})
+    return ways.get(way) if way == "generated" else plain(ways, "loss" if way == "loss" else "share")
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -26,8 +26,10 @@ def describe(examples: Mapping[str, Sequence[Example]], generated: Mapping[str, 
     trained = _Format(examples[train_task])
     found: Outputs = {}
     for task, one in generated.items():
-        found[task] = {"examples": len(one.outputs), "parseable": fmean(value is not None for value in one.read)}
-        if task != train_task:
+        found[task] = {"examples": len(one.outputs)}
+        if one.read:
+            found[task]["parseable"] = fmean(value is not None for value in one.read)
+        if one.read and task != train_task and trained.known:
             found[task] |= _memorized(examples[task], one, trained)
         counts = Counter(one.outputs)
         found[task] |= {
@@ -41,8 +43,9 @@ def summarize_outputs(outputs: Outputs) -> dict[str, float | None]:
     """parseable_share, the mean over tasks, and memorization, of all OOD tasks' wrong answers; null for none."""
     wrong = sum(one.get("wrong_of_own_format", 0) for one in outputs.values())
     memorized = sum(one.get("memorized", 0) for one in outputs.values())
+    parseable = [one["parseable"] for one in outputs.values() if "parseable" in one]
     return {
-        "parseable_share": fmean(one["parseable"] for one in outputs.values()) if outputs else None,
+        "parseable_share": fmean(parseable) if parseable else None,
         "memorization": memorized / wrong if wrong else None,
     }
 
@@ -53,6 +56,11 @@ class _Format:
     def __init__(self, examples: Sequence[Example]) -> None:
         self._numbers = any(one.number is not None for one in examples)
         self._keys = sorted({key for one in examples for key in one.keys})
+
+    @property
+    def known(self) -> bool:
+        """Whether its answers look like anything: free text does not."""
+        return self._numbers or bool(self._keys)
 
     def covers(self, example: Example) -> bool:
         """Whether an answer to the example always looks like this, so that it tells nothing."""

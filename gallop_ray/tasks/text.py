@@ -6,16 +6,14 @@ from typing import Any
 
 from gallop_ray.spec.problems import first_line
 from gallop_ray.spec.schema import GENERATED_TEXT, DataSpec, Sweep
-from gallop_ray.tasks.accuracy import evaluating, over_ranks
-from gallop_ray.tasks.encode import IGNORED, Encoded, collate, encode
+from gallop_ray.tasks.encode import Encoded, encode
 from gallop_ray.tasks.examples import shuffled
 from gallop_ray.tasks.generated import SOURCE_TASKS, generated_examples
 from gallop_ray.tasks.hub import hub_rows
 from gallop_ray.tasks.lines import file_texts
-from gallop_ray.tasks.token_loss import token_losses
+from gallop_ray.tasks.losses import loss_sums
 
 _PROMPT: str = DataSpec.model_fields["prompt"].default
-_TOKENS = 2048  # in a batch: there are logits of all of them
 
 
 def load_text(sweep: Sweep, tokenizer: Any) -> list[Encoded]:
@@ -45,23 +43,8 @@ def text_loss(model: Any, items: Sequence[Encoded], pad_id: int) -> float | None
     """
     if not items:
         return None
-    order = sorted(items, key=lambda item: len(item.input_ids))
-    size = max(1, _TOKENS // len(order[-1].input_ids))
-    with evaluating(model):
-        sums = over_ranks(model, order, size, lambda batch: _sums(model, batch, pad_id))
+    sums = loss_sums(model, items, pad_id)
     return sum(total for total, _ in sums) / sum(count for _, count in sums)
-
-
-def _sums(model: Any, batch: list[Encoded], pad_id: int) -> list[tuple[float, int]]:
-    """The summed loss of each item's labelled tokens, and their number."""
-    inputs = {name: tensor.to(model.device) for name, tensor in collate(batch, pad_id).items()}
-    targets = inputs.pop("labels")[:, 1:]
-    logits = model(**inputs, use_cache=False).logits
-    found = []
-    for one, target in zip(logits, targets, strict=True):
-        chosen = target != IGNORED
-        found.append((float(token_losses(one[:-1][chosen], target[chosen]).double().sum()), int(chosen.sum())))
-    return found
 
 
 def _encoded(text: str, tokenizer: Any, length: int) -> Encoded:

@@ -1,8 +1,9 @@
 """What is measured of a model: the base, a run while it trains, and a run at its end."""
 
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from gallop_ray.methods import Attachment
 from gallop_ray.sparse.weights import gather_all, local, write_all
 from gallop_ray.spec.metrics import find, maximized
-from gallop_ray.tasks.accuracy import EvaluationSettings, Generated, generation_correct, likelihood_correct
+from gallop_ray.tasks.accuracy import Generated
 from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.measuring import measured, measuring
 from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
 from gallop_ray.tasks.outputs import Outputs, describe
 from gallop_ray.tasks.text import text_loss
-from gallop_ray.tasks.values import Values, packed
+from gallop_ray.tasks.values import Values
 from gallop_ray.training.checkpoint import Best
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.engine import Engine
@@ -24,43 +26,42 @@ from gallop_ray.training.resident import LoadedModel
 
 @dataclass(frozen=True)
 class Measured:
-    """Which examples a model answers right, what it generated for test sets, and the loss of general text."""
+    """What a model was given for each example, what it generated for test sets, and the loss of general text."""
 
     correct: Correct
     outputs: Outputs
     text_loss: float | None
+    chance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What guessing reaches on validation examples, as base.json has it."""
 
     @property
     def accuracies(self) -> Accuracies:
-        """The shares of right answers."""
+        """The means over examples."""
         return accuracies(self.correct)
 
 
 def measure(resident: LoadedModel, module: nn.Module) -> Measured:
-    """Accuracy by likelihood and, on test splits, by generation; general text. Collective, equal on every rank."""
+    """What each task counts by and, on test splits, all else; general text. Collective, equal on every rank."""
     settings, tokenizer = resident.evaluation(), resident.tokenizer
     correct: dict[str, dict[str, dict[str, Values]]] = {}
     generated: dict[str, Generated] = {}
     for name, task in resident.tasks.items():
-        correct[name] = {"validation": measure_plain(module, tokenizer, task.validation, settings)}
-        options = task.test[0].number is None
-        ways = measure_plain(module, tokenizer, task.test, settings) if options else {}
-        if resident.sweep.evaluation.generate:
-            generated[name] = generation_correct(module, tokenizer, task.test, settings)
-            ways = {**ways, "generated": packed(generated[name].correct)}
-        correct[name]["test"] = ways
+        how = measuring(resident.sweep, name, task.test)
+        validation = measured(module, tokenizer, task.validation, how, settings, test=False)
+        test = measured(module, tokenizer, task.test, how, settings, test=True)
+        correct[name] = {"validation": validation.ways, "test": test.ways}
+        if test.generated is not None:
+            generated[name] = test.generated
     tests = {name: task.test for name, task in resident.tasks.items()}
     outputs = describe(tests, generated, resident.sweep.data.train_tasks[0]) if generated else {}
-    return Measured(correct, outputs, text_loss(module, resident.text, tokenizer.pad_token_id))
+    chance = {name: of_it for name, task in resident.tasks.items() if (of_it := _chance(task.validation))}
+    return Measured(correct, outputs, text_loss(module, resident.text, tokenizer.pad_token_id), chance)
 
 
-def measure_plain(
-    module: Any, tokenizer: Any, examples: list[Example], settings: EvaluationSettings
-) -> dict[str, Values]:
-    """Which examples are answered right by the way that metrics without a suffix go by: {way: digits}."""
-    if all(one.number is None for one in examples):
-        return {"likelihood": packed(likelihood_correct(module, tokenizer, examples, settings))}
-    return {"generated": packed(generation_correct(module, tokenizer, examples, settings).correct)}
+def _chance(examples: Sequence[Example]) -> dict[str, float]:
+    if any(one.kind != "choice" for one in examples):
+        return {}
+    return {"level": fmean(1 / len(one.options) for one in examples), "examples": len(examples)}
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,11 @@ class Validation:
         correct = {}
         for name, task in resident.tasks.items():
             if name == sweep.data.train_task or not alone:
-                ways = measure_plain(engine.module, resident.tokenizer, task.validation, settings)
-                correct[name] = {"validation": ways}
-        found = summarize(accuracies(correct), self._base, sweep.data.train_task, sweep.data.ood)
-        return {name: value for name, value in found.items() if name.startswith("val_") and value is not None}
+                how = measuring(sweep, name, task.validation)
+                found = measured(engine.module, resident.tokenizer, task.validation, how, settings, test=False)
+                correct[name] = {"validation": found.ways}
+        metrics = summarize(accuracies(correct), self._base, sweep.data.train_task, sweep.data.ood)
+        return {name: value for name, value in metrics.items() if name.startswith("val_") and value is not None}
 
     def _is_best(self, value: float) -> bool:
         if self._kept is None:

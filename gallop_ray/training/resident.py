@@ -25,6 +25,7 @@ from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, coll
 from gallop_ray.tasks.examples import SPLITS, Example, TaskData
 from gallop_ray.tasks.lengths import Fitted, fitted
 from gallop_ray.tasks.load import load_tasks
+from gallop_ray.tasks.measuring import measuring
 from gallop_ray.tasks.packing import Packed, packed_losses
 from gallop_ray.tasks.text import load_text
 from gallop_ray.training.engine import (
@@ -240,9 +241,10 @@ def _refuse_unfit(resident: LoadedModel) -> None:
         prompts = [encode_prompt(one, resident.tokenizer, prompt, length) for one in measured if one.kind != "plain"]
         trained = [one.input_ids for one in resident.trains.get(name, ())]
         refuse_unknown_tokens(rows, f"task {name}", [*prompts, *trained])
-        new = sweep.evaluation.new_tokens(reasoning=any(one.number is not None for one in measured))
+        how = measuring(sweep, name, task.test)
+        new = how.new_tokens(resident.evaluation())
         longest = max(map(len, prompts), default=0)
-        if limit is not None and sweep.evaluation.generate and longest + new > limit:
+        if limit is not None and new and longest + new > limit:
             raise ValueError(
                 f"task {name} has prompts of up to {longest} tokens, and {new} more are generated, but the model has "
                 f"{limit} positions; lower training.max_length or evaluation.max_new_tokens"

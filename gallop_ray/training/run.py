@@ -1,6 +1,7 @@
 """One run: a configuration with one seed, on a loaded model that it leaves unchanged."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +30,8 @@ from gallop_ray.training.loop import TrainState, train
 from gallop_ray.training.measure import Measured, Validation, measure
 from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.resident import LoadedModel
+
+_LARGEST_EXPONENT = 700.0  # of which a float holds the exponential
 
 
 def measure_base(resident: LoadedModel) -> Measured:
@@ -104,6 +107,7 @@ def _metrics(
         "forgetting_is_vacuous": is_vacuous(base, data.ood),
         **summarize_outputs(measured.outputs),
         "text_loss": loss,
+        "text_perplexity": None if loss is None else math.exp(min(loss, _LARGEST_EXPONENT)),
         "text_loss_increase": None if loss is None or base_text_loss is None else loss - base_text_loss,
     }
 

@@ -13,8 +13,9 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct, likelihood_correct
+from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct
 from gallop_ray.tasks.answers import parse_answer
+from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.encode import encode_options
 from gallop_ray.tasks.examples import Example, reasoned
 from gallop_ray.tasks.generated import generated_examples
@@ -37,6 +38,10 @@ def mixed_examples():
     ]
     nested = [Example(one.instruction, "", ("1", "12"), ("1", "12"), i % 2) for i, one in enumerate(digits)]
     return digits + phrases + nested
+
+
+def likelihood_correct(model, tokenizer, examples, settings):
+    return by_likelihood(model, tokenizer, examples, settings)["likelihood"]
 
 
 def slow_likelihood_correct(model, tokenizer, examples):

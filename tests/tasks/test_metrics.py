@@ -82,3 +82,30 @@ def test_a_base_model_below_five_percent_makes_forgetting_vacuous():
     assert is_vacuous(base, ["b", "c"]) is True
     assert is_vacuous(base, ["c"]) is False
     assert is_vacuous(base, []) is None
+
+
+def test_losses_have_metrics_of_their_own_and_are_lost_by_difference():
+    def scored(loss, accuracy, both):
+        return {
+            "a": {split: {"loss": loss} for split in ("validation", "test")},
+            "b": {split: {"likelihood": accuracy} for split in ("validation", "test")},
+            "c": {split: {"f1": both, "loss": 2 * loss} for split in ("validation", "test")},
+        }
+
+    tuned, base = scored(1.0, 0.4, 0.6), scored(1.5, 0.8, 0.8)
+    found = summarize(tuned, base, "a", ["b", "c"])
+    assert found["id_loss"] == found["val_id_loss"] == 1.0
+    assert found["id_accuracy"] is None
+    assert found["val_mean_accuracy"] is None
+    assert (found["ood_accuracy"], found["ood_loss"]) == (0.5, 2.0)
+    assert found["forget_ratio"] == pytest.approx(0.375)
+    assert found["ood_loss_increase"] == found["val_ood_loss_increase"] == -1.0
+    assert forgetting(tuned, base, ["b", "c"]) == {
+        "b": {"likelihood": 0.5},
+        "c": {"f1": pytest.approx(0.25), "loss": -1.0},
+    }
+
+
+def test_without_losses_there_are_none():
+    one = {"a": measured(0.9, 0.8, 0.7)}
+    assert not [name for name in summarize(one, one, "a", []) if "loss" in name]

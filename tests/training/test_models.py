@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from gallop_ray.spec.schema import ModelSpec
-from gallop_ray.tasks.accuracy import EvaluationSettings, likelihood_correct
+from gallop_ray.tasks.accuracy import EvaluationSettings
+from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS, generated_examples
 from gallop_ray.training.models import PRESETS, _prepared, load_model, meta_model
 from gallop_ray.training.pocket import pretrain_pocket
@@ -50,7 +51,7 @@ def test_pocket_knows_the_sources_and_not_the_targets():
 
     def mean_accuracy(tasks):
         examples = [one for task in tasks for one in generated_examples(task, "test", 0)[:100]]
-        correct = likelihood_correct(model, tokenizer, examples, settings)
+        correct = by_likelihood(model, tokenizer, examples, settings)["likelihood"]
         return sum(correct) / len(correct)
 
     assert mean_accuracy(SOURCE_TASKS) >= 0.95

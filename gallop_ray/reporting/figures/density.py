@@ -16,10 +16,11 @@ from gallop_ray.reporting.figures.style import (
     MethodStyle,
     legend_below,
     method_styles,
+    metric_label,
     panels,
-    percent_label,
     styled,
 )
+from gallop_ray.spec.metrics import scale_of
 from gallop_ray.spec.schema import ObjectiveSpec
 
 _MOST_POINTS = 8
@@ -48,7 +49,7 @@ def plot_density(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metric
         each.set_xscale("log")
         each.xaxis.set_minor_locator(NullLocator())
         each.xaxis.set_major_formatter("{x:g}")
-        each.set_title(percent_label(metric))
+        each.set_title(metric_label(metric))
         each.set_xlabel("density (%)")
     legend_below(figure, {method: look[method] for method in curves})
     return figure
@@ -82,8 +83,8 @@ def _part(summary: Summary, low: float, high: float) -> float:
 def _draw(axes: Axes, curve: Sequence[Summary], metric: str, look: MethodStyle) -> None:
     known = [each for each in curve if each.over_seeds(metric)[0] is not None]
     x = [100 * _density(each) for each in known]
-    mean = [100 * (each.over_seeds(metric)[0] or 0.0) for each in known]
-    std = [100 * (each.over_seeds(metric)[1] or 0.0) for each in known]
+    mean = [scale_of(metric) * (each.over_seeds(metric)[0] or 0.0) for each in known]
+    std = [scale_of(metric) * (each.over_seeds(metric)[1] or 0.0) for each in known]
     axes.plot(x, mean, marker=look.marker, color=look.colour)
     if len(x) == 1:
         axes.errorbar(x, mean, std, color=look.colour, capsize=2, linewidth=1)

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.style import INK, MUTED, PALETTE, new_figure, styled
-from gallop_ray.spec.metrics import display_name
+from gallop_ray.spec.metrics import display_name, scale_of, unit_of
 
 
 @styled
@@ -23,10 +23,10 @@ def plot_differences(comparisons: pd.DataFrame) -> Figure:
     if not len(shown):
         raise NothingToDrawError("no two methods have an interval for their difference")
     figure = new_figure(0.8 + 0.24 * len(shown), 6.4)
-    axes = figure.subplots()
+    axes, metric = figure.subplots(), str(shown["metric"].iloc[0])
     axes.axvline(0, color=INK, linewidth=0.8)
     for row, pair in enumerate(shown.itertuples()):
-        difference, low, high = (100 * float(value) for value in (pair.difference, pair.low, pair.high))
+        difference, low, high = (scale_of(metric) * float(value) for value in (pair.difference, pair.low, pair.high))
         colour = PALETTE[0] if pair.different else MUTED
         axes.plot([low, high], [row, row], color=colour, linewidth=1.6)
         axes.plot([difference], [row], "o" if pair.different else "s", color=colour, markersize=5)
@@ -34,5 +34,6 @@ def plot_differences(comparisons: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(shown)), names)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"difference in {display_name(str(shown['metric'].iloc[0]))} (percentage points)")
+    unit = "percentage points" if scale_of(metric) > 1 else unit_of(metric)
+    axes.set_xlabel(f"difference in {display_name(metric)} ({unit})")
     return figure

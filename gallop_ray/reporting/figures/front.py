@@ -17,12 +17,12 @@ from gallop_ray.reporting.figures.style import (
     MethodStyle,
     label_points,
     method_styles,
+    metric_label,
     new_figure,
-    percent_label,
     plot_points,
     styled,
 )
-from gallop_ray.spec.metrics import larger_is_better
+from gallop_ray.spec.metrics import larger_is_better, scale_of
 from gallop_ray.spec.schema import ObjectiveSpec
 
 Point = tuple[float, float]
@@ -52,8 +52,8 @@ def plot_front(
         plot_points(axes, shown, look[method], alpha=0.4)
     front = _front(list(points.values()), larger_is_better(x) is False, larger_is_better(y) is False)
     axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle="--", zorder=1)
-    axes.set_xlabel(percent_label(x))
-    axes.set_ylabel(percent_label(y))
+    axes.set_xlabel(metric_label(x))
+    axes.set_ylabel(metric_label(y))
     named = {each.method: (each, point) for each in best(frame, objective) if (point := _point(each, x, y))}
     for method, (summary, point) in named.items():
         _draw_best(axes, summary, point, (x, y), look[method])
@@ -77,7 +77,7 @@ def _draw_best(axes: Axes, summary: Summary, point: Point, metrics: tuple[str, s
 
 
 def _deviations(summary: Summary, metrics: tuple[str, str]) -> Point:
-    across, up = (100 * (summary.over_seeds(metric)[1] or 0.0) for metric in metrics)
+    across, up = (scale_of(metric) * (summary.over_seeds(metric)[1] or 0.0) for metric in metrics)
     return across, up
 
 
@@ -90,7 +90,7 @@ def _bars(summary: Summary, point: Point, metrics: tuple[str, str]) -> list[Poin
 
 def _point(summary: Summary, x: str, y: str) -> Point | None:
     across, up = summary.over_seeds(x)[0], summary.over_seeds(y)[0]
-    return None if across is None or up is None else (100 * across, 100 * up)
+    return None if across is None or up is None else (scale_of(x) * across, scale_of(y) * up)
 
 
 def _front(points: Sequence[Point], small_x: bool, small_y: bool) -> list[Point]:

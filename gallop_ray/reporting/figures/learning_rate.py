@@ -14,11 +14,12 @@ from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, va
 from gallop_ray.reporting.figures.style import (
     MethodStyle,
     method_styles,
+    metric_label,
     panels,
-    percent_label,
     plot_points,
     styled,
 )
+from gallop_ray.spec.metrics import scale_of
 from gallop_ray.spec.schema import ObjectiveSpec
 
 _COLUMNS = 4
@@ -47,7 +48,7 @@ def plot_learning_rate(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, 
         each.xaxis.set_major_locator(LogLocator(numticks=5))
         each.xaxis.set_minor_locator(NullLocator())
     figure.supxlabel("learning rate", size=9)
-    figure.supylabel(percent_label(name), size=9)
+    figure.supylabel(metric_label(name), size=9)
     return figure
 
 
@@ -62,9 +63,9 @@ def _draw(axes: Axes, found: Sequence[Summary], metric: str, look: MethodStyle) 
     for each in found:  # sorted by the objective
         if (rate := _rate(each)) is not None and (seen := values(each, metric)):
             best.setdefault(rate, each)
-            seeds[rate] += [100 * value for value in seen]
+            seeds[rate] += [scale_of(metric) * value for value in seen]
     rates = sorted(best)
     points = [(rate, value) for rate in rates for value in seeds[rate]]
-    means = [100 * (best[rate].over_seeds(metric)[0] or 0.0) for rate in rates]
+    means = [scale_of(metric) * (best[rate].over_seeds(metric)[0] or 0.0) for rate in rates]
     plot_points(axes, points, look, alpha=0.5)
     axes.plot(rates, means, color=look.colour)

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, best, values
 from gallop_ray.reporting.figures.density import METRICS
-from gallop_ray.reporting.figures.style import INK, method_styles, panels, percent_label, styled
+from gallop_ray.reporting.figures.style import INK, method_styles, metric_label, panels, styled
+from gallop_ray.spec.metrics import scale_of
 from gallop_ray.spec.schema import ObjectiveSpec
 
 
@@ -27,12 +28,12 @@ def plot_seeds(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metrics:
     figure, axes = panels(len(shown), 3, 0.5 + 0.24 * len(found), sharey=True)
     for each, metric in zip(axes, shown, strict=True):
         for row, summary in enumerate(found):
-            seen = [100 * value for value in values(summary, metric)]
+            seen = [scale_of(metric) * value for value in values(summary, metric)]
             style = look[summary.method]
             each.plot(seen, [row] * len(seen), style.marker, color=style.colour, alpha=0.75, markersize=5)
             if seen:
                 each.plot([sum(seen) / len(seen)], [row], "|", color=INK, markersize=11, markeredgewidth=1.4)
-        each.set_title(percent_label(metric))
+        each.set_title(metric_label(metric))
         each.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(found)), [each.method for each in found])
     axes[0].set_ylim(len(found) - 0.4, -0.6)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from gallop_ray.spec.metrics import display_name
+from gallop_ray.spec.metrics import display_name, unit_of
 
 # Okabe and Ito's hues, darkened until each has a contrast of 3 to 1 against white; red-green blind readers tell
 # neighbours apart by lightness. The page puts lighter ones in their place in dark mode.
@@ -112,10 +112,10 @@ def plot_points(axes: Axes, points: Sequence[tuple[float, float]], look: MethodS
     axes.plot(across, up, look.marker, color=look.colour, alpha=alpha, markersize=4, linewidth=0, rasterized=many)
 
 
-def percent_label(metric: str) -> str:
-    """The label of an axis in percent, capitalised."""
+def metric_label(metric: str) -> str:
+    """The label of an axis with its unit, capitalised."""
     name = display_name(metric)
-    return f"{name[0].upper()}{name[1:]} (%)"
+    return f"{name[0].upper()}{name[1:]} ({unit_of(metric)})"
 
 
 _COLUMNS = 6

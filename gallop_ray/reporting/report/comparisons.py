@@ -1,12 +1,12 @@
 """Pairwise comparisons of methods: a table, and a figure of those with the leader."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 
 from gallop_ray.analysis.comparison import Comparison
 from gallop_ray.reporting.report.material import ReportData
-from gallop_ray.reporting.report.sheet import MISSING, Cell, Column, ReportTable, number_cell, text_cell
+from gallop_ray.reporting.report.sheet import MISSING, Cell, Column, ReportTable, metric_cell, number_cell, text_cell
 from gallop_ray.spec.metrics import display_name
 
 _MOST_OPEN = 12
@@ -14,7 +14,7 @@ _COLUMNS = (
     Column("First", "first_method", numeric=False),
     Column("Second", "second_method", numeric=False),
     Column("Metric", "metric", numeric=False),
-    Column("Difference", "difference", note="first minus second, percentage points"),
+    Column("Difference", "difference", note="first minus second, percentage points, of losses nats"),
     Column("from", "low", note="lower end of the interval"),
     Column("to", "high", note="upper end of the interval"),
     Column("Effect size", "effect_size"),
@@ -34,8 +34,8 @@ def comparisons_sheet(material: ReportData) -> ReportTable | None:
         return None
     caption = (
         "Best configurations in pairs over the seeds that both have: the difference of the means with its 95 % "
-        "interval, in percentage points. Smallest p is what the test could reach at best with so many seeds: where it "
-        "is not below 0.05, only more seeds can tell the two apart."
+        "interval, in percentage points, of losses in nats. Smallest p is what the test could reach at best with so "
+        "many seeds: where it is not below 0.05, only more seeds can tell the two apart."
     )
     rows = [_row(each) for each in found]
     return ReportTable("comparisons", "All pairs", caption, _COLUMNS, rows, folded=len(rows) > _MOST_OPEN)
@@ -46,7 +46,7 @@ def _row(each: Comparison) -> list[Cell]:
         text_cell(each.first_method),
         text_cell(each.second_method),
         Cell(display_name(each.metric), each.metric),
-        *(_points(value) for value in (each.difference, each.low, each.high)),
+        *(_points(each.metric, value) for value in (each.difference, each.low, each.high)),
         number_cell(each.effect_size, 2),
         Cell(str(each.seeds), each.seeds),
         text_cell(each.test),
@@ -55,8 +55,9 @@ def _row(each: Comparison) -> list[Cell]:
     ]
 
 
-def _points(share: float | None) -> Cell:
-    return Cell(MISSING) if share is None else Cell(f"{100 * share:+.1f}".replace("-", "−"), share)  # noqa: RUF001
+def _points(metric: str, value: float | None) -> Cell:
+    cell = metric_cell(metric, value, sign="+")
+    return replace(cell, text=cell.text.replace("-", "−"))  # noqa: RUF001
 
 
 def _probability(p: float | None) -> Cell:

@@ -11,16 +11,17 @@ from gallop_ray.reporting.report.sheet import (
     count_cell,
     gigabytes_cell,
     measured_cell,
+    metric_cell,
     number_cell,
-    percent_cell,
     seconds_cell,
     spread_cell,
     text_cell,
 )
+from gallop_ray.spec.measures import label_of
 from gallop_ray.spec.metrics import display_name, test_metrics
 
 Part = tuple[Column, Callable[[Summary], Cell]]
-_OVER_SEEDS = "In percent, mean ± standard deviation over seeds (n - 1)."
+_OVER_SEEDS = "In percent, losses in nats, mean ± standard deviation over seeds (n - 1)."
 
 
 def best_sheet(material: ReportData) -> ReportTable:
@@ -29,7 +30,8 @@ def best_sheet(material: ReportData) -> ReportTable:
     by = " and ".join(map(display_name, material.sweep.objective.all_metrics))
     caption = (
         f"Each method's best configuration by {by}{fresh}. Accuracies, forget ratio and collapse rate are on "
-        f"test sets by likelihood, in percent, mean ± standard deviation (n - 1) over n seeds.{_denominator(material)}"
+        "test sets by what each task counts by, in percent (losses in nats), mean ± standard deviation (n - 1) over n "
+        f"seeds.{_denominator(material)}"
     )
     parts = [_method(), *_parts(material), _configuration()]
     return _sheet("best", "The best of each method", caption, parts, material.best, material.base_row)
@@ -44,22 +46,37 @@ def configurations_sheet(material: ReportData) -> ReportTable:
 
 
 def tasks_sheets(material: ReportData) -> list[ReportTable]:
-    """Accuracy on each task's test set, by likelihood and, folded, by generation, where measured."""
-    return [_tasks_sheet(material, way) for way in ("likelihood", "generated") if _measured(material, way)]
+    """What each task counts by on its test set and, folded, what else was measured of it."""
+    ways = _ways(material)
+    if not material.best or not ways:
+        return []
+    counts = {task: of_it[0] for task, of_it in ways.items()}
+    alike = len({*counts.values()}) == 1
+    by = label_of(next(iter(counts.values()))) if alike else "by what each task counts by"
+    trained = f"{' and '.join(material.sweep.data.train_tasks)} is the task trained on."
+    caption = f"Test sets, {by}; {trained} {_OVER_SEEDS}"
+    named = {task: task if alike else f"{task}, {label_of(way)}" for task, way in counts.items()}
+    parts = [_method(), *(_share(named[task], _task(task, way)) for task, way in counts.items())]
+    sheets = [_sheet("tasks", "Task by task", caption, parts, material.best, material.base_row)]
+    more = dict.fromkeys(way for of_it in ways.values() for way in of_it[1:])
+    return [*sheets, *(_also_sheet(material, way, [task for task in ways if way in ways[task]]) for way in more)]
 
 
-def _measured(material: ReportData, way: str) -> bool:
-    name = _task(material.sweep.data.train_tasks[0], way)
-    return bool(material.best) and name in material.frame and bool(material.frame[name].notna().any())
+def _also_sheet(material: ReportData, way: str, tasks: Sequence[str]) -> ReportTable:
+    parts = [_method(), *(_share(task, _task(task, way)) for task in tasks)]
+    caption = f"Test sets, {label_of(way)}. {_OVER_SEEDS}"
+    title = f"The same, {label_of(way)}"
+    return _sheet(f"tasks_{way}", title, caption, parts, material.best, material.base_row, folded=True)
 
 
-def _tasks_sheet(material: ReportData, way: str) -> ReportTable:
-    data, folded = material.sweep.data, way == "generated"
-    parts = [_method(), *(_share(task, _task(task, way)) for task in (*data.train_tasks, *data.ood))]
-    by = "generation" if folded else "likelihood"
-    caption = f"Accuracy on each test set by {by}; {data.train_task} is the task trained on. {_OVER_SEEDS}"
-    name, title = ("tasks_generated", "The same by generation") if folded else ("tasks", "Task by task")
-    return _sheet(name, title, caption, parts, material.best, material.base_row, folded)
+def _ways(material: ReportData) -> dict[str, list[str]]:
+    """Of each task that was measured the ways of its test set, the one that counts first."""
+    data, found = material.sweep.data, dict[str, list[str]]()
+    for result in material.results:
+        for task in (*data.train_tasks, *data.ood):
+            if ways := result.tasks.get(task, {}).get("test"):
+                found.setdefault(task, list(ways))
+    return found
 
 
 def _task(task: str, way: str) -> str:
@@ -70,7 +87,7 @@ _FURTHER = {
     "Parseable": "parseable_share",
     "Memorization": "memorization",
 }
-_LOSSES = {"Text loss": "text_loss", "Increase": "text_loss_increase"}
+_LOSSES = {"Text loss": "text_loss", "Increase": "text_loss_increase", "Perplexity": "text_perplexity"}
 
 
 def further_sheet(material: ReportData) -> ReportTable | None:
@@ -84,7 +101,8 @@ def further_sheet(material: ReportData) -> ReportTable | None:
     caption = (
         "Test sets by generating and parsing answers (gen.), and, where they were measured: the share of answers that "
         "could be parsed, memorization (share of wrong OOD answers in the training task's format), and the mean token "
-        "cross-entropy on held-out text with its increase over the base model. Mean ± standard deviation over seeds."
+        "cross-entropy on held-out text, its increase over the base model, and its perplexity. Mean ± standard "
+        "deviation over seeds."
     )
     title = "By generating, and what else was measured"
     return _sheet("further", title, caption, [_method(), *parts], material.best, material.base_row)
@@ -126,7 +144,7 @@ def _objective(material: ReportData) -> list[Part]:
     metrics = material.sweep.objective.all_metrics
 
     def cell(place: int) -> Callable[[Summary], Cell]:
-        return lambda summary: percent_cell(summary.values[place])
+        return lambda summary: metric_cell(metrics[place], summary.values[place])
 
     names = {metric: "Val" if len(metrics) == 1 else display_name(metric) for metric in metrics}
     note = "the objective: what the search went by"

@@ -8,6 +8,7 @@ import pandas as pd
 
 from gallop_ray.analysis.ranking import Summary
 from gallop_ray.reporting.table import short_count
+from gallop_ray.spec.metrics import shown_value
 
 MISSING = "–"  # noqa: RUF001
 _MOST_LISTED = 500
@@ -125,9 +126,16 @@ def percent_cell(mean: float | None, std: float | None = None) -> Cell:
     return Cell(f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}"), mean, std)
 
 
+def metric_cell(metric: str, mean: float | None, std: float | None = None, sign: str = "") -> Cell:
+    """A metric in its own unit."""
+    if mean is None:
+        return Cell(MISSING)
+    return Cell(shown_value(metric, mean, std, sign, " ± "), mean, std)
+
+
 def measured_cell(summary: Summary, metric: str) -> Cell:
     """The mean and standard deviation over seeds of a share."""
-    return percent_cell(*summary.over_seeds(metric))
+    return metric_cell(metric, *summary.over_seeds(metric))
 
 
 def number_cell(value: float | None, digits: int = 3) -> Cell:

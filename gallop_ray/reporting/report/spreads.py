@@ -3,7 +3,7 @@
 from gallop_ray.analysis.spread import Spread
 from gallop_ray.analysis.statistics import ConfigurationStatistics
 from gallop_ray.reporting.report.material import ReportData
-from gallop_ray.reporting.report.sheet import Cell, Column, ReportTable, percent_cell, text_cell
+from gallop_ray.reporting.report.sheet import Cell, Column, ReportTable, metric_cell, text_cell
 from gallop_ray.spec.metrics import display_name
 
 _METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
@@ -42,5 +42,5 @@ def spreads_sheet(material: ReportData) -> ReportTable | None:
 def _row(each: ConfigurationStatistics, metric: str, spread: Spread) -> list[Cell]:
     shares = (spread.mean, spread.std, spread.standard_error, spread.low, spread.high, spread.worst)
     seed = Cell("") if spread.worst_seed is None else Cell(str(spread.worst_seed), spread.worst_seed)
-    numbers = [Cell(str(spread.n), spread.n), *(percent_cell(share) for share in shares), seed]
+    numbers = [Cell(str(spread.n), spread.n), *(metric_cell(metric, share) for share in shares), seed]
     return [text_cell(each.method), Cell(display_name(metric), metric), *numbers]

@@ -1,0 +1,154 @@
+"""What is measured of a task, and how: by its kind where data.tasks says nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gallop_ray.spec.measures import BUILT_IN, Measure, Normalize, measure, normalization
+from gallop_ray.spec.metrics import Scores, find
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.accuracy import EvaluationSettings, Generated, generated_texts
+from gallop_ray.tasks.answers import is_right, read_answer
+from gallop_ray.tasks.choices import by_likelihood
+from gallop_ray.tasks.examples import Example, Kind
+from gallop_ray.tasks.losses import example_losses
+from gallop_ray.tasks.measure_values import values_of
+from gallop_ray.tasks.values import Values, packed
+
+_BY_KIND: dict[Kind, str] = {"choice": "likelihood", "number": "generated", "text": "loss", "plain": "loss"}
+_TRIED = 8  # right answers that an own measure is tried with
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured of a task's examples, all of one kind.
+
+    `counts` is measured of every split and goes first; `also`, which may have it as well, of test sets alone, and
+    losses wherever the objective goes by them.
+    """
+
+    task: str
+    kind: Kind
+    counts: Measure
+    also: tuple[Measure, ...] = ()
+    normalize: Normalize = "characters"
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    losses: bool = False
+    """Whether the objective goes by losses."""
+
+    def of(self, test: bool) -> list[Measure]:
+        """The measures of a split, the one that counts first."""
+        loss = (BUILT_IN["loss"],) if self.losses else ()
+        return list(dict.fromkeys((self.counts, *(self.also if test else ()), *loss)))
+
+    def settings(self, usual: EvaluationSettings) -> EvaluationSettings:
+        """How to evaluate this task, by what is usual in a sweep."""
+        if self.max_new_tokens is not None:
+            new = self.max_new_tokens
+            usual = replace(usual, max_new_tokens=new, max_reasoning_tokens=new)
+        return replace(usual, stop=self.stop)
+
+    def new_tokens(self, usual: EvaluationSettings) -> int:
+        """How many tokens are generated for an example at most."""
+        settings = self.settings(usual)
+        generates = any(each.by == "generation" for each in self.of(test=True))
+        most = settings.max_new_tokens if self.kind == "choice" else settings.max_reasoning_tokens
+        return most if generates else 0
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise ValueError where these examples cannot be measured so, before anything is spent."""
+        for each in self.of(test=True):
+            if not _fits(each, self.kind):
+                raise ValueError(
+                    f"task {self.task}: measure {each.name} is not for {_SAID[self.kind]}; choose another, or leave it "
+                    f"out for {_BY_KIND[self.kind]}"
+                )
+            if each.function:
+                some = examples[:_TRIED]
+                values_of(each, [one.answer for one in some], some)
+
+
+_SAID: dict[Kind, str] = {
+    "choice": "a choice",
+    "number": "answers that are numbers",
+    "text": "free text",
+    "plain": "plain text without a prompt",
+}
+
+
+def _fits(each: Measure, kind: Kind) -> bool:
+    if each.by == "likelihood":
+        return kind == "choice"
+    if each.name == "generated":
+        return kind in ("choice", "number")
+    return each.by == "loss" or kind != "plain"
+
+
+def measuring(sweep: Sweep, task: str, examples: Sequence[Example]) -> Measuring:
+    """What a sweep measures of a task with these examples."""
+    asked, kind = sweep.data.task(task), examples[0].kind
+    named = measure(asked.measure) if asked.measure else BUILT_IN[_BY_KIND[kind]]
+    also = [measure(name) for name in asked.also]
+    if kind == "choice" and sweep.evaluation.generate:
+        also.insert(0, BUILT_IN["generated"])
+    return Measuring(
+        task,
+        kind,
+        named,
+        tuple(also),
+        asked.normalize or normalization(task),
+        asked.max_new_tokens,
+        asked.stop,
+        any((metric := find(name)) is not None and metric.of == "loss" for name in sweep.objective.all_metrics),
+    )
+
+
+def refuse_unmeasured_objective(sweep: Sweep, tasks: Mapping[str, Measuring]) -> None:
+    """Raise ValueError where the objective is made of shares, and tasks that it needs count by their loss."""
+    known = {name: None if how.counts.by == "loss" else 0.5 for name, how in tasks.items()}
+    for each in sweep.data.rounds:
+        scores = Scores(known[each.train_task], {task: 0.5 for task in each.ood if known[task] is not None})
+        for name in sweep.objective.all_metrics:
+            metric = find(name)
+            if metric is not None and metric.of == "share" and metric.value(scores, scores) is None:
+                loss = [task for task in (each.train_task, *each.ood) if known[task] is None]
+                raise ValueError(
+                    f"objective.metric {name} cannot be measured: {', '.join(loss)} counts by loss; write objective: "
+                    "{metric: val_id_loss}, or give the task a measure in data.tasks"
+                )
+
+
+@dataclass(frozen=True)
+class Split:
+    """What was measured of a split: values by way, the one that counts first; and what was generated, if anything."""
+
+    ways: dict[str, Values]
+    generated: Generated | None = None
+
+
+def measured(
+    model: Any, tokenizer: Any, examples: Sequence[Example], how: Measuring, settings: EvaluationSettings, test: bool
+) -> Split:
+    """Measure the examples of a split. Collective, equal on every rank."""
+    settings, measures = how.settings(settings), how.of(test)
+    ways: dict[str, Values] = {}
+    texts: list[str] = []
+    if any(each.by == "generation" for each in measures):
+        texts = generated_texts(model, tokenizer, examples, settings)
+    for each in measures:
+        if each.by == "likelihood":
+            found = by_likelihood(model, tokenizer, examples, settings, how.normalize)
+            ways |= {way: packed(values) for way, values in found.items()}
+        elif each.by == "loss":
+            ways["loss"] = packed(example_losses(model, tokenizer, examples, settings))
+        else:
+            ways[each.name] = packed(values_of(each, texts, examples))
+    return Split(ways, _read(texts, examples) if texts else None)
+
+
+def _read(texts: list[str], examples: Sequence[Example]) -> Generated:
+    if examples[0].kind == "text":  # what a text says is for its measures alone
+        return Generated([], texts, [])
+    read = [read_answer(text, one) for text, one in zip(texts, examples, strict=True)]
+    return Generated([is_right(value, one) for value, one in zip(read, examples, strict=True)], texts, read)

@@ -1,0 +1,108 @@
+"""What is measured of a task, by its kind and by what data.tasks says, on a tiny model."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
+from gallop_ray.tasks.examples import Example, free, reasoned
+from gallop_ray.tasks.measuring import measured, measuring, refuse_unmeasured_objective
+from gallop_ray.testing.model import of_pocket_vocabulary
+
+SETTINGS = EvaluationSettings("{instruction}\n{input}\n", max_length=64, batch_size=4, max_new_tokens=4)
+CHOICE = [Example(f"max 3 {i}?\nAnswer:", "", ("3", "7"), ("3", "7"), i % 2, joint=" ") for i in range(5)]
+HOUSE = [replace(one, joint=None) for one in CHOICE]
+NUMBER = [reasoned(f"max 3 {i}", "", "it is 3", 3.0) for i in range(5)]
+TEXT = [free(f"say {i}", "", "1 2") for i in range(5)]
+PLAIN = [free("", "", f"max 3 {i}") for i in range(5)]
+
+
+def sweep(objective: dict[str, Any] | None = None, generate: bool = True, **task: Any) -> Sweep:
+    return Sweep.model_validate(
+        {
+            "name": "tiny",
+            "model": {"name": "tiny"},
+            "data": {"train": "mine", "tasks": {"mine": {"source": "mine.jsonl", **task}}},
+            "methods": [{"type": "gallop"}],
+            "evaluation": {"generate": generate},
+            **({"objective": objective} if objective else {}),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("examples", "task", "validation", "test"),
+    [
+        (HOUSE, {}, ["likelihood"], ["likelihood", "generated"]),
+        (CHOICE, {}, ["likelihood", "acc", "acc_norm"], ["likelihood", "acc", "acc_norm", "generated"]),
+        (CHOICE, {"measure": "generated"}, ["generated"], ["generated"]),
+        (NUMBER, {}, ["generated"], ["generated"]),
+        (NUMBER, {"also": ["loss"]}, ["generated"], ["generated", "loss"]),
+        (TEXT, {}, ["loss"], ["loss"]),
+        (TEXT, {"measure": "f1", "also": ["chrf", "loss"]}, ["f1"], ["f1", "chrf", "loss"]),
+        (PLAIN, {}, ["loss"], ["loss"]),
+    ],
+)
+def test_the_ways_of_each_kind(examples: list[Example], task: Any, validation: list[str], test: list[str]) -> None:
+    model, tokenizer = of_pocket_vocabulary()
+    how = measuring(sweep(**task), "mine", examples)
+    how.check(examples)
+    for whole, ways in ((False, validation), (True, test)):
+        found = measured(model, tokenizer, examples, how, SETTINGS, test=whole)
+        assert list(found.ways) == ways
+        assert {len(each) for each in found.ways.values()} == {5}
+        assert (found.generated is not None) == any(way in ("generated", "f1") for way in ways)
+
+
+def test_an_objective_of_losses_has_them_measured_everywhere() -> None:
+    model, tokenizer = of_pocket_vocabulary()
+    how = measuring(sweep({"metric": "val_id_loss"}), "mine", CHOICE)
+    assert list(measured(model, tokenizer, CHOICE, how, SETTINGS, test=False).ways)[-1] == "loss"
+
+
+def test_generation_ends_at_a_stop_text() -> None:
+    model, tokenizer = of_pocket_vocabulary()
+    settings = replace(SETTINGS, max_reasoning_tokens=12)
+    whole = generated_texts(model, tokenizer, TEXT, settings)
+    (stop,) = [next(each for each in whole if len(each) > 3)[1:3]]
+    calls: list[int] = []
+    model.register_forward_hook(lambda module, args, output: calls.append(1))
+    found = generated_texts(model, tokenizer, TEXT, replace(settings, stop=(stop,)))
+    assert found == [text.partition(stop)[0] for text in whole]
+    assert found != whole
+    assert len(calls) <= 24
+
+
+@pytest.mark.parametrize(
+    ("examples", "task", "said"),
+    [
+        (TEXT, {"measure": "likelihood"}, "task mine: measure likelihood is not for free text"),
+        (TEXT, {"also": ["generated"]}, "task mine: measure generated is not for free text"),
+        (PLAIN, {"measure": "f1"}, "task mine: measure f1 is not for plain text without a prompt"),
+        (TEXT, {"measure": "json_equal"}, "the answer '1 x' is no JSON"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(examples: list[Example], task: Any, said: str) -> None:
+    examples = [replace(one, options=("1 x",)) for one in examples] if task.get("measure") == "json_equal" else examples
+    with pytest.raises(ValueError, match=said):
+        measuring(sweep(**task), "mine", examples).check(examples)
+
+
+def test_an_objective_of_shares_needs_tasks_that_have_some() -> None:
+    asked = sweep()
+    tasks = {"mine": measuring(asked, "mine", TEXT)}
+    with pytest.raises(ValueError, match="val_id_accuracy cannot be measured: mine counts by loss; write objective"):
+        refuse_unmeasured_objective(asked, tasks)
+    refuse_unmeasured_objective(sweep({"metric": "val_id_loss"}), tasks)
+    named = sweep(measure="f1")
+    refuse_unmeasured_objective(named, {"mine": measuring(named, "mine", TEXT)})
+
+
+def test_the_default_objective_is_the_loss_where_that_is_what_counts() -> None:
+    assert sweep().objective.metric == "val_id_accuracy"
+    assert sweep(format="messages").objective.metric == "val_id_loss"
+    assert sweep(measure="loss").objective.metric == "val_id_loss"
+    assert sweep(format="messages", measure="rougeL").objective.metric == "val_id_accuracy"
+    assert not sweep(format="messages").objective.maximize

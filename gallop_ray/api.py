@@ -152,8 +152,9 @@ def run_sweep(
         asked = _with_rows(sweep, data)
     from gallop_ray.sweep.driver import located
     from gallop_ray.sweep.driver import run_sweep as run
+    from gallop_ray.tasks.objective import with_default_objective
 
-    return run(located(asked), verbose, sweep if isinstance(sweep, str | Path) else None).path
+    return run(located(with_default_objective(asked)), verbose, sweep if isinstance(sweep, str | Path) else None).path
 
 
 def _read(

@@ -104,7 +104,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> Sweep:
-    return load_sweep(arguments.sweep, arguments.overrides, _refused_by_libraries)
+    sweep = load_sweep(arguments.sweep, arguments.overrides, _refused_by_libraries)
+    if not sweep.data.tasks:
+        return sweep
+    from gallop_ray.tasks.objective import with_default_objective
+
+    return with_default_objective(sweep)
 
 
 def _refused_by_libraries(sweep: Sweep) -> Iterator[tuple[Path, str]]:

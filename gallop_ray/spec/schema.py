@@ -331,6 +331,17 @@ class ObjectiveSpec(Frozen):
         return maximized(self.metric)
 
 
+LOSS_OBJECTIVE = "val_id_loss"
+"""What a search goes by that trains on what counts by its loss, unless it says something else."""
+
+
+def _by_default(objective: ObjectiveSpec, metric: str) -> ObjectiveSpec:
+    """With another default, which still counts as not given."""
+    found = objective.model_copy(update={"metric": metric})
+    found.model_fields_set.discard("metric")
+    return found
+
+
 class BudgetSpec(Frozen):
     """How much to spend. A method with nothing to search runs one configuration."""
 
@@ -474,8 +485,8 @@ class Sweep(Frozen):
             return objective
         trained_on = [data.tasks[name] for name in data.train_tasks if name in data.tasks]
         if len(trained_on) == len(data.train_tasks) and all(task.counts_by_loss for task in trained_on):
-            return objective.model_copy(update={"metric": "val_id_loss"})
-        return objective if data.rounds[0].ood else objective.model_copy(update={"metric": "val_id_accuracy"})
+            return _by_default(objective, LOSS_OBJECTIVE)
+        return objective if data.rounds[0].ood else _by_default(objective, "val_id_accuracy")
 
     @model_validator(mode="after")
     def _fields_fit(self, info: ValidationInfo) -> Self:

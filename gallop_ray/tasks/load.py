@@ -45,7 +45,7 @@ def load_tasks(sweep: Sweep, names: Collection[str] | None = None) -> dict[str, 
     asked = [name for name in (*data.train_tasks, *data.ood) if names is None or name in names]
     found = {name: load_task(name, data, SPLITS if name in data.train_tasks else _MEASURED) for name in asked}
     for name, task in found.items():
-        measuring(sweep, name, task.test).check(task.test)
+        measuring(sweep, name, task.test).check([*task.validation, *task.test])
         if not sweep.evaluation.generate and any(one.number is not None for one in task.test + task.validation):
             raise ValueError(
                 f"task {name} has no answer options, so its accuracy needs generated answers; set evaluation.generate "

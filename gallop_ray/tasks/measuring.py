@@ -65,7 +65,7 @@ class Measuring:
                     f"out for {_BY_KIND[self.kind]}"
                 )
             if each.function:
-                some = examples[:_TRIED]
+                some = examples if each.name == "json_equal" else examples[:_TRIED]
                 values_of(each, [one.answer for one in some], some)
 
 

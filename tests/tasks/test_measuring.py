@@ -1,6 +1,8 @@
 """What is measured of a task, by its kind and by what data.tasks says, on a tiny model."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
 from gallop_ray.tasks.examples import Example, free, reasoned
 from gallop_ray.tasks.measuring import measured, measuring, refuse_unmeasured_objective
+from gallop_ray.tasks.objective import with_default_objective
 from gallop_ray.testing.model import of_pocket_vocabulary
 
 SETTINGS = EvaluationSettings("{instruction}\n{input}\n", max_length=64, batch_size=4, max_new_tokens=4)
@@ -24,7 +27,7 @@ def sweep(objective: dict[str, Any] | None = None, generate: bool = True, **task
         {
             "name": "tiny",
             "model": {"name": "tiny"},
-            "data": {"train": "mine", "tasks": {"mine": {"source": "mine.jsonl", **task}}},
+            "data": {"train": "mine", "tasks": {"mine": {"source": "mine.jsonl"} | task}},
             "methods": [{"type": "gallop"}],
             "evaluation": {"generate": generate},
             **({"objective": objective} if objective else {}),
@@ -106,3 +109,21 @@ def test_the_default_objective_is_the_loss_where_that_is_what_counts() -> None:
     assert sweep(measure="loss").objective.metric == "val_id_loss"
     assert sweep(format="messages", measure="rougeL").objective.metric == "val_id_accuracy"
     assert not sweep(format="messages").objective.maximize
+
+
+@pytest.mark.parametrize(
+    ("row", "metric"),
+    [
+        ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}, "val_id_loss"),
+        ({"prompt": "hi", "completion": "hello"}, "val_id_loss"),
+        ({"question": "hi?", "choices": ["hello", "no"], "label": 0}, "val_id_accuracy"),
+    ],
+)
+def test_the_default_objective_goes_by_the_rows_of_local_files(tmp_path: Path, row: Any, metric: str) -> None:
+    source = tmp_path / "mine.jsonl"
+    source.write_text(json.dumps(row) + "\n")
+    found = with_default_objective(sweep(source=str(source)))
+    assert found.objective.metric == metric
+    said = sweep({"metric": "val_id_accuracy"}, source=str(source))
+    assert with_default_objective(said) == said
+    assert with_default_objective(sweep(source=str(source), measure="f1")).objective.metric == "val_id_accuracy"

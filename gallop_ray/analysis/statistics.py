@@ -17,12 +17,12 @@ from gallop_ray.analysis.spread import Spread, spread
 from gallop_ray.analysis.verdict import Verdict, decide, selection_text
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import CONFIRMATION, SEARCH, EndedRun
+from gallop_ray.spec.metrics import compared
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import Correct
 
 MEAN_ACCURACY = "mean_accuracy"
 """The mean of ID and OOD accuracy on test sets."""
-_COMPARED = ("id_accuracy", "ood_accuracy", "forget_ratio")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
     correct = [{run.seed: recorded(folder.run(run.configuration, run.seed)) for run in runs} for _, runs in winners]
     comparisons = {
         name: _comparisons(winners, correct, name, weights_of(folder, sweep, name))
-        for name in dict.fromkeys([metric, *_COMPARED])
+        for name in dict.fromkeys([metric, *compared()])
     }
     return SweepStatistics(
         metric=metric,

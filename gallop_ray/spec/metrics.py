@@ -204,6 +204,11 @@ def test_metrics() -> list[Metric]:
     return [each for each in metrics() if each.on_tests]
 
 
+def compared() -> tuple[str, ...]:
+    """Those of test sets that methods are compared by, example by example: what was learnt, what was forgotten."""
+    return tuple(name for name, each in BUILT_IN.items() if each.on_tests and each.weights is not None)
+
+
 def declare(name: str) -> Metric:
     """Add the metric that a sweep names to those of this process. Raises ValueError as `named` does."""
     found = named(name)

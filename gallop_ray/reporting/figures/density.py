@@ -11,7 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from gallop_ray.analysis.ranking import Summary
 from gallop_ray.errors import NothingToDrawError
-from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched
+from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, values
 from gallop_ray.reporting.figures.style import (
     MethodStyle,
     legend_below,
@@ -20,11 +20,11 @@ from gallop_ray.reporting.figures.style import (
     panels,
     styled,
 )
-from gallop_ray.spec.metrics import scale_of
+from gallop_ray.spec.metrics import compared, scale_of
 from gallop_ray.spec.schema import ObjectiveSpec
 
 _MOST_POINTS = 8
-METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
+METRICS = compared()
 
 
 @styled
@@ -42,8 +42,10 @@ def plot_density(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metric
     if not any(len(curve) > 1 for curve in curves.values()):
         raise NothingToDrawError("no method was tried at two densities")
     look = method_styles(frame["method"])
-    figure, axes = panels(len(metrics), 3, 2.7, sharex=True)
-    for each, metric in zip(axes, metrics, strict=True):
+    known = [each for each in metrics if any(values(one, each) for curve in curves.values() for one in curve)]
+    shown = known or metrics
+    figure, axes = panels(len(shown), 3, 2.7, sharex=True)
+    for each, metric in zip(axes, shown, strict=True):
         for method, curve in curves.items():
             _draw(each, curve, metric, look[method])
         each.set_xscale("log")

@@ -28,6 +28,12 @@ from gallop_ray.spec.schema import ObjectiveSpec
 Point = tuple[float, float]
 
 
+def learnt_and_forgotten(frame: pd.DataFrame) -> tuple[str, str]:
+    """The metrics of the axes, x and y: accuracies, or losses where the task trained on counts by its loss."""
+    has = {name for name in ("id_accuracy", "id_loss") if name in frame and frame[name].notna().any()}
+    return ("ood_loss_increase", "id_loss") if has == {"id_loss"} else ("forget_ratio", "id_accuracy")
+
+
 @styled
 def plot_front(
     frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, x: str = "forget_ratio", y: str = "id_accuracy"

@@ -21,6 +21,7 @@ from gallop_ray.reporting.figures import (
     plot_overlap,
     plot_seeds,
 )
+from gallop_ray.reporting.figures.front import learnt_and_forgotten
 from gallop_ray.reporting.report.comparisons import with_the_leader
 from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.reporting.report.svg import RenderedFigure, write_figure
@@ -57,6 +58,7 @@ def drawings(material: ReportData) -> dict[str, FigureSpec]:
 def _of_results(material: ReportData) -> list[FigureSpec]:
     frame, objective = material.frame, material.sweep.objective
     by = display_name(objective.metric)
+    forgotten, learnt = learnt_and_forgotten(frame)
     return [
         FigureSpec(
             "differences",
@@ -76,10 +78,10 @@ def _of_results(material: ReportData) -> list[FigureSpec]:
         FigureSpec(
             "front",
             "Learning against forgetting",
-            "ID accuracy against forget ratio on test sets: small points are the means of all configurations, large "
+            f"{display_name(learnt)} against {display_name(forgotten)} on test sets: small points are the means of all configurations, large "
             "ones each method's best with bars of one standard deviation over seeds, and the dashed line joins the "
             "configurations that no other beats in both.",
-            lambda: plot_front(frame, objective),
+            lambda: plot_front(frame, objective, forgotten, learnt),
         ),
         FigureSpec(
             "learning_rate",

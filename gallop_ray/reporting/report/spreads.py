@@ -4,9 +4,8 @@ from gallop_ray.analysis.spread import Spread
 from gallop_ray.analysis.statistics import ConfigurationStatistics
 from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.reporting.report.sheet import Cell, Column, ReportTable, metric_cell, text_cell
-from gallop_ray.spec.metrics import display_name
+from gallop_ray.spec.metrics import compared, display_name
 
-_METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
 _COLUMNS = (
     Column("Method", "method", numeric=False),
     Column("Metric", "metric", numeric=False),
@@ -23,7 +22,7 @@ _COLUMNS = (
 
 def spreads_sheet(material: ReportData) -> ReportTable | None:
     """Mean, errors, interval and worst seed; None without a finished run."""
-    metrics = dict.fromkeys([material.statistics.metric, *_METRICS])
+    metrics = dict.fromkeys([material.statistics.metric, *compared()])
     rows = [
         _row(each, metric, each.spreads[metric])
         for each in material.statistics.best
@@ -33,7 +32,7 @@ def spreads_sheet(material: ReportData) -> ReportTable | None:
     if not rows:
         return None
     caption = (
-        "Each method's best configuration over its seeds, in percent; from and to are the ends of the bootstrap 95 % "
+        "Each method's best configuration over its seeds, in percent, losses in nats; from and to are the ends of the bootstrap 95 % "
         "interval of the mean, which takes three seeds."
     )
     return ReportTable("spreads", "Errors, intervals and worst seeds", caption, _COLUMNS, rows, folded=True)

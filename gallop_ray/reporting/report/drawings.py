@@ -78,9 +78,9 @@ def _of_results(material: ReportData) -> list[FigureSpec]:
         FigureSpec(
             "front",
             "Learning against forgetting",
-            f"{display_name(learnt)} against {display_name(forgotten)} on test sets: small points are the means of all configurations, large "
-            "ones each method's best with bars of one standard deviation over seeds, and the dashed line joins the "
-            "configurations that no other beats in both.",
+            f"{display_name(learnt)} against {display_name(forgotten)} on test sets: small points are the means of all "
+            "configurations, large ones each method's best with bars of one standard deviation over seeds, and the "
+            "dashed line joins the configurations that no other beats in both.",
             lambda: plot_front(frame, objective, forgotten, learnt),
         ),
         FigureSpec(

@@ -32,8 +32,8 @@ def spreads_sheet(material: ReportData) -> ReportTable | None:
     if not rows:
         return None
     caption = (
-        "Each method's best configuration over its seeds, in percent, losses in nats; from and to are the ends of the bootstrap 95 % "
-        "interval of the mean, which takes three seeds."
+        "Each method's best configuration over its seeds, in percent, losses in nats; from and to are the ends of the "
+        "bootstrap 95 % interval of the mean, which takes three seeds."
     )
     return ReportTable("spreads", "Errors, intervals and worst seeds", caption, _COLUMNS, rows, folded=True)
 

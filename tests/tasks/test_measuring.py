@@ -27,7 +27,7 @@ def sweep(objective: dict[str, Any] | None = None, generate: bool = True, **task
         {
             "name": "tiny",
             "model": {"name": "tiny"},
-            "data": {"train": "mine", "tasks": {"mine": {"source": "mine.jsonl"} | task}},
+            "data": {"train": "mine", "tasks": {"mine": {"source": "someone/mine"} | task}},
             "methods": [{"type": "gallop"}],
             "evaluation": {"generate": generate},
             **({"objective": objective} if objective else {}),

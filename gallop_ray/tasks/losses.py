@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gallop_ray.tasks.accuracy import EvaluationSettings, evaluating, over_ranks
-from gallop_ray.tasks.encode import IGNORED, Encoded, answer_positions, collate, encode
+from gallop_ray.tasks.encode import IGNORED, Encoded, Learn, answer_positions, collate, encode
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.token_loss import token_losses
 
@@ -12,13 +12,13 @@ _TOKENS = 2048  # in a batch: there are logits of most of them
 
 
 def example_losses(
-    model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings
+    model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings, learn: Learn = "all"
 ) -> list[float]:
-    """The mean cross-entropy in nats of each example's answer, its end included: what training makes smaller.
+    """The mean cross-entropy in nats of what is learnt of each example, as of an answer with its end.
 
     Collective; equal on every rank, and whatever their number.
     """
-    items = [encode(one, tokenizer, settings.prompt, settings.max_length) for one in examples]
+    items = [encode(one, tokenizer, settings.prompt, settings.max_length, learn) for one in examples]
     return [total / max(1, count) for total, count in loss_sums(model, items, tokenizer.pad_token_id)]
 
 

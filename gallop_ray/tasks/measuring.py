@@ -10,6 +10,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.accuracy import EvaluationSettings, Generated, generated_texts
 from gallop_ray.tasks.answers import is_right, read_answer
 from gallop_ray.tasks.choices import by_likelihood
+from gallop_ray.tasks.encode import Learn
 from gallop_ray.tasks.examples import Example, Kind
 from gallop_ray.tasks.losses import example_losses
 from gallop_ray.tasks.measure_values import values_of
@@ -36,6 +37,8 @@ class Measuring:
     stop: tuple[str, ...] = ()
     losses: bool = False
     """Whether the objective goes by losses."""
+    learn: Learn = "all"
+    """Which turns of a conversation losses are of."""
 
     def of(self, test: bool) -> list[Measure]:
         """The measures of a split, the one that counts first."""
@@ -101,6 +104,7 @@ def measuring(sweep: Sweep, task: str, examples: Sequence[Example]) -> Measuring
         asked.max_new_tokens,
         asked.stop,
         any((metric := find(name)) is not None and metric.of == "loss" for name in sweep.objective.all_metrics),
+        asked.learn,
     )
 
 
@@ -141,7 +145,7 @@ def measured(
             found = by_likelihood(model, tokenizer, examples, settings, how.normalize)
             ways |= {way: packed(values) for way, values in found.items()}
         elif each.by == "loss":
-            ways["loss"] = packed(example_losses(model, tokenizer, examples, settings))
+            ways["loss"] = packed(example_losses(model, tokenizer, examples, settings, how.learn))
         else:
             ways[each.name] = packed(values_of(each, texts, examples))
     return Split(ways, _read(texts, examples) if texts else None)

@@ -21,7 +21,7 @@ from gallop_ray.sparse.weights import full_shape, world_size
 from gallop_ray.spec.schema import Sweep, TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.chat import fix_time
-from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode_prompt
+from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode, encode_prompt
 from gallop_ray.tasks.examples import SPLITS, Example, TaskData
 from gallop_ray.tasks.lengths import Fitted, fitted
 from gallop_ray.tasks.load import load_tasks
@@ -240,8 +240,10 @@ def _refuse_unfit(resident: LoadedModel) -> None:
         measured = (*task.validation, *task.test)
         prompts = [encode_prompt(one, resident.tokenizer, prompt, length) for one in measured if one.kind != "plain"]
         trained = [one.input_ids for one in resident.trains.get(name, ())]
-        refuse_unknown_tokens(rows, f"task {name}", [*prompts, *trained])
         how = measuring(sweep, name, task.test)
+        losses = any(each.by == "loss" for each in how.of(test=True))
+        lost = [encode(one, resident.tokenizer, prompt, length, how.learn).input_ids for one in measured if losses]
+        refuse_unknown_tokens(rows, f"task {name}", [*prompts, *trained, *lost])
         new = how.new_tokens(resident.evaluation())
         longest = max(map(len, prompts), default=0)
         if limit is not None and new and longest + new > limit:

@@ -45,6 +45,7 @@ _KINDS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
     ".arrow": "arrow",
+    ".txt": "txt",
 }
 SUFFIXES = tuple(_KINDS)
 """The ends of names of files that rows are read from."""
@@ -65,10 +66,11 @@ def is_local(source: str) -> bool:
 
 def is_missing(source: str) -> bool:
     """Whether a source must be a path, for it is written like one, and nothing is there."""
+    if is_file(source) or is_folder(source):
+        return False
     if has_magic(source):
         return not glob(source, recursive=True)
-    like_a_path = kind_of_file(source) is not None or source.startswith((".", "/", "~"))
-    return like_a_path and not is_file(source) and not is_folder(source)
+    return kind_of_file(source) is not None or source.startswith((".", "/", "~"))
 
 
 def _task_name(name: str) -> str:
@@ -87,8 +89,8 @@ class TaskSpec(Frozen):
 
     source: Annotated[Text, AfterValidator(expanded)] | None = Field(
         default=None,
-        description="a file or glob of JSONL, JSON, CSV, TSV, Parquet or Arrow, a folder of `save_to_disk` or a hub "
-        "id; null: the task of this name in data.root",
+        description="a file or glob of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, a folder of `save_to_disk` or a "
+        "hub id; null: the task of this name in data.root",
     )
     config: str | None = Field(default=None, description="of a hub id: its configuration")
     revision: str | None = Field(default=None, description="of a hub id: branch, tag or commit")

@@ -44,6 +44,8 @@ def test_a_source_alone_or_with_more_loads(load, tmp_path, monkeypatch):
     (tmp_path / "here.csv").touch()
     monkeypatch.chdir(tmp_path)
     assert load(text=OWN % "here.csv").data.tasks["mine"].source == "here.csv"
+    (tmp_path / "b[1].csv").touch()
+    assert load(text=OWN % "'b[1].csv'").data.tasks["mine"].source == "b[1].csv"
     assert load(text=OWN % "owner/name").data.tasks["mine"].source == "owner/name"
     assert load(text=OWN % "{few_shot: 2}").data.task("mine").few_shot == 2
     sweep = load("", "data.formulation=label", text=OWN % "{source: here.csv}")

@@ -104,6 +104,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         folder,
         model={"name": str(folder / "model")},
         data=data,
+        objective={"metric": "val_id_loss"},
         methods=[{"type": "random", "density": 0.1}],
         seeds=1,
         search={},

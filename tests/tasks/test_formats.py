@@ -247,6 +247,13 @@ def test_rows_are_read_from_whatever_holds_them(tmp_path, make):
     check_rows(make(tmp_path))
 
 
+def test_a_file_of_text_has_a_text_a_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(f"line {i}\u2028more" for i in range(20)).encode())
+    found = read(tmp_path / "a.txt")
+    assert {one.kind for one in found} == {"plain"}
+    assert {one.answer for one in found} < {f"line {i}\u2028more" for i in range(20)}
+
+
 def test_a_saved_dataset_has_the_splits_that_it_names(tmp_path):
     assert [len(read(saved_splits(tmp_path), (split,))) for split in ("train", "validation", "test")] == [5, 20, 20]
 

@@ -1,4 +1,4 @@
-"""Files of rows: JSONL, JSON, CSV, TSV, Parquet and Arrow, each also compressed as .gz, .bz2 or .zst.
+"""Files of rows: JSONL, JSON, CSV, TSV, text, Parquet and Arrow, each also compressed as .gz, .bz2 or .zst.
 
 Text files are read here, for datasets' readers know no line numbers, and guess types that depend on the other rows.
 """
@@ -92,6 +92,12 @@ def _object(row: Any, place: str) -> Placed:
     if not isinstance(row, dict):
         raise ValueError(f"{place}: not an object with the names of the columns")
     return place, row
+
+
+def _texts(content: bytes, path: Path) -> Table:
+    """A text a line, the column `text`."""
+    _text(content, path)  # names the line that is not UTF-8
+    return Table([(place, {"text": line.decode("utf-8").strip("\r")}) for place, line in lines_of(content, path)])
 
 
 def _separated(default: str) -> Callable[[bytes, Path], Table]:
@@ -197,6 +203,7 @@ def check_row(row: Row, place: str) -> None:
 
 _READERS: dict[str, Callable[[bytes, Path], Table]] = {
     "json": _json,
+    "txt": _texts,
     "csv": _separated(","),
     "tsv": _separated("\t"),
     "parquet": _parquet,

@@ -32,8 +32,10 @@ def near_duplicates(examples: Sequence[Example], known: Sequence[Example]) -> Ne
     index = MinHashLSH(threshold=SIMILAR, num_perm=_PERMUTATIONS)
     pieces = [_pieces(" ".join(one.question)) for one in there]
 
+    empty = MinHash(num_perm=_PERMUTATIONS)  # drawing the permutations takes longer than using them
+
     def sketch(words: frozenset[bytes]) -> MinHash:
-        found = MinHash(num_perm=_PERMUTATIONS)
+        found = empty.copy()
         found.update_batch(list(words))
         return found
 

@@ -240,14 +240,14 @@ def _sources_exist(sweep: Sweep) -> Iterator[Finding]:
             for field in unused:
                 yield ((*path, field), path), "is not allowed without source, whose rows it is about"
             continue
-        files = {("source",): task.source}
+        files: dict[tuple[str, ...], str] = {("source",): task.source}
         files |= {("splits", ours): theirs for ours, theirs in task.splits.items() if isinstance(theirs, str)}
-        for field, text in files.items():
+        for part, text in files.items():
             if "://" in text:
                 message = f"{shown(hidden(text))} is not allowed; an address is not read, give a path or a hub id"
-                yield ((*path, *field), path), message
+                yield ((*path, *part), path), message
             elif is_missing(text):
-                yield ((*path, *field), path), f"{shown(text)} is not allowed; there is no such file"
+                yield ((*path, *part), path), f"{shown(text)} is not allowed; there is no such file"
         for field in ("config", "revision"):
             if getattr(task, field) is not None and is_local(task.source):
                 yield ((*path, field), path), f"is not allowed with {shown(task.source)}, which is no hub id"

@@ -46,9 +46,9 @@ def near_duplicates(examples: Sequence[Example], known: Sequence[Example]) -> Ne
     for one in asked:
         words = _pieces(" ".join(one.question))
         likely = index.query(sketch(words)) if words else []
-        alike = (place for place in sorted(likely) if _shared(words, pieces[place]) >= SIMILAR)
-        if (place := next(alike, None)) is not None and there[place].question != one.question:
-            found.append((one, there[place]))
+        alike = [there[place] for place in sorted(likely) if _shared(words, pieces[place]) >= SIMILAR]
+        if alike and alike[0].question != one.question:
+            found.append((one, alike[0]))
     return Near(len(found), len(asked), len(there), found[0]) if found else None
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from gallop_ray.spec.tasks import Formulation
 from gallop_ray.tasks.examples import SPLITS, Example, Split
 from gallop_ray.tasks.formats.house import house_examples, house_formulation
-from gallop_ray.tasks.formats.wording import Formulation
 from gallop_ray.tasks.lines import json_object, read_lines
 from gallop_ray.tasks.sources.table import Placed, each_row
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gallop_ray.spec.problems import first_line
+from gallop_ray.spec.tasks import Formulation
 from gallop_ray.tasks.answers import as_number
 from gallop_ray.tasks.examples import Example, Split, reasoned
-from gallop_ray.tasks.formats.wording import Choice, Formulation, question_prompt, worded
+from gallop_ray.tasks.formats.wording import Choice, question_prompt, worded
 
 Row = dict[str, Any]
 

@@ -83,14 +83,18 @@ print(gallop_ray.run_sweep(sys.argv[1], data={"frame": frame}))
 """
 
 
+def save_model(folder: Path) -> None:
+    model, tokenizer = of_pocket_vocabulary()
+    tokenizer.chat_template = TEMPLATE
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A sweep with a round for each format, run to its end; its file, and what was said."""
     folder = tmp_path_factory.mktemp("formats")
-    model, tokenizer = of_pocket_vocabulary()
-    tokenizer.chat_template = TEMPLATE
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_model(folder / "model")
     tasks: dict[str, Any] = {name: {"source": written(folder, name)} for name in FORMATS}
     tasks["template"] |= {"prompt": "{{ left }} then", "answer": "{{ right }}"}
     tasks["choice"] |= {"few_shot": 1}
@@ -157,7 +161,8 @@ def test_init_recognises_each_format(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.chdir(tmp_path)
     source = written(tmp_path, name)
-    assert main(["init", "mine.yaml", "--data", source, "--model", "pocket", "--gpus", "0"]) == 0
+    save_model(tmp_path / "model")
+    assert main(["init", "mine.yaml", "--data", source, "--model", "model", "--gpus", "0"]) == 0
     assert f"format {name}" in capsys.readouterr().out
     sweep = load_sweep("mine.yaml")
     assert (sweep.data.train, sweep.data.tasks[name].source) == (name, source)

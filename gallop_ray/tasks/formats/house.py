@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from gallop_ray.spec.tasks import Formulation
 from gallop_ray.tasks.answers import as_number, keys_in
 from gallop_ray.tasks.examples import Example, reasoned
 from gallop_ray.tasks.formats.contract import Format, Maker, Reading
-from gallop_ray.tasks.formats.wording import Choice, Formulation, question_prompt, worded
+from gallop_ray.tasks.formats.wording import Choice, question_prompt, worded
 from gallop_ray.tasks.lines import check_characters
 from gallop_ray.tasks.sources.table import Placed, Row, each_row
 

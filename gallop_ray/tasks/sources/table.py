@@ -8,6 +8,7 @@ Row = dict[str, Any]
 Placed = tuple[str, Row]
 """Where a row stands, as messages name it (`file:line`, or `file, row 3`), and the row."""
 T = TypeVar("T")
+Raw = TypeVar("Raw")
 _TOLD = 5  # rows that cannot be used, at most
 
 
@@ -24,7 +25,7 @@ class Table:
         return list(self.rows[0][1]) if self.rows else []
 
 
-def each_row(rows: Iterable[Placed], make: Callable[[Row, str], T]) -> list[T]:
+def each_row(rows: Iterable[tuple[str, Raw]], make: Callable[[Raw, str], T]) -> list[T]:
     """What is made of every row; ValueError names the first rows that cannot be used, and how many more there are."""
     found: list[T] = []
     wrong: list[str] = []

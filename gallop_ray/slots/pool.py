@@ -67,7 +67,7 @@ class SlotPool:
                 if not self._free:
                     return str(self._refused)
                 name = self._free.pop(0)
-                self._leased[name] = lessee  # before the question below, during which others may ask for a slot
+                self._leased[name] = lessee  # at once: _settle() frees what is neither free nor leased
             slot = self._slots[name]
             # Outside of the lock, and asked now: it may have died since it became free.
             try:

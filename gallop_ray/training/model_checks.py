@@ -32,8 +32,7 @@ def refuse_kind(config: PretrainedConfig) -> None:
     """Raises ValueError for a configuration that does not give a causal language model with trainable weights."""
     for reason in refused_kind(config.to_dict()):
         raise ValueError(reason)
-    text = config.get_text_config(decoder=True)
-    if text.is_encoder_decoder or model_class(config) is None:
+    if model_class(config) is None:
         raise ValueError(f"transformers has no causal language model of type {config.model_type}; give a decoder")
 
 
@@ -41,7 +40,9 @@ def model_class(config: PretrainedConfig) -> Any | None:
     """The Auto class that makes a causal language model of this; one of text and images is one, without images."""
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return AutoModelForCausalLM
-    return AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return None
+    return None if config.get_text_config(decoder=True).is_encoder_decoder else AutoModelForImageTextToText
 
 
 def refuse_incomplete(info: Mapping[str, Any]) -> None:
@@ -79,7 +80,9 @@ def refuse_looking_ahead(model: Any) -> None:
     try:
         with torch.no_grad():
             one, other = model(input_ids=rows, use_cache=False).logits[:, :-1].float()
-    except Exception:
+    except Exception as error:
+        if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ValueError(f"it reads no text without images ({first_line(error)}); give a decoder") from error
         return  # some models have kernels for GPUs only: what cannot be tried here is not refused
     tolerance = (1e-4 if model.dtype == torch.float32 else 2e-2) * float(one.abs().max())
     if float((one - other).abs().max()) > tolerance:

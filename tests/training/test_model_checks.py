@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertLMHeadModel,
+    BlipConfig,
+    BlipForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -150,6 +152,15 @@ def test_other_kinds_are_refused_in_one_short_line(folder, monkeypatch):
     (said,) = refusals(folder, monkeypatch)
     assert "no-such-thing" in said
     assert len(said) < 600
+
+
+def test_a_model_that_reads_no_text_without_images_is_refused(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, **ids(), "encoder_hidden_size": 32, "max_position_embeddings": 64, "bos_token_id": 0}
+    config = BlipConfig(text_config=text, vision_config={**sizes, "image_size": 16, "patch_size": 8})
+    saved(tmp_path, BlipForConditionalGeneration(config))
+    with pytest.raises(ValueError, match=r"it reads no text without images \(.*\); give a decoder"):
+        load_model(ModelSpec(name=str(tmp_path)))
 
 
 def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(folder, monkeypatch):

@@ -2,17 +2,21 @@
 
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gallop_ray.export.peft_folder import _refuse_unread
 from gallop_ray.library.adapter import attach
 from gallop_ray.library.selection import select_mask
 from gallop_ray.methods import make_method
 from gallop_ray.methods.lift import low_rank
-from gallop_ray.methods.peft import Dora, Lora
+from gallop_ray.methods.peft import Dora, Lora, on_disk
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.candidates import find_candidates, parts, places
 from gallop_ray.sparse.gradients import OwnedGradients
@@ -270,3 +274,23 @@ def test_of_a_model_of_text_and_images_the_text_decoder_alone_is_the_target(fami
     planned = meta_model(ModelSpec(name=str(folder)))
     assert {c.name for c in find_candidates(planned)} == chosen
     assert [name for name, _ in planned.named_parameters() if "vision" in name or "visual" in name]
+
+
+@pytest.mark.parametrize(("family", "read"), [("mixtral", True), ("deepseek_v3", False)])
+def test_a_peft_folder_of_experts_is_what_was_attached_or_is_refused(
+    family: str, read: bool, folder: Path, tmp_path: Path
+) -> None:
+    attachment: Any = Lora(LoraSpec(rank=2)).attach(mixture(family))
+    for number, parameter in enumerate(attachment.parameters):
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(number))
+    trained = {n: p.detach().contiguous() for n, p in attachment.module.named_parameters() if p.requires_grad}
+    attachment.module.peft_config["default"].save_pretrained(str(tmp_path / "peft"))
+    save_file({on_disk(name): p for name, p in trained.items()}, tmp_path / "peft" / "adapter_model.safetensors")
+    request: Any = SimpleNamespace(model=ModelSpec(name=str(folder)), run=SimpleNamespace(path="the run"))
+    if not read:
+        with pytest.raises(ValueError, match=r"the run has no PEFT form that PEFT reads \(.*\); use --to merged"):
+            _refuse_unread(request, tmp_path / "peft")
+        return
+    _refuse_unread(request, tmp_path / "peft")
+    loaded = PeftModel.from_pretrained(mixture(family), str(tmp_path / "peft"))  # type: ignore[arg-type]
+    assert torch.equal(logits(loaded), logits(attachment.module))

@@ -18,6 +18,7 @@ from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
 from gallop_ray.sparse.candidates import note_reached
 from gallop_ray.sparse.checked import load_whole
 from gallop_ray.spec.schema import Configuration
+from gallop_ray.training.model_checks import first_line
 from gallop_ray.training.models import meta_model, model_source
 
 _KINDS = ("indices", "delta")
@@ -45,7 +46,13 @@ def _refuse_unread(request: Request, folder: Path) -> None:
     """
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        peft.PeftModel.from_pretrained(meta_model(request.model), str(folder))
+        try:
+            peft.PeftModel.from_pretrained(meta_model(request.model), str(folder))
+        except Exception as error:  # where it takes names for those of an earlier transformers, sizes do not fit
+            reason = first_line(error)
+            raise ValueError(
+                f"{request.run.path} has no PEFT form that PEFT reads ({reason}); use --to merged"
+            ) from error
     lost = [text for each in said if "missing adapter keys" in (text := str(each.message))]
     if lost:
         name = lost[0].partition("'")[2].partition("'")[0]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -183,3 +184,11 @@ def test_verdicts() -> None:
     assert two.p < 0.001
     assert decide("id_accuracy", ["a", "b"], [two]).outcome == "not enough seeds", "two seeds decide nothing"
     assert decide("id_accuracy", ["a", "b"], []).outcome == "not enough seeds"
+
+
+def test_verdicts_on_losses_are_in_nats_and_the_smaller_is_better() -> None:
+    apart = replace(pair([1.5, 1.52, 1.51], [1.8, 1.81, 1.79]), metric="id_loss")
+    best = decide("id_loss", ["a", "b"], [apart])
+    assert best.outcome == "best"
+    assert "a minus b: -0.290 nats (95 % interval" in best.text
+    assert decide("id_loss", ["b", "a"], [apart]).outcome == "not enough seeds", "the larger loss is not ahead"

@@ -179,3 +179,31 @@ def test_standard_errors_make_a_metric_to_be_made_small_larger():
     runs = [result("gallop-a", seed, None, val_forget_ratio=value) for seed, value in enumerate((0.1, 0.3))]
     lines = show(configurations_table(runs, ObjectiveSpec(metric="val_forget_ratio", standard_errors=0.5)))
     assert cells(lines, "gallop-a")[4] == "25.0"
+
+
+def test_losses_are_in_nats_and_the_smallest_is_best():
+    """A task that counts by its loss has no accuracy: no column of those is there, and no value is in percent."""
+    measured = {"forget_ratio": None, "ood_accuracy": None, "ood_loss": 2.0, "ood_loss_increase": 0.25}
+    tasks = {"mine": {"test": {"loss": 1.5}}, "other": {"test": {"loss": 2.0}}}
+    runs = [
+        result(
+            f"gallop-{name}",
+            seed,
+            None,
+            None,
+            val_id_loss=loss,
+            id_loss=loss + 0.1,
+            ood_loss=2.0,
+            tasks=tasks,
+            **losses,
+        )
+        for name, of_seeds in (("a", (1.5, 1.7)), ("b", (1.9, 1.9)))
+        for seed, loss in enumerate(of_seeds)
+    ]
+    lines = show(final_table(runs, None, ObjectiveSpec(metric="val_id_loss")), width=120)
+    (heading,) = [line for line in lines if line.startswith("Method")]
+    assert heading.split()[-6:] == ["Val", "ID", "loss", "OOD", "loss", "Increase"]
+    found = cells(lines, "gallop")
+    assert found[-4:] == ["1.600", "1.700±0.141", "2.000±0.000", "0.250±0.000"]
+    assert any("losses in nats" in line for line in lines)
+    assert any("test sets by what each task counts by (loss)" in line for line in lines)

@@ -186,17 +186,7 @@ def test_losses_are_in_nats_and_the_smallest_is_best():
     measured = {"forget_ratio": None, "ood_accuracy": None, "ood_loss": 2.0, "ood_loss_increase": 0.25}
     tasks = {"mine": {"test": {"loss": 1.5}}, "other": {"test": {"loss": 2.0}}}
     runs = [
-        result(
-            f"gallop-{name}",
-            seed,
-            None,
-            None,
-            val_id_loss=loss,
-            id_loss=loss + 0.1,
-            ood_loss=2.0,
-            tasks=tasks,
-            **losses,
-        )
+        result(f"gallop-{name}", seed, None, None, val_id_loss=loss, id_loss=loss + 0.1, tasks=tasks, **measured)
         for name, of_seeds in (("a", (1.5, 1.7)), ("b", (1.9, 1.9)))
         for seed, loss in enumerate(of_seeds)
     ]

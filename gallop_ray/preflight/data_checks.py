@@ -66,7 +66,8 @@ def formats(sweep: Sweep, tasks: Mapping[str, TaskData], tokenizer: Any) -> Iter
         if first is None or tokenizer is None:
             continue
         try:
-            encoded = encode(first, tokenizer, sweep.data.prompt, sweep.training.max_length)
+            asked = sweep.data.task(name)
+            encoded = encode(first, tokenizer, sweep.data.prompt, sweep.training.max_length, asked.learn)
         except ValueError:
             continue  # the checks of lengths and templates say it
         begin, end = LEARNT

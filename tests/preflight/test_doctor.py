@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -266,10 +267,13 @@ def test_examples_of_one_split_in_another_are_told(doctor, tmp_path):
 
 def test_a_file_of_ones_own_is_shown_as_the_model_sees_it(doctor, tmp_path):
     def told(i: int, end: str = "") -> str:
-        return f"Ticket {i}: the printer in room {i % 7} of house {i % 5} prints only blank pages since monday{end}"
+        more = "and nobody in the house knows whom to ask about it, for the company that sold it is closed all summer"
+        return (
+            f"Ticket {i}: the printer in room {i % 7} of house {i % 5} prints only blank pages since monday {more}{end}"
+        )
 
     rows = [{"text": told(i), "label": ("sales", "support")[i % 2]} for i in range(40)]
-    tested = [{"text": told(i, ", again") if i < 3 else f"unlike {i}", "label": "sales"} for i in range(10)]
+    tested = [{"text": told(i, ", again") if i < 9 else f"unlike {i}", "label": "sales"} for i in range(10)]
     for name, found in (("train", rows), ("test", tested)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     task = "{source: train.jsonl, splits: {test: test.jsonl, validation: 0.25}}"
@@ -280,9 +284,10 @@ def test_a_file_of_ones_own_is_shown_as_the_model_sees_it(doctor, tmp_path):
     said = "\n".join(lines)
     assert "tickets: format label of train.jsonl, 25 % held out for validation" in said
     (shown,) = [line for line in lines if "first example" in line]
-    assert "prints only blank pages since monday\\nLabel:\u27e6 s" in shown
+    assert "it is closed all summer\\nLabel:\u27e6 s" in shown
     assert shown.endswith("\u27e7")
-    assert "3 of 10 test examples of tickets nearly are training examples" in said
+    near = r"[3-9] of 10 test examples of tickets nearly are training examples \(of 30 looked at\), such as test.jsonl:"
+    assert re.search(near + r"\d and train.jsonl:\d", said)
 
 
 def test_an_answer_that_does_not_fit_is_found_wherever_it_is_and_run_refuses_it_at_once(doctor, tmp_path, capsys):

@@ -65,6 +65,10 @@ KNOWN = {
     ),
     "of messages": ({"prompt": CHAT[:-1], "completion": CHAT[-1:]}, Example("", "", ("8",), (), 0, messages=TURNS)),
     "question and answer": ({"question": "Why?", "answer": "So."}, Example("Why?", "", ("So.",), (), 0)),
+    "several right answers": (
+        {"question": "Why?", "answer": ["So.", "Because."], "references": ["Thus."]},
+        Example("Why?", "", ("So.",), (), 0, references=("Because.", "Thus.")),
+    ),
     "index": ({**CHOICES, "answer": 1}, CLOZE),
     "letter": ({**CHOICES, "answer": "B"}, CLOZE),
     "answer's text": ({**CHOICES, "label": "iron"}, CLOZE),

@@ -6,6 +6,7 @@ from gallop_ray.tasks.examples import Example, Message, free
 from gallop_ray.tasks.formats.choice import class_index
 from gallop_ray.tasks.formats.contract import Format, Maker, Reading, text_of
 from gallop_ray.tasks.formats.conversations import prompt_and_completion
+from gallop_ray.tasks.formats.lists import as_list
 from gallop_ray.tasks.formats.templates import rendered
 from gallop_ray.tasks.formats.wording import Choice, worded
 from gallop_ray.tasks.sources.table import Row
@@ -44,14 +45,25 @@ def _pair_maker(reading: Reading) -> Maker:
     )
 
     def make(row: Row, place: str) -> Example:
-        if (found := prompt_and_completion(row, asked, said, place)) is not None:
+        several = _texts(row, said)
+        if several is None and (found := prompt_and_completion(row, asked, said, place)) is not None:
             return found
-        prompt, completion = _asked(reading, row, asked, place), text_of(row, said, place)
+        prompt = _asked(reading, row, asked, place)
+        completion, *references = several or (text_of(row, said, place),)
+        references += _texts(row, "references") or ()
         if (system := text_of(row, "system", place, optional=True)).strip():
             return _with_system(system, prompt, completion, place)
-        return Example(prompt, "", (completion,), (), 0, joint=joint, place=place)
+        return Example(prompt, "", (completion,), (), 0, joint=joint, references=tuple(references), place=place)
 
     return make
+
+
+def _texts(row: Row, column: str) -> tuple[str, ...] | None:
+    """The right answers of a row that has a list of them; None for one text, or for messages."""
+    items = as_list(row.get(column))
+    if not items or not all(isinstance(each, str) and each.strip() for each in items):
+        return None
+    return tuple(items)
 
 
 def _asked(reading: Reading, row: Row, column: str, place: str) -> str:

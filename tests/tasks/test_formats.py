@@ -65,6 +65,10 @@ KNOWN = {
     ),
     "of messages": ({"prompt": CHAT[:-1], "completion": CHAT[-1:]}, Example("", "", ("8",), (), 0, messages=TURNS)),
     "question and answer": ({"question": "Why?", "answer": "So."}, Example("Why?", "", ("So.",), (), 0)),
+    "an answer that is JSON": (
+        {"question": "Split.", "answer": '["a", 1]'},
+        Example("Split.", "", ('["a", 1]',), (), 0),
+    ),
     "several right answers": (
         {"question": "Why?", "answer": ["So.", "Because."], "references": ["Thus."]},
         Example("Why?", "", ("So.",), (), 0, references=("Because.", "Thus.")),

@@ -98,9 +98,16 @@ MESSAGES = Format(("messages", "tools", "system"), _has("messages"), _conversati
 SHAREGPT = Format(("conversations", "tools", "system"), _has("conversations"), _conversation_maker("conversations"))
 
 
+def _turns(value: Any) -> list[Any] | None:
+    """The messages of a cell; None for a text, also for one that is a list of something else."""
+    items = as_list(value)
+    written = isinstance(value, str)
+    return None if written and not all(isinstance(each, Mapping) and "role" in each for each in items or [0]) else items
+
+
 def prompt_and_completion(row: Row, prompt: str, completion: str, place: str) -> Example | None:
     """The conversation of a prompt and a completion that are lists of messages, as TRL has them; None for texts."""
-    asked, said = as_list(row.get(prompt)), as_list(row.get(completion))
+    asked, said = _turns(row.get(prompt)), _turns(row.get(completion))
     if asked is None and said is None:
         return None
     if asked is None:

@@ -60,7 +60,7 @@ def _pair_maker(reading: Reading) -> Maker:
 
 def _texts(row: Row, column: str) -> tuple[str, ...] | None:
     """The right answers of a row that has a list of them; None for one text, or for messages."""
-    items = as_list(row.get(column))
+    items = None if isinstance(row.get(column), str) else as_list(row.get(column))
     if not items or not all(isinstance(each, str) and each.strip() for each in items):
         return None
     return tuple(items)

@@ -100,8 +100,9 @@ def read_entries(parameter: Tensor, indices: Tensor) -> Tensor:
     # gloo nor NCCL reduces int16.
     bits = torch.zeros(indices.numel(), dtype=torch.int32, device=stored.device)
     bits[mine] = stored[indices[mine] - start].view(_BITS[stored.dtype]).to(torch.int32)
-    dist.all_reduce(bits)
-    return bits.to(_BITS[stored.dtype]).view(stored.dtype)
+    summed = bits.to(collective_device())  # an offloaded shard is in host memory, which NCCL cannot reduce
+    dist.all_reduce(summed)
+    return summed.to(stored.device, _BITS[stored.dtype]).view(stored.dtype)
 
 
 @torch.no_grad()

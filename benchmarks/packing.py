@@ -19,13 +19,13 @@ from gallop_ray.training.engine import Engine
 
 DENSITY = 0.01
 LENGTHS = (4.5, 0.8)  # of a log-normal distribution: a median of 90 tokens, one of ten above 250
-MICRO_BATCH = 4
+MICRO_BATCH = 8
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
     """One row; its time ratio is the inverse of that of tokens per second."""
     shared = setting(quick)
-    shared = replace(shared, sequences=8, length=64) if quick else replace(shared, sequences=16, length=512)
+    shared = replace(shared, sequences=8, length=64) if quick else replace(shared, sequences=32, length=512)
     found = take_turns({name: training_arm(mixed, shared, name == "packed") for name in ("packed", "padded")}, quick)
     speed = {f"{name}_tokens_per_second": round(each.counts["tokens"] / each.seconds) for name, each in found.items()}
     label = {**shared.label, "tokens": f"{shared.sequences} of up to {shared.length}", **speed}

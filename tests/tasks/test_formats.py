@@ -4,12 +4,14 @@ import bz2
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from gallop_ray.spec.schema import DataSpec
 from gallop_ray.tasks.examples import Example, Message
+from gallop_ray.tasks.formats.wording import Choice, worded
 from gallop_ray.tasks.load import load_task
 
 
@@ -103,6 +105,16 @@ def test_labels_list_the_answers_and_ask_for_a_letter(tmp_path):
     example = only(tmp_path / "rows.jsonl", {**CHOICES, "answer": 1, "context": "Metals shine."}, formulation="label")
     assert example.instruction == "Metals shine.\nWhich is a metal?\nA. ice\nB. iron\nC. wood\nAnswer:"
     assert (example.options, example.answer, example.joint) == (("A", "B", "C"), "B", " ")
+
+
+def test_a_wrong_answer_that_is_there_twice_is_one_by_its_text_and_two_letters():
+    choice = Choice("Question: x\nAnswer:", ("a", "b", "a", "c"), 3)
+    by_text, by_letter = worded(choice, "cloze"), worded(choice, "label")
+    assert (by_text.options, by_text.answer) == (("a", "b", "c"), "c")
+    assert (by_letter.options, by_letter.answer) == (("A", "B", "C", "D"), "D")
+    assert worded(replace(choice, label=2), "cloze").answer == "a"
+    with pytest.raises(ValueError, match="the right answer 'a' is there twice"):
+        worded(replace(choice, label=2), "label")
 
 
 def test_labels_that_count_from_one_are_seen_in_all_rows(tmp_path):
@@ -283,7 +295,7 @@ def test_names_of_classes_come_from_the_dataset(tmp_path):
         ([{"messages": CHAT[:-1]}], {}, r":1: the last turn is of user; a conversation ends with"),
         ([{"messages": [{"role": "user"}]}], {}, r":1: turn 1 has no content"),
         ([{**CHOICES, "answer": "iorn"}], {}, r":1: label 'iorn' is none of the answers \['ice', 'iron', 'wood'\]"),
-        ([{**CHOICES, "choices": ["a", "a"], "answer": 0}], {}, r":1: the answers \['a', 'a'\] are not all different"),
+        ([{**CHOICES, "choices": ["a", "a"], "answer": 0}], {}, r":1: the answers \['a', 'a'\] are not different"),
         ([{"text": "x", "label": "c"}], {"options": ["a", "b"]}, r":1: label 'c' is not among the options a, b"),
         (ROWS[:1], {"columns": {"question": "frage"}}, r":1: no column 'frage'; there are question, answer"),
         (ROWS[:1], {"options": ["a", "b"]}, r"options is not for the format prompt, only for template, label"),

@@ -96,7 +96,7 @@ def _texts_of(head: str, keys: Sequence[str]) -> tuple[str, tuple[str, ...]] | N
     ends = [*(each.start() for each in marks[1:]), len(head)]
     texts = tuple(head[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True))
     asked = head[: marks[0].start()].strip()
-    return (asked, texts) if asked and all(texts) and len(set(texts)) == len(texts) else None
+    return (asked, texts) if asked and all(texts) and len(set(texts)) > 1 else None
 
 
 def _like(before: list[Example], example: Example) -> Example:

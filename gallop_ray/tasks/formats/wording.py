@@ -36,10 +36,17 @@ def worded(choice: Choice, formulation: Formulation | None) -> Example:
     at = f"{choice.place}: " if choice.place else ""
     if len(choice.texts) < 2:
         raise ValueError(f"{at}one answer to choose from; a choice needs two or more")
-    if len({text.strip() for text in choice.texts}) < len(choice.texts) or not all(map(str.strip, choice.texts)):
-        raise ValueError(f"{at}the answers {list(choice.texts)} are not all different and not empty; change them")
+    if not all(map(str.strip, choice.texts)):
+        raise ValueError(f"{at}one of the answers {list(choice.texts)} is empty; change it")
+    # Public data has wrong answers twice (OpenBookQA's training set). By their texts they are one; by letters only the
+    # right one must not have another letter, too.
+    right, different = choice.texts[choice.label], tuple(dict.fromkeys(choice.texts))
+    if len({text.strip() for text in different}) < max(2, len(different)):
+        raise ValueError(f"{at}the answers {list(choice.texts)} are not different; change them")
     if formulation != "label":
-        return Example(choice.prompt, "", choice.texts, choice.texts, choice.label, joint=" ", place=choice.place)
+        return Example(choice.prompt, "", different, different, different.index(right), joint=" ", place=choice.place)
+    if choice.texts.count(right) > 1:
+        raise ValueError(f"{at}the right answer {right!r} is there twice, so that two letters are right; change it")
     if len(choice.texts) > len(LETTERS):
         raise ValueError(f"{at}{len(choice.texts)} answers, more than there are letters; take formulation: cloze")
     letters = tuple(LETTERS[: len(choice.texts)])

@@ -36,12 +36,11 @@ def mixed(shared: Setting, packing: bool) -> Work:
     """One optimizer step over examples of mixed lengths, the last third of each to be learnt."""
     sizes = {"micro_batch_size": MICRO_BATCH, "packing": packing}
     held = resident(shared, **sizes)
-    model: Any = held.model
-    training, batch = held.sweep.training, examples(shared, model.config.vocab_size)
+    training, batch = held.sweep.training, examples(shared, held.model.config.vocab_size)
     steps = micro_steps(batch, training, 0, 1)
-    candidates = find_candidates(model, TARGETS)
+    candidates = find_candidates(held.model, TARGETS)
     mask = random_mask(candidates, entries_to_choose(DENSITY, candidates, held.parameters))
-    delta = SparseDelta(model, candidates, mask)
+    delta = SparseDelta(held.model, candidates, mask)
     optimizer = torch.optim.AdamW(delta.parameters, lr=RATE, weight_decay=0.0)
     engine = Engine(delta.module, held.config(training, mask.chosen, steps), optimizer)
     engine.module.train()

@@ -10,6 +10,7 @@ TRIED = {
     "transformers": "5.23.0",
     "mlflow": "3.17.2",
     "peft": "0.21.2",
+    "lm_eval": "0.4.13",
 }
 """The versions that the probes were last tried with."""
 

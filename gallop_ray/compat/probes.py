@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 
 from gallop_ray.compat.probe import Incompatible
 
 DRIVER = ("ray", "train", "tune")
 WORKER = ("torch", "transformers", "deepspeed")
-ALL = (*DRIVER, *WORKER, "mlflow", "peft")
+OPTIONAL = ("lm_eval",)
+ALL = (*DRIVER, *WORKER, "mlflow", "peft", *filter(find_spec, OPTIONAL))
 
 
 def probe_all(modules: tuple[str, ...]) -> None:

@@ -187,7 +187,7 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         more = f"; so it is with {len(unfit) - 1} more" if len(unfit) > 1 else ""
         yield problem(unfit[0] + more, "")
         return
-    parts = [part[:_LOOKED_AT] for task in tasks.values() for part in (task.train, task.validation, task.test)]
+    parts = [part[:_LOOKED_AT] for task in tasks.values() for part in task.prompted]
     examples = [one for part in parts for one in part]
     try:
         lengths = text_lengths(examples, tokenizer, sweep.data.prompt)

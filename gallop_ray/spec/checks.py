@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
+from gallop_ray.spec.harness import task_path
 from gallop_ray.spec.metrics import declare, find, objectives
 from gallop_ray.spec.model_folder import folder_problem, position_table, read_config
 from gallop_ray.spec.peft_tuners import tuners_work
@@ -259,6 +260,27 @@ def _text_exists(sweep: Sweep) -> Iterator[Finding]:
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; there is no such file"
 
 
+def _harness_tasks(sweep: Sweep) -> Iterator[Finding]:
+    for name in (*sweep.data.train_tasks, *sweep.data.ood):
+        task = sweep.data.tasks.get(name)
+        if task is None or task.harness is None:
+            continue
+        try:
+            task_path(task.harness)
+        except ValueError as error:
+            yield (("data", "tasks", name, "harness"), ("data", "tasks", name)), str(error)
+        if name in sweep.data.train_tasks and task.source is None:
+            message = "a harness task tests; give the task that is trained on a `source` of training examples as well"
+            yield (("data", "tasks", name, "harness"), ("data", "tasks", name)), message
+
+
+def _harness_fields(sweep: Sweep) -> Iterator[Finding]:
+    for name, task in sweep.data.tasks.items():
+        for field in ("num_fewshot", "limit", "metric") if task.harness is None else ():
+            if getattr(task, field) is not None:
+                yield (("data", "tasks", name, field),), "is not allowed without `harness`, the task that it is of"
+
+
 def _no_buckets(sweep: Sweep) -> Iterator[Finding]:
     """Addresses that nothing here can open: taken for a hub id or a relative path, they would fail late."""
     places = {("model", "name"): sweep.model.name, ("evaluation", "text"): sweep.evaluation.text}
@@ -325,6 +347,8 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("data.root",), _root_exists),
     (("data",), _sources_exist),
     (("evaluation.text",), _text_exists),
+    (("data.tasks", "data.train", "data.ood"), _harness_tasks),
+    (("data.tasks",), _harness_fields),
     (("model.name", "evaluation.text", "search.storage"), _no_buckets),
     (("deepspeed.extra",), _deepspeed_extra),
     (("training.optimizer_options",), _optimizer_options),
@@ -342,5 +366,10 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("training.optimizer", "methods", "search"), entries_have_ages),
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )
-_OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (_model_can_be_read, _root_exists, _text_exists)
+_OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
+    _model_can_be_read,
+    _root_exists,
+    _text_exists,
+    _harness_tasks,
+)
 """Checks that depend on the machine: done where a sweep is read or run, not where its records are only displayed."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from jinja2 import Environment, TemplateSyntaxError
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from gallop_ray.spec.harness import harness_path
 from gallop_ray.spec.measures import Normalize, reference
 from gallop_ray.spec.methods import Frozen
 from gallop_ray.spec.places import expanded, is_file, is_folder
@@ -129,6 +130,16 @@ class TaskSpec(Frozen):
     )
     max_new_tokens: int | None = Field(default=None, ge=1, description="null: evaluation.max_new_tokens")
     stop: tuple[Text, ...] = Field(default=(), description="texts at which generation ends")
+    harness: Annotated[Text, AfterValidator(harness_path)] | None = Field(
+        default=None,
+        description="a task of lm-evaluation-harness (extra [harness]) by its name, or a task's YAML file; it makes "
+        "validation and test, beside a `source` to train on",
+    )
+    num_fewshot: int | None = Field(default=None, ge=0, description="of a harness task; null: as its file says")
+    limit: int | None = Field(default=None, ge=1, description="of a harness task: documents of a split, at most")
+    metric: Text | None = Field(
+        default=None, description="of a harness task: what it counts by, as acc_norm; null: the first that it lists"
+    )
 
     @property
     def counts_by_loss(self) -> bool:

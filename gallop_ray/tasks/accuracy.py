@@ -77,13 +77,14 @@ def generated_texts(model: Any, tokenizer: Any, examples: Sequence[Example], set
             model,
             [prompts[i] for i in order],
             settings.batch_size,
-            lambda batch: _generate(model, tokenizer, batch, tokens, settings.stop),
+            lambda batch: generate(model, tokenizer, batch, tokens, settings.stop),
             length=None if padded else len,
         )
     return [text for _, text in sorted(zip(order, texts, strict=True))]
 
 
-def _generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int, stop: Sequence[str] = ()) -> list[str]:
+def generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int, stop: Sequence[str] = ()) -> list[str]:
+    """What follows each prompt, greedily: at most so many tokens, up to the first of the stop texts. See over_ranks."""
     input_ids, mask = left_padded(batch, tokenizer.pad_token_id, model.device)
     with _greedy(model, tokenizer, tokens) as settings:
         generated = model.generate(
@@ -112,7 +113,7 @@ class _Stop(StoppingCriteria):
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         last = input_ids[:, max(self._begin, input_ids.shape[1] - self._reach) :]
-        texts = self._tokenizer.batch_decode(last, skip_special_tokens=True)
+        texts = self._tokenizer.batch_decode(last)  # with special tokens, whose texts may be some to stop at
         return torch.tensor([any(each in text for each in self._stop) for text in texts], device=input_ids.device)
 
 

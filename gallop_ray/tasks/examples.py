@@ -3,10 +3,14 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from gallop_ray.tasks.harness.task import HarnessTask
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+MEASURED: tuple[Split, ...] = ("validation", "test")
 
 Kind = Literal["choice", "number", "text", "plain"]
 
@@ -93,12 +97,20 @@ class TaskData:
     """The examples of a task. A split that was not asked for is empty.
 
     What is held out of a split shares no question with the rest; splits that are given may share some.
+
+    harness: of a task of lm-evaluation-harness, which asks and judges validation and test by itself.
     """
 
     name: str
     train: list[Example] = field(default_factory=list)
     validation: list[Example] = field(default_factory=list)
     test: list[Example] = field(default_factory=list)
+    harness: "HarnessTask | None" = None
+
+    @property
+    def prompted(self) -> list[list[Example]]:
+        """The splits whose examples are asked by prompts of ours: the training split, then those that are measured."""
+        return [self.train] if self.harness is not None else [self.train, self.validation, self.test]
 
 
 def shuffled(items: Sequence[T], seed: str) -> list[T]:

@@ -99,7 +99,7 @@ def _unfit(sweep: Sweep, task: TaskData, tokenizer: Any) -> Iterator[str]:
             elif whole and item.cut:
                 yield _refused(one, item, training.max_length)
     loosely = [one for one in trained if not whole and training.too_long != "drop" and one.kind != "plain"]
-    measured = [one for one in (*task.validation, *task.test) if one.kind == "choice"]
+    measured = [one for split in task.prompted[1:] for one in split if one.kind == "choice"]
     yield from _answers_too_long(
         [one for one in (*loosely, *measured) if not one.messages], tokenizer, training.max_length
     )

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gallop_ray.spec.places import is_file
 from gallop_ray.spec.schema import DataSpec, Sweep
-from gallop_ray.spec.tasks import is_local
-from gallop_ray.tasks.examples import SPLITS, Example, Split, TaskData, shuffled
+from gallop_ray.spec.tasks import TaskSpec, is_local
+from gallop_ray.tasks.examples import MEASURED, SPLITS, Example, Split, TaskData, shuffled
 from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks
 from gallop_ray.tasks.generated import GENERATED_TASKS, generated_examples
 from gallop_ray.tasks.held_out import hold_out
@@ -16,8 +17,6 @@ from gallop_ray.tasks.hub import HUB_TASKS, hub_examples, hub_splits
 from gallop_ray.tasks.measuring import measuring, refuse_unmeasured_objective
 from gallop_ray.tasks.own import OwnTask
 from gallop_ray.tasks.shots import with_shots
-
-_MEASURED: tuple[Split, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,13 @@ class _Source:
 
 def local_tasks(data: DataSpec) -> list[str]:
     """The tasks whose rows are in files of this machine, or are made here."""
-    names = (*data.train_tasks, *data.ood)
-    sources = {name: data.task(name).source for name in names}
-    return [name for name, source in sources.items() if (data.root != "hub" if source is None else is_local(source))]
+    return [name for name in (*data.train_tasks, *data.ood) if _is_local(data.task(name), data)]
+
+
+def _is_local(task: TaskSpec, data: DataSpec) -> bool:
+    if task.harness is not None:
+        return is_file(task.harness)  # a task's own file; the harness' tasks are over data of the hub
+    return data.root != "hub" if task.source is None else is_local(task.source)
 
 
 def load_tasks(sweep: Sweep, names: Collection[str] | None = None) -> dict[str, TaskData]:
@@ -43,9 +46,10 @@ def load_tasks(sweep: Sweep, names: Collection[str] | None = None) -> dict[str, 
     """
     data = sweep.data
     asked = [name for name in (*data.train_tasks, *data.ood) if names is None or name in names]
-    found = {name: load_task(name, data, SPLITS if name in data.train_tasks else _MEASURED) for name in asked}
+    found = {name: load_task(name, data, SPLITS if name in data.train_tasks else MEASURED) for name in asked}
     for name, task in found.items():
-        measuring(sweep, name, task.test).check([*task.validation, *task.test])
+        if task.harness is None:
+            measuring(sweep, name, task.test).check([*task.validation, *task.test])
         if not sweep.evaluation.generate and any(one.number is not None for one in task.test + task.validation):
             raise ValueError(
                 f"task {name} has no answer options, so its accuracy needs generated answers; set evaluation.generate "
@@ -63,6 +67,8 @@ def load_task(name: str, data: DataSpec, splits: Sequence[Split] = SPLITS) -> Ta
     of its test split where it has no training split either. Raises ValueError for an unknown task, with the names of
     those that exist, and for a split that the task lacks.
     """
+    if name in data.tasks and data.tasks[name].harness is not None:
+        return _of_the_harness(name, data, splits)
     source = _source(name, data)
     needed: list[Split] = [split for split in ("train", "test") if split in splits]
     for split in needed:
@@ -76,6 +82,27 @@ def load_task(name: str, data: DataSpec, splits: Sequence[Split] = SPLITS) -> Ta
         parts = {split: with_shots(part, train, shots, f"{name}/shots") for split, part in parts.items()}
     limits = data.limits.model_dump()
     return TaskData(name, **{split: part[: limits[split]] for split, part in parts.items()})
+
+
+def _of_the_harness(name: str, data: DataSpec, splits: Sequence[Split]) -> TaskData:
+    """Validation and test of lm-evaluation-harness; what is trained on has a source of its own."""
+    task = data.tasks[name]
+    train: list[Example] = []
+    if "train" in splits:
+        if task.source is None:
+            raise ValueError(
+                f"task {name} is of lm-evaluation-harness, which tests; give it a `source` of training examples as well"
+            )
+        source = _source(name, data)
+        if "train" not in source.splits:
+            raise ValueError(f"task {name} in {source.name} has no train split, only {', '.join(source.splits)}")
+        train = shuffled(source.examples("train"), f"{name}/{data.split_seed}/train")[: data.limits.train]
+    # Here: the package is optional, and takes seconds to import.
+    from gallop_ray.tasks.harness.task import HarnessTask
+
+    found = HarnessTask(name, task, data)
+    parts = {split: found.examples(split) if split in splits else [] for split in MEASURED}
+    return TaskData(name, train, parts["validation"], parts["test"], found)
 
 
 def _part(name: str, split: Split, source: _Source, data: DataSpec) -> list[Example]:

@@ -91,6 +91,8 @@ def _fits(each: Measure, kind: Kind) -> bool:
 def measuring(sweep: Sweep, task: str, examples: Sequence[Example]) -> Measuring:
     """What a sweep measures of a task with these examples."""
     asked, kind = sweep.data.task(task), examples[0].kind
+    if asked.harness is not None:  # it judges by itself; of whole texts it says how likely they are
+        return Measuring(task, kind, BUILT_IN["loss" if kind == "plain" else "likelihood"])
     named = measure(asked.measure) if asked.measure else BUILT_IN[_BY_KIND[kind]]
     also = [measure(name) for name in asked.also]
     if kind == "choice" and sweep.evaluation.generate:

@@ -12,7 +12,7 @@ from gallop_ray.methods import Attachment
 from gallop_ray.sparse.weights import gather_all, local, write_all
 from gallop_ray.spec.metrics import find, maximized
 from gallop_ray.tasks.accuracy import Generated
-from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.examples import MEASURED, Example
 from gallop_ray.tasks.measuring import measured, measuring
 from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
 from gallop_ray.tasks.outputs import Outputs, describe
@@ -46,6 +46,10 @@ def measure(resident: LoadedModel, module: nn.Module) -> Measured:
     correct: dict[str, dict[str, dict[str, Values]]] = {}
     generated: dict[str, Generated] = {}
     for name, task in resident.tasks.items():
+        if task.harness is not None:
+            size = settings.batch_size
+            correct[name] = {split: task.harness.measure(module, tokenizer, split, size) for split in MEASURED}
+            continue
         how = measuring(resident.sweep, name, task.test)
         validation = measured(module, tokenizer, task.validation, how, settings, test=False)
         test = measured(module, tokenizer, task.test, how, settings, test=True)
@@ -112,9 +116,13 @@ class Validation:
         correct = {}
         for name, task in resident.tasks.items():
             if name == sweep.data.train_task or not alone:
-                how = measuring(sweep, name, task.validation)
-                found = measured(engine.module, resident.tokenizer, task.validation, how, settings, test=False)
-                correct[name] = {"validation": found.ways}
+                if task.harness is not None:
+                    size = settings.batch_size
+                    ways = task.harness.measure(engine.module, resident.tokenizer, "validation", size)
+                else:
+                    how = measuring(sweep, name, task.validation)
+                    ways = measured(engine.module, resident.tokenizer, task.validation, how, settings, test=False).ways
+                correct[name] = {"validation": ways}
         metrics = summarize(accuracies(correct), self._base, sweep.data.train_task, sweep.data.ood)
         return {name: value for name, value in metrics.items() if name.startswith("val_") and value is not None}
 

@@ -94,12 +94,14 @@ class LoadedModel:
         }
         tokens = {name: _hash_of(str(one.input_ids) for one in encoded) for name, encoded in self.trains.items()}
         text = _hash_of(str(one.input_ids) for one in self.text)
+        judged = {name: task.harness.identity for name, task in self.tasks.items() if task.harness is not None}
         return {
             "base model": self.base_hash,
             SETTINGS: dict(self.settings),
             "examples of": examples,
             "tokens of": tokens,
             "general text": text,
+            **({"lm-evaluation-harness": judged} if judged else {}),
         }
 
     @cached_property
@@ -237,7 +239,7 @@ def _refuse_unfit(resident: LoadedModel) -> None:
     rows, limit = embeddings(model), position_limit(model)
     refuse_unknown_tokens(rows, "evaluation.text", (one.input_ids for one in resident.text))
     for name, task in resident.tasks.items():
-        measured = (*task.validation, *task.test)
+        measured = [one for split in task.prompted[1:] for one in split]
         prompts = [encode_prompt(one, resident.tokenizer, prompt, length) for one in measured if one.kind != "plain"]
         trained = [one.input_ids for one in resident.trains.get(name, ())]
         how = measuring(sweep, name, task.test)

@@ -36,7 +36,8 @@ def mixed(shared: Setting, packing: bool) -> Work:
     """One optimizer step over examples of mixed lengths, the last third of each to be learnt."""
     sizes = {"micro_batch_size": MICRO_BATCH, "packing": packing}
     held = resident(shared, **sizes)
-    training, batch = held.sweep.training, examples(shared, held.model.config.vocab_size)
+    model: Any = held.model  # any class of transformers'
+    training, batch = held.sweep.training, examples(shared, model.config.vocab_size)
     steps = micro_steps(batch, training, 0, 1)
     candidates = find_candidates(held.model, TARGETS)
     mask = random_mask(candidates, entries_to_choose(DENSITY, candidates, held.parameters))

@@ -81,7 +81,8 @@ def load_task(name: str, data: DataSpec, splits: Sequence[Split] = SPLITS) -> Ta
         train = parts["train"] if "train" in parts else _part(name, "train", source, data)
         parts = {split: with_shots(part, train, shots, f"{name}/shots") for split, part in parts.items()}
     limits = data.limits.model_dump()
-    return TaskData(name, **{split: part[: limits[split]] for split, part in parts.items()})
+    limited: dict[str, list[Example]] = {split: part[: limits[split]] for split, part in parts.items()}
+    return TaskData(name, limited.get("train", []), limited.get("validation", []), limited.get("test", []))
 
 
 def _of_the_harness(name: str, data: DataSpec, splits: Sequence[Split]) -> TaskData:

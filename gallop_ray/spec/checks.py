@@ -274,8 +274,17 @@ def _harness_tasks(sweep: Sweep) -> Iterator[Finding]:
             yield (("data", "tasks", name, "harness"), ("data", "tasks", name)), message
 
 
+_HARNESS_DECIDES = ("few_shot", "measure", "also", "normalize", "max_new_tokens", "stop")
+
+
 def _harness_fields(sweep: Sweep) -> Iterator[Finding]:
     for name, task in sweep.data.tasks.items():
+        for field in _HARNESS_DECIDES if task.harness is not None else ():
+            if getattr(task, field) != TaskSpec.model_fields[field].default:
+                message = (
+                    "is not allowed with `harness`, whose task asks and measures; num_fewshot and metric are its own"
+                )
+                yield (("data", "tasks", name, field), ("data", "tasks", name)), message
         for field in ("num_fewshot", "limit", "metric") if task.harness is None else ():
             if getattr(task, field) is not None:
                 yield (("data", "tasks", name, field),), "is not allowed without `harness`, the task that it is of"

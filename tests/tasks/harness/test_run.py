@@ -82,6 +82,9 @@ def test_the_task_file_and_the_harness_version_are_part_of_a_sweeps_identity(ran
         ("harness", {"harness": "hellaswak"}, "lm-evaluation-harness has no task hellaswak .*hellaswag"),
         ("harness", {"harness": "nowhere.yaml"}, r"there is no file .*nowhere\.yaml"),
         ("limit", {"source": "a.jsonl", "limit": 3}, "is not allowed without `harness`"),
+        ("few_shot", {"harness": "arc_easy", "few_shot": 3}, "is not allowed with `harness`.*num_fewshot"),
+        ("measure", {"harness": "arc_easy", "measure": "f1"}, "is not allowed with `harness`"),
+        ("also", {"harness": "arc_easy", "also": ["f1"]}, "is not allowed with `harness`"),
     ],
 )
 def test_what_is_no_task_of_the_harness_is_refused_when_a_sweep_is_read(folder: Path, field, task, said) -> None:

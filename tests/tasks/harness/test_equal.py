@@ -35,12 +35,13 @@ HARNESS = {
         "output_type": "generate_until",
         "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{completion.strip()}}",
-        "generation_kwargs": {"until": ["\n", "."], "max_gen_toks": 4, "do_sample": False},
+        "generation_kwargs": {"until": ["\n", ","], "max_gen_toks": 4, "do_sample": False},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
         "filter_list": [{"name": "none", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}],
     },
 }
 KINDS = {"cow": "animal", "oak": "tree", "rose": "flower", "trout": "fish", "robin": "bird", "wasp": "insect"}
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 PLACES = ["in a field", "by the river", "near an old stone bridge", "at night", "far from the village"]
 
 
@@ -66,7 +67,8 @@ def rows(task: str) -> Iterator[dict[str, Any]]:
             # One line break: two at a text's end are another token than before a word, which the harness does not see.
             yield {"prompt": f"{asked}\n", "completion": str(digits[0])}
         else:
-            yield {"prompt": f"A {thing} is a kind of", "completion": f" {KINDS[thing]}"}
+            first = draw.randrange(len(DAYS) - 2)
+            yield {"prompt": f"{DAYS[first]}, {DAYS[first + 1]},", "completion": f" {DAYS[first + 2]}"}
 
 
 def write(folder: Path, task: str) -> Path:
@@ -97,7 +99,7 @@ def of_the_harness(path: Path, name: str, batch_size: int) -> list[dict[str, Any
 
 def sweep(folder: Path, task: str) -> Sweep:
     """With the rows as a task of the user's own."""
-    asked = {"measure": "exact_match", "stop": ["\n", "."], "max_new_tokens": 4} if task == "words" else {}
+    asked = {"measure": "exact_match", "stop": ["\n", ","], "max_new_tokens": 4} if task == "words" else {}
     tasks = {task: {"source": str(folder / f"{task}.jsonl"), **asked}}
     data = {"root": "generated", "train": "range", "ood": [task], "tasks": tasks}
     return Sweep.model_validate(

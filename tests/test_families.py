@@ -104,7 +104,8 @@ def test_a_mask_learns_and_the_merged_model_is_the_trained_one(family: str, fold
     apply_adapter(plain, tmp_path / "adapter.safetensors")
     save_model(plain, tmp_path / "merged")
     merged, _ = load_model(ModelSpec(name=str(written(tmp_path / "merged"))))
-    assert torch.equal(logits(merged), trained)
+    # Mamba's own code reads weights past their layers, and rounds in another order while an adapter is attached.
+    torch.testing.assert_close(logits(merged), trained, atol=1e-6 if family == "mamba" else 0, rtol=0)
     adapter.detach()
     assert torch.equal(logits(model), before)
 

@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-from gallop_ray.analysis.diagnoses import diagnoses
 from gallop_ray.analysis.ranking import best, best_run
 from gallop_ray.mlflow_mirror.store import MlflowStore
 from gallop_ray.records.folders import MASK_REPORT, PAGE, VERDICT, SweepFolder
@@ -55,6 +54,8 @@ def _description(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: 
     """The description, in Markdown, which MLflow renders."""
     verdict = folder.path / VERDICT
     lines = [verdict.read_text(encoding="utf-8").strip()] if verdict.exists() else []
+    from gallop_ray.analysis.diagnoses import diagnoses  # here: numpy, which a sweep's start does without
+
     if found := diagnoses(folder, sweep):
         lines.append("\n".join(f"- {each.kind}: {each.text}" for each in found))
     if (folder.path / PAGE).exists():

@@ -107,7 +107,7 @@ def near_overlaps(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Findi
             if (near := near_duplicates(task.test, trained.train)) is None:
                 continue
             own = "" if task is trained else f" of {trained.name}"
-            one, other = (f"{each.place or each.question[0]!r:.90}" for each in near.first)
+            one, other = (each.place or f"{each.question[0]!r:.90}" for each in near.first)
             looked = f"{near.count} of {near.looked_at} test examples of {task.name} nearly are training examples{own}"
             looked += f" (of {near.against} looked at), such as {one} and {other}"
             yield warning(looked, "Take them out of one of the two")

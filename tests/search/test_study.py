@@ -183,7 +183,7 @@ def test_studies_in_a_database(tmp_path: Path, sampler: str) -> None:
     [
         ("sqlite:////nowhere/studies.db", "unable to open"),
         ("postgresql://me:secret@127.0.0.1:1/studies", "psycopg|refused|failed"),
-        ("nonsense", "no URL"),
+        ("nonsense", "is not the URL"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_told_without_the_password(tmp_path: Path, url: str, reason: str) -> None:

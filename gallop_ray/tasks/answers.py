@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from typing import NamedTuple
 
 from gallop_ray.tasks.examples import Example
 
@@ -15,7 +15,7 @@ _SCRIPTS = (
     r"\u1100-\u11ff\uac00-\ud7a3\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"
 )
 _UNSPACED = re.compile(f"[{_SCRIPTS}]")
-_LETTER = rf"[^\W{_SCRIPTS}]"  # a letter, digit or underscore of a script with spaces between words
+_LETTERS = re.compile(rf"[^\W{_SCRIPTS}]")  # a letter, digit or underscore of a script with spaces between words
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 # A sign stands at the start or after what no number can end with: "10-4" is ten and four. A `$` may follow.
@@ -40,26 +40,48 @@ def is_right(read: float | None, example: Example) -> bool:
 def parse_answer(text: str, keys: Sequence[str]) -> int | None:
     """The index of the key that appears first in `text` as a whole word; None where there is none."""
     found = next(keys_in(text, keys), None) if keys else None
-    return keys.index(found[0]) if found else None
+    return keys.index(found.key) if found else None
 
 
-def keys_in(text: str, keys: Sequence[str]) -> Iterator[re.Match[str]]:
+class Found(NamedTuple):
+    """Where a key stands in a text."""
+
+    key: str
+    start: int
+    end: int
+
+
+def keys_in(text: str, keys: Sequence[str]) -> Iterator[Found]:
     """Where the keys stand in `text` as whole words, from left to right; of keys that begin alike the longest.
 
     Scripts without spaces between words have no whole words: there a key may stand anywhere.
     """
-    return _keys_pattern(tuple(keys)).finditer(text)
+    # Searched for as they are: each example has keys of its own, and a pattern of them takes 20 ms to compile.
+    longest_first = sorted(dict.fromkeys(keys), key=len, reverse=True)
+    position = 0
+    while found := _next(text, longest_first, position):
+        yield found
+        position = found.end
 
 
-@lru_cache(maxsize=1 << 12)
-def _keys_pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(_key_pattern, sorted(keys, key=len, reverse=True))))
+def _next(text: str, keys: Sequence[str], position: int) -> Found | None:
+    every = [each for key in keys if (each := _first(text, key, position))]
+    return min(every, key=lambda each: each.start, default=None)  # of those that begin there the first, the longest
 
 
-def _key_pattern(key: str) -> str:
-    before = "" if _UNSPACED.match(key[0]) else rf"(?<!{_LETTER})"
-    after = "" if _UNSPACED.match(key[-1]) else rf"(?!{_LETTER})"
-    return before + re.escape(key) + after
+def _first(text: str, key: str, position: int) -> Found | None:
+    start = text.find(key, position)
+    while start >= 0:
+        end = start + len(key)
+        if _ends_a_word(text[start - 1 : start], key[0]) and _ends_a_word(text[end : end + 1], key[-1]):
+            return Found(key, start, end)
+        start = text.find(key, start + 1)
+    return None
+
+
+def _ends_a_word(beside: str, edge: str) -> bool:
+    """Whether a word may end between a key's edge and the character beside it, which is empty at the text's end."""
+    return not beside or _UNSPACED.match(edge) is not None or _LETTERS.match(beside) is None
 
 
 def last_number(text: str) -> float | None:

@@ -122,7 +122,7 @@ def _example(row: Mapping[str, Any], place: str) -> Example:
         )
     if answer not in options:
         raise ValueError(f"{place}: answer {answer!r} is not among the options {'/'.join(options)}")
-    stands = [found.span() for found in keys_in(output, options) if found[0] == answer]
+    stands = [(found.start, found.end) for found in keys_in(output, options) if found.key == answer]
     if not stands:
         raise ValueError(f"{place}: output {output!r} does not contain the answer {answer!r}; write it into the output")
     texts = tuple(_with(output, stands, option) for option in options)

@@ -165,7 +165,8 @@ def _sizes(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
     for name, task in tasks.items():
         if (fewest := min(len(task.validation), len(task.test))) < _FEW:
             text = f"{name} has {len(task.validation)} validation and {len(task.test)} test examples"
-            step = f"accuracies move in steps of {100 / max(1, fewest):.0f} %"
+            steps = any(one.kind in ("choice", "number") for one in task.test)
+            step = f"accuracies move in steps of {100 / max(1, fewest):.0f} %" if steps else "its mean is uncertain"
             yield warning(f"{text}: {step}", "Use more examples, or more seeds, to distinguish methods")
 
 

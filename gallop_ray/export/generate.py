@@ -1,19 +1,21 @@
 """Answers of a trained model, greedily decoded with the prompt of its training, next to the base model's."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gallop_ray.export.merged import merged
 from gallop_ray.export.request import Request, checked_run
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RoundFolder
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct
-from gallop_ray.tasks.examples import Example, reasoned
+from gallop_ray.tasks.examples import Example, Message, reasoned
+from gallop_ray.tasks.lines import json_object, read_lines
+from gallop_ray.tasks.load import load_task
 from gallop_ray.training.models import load_model
 
 
@@ -32,29 +34,19 @@ def asked_of(file: Path) -> list[tuple[str, str]]:
 
     Raises ValueError naming the line that has none.
     """
+    if file.suffix == ".jsonl":
+        rows = [(place, json_object(line, place)) for place, line in read_lines(file)]
+        wrong = [place for place, row in rows if not isinstance(row.get("instruction"), str)]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: instruction is missing, or is not text")
+        return [(row["instruction"], str(row.get("input") or "")) for _, row in rows]
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        row = _row(line, f"{file}:{number}") if file.suffix == ".jsonl" else {"instruction": line}
-        found.append((row["instruction"], row.get("input") or ""))
-    if not found:
+    if not lines:
         raise ValueError(f"{file}:1: the file is empty; write a prompt on each line")
-    return found
-
-
-def _row(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{place}: not a JSON object ({error})") from error
-    if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
-        raise ValueError(f"{place}: instruction is missing, or is not text")
-    return row
+    return [(line.rstrip("\r"), "") for line in lines]
 
 
 class Speaker:
@@ -67,6 +59,8 @@ class Speaker:
         self._base, self._tokenizer = load_model(self._sweep.model)
         model, _ = load_model(self._sweep.model)
         self._tuned = merged(model, Request(folder, "merged", folder.path, metadata))
+        trained = folder.task if isinstance(folder, RoundFolder) else self._sweep.data.train_task
+        self._like = load_task(trained, self._sweep.data, ("train",)).train[0]
         self._settings = EvaluationSettings(
             prompt=self._sweep.data.prompt,
             max_length=self._sweep.training.max_length,
@@ -76,9 +70,19 @@ class Speaker:
 
     def answers(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
         """Both models' answers to each instruction with its input."""
-        examples = [reasoned(instruction, text, ".", 0.0) for instruction, text in asked]
+        examples = [self._asked(*each) for each in asked]
         tuned, base = (self._said(model, examples) for model in (self._tuned, self._base))
         return [Answer(*each, *said) for each, *said in zip(asked, tuned, base, strict=True)]
+
+    def _asked(self, instruction: str, text: str) -> Example:
+        """An example that is asked as the run's training examples are: as a conversation, or by data.prompt.
+
+        A text that training asks as it stands is asked so here, too: the user words it.
+        """
+        if self._like.messages:
+            content = "\n".join(filter(None, [instruction, text]))
+            return replace(self._like, messages=(Message("user", content), Message("assistant", ".")))
+        return replace(reasoned(instruction, text, ".", 0.0), joint=self._like.joint)
 
     def _said(self, model: Any, examples: list[Example]) -> list[str]:
         return generation_correct(model, self._tokenizer, examples, self._settings).outputs
@@ -86,6 +90,8 @@ class Speaker:
 
 def print_answers(run: str, prompts: Sequence[str], file: str | None, tokens: int | None) -> None:
     """Print a run's answers to prompts, to a file's prompts, or to lines of standard input."""
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"--max-new-tokens {tokens} is not allowed; must be 1 or more")
     asked = [*((prompt, "") for prompt in prompts), *(asked_of(Path(file)) if file else [])]
     speaker = Speaker(run, tokens)
     for batch in [asked] if asked else _typed():

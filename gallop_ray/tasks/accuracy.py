@@ -17,7 +17,8 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from gallop_ray.sparse.memory import free_memory, is_out_of_memory
 from gallop_ray.sparse.weights import is_split, rank, world_size
 from gallop_ray.tasks.answers import is_right, read_answer
-from gallop_ray.tasks.encode import encode_prompt
+from gallop_ray.tasks.chat import chat_end
+from gallop_ray.tasks.encode import encode_prompt, ends_as_chat
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.padding import batches, left_padded, reads_padded
 
@@ -70,6 +71,8 @@ def generated_texts(model: Any, tokenizer: Any, examples: Sequence[Example], set
     prompts = [encode_prompt(one, tokenizer, settings.prompt, settings.max_length) for one in examples]
     with_options = all(one.kind == "choice" for one in examples)
     tokens = settings.max_new_tokens if with_options else settings.max_reasoning_tokens
+    # What is trained to end with the template's marker ends there, whatever the model's own settings name.
+    ends = chat_end(tokenizer) if any(ends_as_chat(one, settings.prompt) for one in examples) else []
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     with evaluating(model):
         padded = reads_padded(model, prompts, tokenizer.pad_token_id)
@@ -77,16 +80,28 @@ def generated_texts(model: Any, tokenizer: Any, examples: Sequence[Example], set
             model,
             [prompts[i] for i in order],
             settings.batch_size,
-            lambda batch: generate(model, tokenizer, batch, tokens, settings.stop),
+            lambda batch: generate(model, tokenizer, batch, tokens, settings.stop, ends),
             length=None if padded else len,
         )
     return [text for _, text in sorted(zip(order, texts, strict=True))]
 
 
-def generate(model: Any, tokenizer: Any, batch: list[list[int]], tokens: int, stop: Sequence[str] = ()) -> list[str]:
-    """What follows each prompt, greedily: at most so many tokens, up to the first of the stop texts. See over_ranks."""
+def generate(
+    model: Any,
+    tokenizer: Any,
+    batch: list[list[int]],
+    tokens: int,
+    stop: Sequence[str] = (),
+    ends: Sequence[int] = (),
+) -> list[str]:
+    """What follows each prompt, greedily: at most so many tokens, up to the first of the stop texts. See over_ranks.
+
+    ends: the tokens that end a chat's answer, beside the model's own end tokens.
+    """
+    if len(ends) > 1:  # no one token ends it
+        stop, ends = (*stop, tokenizer.decode(list(ends))), ()
     input_ids, mask = left_padded(batch, tokenizer.pad_token_id, model.device)
-    with _greedy(model, tokenizer, tokens) as settings:
+    with _greedy(model, tokenizer, tokens, ends) as settings:
         generated = model.generate(
             generation_config=settings,
             input_ids=input_ids,
@@ -118,7 +133,7 @@ class _Stop(StoppingCriteria):
 
 
 @contextmanager
-def _greedy(model: Any, tokenizer: Any, tokens: int) -> Iterator[GenerationConfig]:
+def _greedy(model: Any, tokenizer: Any, tokens: int, ends: Sequence[int] = ()) -> Iterator[GenerationConfig]:
     """While this is open the model generates greedily: of its own generation settings only the end ids count.
 
     They are put aside as a whole, for `generate` fills from them whatever a configuration that it is given leaves
@@ -129,7 +144,7 @@ def _greedy(model: Any, tokenizer: Any, tokens: int) -> Iterator[GenerationConfi
     owner.generation_config = GenerationConfig(
         max_new_tokens=tokens,
         do_sample=False,
-        eos_token_id=_end_ids(before, tokenizer),
+        eos_token_id=sorted({*_end_ids(before, tokenizer), *ends}),
         pad_token_id=tokenizer.pad_token_id,
     )
     try:

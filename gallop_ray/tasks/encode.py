@@ -186,6 +186,11 @@ def _checked(ids: list[int], example: Example, prompt: str) -> list[int]:
     return ids
 
 
+def ends_as_chat(example: Example, prompt: str) -> bool:
+    """Whether an example's answer ends with the chat template's marker, and not with the end of the sequence."""
+    return not _plain(example, prompt)
+
+
 def _plain(example: Example, prompt: str) -> bool:
     """Whether the prompt is text that the tokenizer begins as any other; a chat template begins its own."""
     return not example.messages and (prompt != CHAT or example.joint is not None)

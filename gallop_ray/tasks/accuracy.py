@@ -98,7 +98,7 @@ def generate(
 
     ends: the tokens that end a chat's answer, beside the model's own end tokens.
     """
-    if len(ends) > 1:  # no one token ends it
+    if len(ends) > 1 or not {*ends} <= {*tokenizer.all_special_ids}:  # a text, and no part of the answer
         stop, ends = (*stop, tokenizer.decode(list(ends))), ()
     input_ids, mask = left_padded(batch, tokenizer.pad_token_id, model.device)
     with _greedy(model, tokenizer, tokens, ends) as settings:

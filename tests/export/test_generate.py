@@ -1,6 +1,8 @@
 """`gallop-ray generate`: the trained model's answers, by the prompt of its training, beside the base model's."""
 
 import io
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,14 @@ from gallop_ray.spec.schema import DataSpec, ModelSpec
 from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.examples import free
 from gallop_ray.training.models import load_model
-from tests.export.trained import Trained
+from tests.export.trained import METHODS, Trained, save_base, train
 
 PROMPT = "second 3 7 2 9"
 
 
-def greedy(model, tokenizer) -> str:
-    ids = torch.tensor([encode_prompt(free(PROMPT, "", "x"), tokenizer, DataSpec.model_fields["prompt"].default, 32)])
+def greedy(model, tokenizer, prompt: list[int] | None = None) -> str:
+    by_default = DataSpec.model_fields["prompt"].default
+    ids = torch.tensor([prompt or encode_prompt(free(PROMPT, "", "x"), tokenizer, by_default, 32)])
     with torch.no_grad():
         found = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     return tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
@@ -39,6 +42,32 @@ def test_it_says_what_transformers_generates(trained: Trained, method: str, caps
     assert said == f"prompt: {PROMPT}\ntuned:  {expected['tuned']}\nbase:   {expected['base']}\n\n"
 
 
+def test_a_model_trained_on_conversations_is_asked_by_its_chat_template(
+    ranks: Callable, tmp_path: Path, capsys
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    save_base(base)
+    (base / "chat_template.jinja").write_text(
+        "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }};\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    said = [[{"role": "user", "content": f"echo {i}"}, {"role": "assistant", "content": str(i)}] for i in range(40)]
+    file = tmp_path / "talk.jsonl"
+    file.write_text("".join(json.dumps({"messages": each}) + "\n" for each in said))
+    data = {
+        "tasks": {"talk": {"source": str(file), "measure": "exact_match"}},
+        "train": "talk",
+        "limits": {"validation": 5, "test": 5},
+    }
+    ranks(1)(train, base, tmp_path / "runs", "float32", {"random": METHODS["random"]}, data)
+    run = Trained(base, tmp_path / "runs").run("random").path
+    assert main(["generate", str(run), "--prompt", "echo 7", "--max-new-tokens", "4"]) == 0
+    model, tokenizer = load_model(ModelSpec(name=str(base)))
+    prompt = tokenizer("[user] echo 7;\n[assistant]", add_special_tokens=False)["input_ids"]
+    assert f"base:   {greedy(model.eval(), tokenizer, prompt)}\n" in capsys.readouterr().out
+
+
 def test_prompts_of_a_file_and_of_standard_input(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,6 +75,8 @@ def test_prompts_of_a_file_and_of_standard_input(
     file = tmp_path / "asked.jsonl"
     file.write_text('{"instruction": "max", "input": "1 2 3 4"}\n\n{"instruction": "min 1 2 3 4"}\n')
     assert asked_of(file) == [("max", "1 2 3 4"), ("min 1 2 3 4", "")]
+    (tmp_path / "asked.txt").write_bytes(b"\xef\xbb\xbfmax 1 2\r\n\r\nmin 1 2")
+    assert asked_of(tmp_path / "asked.txt") == [("max 1 2", ""), ("min 1 2", "")]
     assert main(["generate", run, "--file", str(file), "--max-new-tokens", "2"]) == 0
     assert capsys.readouterr().out.count("prompt: ") == 2
     monkeypatch.setattr("sys.stdin", io.StringIO("max 1 2 3 4\n\nmin 1 2 3 4\n"))
@@ -70,3 +101,8 @@ def test_a_file_without_prompts_is_told(trained: Trained, tmp_path: Path, text: 
 def test_a_run_that_is_none_is_told_before_anything_is_loaded(tmp_path: Path, capsys) -> None:
     assert main(["generate", str(tmp_path / "nowhere"), "--prompt", "x"]) == 2
     assert "give a run folder" in capsys.readouterr().err
+
+
+def test_a_number_of_tokens_that_is_none_is_told(trained: Trained, capsys) -> None:
+    assert main(["generate", str(trained.run("gallop").path), "--prompt", "x", "--max-new-tokens", "0"]) == 2
+    assert "--max-new-tokens 0 is not allowed" in capsys.readouterr().err

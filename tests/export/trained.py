@@ -43,13 +43,15 @@ def save_base(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def sweep(base: Path, dtype: str) -> Sweep:
-    limits = {"train": 24, "validation": 5, "test": 5}
+GENERATED = {"root": "generated", "train": "second", "limits": {"train": 24, "validation": 5, "test": 5}}
+
+
+def sweep(base: Path, dtype: str, data: dict[str, Any] = GENERATED) -> Sweep:
     return Sweep.model_validate(
         {
             "name": dtype,
             "model": {"name": str(base), "dtype": dtype},
-            "data": {"root": "generated", "train": "second", "limits": limits},
+            "data": data,
             "methods": [{"type": "gallop"}],
             "training": {"steps": 4, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-2, "max_length": 32},
             "evaluation": {"batch_size": 5, "generate": False},
@@ -76,9 +78,11 @@ class Witness(NullReporter):
             save_file({**ours, "logits": logits(self.model)}, self.adapter.with_name("seen.safetensors"))
 
 
-def train(base: Path, output: Path, dtype: str, methods: dict[str, dict[str, Any]] = METHODS) -> None:
+def train(
+    base: Path, output: Path, dtype: str, methods: dict[str, dict[str, Any]] = METHODS, data: dict[str, Any] = GENERATED
+) -> None:
     """On a rank: one finished run of each method, with what it had trained in seen.safetensors beside its adapter."""
-    resident = load_base_model(sweep(base, dtype))
+    resident = load_base_model(sweep(base, dtype, data))
     folder = SweepFolder(output / dtype)
     folder.create(resident.sweep.model_dump(mode="json"))
     base_accuracies = measure_base(resident).accuracies

@@ -178,6 +178,32 @@ def test_the_end_ids_of_the_models_generation_settings_end_an_answer():
     assert len(tokenizer(ended)["input_ids"]) == 1
 
 
+@pytest.mark.parametrize("marker", ["<|eot_id|>", "END"], ids=["a special token", "text"])
+def test_a_chats_answer_ends_at_the_templates_marker_whatever_the_models_settings_name(marker):
+    model, tokenizer = untrained()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot_id|>"]})
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}" + marker + "{% endfor %}"
+    answer = "seven" + marker + " and more"
+    said = []
+
+    def say(module, args, output):
+        said.append(0)
+        output.logits[..., tokenizer(answer)["input_ids"][len(said) - 1]] = 1e9
+
+    model.register_forward_hook(say)
+
+    def generated(prompt):
+        said.clear()
+        length = len(tokenizer(answer)["input_ids"])
+        settings = replace(SETTINGS, prompt=prompt, max_reasoning_tokens=length)
+        return generation_correct(model, tokenizer, [reasoned("max 3 7", "", "7", 7.0)], settings).outputs, len(said)
+
+    whole = tokenizer.decode(tokenizer(answer)["input_ids"], skip_special_tokens=True)
+    assert generated("chat") == (["seven"], len(tokenizer("seven" + marker)["input_ids"]))
+    assert generated("{instruction}:")[0] == [whole], "no chat has no such end"
+
+
 def test_generation_ends_when_all_rows_have_ended():
     model, tokenizer = untrained()
     calls = []

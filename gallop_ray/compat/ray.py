@@ -1,5 +1,6 @@
-"""Ray: placement groups and actors by its head's tables, its processes on this machine, its address file."""
+"""Ray: placement groups and actors by its head's tables, its processes on this machine, its address file, KubeRay."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from gallop_ray.compat.probe import require
 
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # Kubernetes writes it in every pod
 _messages: Any = gcs_pb2  # made at run time, unknown to type checkers
 
 
@@ -30,6 +32,12 @@ def probe() -> None:
             "_private.worker._global_node": lambda: ray_worker._global_node or True,
             "core.generated.gcs_pb2.PlacementGroupTableData.REMOVED": (
                 lambda: _messages.PlacementGroupTableData.REMOVED is not None
+            ),
+            "autoscaler._private.kuberay.autoscaling_config._derive_autoscaling_config_from_ray_cr": (
+                lambda: _kuberay()._derive_autoscaling_config_from_ray_cr
+            ),
+            "autoscaler._private.kuberay.node_provider.KubernetesHttpApiClient": (
+                lambda: _kuberay().node_provider.KubernetesHttpApiClient
             ),
             "core.generated.gcs_pb2.ActorTableData.DEAD": lambda: _messages.ActorTableData.DEAD is not None,
         },
@@ -63,6 +71,38 @@ def autoscaler_limit() -> Mapping[str, float] | None:
     """The resources of all nodes that the cluster may have; None where no autoscaler has reported them."""
     limit: Mapping[str, float] | None = ray_state.get_max_resources_from_cluster_config()
     return limit
+
+
+def kuberay_config() -> Mapping[str, Any] | None:
+    """What KubeRay's autoscaler may do, in the form of `ray up`'s file; None outside of a pod of KubeRay.
+
+    Read from the RayCluster as Ray's own autoscaler does. KubeRay lets the head's service account read it where
+    enableInTreeAutoscaling is set.
+
+    Raises OSError (requests' errors are such), ValueError and LookupError where it cannot be read or understood.
+    """
+    name = os.environ.get("RAY_CLUSTER_NAME")  # KubeRay gives it to every pod
+    namespace = os.environ.get("RAY_CLUSTER_NAMESPACE") or _text(_NAMESPACE)
+    if not name or not namespace:
+        return None
+    kuberay = _kuberay()
+    found = kuberay.node_provider.KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
+    config: Mapping[str, Any] = kuberay._derive_autoscaling_config_from_ray_cr(found)
+    return config
+
+
+def _kuberay() -> Any:
+    os.environ.setdefault("KUBERAY_REQUEST_TIMEOUT_S", "5")  # read on import; 60 s, in which the caller would hang
+    from ray.autoscaler._private.kuberay import autoscaling_config
+
+    return autoscaling_config
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def ended_process(kinds: Mapping[str, str]) -> tuple[str, int] | None:

@@ -5,15 +5,12 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
-import yaml
 
-from gallop_ray.compat.ray import autoscaler_limit
 from gallop_ray.records.control import Terminated
+from gallop_ray.slots.coming import workers_on, workers_to_come
 from gallop_ray.slots.ray_address import LOCAL, RayAddress
 from gallop_ray.spec.machine import ResourcesSpec
 
@@ -31,8 +28,6 @@ _RAY = {
     # By default as many as CPUs, and Ray warns at four times that; but our processes mostly wait.
     "RAY_worker_maximum_startup_concurrency": "16",
 }
-_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # `ray up` writes its autoscaler's configuration here on the head
-_ROUNDING = 1e-9  # 0.3 / 0.1 is less than 3
 # Nothing secret: Ray logs runtime environments in plain text. On this machine workers inherit HF_TOKEN; the nodes of a
 # cluster have their own.
 _PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
@@ -90,7 +85,7 @@ def possible_slots(resources: ResourcesSpec) -> tuple[int, int]:
     """How many slots fit the cluster now, and with all nodes its autoscaler may add; at most as many as asked for."""
     asked = math.inf if resources.slots == "auto" else resources.slots
     now = _fitting(resources)
-    later = _workers_to_come(resources) // resources.workers_per_slot
+    later = workers_to_come(resources) // resources.workers_per_slot
     return int(min(asked, now)), int(min(asked, max(now, later)))
 
 
@@ -110,33 +105,4 @@ def count_slots(resources: ResourcesSpec) -> int:
 def _fitting(resources: ResourcesSpec) -> int:
     """The slots that fit the present nodes: a worker needs its CPUs and GPUs on one node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(_workers_on(node, resources) for node in nodes) // resources.workers_per_slot
-
-
-def _workers_to_come(resources: ResourcesSpec) -> int:
-    """The workers that fit the nodes an autoscaler may add, as far as Ray, or `ray up`'s file on the head, says."""
-    if (most := autoscaler_limit()) is not None:
-        return _workers_on(most, resources)
-    try:
-        config = yaml.safe_load(_BOOTSTRAP.expanduser().read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return 0
-    types = {name: each for name, each in config["available_node_types"].items() if name != config["head_node_type"]}
-    nodes = [
-        (_workers_on(each.get("resources") or {}, resources), each.get("max_workers", 0)) for each in types.values()
-    ]
-    left, workers = config.get("max_workers", 0), 0
-    for on_one, count in sorted(nodes, reverse=True):
-        taken = min(left, count)
-        left, workers = left - taken, workers + taken * on_one
-    return workers
-
-
-def _workers_on(node: Mapping[str, float], resources: ResourcesSpec) -> int:
-    by_cpu = math.floor(node.get("CPU", 0) / resources.cpus_per_worker + _ROUNDING)
-    each = resources.gpus_per_worker
-    if not each:
-        return by_cpu
-    # A fraction of a GPU cannot be put together from several GPUs.
-    per_gpu = math.floor(1 / each + _ROUNDING) if each < 1 else 1 / each
-    return min(by_cpu, math.floor(node.get("GPU", 0) * per_gpu + _ROUNDING))
+    return sum(workers_on(node, resources) for node in nodes) // resources.workers_per_slot

@@ -68,8 +68,10 @@ NORMALIZED: Mapping[Normalize, str] = {
 _BY_THE_SUM = {
     *("boolq", "winogrande", "siqa", "social_iqa", "social_i_qa", "copa", "race", "commonsense_qa", "commonsenseqa"),
     *("wsc", "wsc273", "wic", "rte", "cb", "mnli", "qnli", "qqp", "mrpc", "sst2", "wnli", "anli_r1", "anli_r2"),
-    *("anli_r3", "mmlu", "truthfulqa_mc1", "storycloze_2016", "storycloze_2018", "pubmedqa", "xcopa", "xnli"),
+    *("anli_r3", "truthfulqa_mc1", "storycloze_2016", "storycloze_2018", "pubmedqa"),
 }
+_FAMILIES_BY_THE_SUM = ("mmlu", "blimp", "xcopa", "xnli")
+"""Each a task, and the beginning of its parts' names, as in mmlu_anatomy."""
 
 
 def normalization(task: str) -> Normalize:
@@ -77,7 +79,9 @@ def normalization(task: str) -> Normalize:
 
     Per character, as it does wherever answers are texts of different lengths; but the sum where it reports no other.
     """
-    return "sum" if task.lower().replace("-", "_") in _BY_THE_SUM else "characters"
+    name = task.lower().replace("-", "_")
+    of_family = any(f"{name}_".startswith(f"{each}_") for each in _FAMILIES_BY_THE_SUM)
+    return "sum" if of_family or name in _BY_THE_SUM else "characters"
 
 
 def known() -> list[str]:

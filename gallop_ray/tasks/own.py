@@ -65,7 +65,7 @@ class OwnTask:
     @cached_property
     def format(self) -> str:
         """The name of the format."""
-        return format_name(self.task, self._all_tables[0])
+        return format_name(self.task, self._table(next(iter(self._theirs.values()))))
 
     @cached_property
     def _make(self) -> Maker:
@@ -94,11 +94,19 @@ class OwnTask:
     def examples(self, split: Split) -> list[Example]:
         """All examples of a split; those of shares are the same whichever is asked for first."""
         if split in self._theirs and not (split == "train" and self.shares):
-            return examples_of(self.task, self._table(self._theirs[split]).rows, self._make)
-        pool = examples_of(self.task, self._table(self._theirs["train"]).rows, self._make)
-        rest, total = shuffled(pool, f"{self.name}/{self.split_seed}/shares"), len(pool)
+            return self._made(split)
+        return self._shared[split]
+
+    @cached_property
+    def _shared(self) -> Mapping[Split, list[Example]]:
+        """The training rows and the splits that are held out of them: made and dealt once, for all splits."""
+        pool = self._made("train")
+        found: dict[Split, list[Example]] = {}
+        rest = shuffled(pool, f"{self.name}/{self.split_seed}/shares")
         for each, share in sorted(self.shares.items()):
-            held, rest = hold_out(rest, round(total * share), f"task {self.name}", f"data.tasks.{self.name}.splits")
-            if each == split:
-                return held
-        return rest
+            count = round(len(pool) * share)
+            found[each], rest = hold_out(rest, count, f"task {self.name}", f"data.tasks.{self.name}.splits")
+        return {**found, "train": rest}
+
+    def _made(self, split: Split) -> list[Example]:
+        return examples_of(self.task, self._table(self._theirs[split]).rows, self._make)

@@ -17,5 +17,16 @@ class Diverged(Exception):
     """The training loss or the trained values contain NaN or inf. Raised on every rank."""
 
 
+class BaseChanged(Exception):
+    """A run has changed the base model, so nothing it measured counts. Raised on every rank: the slot survives it.
+
+    restored: whether the base model is as it was again; otherwise it must be reloaded before another run.
+    """
+
+    def __init__(self, reason: str, restored: bool) -> None:
+        super().__init__(reason)
+        self.restored = restored
+
+
 class NothingToDrawError(ValueError):
     """The runs lack the data of a figure; the message says what is missing."""

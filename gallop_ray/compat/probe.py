@@ -1,7 +1,8 @@
-"""Checks that a package still has the private parts that are used of it."""
+"""Checks that the packages have the private parts that are used of them; one is imported when it is probed."""
 
-from collections.abc import Callable, Mapping
-from importlib import metadata
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module, metadata
+from importlib.util import find_spec
 
 TRIED = {
     "ray": "2.60.0",
@@ -13,6 +14,11 @@ TRIED = {
     "lm_eval": "0.4.13",
 }
 """The versions that the probes were last tried with."""
+# The modules of this folder, by the process that needs them.
+DRIVER = ("ray", "train", "tune")
+WORKER = ("torch", "transformers", "deepspeed")
+OPTIONAL = ("lm_eval",)
+ALL = (*DRIVER, *WORKER, "mlflow", "peft", *filter(find_spec, OPTIONAL))
 
 
 class Incompatible(ValueError):
@@ -37,3 +43,18 @@ def _there(look: Callable[[], object]) -> bool:
         return look() is not False
     except (AttributeError, ImportError):
         return False
+
+
+def probe_all(modules: tuple[str, ...]) -> None:
+    """Raises Incompatible for the first package that lacks something."""
+    for name in modules:
+        import_module(f"gallop_ray.compat.{name}").probe()
+
+
+def incompatibilities() -> Iterator[str]:
+    """What the installed packages lack, one line each."""
+    for name in ALL:
+        try:
+            probe_all((name,))
+        except Incompatible as error:
+            yield str(error)

@@ -14,7 +14,7 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
-from gallop_ray.compat.probes import incompatibilities
+from gallop_ray.compat.probe import incompatibilities
 from gallop_ray.disk.locks import Lock, NoLocks
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.mlflow_mirror.sqlite import file_of

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gallop_ray.disk.trouble import is_storage_trouble
-from gallop_ray.errors import Diverged
+from gallop_ray.errors import BaseChanged, Diverged
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import RunResult
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.slots.jobs import Failure, Outcome
 from gallop_ray.sparse.memory import is_out_of_memory
-from gallop_ray.training.errors import BaseChanged
 
 _SAME_FAILURE = 3  # configurations that failed alike before any run finished: the cause is hardly in them
 # How gloo and NCCL word another rank's death.

@@ -17,7 +17,7 @@ import ray.train
 import torch
 import torch.distributed
 
-from gallop_ray.compat.probes import WORKER, probe_all
+from gallop_ray.compat.probe import WORKER, probe_all
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.methods import make_method
 from gallop_ray.methods.peft import PeftMethod

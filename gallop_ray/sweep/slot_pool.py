@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from gallop_ray.compat.probes import DRIVER, probe_all
+from gallop_ray.compat.probe import DRIVER, probe_all
 from gallop_ray.compat.ray import ended_process
 from gallop_ray.errors import Halted, UserError
 from gallop_ray.records import control

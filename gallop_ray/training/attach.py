@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment, MaskMethod, RefreshedMethod, TunerMethod, make_method
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
@@ -17,7 +18,6 @@ from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
 from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext
-from gallop_ray.training.errors import BaseChanged
 from gallop_ray.training.optimizers import decay_to_base
 from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.selection import Selection, select

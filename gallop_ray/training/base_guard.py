@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from gallop_ray.errors import BaseChanged
 from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.weights import all_ranks
 from gallop_ray.spec.methods import MethodSpec
-from gallop_ray.training.errors import BaseChanged
 from gallop_ray.training.resident import LoadedModel
 
 _LOG = logging.getLogger(__name__)

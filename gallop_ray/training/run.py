@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment
 from gallop_ray.sparse.candidates import looking, reached
 from gallop_ray.sparse.weights import full_shape, rank
@@ -25,7 +26,6 @@ from gallop_ray.training.base_guard import check_frozen
 from gallop_ray.training.checkpoint import Checkpoint, last_checkpoint, restore, take_checkpoint
 from gallop_ray.training.context import Phases, Reporter, RunContext
 from gallop_ray.training.engine import Engine
-from gallop_ray.training.errors import BaseChanged
 from gallop_ray.training.loop import TrainState, train
 from gallop_ray.training.measure import Measured, Validation, measure
 from gallop_ray.training.optimizers import make_optimizer

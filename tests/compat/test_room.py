@@ -8,8 +8,7 @@ import pytest
 
 import gallop_ray
 from gallop_ray.compat import ray as ray_compat
-from gallop_ray.compat.probe import TRIED, Incompatible
-from gallop_ray.compat.probes import ALL, incompatibilities, probe_all
+from gallop_ray.compat.probe import ALL, TRIED, Incompatible, incompatibilities, probe_all
 
 ROOM = Path(gallop_ray.__file__).parent
 INNER = ("ray.core", "ray.train.v2", "ray.tune.execution", "deepspeed.runtime", "torch._", "optuna._")

@@ -68,14 +68,14 @@ MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
 """Those with experts."""
 
 
-def make_model(family: str) -> nn.Module:
+def make_model(family: str, **more: Any) -> nn.Module:
     """A model with random weights, larger than at the start of a pre-training, so that what is chosen matters."""
     tokenizer = pocket_tokenizer()
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     torch.manual_seed(0)
     of_text = {"vocab_size": len(tokenizer) + _IMAGE_TOKENS, **ids}
     if family in FAMILIES:
-        config = AutoConfig.for_model(family, **of_text, **FAMILIES[family])
+        config = AutoConfig.for_model(family, **of_text, **FAMILIES[family], **more)
     else:
         text, others = OF_TEXT_AND_IMAGES[family]
         marks = {name: len(tokenizer) + i for i, name in enumerate(others.get("marks", ()))}

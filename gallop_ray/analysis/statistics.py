@@ -21,7 +21,8 @@ from gallop_ray.spec.metrics import compared
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import Correct
 
-MEAN_ACCURACY = "mean_accuracy"
+MEAN_ACCURACY, ANSWER_LOSS, MARGIN = "mean_accuracy", "answer_loss", "margin"
+_MEANS = {MEAN_ACCURACY: ("id_accuracy", "ood_accuracy"), ANSWER_LOSS: ("id_loss", "ood_loss")}
 """The mean of ID and OOD accuracy on test sets."""
 
 
@@ -86,14 +87,19 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
 
 
 def _with_mean(result: EndedRun) -> EndedRun:
-    """The result with mean_accuracy on test sets, which is recorded on validation sets only."""
-    both = [result.value(name) for name in ("id_accuracy", "ood_accuracy")]
-    known = [value for value in both if value is not None]
-    return result.model_copy(update={MEAN_ACCURACY: fmean(known)}) if len(known) == len(both) else result
+    """The result with mean_accuracy and answer_loss on test sets, which are recorded on validation sets only."""
+    made = {}
+    for name, parts in _MEANS.items():
+        known = [value for part in parts if (value := result.value(part)) is not None]
+        if len(known) == len(parts) or (known and name == ANSWER_LOSS and len(result.tasks) == 1):
+            made[name] = fmean(known)
+    return result.model_copy(update=made) if made else result
 
 
 def _verdict_metric(results: Sequence[EndedRun], sweep: Sweep) -> str:
     metric = sweep.objective.metric.removeprefix("val_")
+    if metric == MARGIN:  # which is of validation sets alone: the answers that it is a margin of
+        metric = MEAN_ACCURACY
     if metric == MEAN_ACCURACY and all(result.value(MEAN_ACCURACY) is None for result in results):
         return "id_accuracy"  # there is no other task
     return metric

@@ -10,7 +10,7 @@ from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
 from gallop_ray.spec.harness import task_path
-from gallop_ray.spec.metrics import declare, find, objectives
+from gallop_ray.spec.metrics import TEXT_LOSS, declare, find, objectives
 from gallop_ray.spec.model_folder import folder_problem, position_table, read_config
 from gallop_ray.spec.peft_tuners import tuners_work
 from gallop_ray.spec.places import is_file, is_folder
@@ -149,7 +149,7 @@ def _ood_tasks(sweep: Sweep) -> Iterator[Finding]:
 def _objective_has_tasks(sweep: Sweep) -> Iterator[Finding]:
     for place, metric in enumerate(sweep.objective.all_metrics):
         known = find(metric)
-        if known is not None and known.needs_ood and not sweep.data.rounds[0].ood:
+        if known is not None and known.needs_ood and not known.without_ood and not sweep.data.rounds[0].ood:
             message = f"{metric} is not allowed without data.ood; list other tasks there, or choose val_id_accuracy"
             yield (("objective", "metrics", place), ("objective", "metric"), ("data", "ood")), message
 
@@ -260,6 +260,13 @@ def _text_exists(sweep: Sweep) -> Iterator[Finding]:
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; there is no such file"
 
 
+def _text_to_go_by(sweep: Sweep) -> Iterator[Finding]:
+    for place, metric in enumerate(sweep.objective.all_metrics):
+        if metric == f"val_{TEXT_LOSS}" and sweep.evaluation.text_of(sweep.model.name) is None:
+            message = f"{metric} is not allowed without evaluation.text; give general text there"
+            yield (("objective", "metrics", place), ("objective", "metric")), message
+
+
 def _harness_tasks(sweep: Sweep) -> Iterator[Finding]:
     for name in (*sweep.data.train_tasks, *sweep.data.ood):
         task = sweep.data.tasks.get(name)
@@ -356,6 +363,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("data.root",), _root_exists),
     (("data",), _sources_exist),
     (("evaluation.text",), _text_exists),
+    (("evaluation.text", "model.name", "objective"), _text_to_go_by),
     (("data.tasks", "data.train", "data.ood"), _harness_tasks),
     (("data.tasks",), _harness_fields),
     (("model.name", "evaluation.text", "search.storage"), _no_buckets),

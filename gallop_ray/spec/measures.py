@@ -4,6 +4,7 @@ A task counts by one measure, and may have more (`measure` and `also` of data.ta
 numbers of a task reads this table. docs/metrics.md defines those that are built in.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from gallop_ray.spec.problems import did_you_mean
 
 GROUP = "gallop_ray.measures"
 """The entry points by which a package offers measures: `name = "module:function"`."""
-By = Literal["likelihood", "generation", "loss"]
+By = Literal["likelihood", "generation", "loss", "margin"]
 Normalize = Literal["sum", "characters", "bytes", "unconditional"]
 _ROUNDING = 1e-9
 _FILE = re.compile(r"([A-Za-z_]\w*)\.py:([A-Za-z_]\w*)")
@@ -22,7 +23,7 @@ _FILE = re.compile(r"([A-Za-z_]\w*)\.py:([A-Za-z_]\w*)")
 
 @dataclass(frozen=True)
 class Measure:
-    """One number for each example, by what a model holds likely, by what it generates, or its loss.
+    """One number for each example, by what a model holds likely, by what it generates, its loss or its margin.
 
     `name` is that of the way in records. function: `module:function` of (outputs, examples) to a number for each, for
     measures by generation. needs: the package that it takes, of the optional extra [measures].
@@ -56,6 +57,7 @@ _TABLE = (
     Measure("json_equal", "equal JSON", "generation", f"{_HERE}:json_equal"),
     Measure("numeric", "right number", "generation", f"{_HERE}:numeric"),
     Measure("loss", "loss", "loss", larger_is_better=False, bounds=(0.0, None)),
+    Measure("margin", "margin of the right answer", "margin", bounds=(-math.inf, None)),  # beside a likelihood, always
 )
 BUILT_IN: Mapping[str, Measure] = {each.name: each for each in _TABLE}
 NORMALIZED: Mapping[Normalize, str] = {
@@ -86,7 +88,8 @@ def normalization(task: str) -> Normalize:
 
 def known() -> list[str]:
     """The names that a task may count by, without references."""
-    return [*(name for name in BUILT_IN if name not in NORMALIZED.values()), *sorted(installed(GROUP))]
+    named = (each.name for each in _TABLE if each.name not in NORMALIZED.values() and each.by != "margin")
+    return [*named, *sorted(installed(GROUP))]
 
 
 def reference(name: str) -> str:

@@ -17,6 +17,7 @@ from gallop_ray.spec.problems import did_you_mean
 GROUP = "gallop_ray.metrics"
 """The entry points by which a package offers metrics: `name = "module:object"`, an object of class Metric."""
 COLLAPSED_BELOW = 0.01
+TEXT_LOSS = "text_loss"
 _SHARE = (0.0, 1.0)
 _LOSS = (0.0, math.inf)
 _ROUNDING = 1e-9
@@ -24,7 +25,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model reaches on one split, measured in one way: accuracies or other shares in [0, 1], or losses.
+    """What one model reaches on one split, measured in one way: shares in [0, 1], losses or margins.
 
     None where it was not measured.
     """
@@ -42,7 +43,7 @@ class Scores:
 
 Value = Callable[[Scores, Scores], float | None]
 """Computes a value from the scores of the tuned and of the base model; None where undefined."""
-Of = Literal["share", "loss"]
+Of = Literal["share", "loss", "margin"]
 Weights = Callable[[float], tuple[float, float] | None]
 """From the base model's OOD accuracy, the weights of the ID accuracy and the mean OOD accuracy in the metric."""
 
@@ -66,12 +67,14 @@ class Metric:
     """Additional text for the column's heading."""
     needs_ood: bool = True
     """Whether it involves tasks other than the one trained on."""
+    without_ood: bool = False
+    """Whether one that involves other tasks is made without them, where a sweep has none."""
     weights: Weights | None = None
     on_tests: bool = True
     bounds: tuple[float, float] | None = None
     """The range of its values, if known; a record with a value outside is damaged."""
     of: Of = "share"
-    """What it is made of and its own unit: shares of 1, shown in percent, or losses, in nats."""
+    """What it is made of and its own unit: shares of 1, shown in percent; losses or margins, in nats."""
 
     @property
     def column(self) -> str:
@@ -95,6 +98,11 @@ def collapse_rate(scores: Scores) -> float | None:
     """Share of OOD accuracies below COLLAPSED_BELOW; None where there are none, or one was not measured."""
     known = [each for each in scores.ood.values() if each is not None]
     return fmean(each < COLLAPSED_BELOW for each in known) if known and len(known) == len(scores.ood) else None
+
+
+def _mean_of_both(tuned: Scores, base: Scores) -> float | None:
+    """The mean of ID and mean OOD score; the ID score where there are no other tasks."""
+    return _mean([tuned.id, tuned.mean_ood]) if tuned.ood else tuned.id
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -181,11 +189,44 @@ _TABLE = (
         weights=lambda base: (0.0, 1.0),
         of="loss",
     ),
+    Metric(
+        name="answer_loss",
+        label="loss of the right answers",
+        value=_mean_of_both,
+        larger_is_better=False,
+        heading="Loss",
+        without_ood=True,
+        bounds=_LOSS,
+        weights=lambda base: (0.5, 0.5),
+        on_tests=False,
+        of="loss",
+    ),
+    Metric(
+        name="margin",
+        label="margin of the right answers",
+        value=_mean_of_both,
+        heading="Margin",
+        without_ood=True,
+        weights=lambda base: (0.5, 0.5),
+        on_tests=False,
+        of="margin",
+    ),
+    Metric(
+        name=TEXT_LOSS,
+        label="text loss",
+        value=lambda tuned, base: None,  # made of no task; runs record it of general text
+        larger_is_better=False,
+        note="of general text, in nats per token",
+        needs_ood=False,
+        bounds=_LOSS,
+        on_tests=False,
+        of="loss",
+    ),
 )
 BUILT_IN: Mapping[str, Metric] = {each.name: each for each in _TABLE}
 _OBJECTIVES = (
     *("mean_accuracy", "id_accuracy", "ood_accuracy", "forget_ratio"),
-    *("id_loss", "ood_loss", "ood_loss_increase"),
+    *("id_loss", "ood_loss", "ood_loss_increase", "answer_loss", "margin", TEXT_LOSS),
 )
 _SMALLER = ("forget", "collapse", "memori", "loss", "perplexity", "entropy", "seconds", "memory")
 _LARGER = ("accuracy", "parseable", "per_second")
@@ -295,7 +336,7 @@ def display_name(name: str) -> str:
 
 
 def made_of(name: str) -> Of:
-    """What a metric is made of: shares or losses."""
+    """What a metric is made of: shares, losses or margins."""
     metric = find(name)
     if metric is None:
         return "loss" if _OF_A_TASK.fullmatch(name) else "share"
@@ -309,7 +350,7 @@ def scale_of(name: str) -> float:
 
 def unit_of(name: str, difference: bool = False) -> str:
     """The unit in which a metric, or a difference of two of its values, is shown."""
-    if made_of(name) == "loss":
+    if made_of(name) != "share":
         return "nats"
     return "points" if difference else "%"
 

@@ -15,6 +15,7 @@ _SCRIPTS = (
     r"\u1100-\u11ff\uac00-\ud7a3\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"
 )
 _UNSPACED = re.compile(f"[{_SCRIPTS}]")
+_INCOMPLETE = "\ufffd"  # how a character is decoded of which bytes are missing
 _LETTERS = re.compile(rf"[^\W{_SCRIPTS}]")  # a letter, digit or underscore of a script with spaces between words
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -41,6 +42,16 @@ def parse_answer(text: str, keys: Sequence[str]) -> int | None:
     """The index of the key that appears first in `text` as a whole word; None where there is none."""
     found = next(keys_in(text, keys), None) if keys else None
     return keys.index(found.key) if found else None
+
+
+def is_decided(text: str, keys: Sequence[str], stop: Sequence[str] = ()) -> bool:
+    """Whether `parse_answer` reads the same from `text` whatever follows it, up to one of the stop texts."""
+    text = text.rstrip(_INCOMPLETE)
+    found = next(keys_in(text, keys), None) if keys else None
+    if found is None or found.end == len(text):  # its word may go on
+        return False
+    begun = [(key, found.start) for key in keys] + [(each, found.end - 1) for each in stop]
+    return not any(each.startswith(text[place:]) for each, last in begun for place in range(last + 1))
 
 
 class Found(NamedTuple):

@@ -4,23 +4,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from gallop_ray.spec.measures import NORMALIZED, Normalize
-from gallop_ray.tasks.accuracy import EvaluationSettings, evaluating, over_ranks
+from gallop_ray.tasks.accuracy import EvaluationSettings
+from gallop_ray.tasks.branches import Asked
 from gallop_ray.tasks.encode import encode_options
 from gallop_ray.tasks.examples import Example
-from gallop_ray.tasks.padding import last_logits, left_padded, reads_padded
+from gallop_ray.tasks.passes import Prompted, answered
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A sequence to run, and the options whose tokens, all of one length, are scored at its last positions."""
+class Chosen:
+    """By way, the one that counts first, whether each example is answered right; and how far it is from the other.
 
-    example: int
-    ids: list[int]
-    tails: dict[int, list[int]]
+    losses: as of `Held`. margins: by how much the right option counts for more than the best wrong one, in what decides
+    (nats, or nats per character or byte); what is chosen is right above 0, and wrong below.
+    """
+
+    ways: dict[str, list[bool]]
+    losses: list[float]
+    margins: list[float]
 
 
 def by_likelihood(
@@ -29,8 +31,8 @@ def by_likelihood(
     examples: Sequence[Example],
     settings: EvaluationSettings,
     normalize: Normalize = "characters",
-) -> dict[str, list[bool]]:
-    """For each example, whether the right option is chosen; by way, the one that counts first.
+) -> Chosen:
+    """For each example, whether the right option is chosen.
 
     Of examples whose prompts data.prompt makes there is one way: the right option must have strictly the highest
     log-probability, summed over its tokens. Of others (a `joint` between prompt and answer) the ways are those of
@@ -39,19 +41,24 @@ def by_likelihood(
     Every example has options. `model` is a transformers causal language model or a wrapper around one. Equal on every
     rank, and whatever their number.
     """
-    sums = option_scores(model, tokenizer, examples, settings)
+    held = held_likely(model, tokenizer, examples, settings)
+    sums, labels = [each.sums for each in held], [one.label for one in examples]
+    losses = [each.loss for each in held]
     if any(one.joint is None for one in examples):
-        each = zip(sums, examples, strict=True)
-        return {"likelihood": [_strictly_best(values, one.label) for values, one in each]}
-    ways = {name: _chosen(sums, examples, rule) for name, rule in _RULES.items() if name in _ALWAYS}
+        right = [_strictly_best(*each) for each in zip(sums, labels, strict=True)]
+        return Chosen({"likelihood": right}, losses, _margins(sums, labels))
     counts = NORMALIZED[normalize]
+    worth = {name: _worth(sums, examples, rule) for name, rule in _RULES.items() if name in (*_ALWAYS, counts)}
     if counts == "acc_unconditional":
-        alone = option_scores(model, tokenizer, examples, settings, conditional=False)
-        less = [[one - other for one, other in zip(*pair, strict=True)] for pair in zip(sums, alone, strict=True)]
-        ways[counts] = _chosen(less, examples, _RULES["acc"])
-    elif counts not in ways:
-        ways[counts] = _chosen(sums, examples, _RULES[counts])
-    return {"likelihood": ways[counts], **ways}
+        alone = _scores_alone(model, tokenizer, examples, settings)
+        worth[counts] = [
+            [one - other for one, other in zip(*pair, strict=True)] for pair in zip(sums, alone, strict=True)
+        ]
+    ways = {
+        name: [values.index(max(values)) == label for values, label in zip(each, labels, strict=True)]
+        for name, each in worth.items()
+    }
+    return Chosen({"likelihood": ways[counts], **ways}, losses, _margins(worth[counts], labels))
 
 
 Rule = Callable[[float, str], float]
@@ -64,73 +71,89 @@ _RULES: dict[str, Rule] = {
 _ALWAYS = ("acc", "acc_norm")
 
 
-def _chosen(sums: Sequence[Sequence[float]], examples: Sequence[Example], rule: Rule) -> list[bool]:
-    """Whether the first of the options that count for most is the right one."""
-    found = []
-    for values, one in zip(sums, examples, strict=True):
-        worth = [rule(value, text) for value, text in zip(values, one.options, strict=True)]
-        found.append(worth.index(max(worth)) == one.label)
-    return found
+def _worth(sums: Sequence[Sequence[float]], examples: Sequence[Example], rule: Rule) -> list[list[float]]:
+    pairs = zip(sums, examples, strict=True)
+    return [[rule(value, text) for value, text in zip(values, one.options, strict=True)] for values, one in pairs]
 
 
-def option_scores(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    settings: EvaluationSettings,
-    conditional: bool = True,
-) -> list[list[float]]:
-    """Of each example the log-probability of each option after the prompt, summed over its tokens.
+def _margins(worth: Sequence[Sequence[float]], labels: Sequence[int]) -> list[float]:
+    return [
+        values[label] - max(value for i, value in enumerate(values) if i != label)
+        for values, label in zip(worth, labels, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Held:
+    """How likely a model holds the options of one example, and what it loses with the right one."""
+
+    sums: list[float]
+    loss: float
+    """The mean cross-entropy of the right answer's tokens and its end, in nats, as `example_losses` has it."""
+
+
+def held_likely(model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings) -> list[Held]:
+    """Of each example the log-probability of each option after the prompt, summed over its tokens, and the loss.
 
     Without a `joint` the end of the sequence is one of them, as in training, so that an option that another one
     continues can win; it is left out where the options differ in their last token alone, which decides, and which alone
-    is counted then. With a joint they are the option's own tokens.
-
-    conditional: else after the beginning of a sequence alone, or its end where the tokenizer has no beginning.
+    is counted then. With a joint they are the option's own tokens. Collective, as all here.
     """
-    make = _rows if conditional else _rows_alone
-    rows = [row for i, example in enumerate(examples) for row in make(i, example, tokenizer, settings)]
-    rows.sort(key=lambda row: len(row.ids))
-    pad_id = tokenizer.pad_token_id
-    with evaluating(model):
-        padded = reads_padded(model, [row.ids for row in rows], pad_id)
-        found = over_ranks(
-            model,
-            rows,
-            settings.batch_size,
-            lambda batch: _score(model, batch, pad_id),
-            length=None if padded else lambda row: len(row.ids),
+    questions = [_question(one, tokenizer, settings) for one in examples]
+    found = answered(model, [one.prompted for one in questions], tokenizer.pad_token_id, settings.batch_size)
+    return [
+        Held(
+            [sum(values[i][one.counted :]) for i in range(one.options)],
+            -sum(values[_ENDED]) / len(values[_ENDED]),
         )
-    scores = [[0.0] * len(example.options) for example in examples]
-    for row, values in zip(rows, found, strict=True):
-        for option, value in values.items():
-            scores[row.example][option] = value
-    return scores
+        for one, values in zip(questions, found, strict=True)
+    ]
 
 
-def _rows(index: int, example: Example, tokenizer: Any, settings: EvaluationSettings) -> list[_Row]:
-    encoded = encode_options(example, tokenizer, settings.prompt, settings.max_length)
-    shared = _common_prefix(encoded.options)
-    if all(len(option) == shared + 1 for option in encoded.options):
-        # Options that differ in their last token only are all read from one position of one sequence: none continues
-        # another, and their ends would take a sequence for each. What they share weighs where sums are divided.
-        first = 0 if example.joint is not None else shared
-        tails = {i: option[first:] for i, option in enumerate(encoded.options)}
-        return [_Row(index, encoded.prompt + encoded.options[0][:shared], tails)]
-    whole = example.joint is not None
-    answers = [option if whole else encoded.ended(i) for i, option in enumerate(encoded.options)]
-    return [_Row(index, encoded.prompt + answer[:-1], {i: answer}) for i, answer in enumerate(answers)]
+def option_scores(
+    model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings
+) -> list[list[float]]:
+    """The sums of `held_likely`."""
+    return [each.sums for each in held_likely(model, tokenizer, examples, settings)]
 
 
-def _rows_alone(index: int, example: Example, tokenizer: Any, settings: EvaluationSettings) -> list[_Row]:
-    """As lm-evaluation-harness asks for what is likely after an empty text."""
+def _scores_alone(
+    model: Any, tokenizer: Any, examples: Sequence[Example], settings: EvaluationSettings
+) -> list[list[float]]:
+    """As lm-evaluation-harness asks for what is likely after an empty text: the beginning of one, or its end."""
     begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    texts = [f"{example.joint or ''}{option}" for option in example.options]
-    found = []
-    for i, option in enumerate(tokenizer(texts, add_special_tokens=False)["input_ids"]):
-        tail = option[1:] if option[0] == begin else option
-        found.append(_Row(index, [begin, *tail[:-1]], {i: tail}))
-    return found
+    questions: list[Prompted] = []
+    for one in examples:
+        texts = [f"{one.joint or ''}{option}" for option in one.options]
+        options = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        questions.append(([begin], {i: ids[1:] if ids[0] == begin else ids for i, ids in enumerate(options)}))
+    found = answered(model, questions, tokenizer.pad_token_id, settings.batch_size)
+    return [[sum(values[i]) for i in range(len(values))] for values in found]
+
+
+_ENDED = "the right answer with its end"
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A prompt with its options by number, and the right one with its end; from which token on options count."""
+
+    prompted: Prompted
+    options: int
+    counted: int = 0
+
+
+def _question(example: Example, tokenizer: Any, settings: EvaluationSettings) -> _Question:
+    encoded, counted = encode_options(example, tokenizer, settings.prompt, settings.max_length), 0
+    options = encoded.options
+    shared = _common_prefix(options)
+    if example.joint is None and all(len(option) == shared + 1 for option in options):
+        # Options that differ in their last token only: none continues another, and their ends would take a branch each.
+        counted = shared
+    elif example.joint is None:
+        options = [encoded.ended(i) for i in range(len(options))]
+    asked: Asked = {**dict(enumerate(options)), _ENDED: encoded.ended(example.label)}
+    return _Question((encoded.prompt, asked), len(options), counted)
 
 
 def _common_prefix(options: Sequence[Sequence[int]]) -> int:
@@ -138,20 +161,6 @@ def _common_prefix(options: Sequence[Sequence[int]]) -> int:
         if len(set(tokens)) > 1:
             return position
     return min(map(len, options))
-
-
-def _score(model: Any, batch: list[_Row], pad_id: int) -> list[dict[int, float]]:
-    """The summed log-probability of each option of each row."""
-    lengths = [len(next(iter(row.tails.values()))) for row in batch]
-    logits = last_logits(model, *left_padded([row.ids for row in batch], pad_id, model.device), max(lengths))
-    return [_tail_scores(one[-length:], row.tails) for one, length, row in zip(logits, lengths, batch, strict=True)]
-
-
-def _tail_scores(logits: Tensor, tails: dict[int, list[int]]) -> dict[int, float]:
-    """Log-probability of each tail, from the (length, V) logits that predict it."""
-    tokens = torch.tensor(list(tails.values()), device=logits.device)
-    scores = logits.float().log_softmax(-1).gather(1, tokens.T).sum(0)
-    return dict(zip(tails, scores.tolist(), strict=True))
 
 
 def _strictly_best(values: Sequence[float], label: int) -> bool:

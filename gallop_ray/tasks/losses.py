@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from gallop_ray.tasks.accuracy import EvaluationSettings, evaluating, over_ranks
+from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.encode import IGNORED, Encoded, Learn, answer_positions, collate, encode
 from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.padding import batches
+from gallop_ray.tasks.passes import evaluating, over_ranks
 from gallop_ray.tasks.token_loss import token_losses
 
 _TOKENS = 2048  # in a batch: there are logits of most of them
+_ROWS = 256
 
 
 def example_losses(
@@ -24,11 +27,9 @@ def example_losses(
 
 def loss_sums(model: Any, items: Sequence[Encoded], pad_id: int) -> list[tuple[float, int]]:
     """The summed cross-entropy of each item's labelled tokens, and their number. Collective, as above."""
-    order = sorted(range(len(items)), key=lambda i: len(items[i].input_ids))
-    size = max(1, _TOKENS // max((len(item.input_ids) for item in items), default=1))
+    dealt = batches([len(item.input_ids) for item in items], _ROWS, _TOKENS)
     with evaluating(model):
-        found = over_ranks(model, [items[i] for i in order], size, lambda batch: _sums(model, batch, pad_id))
-    return [each for _, each in sorted(zip(order, found, strict=True))]
+        return over_ranks(model, items, dealt, lambda batch: _sums(model, batch, pad_id))
 
 
 def _sums(model: Any, batch: list[Encoded], pad_id: int) -> list[tuple[float, int]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gallop_ray.spec.measures import BUILT_IN, Measure, Normalize, measure, normalization
-from gallop_ray.spec.metrics import Scores, find
+from gallop_ray.spec.metrics import TEXT_LOSS, Scores, find
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.accuracy import EvaluationSettings, Generated, generated_texts
 from gallop_ray.tasks.answers import is_right, read_answer
@@ -94,7 +94,7 @@ def measuring(sweep: Sweep, task: str, examples: Sequence[Example]) -> Measuring
     if asked.harness is not None:  # it judges by itself; of whole texts it says how likely they are
         return Measuring(task, kind, BUILT_IN["loss" if kind == "plain" else "likelihood"])
     named = measure(asked.measure) if asked.measure else BUILT_IN[_BY_KIND[kind]]
-    also = [measure(name) for name in asked.also]
+    also, metrics = [measure(name) for name in asked.also], sweep.objective.all_metrics
     if kind == "choice" and sweep.evaluation.generate:
         also.insert(0, BUILT_IN["generated"])
     return Measuring(
@@ -105,18 +105,29 @@ def measuring(sweep: Sweep, task: str, examples: Sequence[Example]) -> Measuring
         asked.normalize or normalization(task),
         asked.max_new_tokens,
         asked.stop,
-        any((metric := find(name)) is not None and metric.of == "loss" for name in sweep.objective.all_metrics),
+        any((metric := find(name)) and metric.of == "loss" and metric.name != TEXT_LOSS for name in metrics),
         asked.learn,
     )
 
 
 def refuse_unmeasured_objective(sweep: Sweep, tasks: Mapping[str, Measuring]) -> None:
-    """Raise ValueError where the objective is made of shares, and tasks that it needs count by their loss."""
+    """Raise ValueError where the objective is made of shares, and tasks that it needs count by their loss; and where it
+    is the margin of what does not count by likelihood."""
     known = {name: None if how.counts.by == "loss" else 0.5 for name, how in tasks.items()}
     for each in sweep.data.rounds:
         scores = Scores(known[each.train_task], {task: 0.5 for task in each.ood if known[task] is not None})
+        judged = sweep.data.task(each.train_task).harness is not None
         for name in sweep.objective.all_metrics:
             metric = find(name)
+            if (
+                metric is not None
+                and metric.of == "margin"
+                and (judged or tasks[each.train_task].counts.by != "likelihood")
+            ):
+                raise ValueError(
+                    f"objective.metric {name} cannot be measured: {each.train_task} does not count by likelihood here; "
+                    "choose another objective"
+                )
             if metric is not None and metric.of == "share" and metric.value(scores, scores) is None:
                 loss = [task for task in (each.train_task, *each.ood) if known[task] is None]
                 raise ValueError(
@@ -136,21 +147,29 @@ class Split:
 def measured(
     model: Any, tokenizer: Any, examples: Sequence[Example], how: Measuring, settings: EvaluationSettings, test: bool
 ) -> Split:
-    """Measure the examples of a split. Collective, equal on every rank."""
+    """Measure the examples of a split. Collective, equal on every rank.
+
+    Of validation examples with options the loss and the margin come from the passes that choose among them.
+    """
     settings, measures = how.settings(settings), how.of(test)
     ways: dict[str, Values] = {}
-    texts: list[str] = []
-    if any(each.by == "generation" for each in measures):
-        texts = generated_texts(model, tokenizer, examples, settings)
+    texts, seen = list[str](), dict[str, Values]()
+    if texted := [each.name for each in measures if each.by == "generation"]:
+        ends = replace(settings, decided=texted == ["generated"])  # other measures read the whole of it
+        texts = generated_texts(model, tokenizer, examples, ends)
     for each in measures:
         if each.by == "likelihood":
-            found = by_likelihood(model, tokenizer, examples, settings, how.normalize)
-            ways |= {way: packed(values) for way, values in found.items()}
+            chosen = by_likelihood(model, tokenizer, examples, settings, how.normalize)
+            ways |= {way: packed(values) for way, values in chosen.ways.items()}
+            seen = {"loss": packed(chosen.losses), "margin": packed(chosen.margins)}
         elif each.by == "loss":
-            ways["loss"] = packed(example_losses(model, tokenizer, examples, settings, how.learn))
+            losses = seen.get("loss")
+            if losses is None:
+                losses = packed(example_losses(model, tokenizer, examples, settings, how.learn))
+            ways["loss"] = losses
         else:
             ways[each.name] = packed(values_of(each, texts, examples))
-    return Split(ways, _read(texts, examples) if texts else None)
+    return Split(ways if test else {**ways, **seen}, _read(texts, examples) if texts else None)
 
 
 def _read(texts: list[str], examples: Sequence[Example]) -> Generated:

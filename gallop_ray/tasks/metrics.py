@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeVar
 
-from gallop_ray.spec.metrics import Of, Scores, forget_ratio, loss_increase, metrics, test_metrics
+from gallop_ray.spec.metrics import TEXT_LOSS, Of, Scores, forget_ratio, loss_increase, metrics, test_metrics
 from gallop_ray.spec.schema import DataSpec
 from gallop_ray.tasks.values import Values, mean
 
@@ -18,9 +18,9 @@ _Value = TypeVar("_Value")
 
 
 def plain(ways: Mapping[str, _Value], of: Of = "share") -> _Value | None:
-    """What metrics without a suffix go by: the first way that was measured, unless it is the loss; or the loss."""
-    if of == "loss":
-        return ways.get("loss")
+    """What metrics without a suffix go by: the first way that was measured, unless it is the loss; or that itself."""
+    if of != "share":
+        return ways.get(of)
     first = next(iter(ways), "loss")
     return None if first == "loss" else ways[first]
 
@@ -63,15 +63,19 @@ def summarize(
     """Every metric of gallop_ray.spec.metrics, those of the sweep among them, each in three versions.
 
     Plain: test sets by what each task counts by; with suffix `_generated`: test sets by generating; with prefix `val_`:
-    validation sets by what each task counts by. Metrics of losses are made of those of all tasks that have one, the
-    others of all that count by something else. None where something was not measured.
+    validation sets by what each task counts by. Metrics of losses are made of those of all tasks that have one, of
+    margins likewise, the others of all that count by something else. None where something was not measured.
     """
     tuned, base, ood = task_accuracies, base_accuracies, list(ood_tasks)
     found: dict[str, float | None] = {}
     for name, split, way in _VERSIONS:
-        of = "loss" if way == "loss" else "share"
-        which = [each for each in (test_metrics() if split == "test" else metrics()) if each.of == of]
-        if of == "share" or any("loss" in ways for splits in tuned.values() for ways in splits.values()):
+        of = _of(way)
+        which = [
+            each
+            for each in (test_metrics() if split == "test" else metrics())
+            if each.of == of and each.name != TEXT_LOSS
+        ]
+        if of == "share" or any(of in splits.get(split, ()) for splits in tuned.values()):
             scores = [_scores(each, train_task, ood, split, way) for each in (tuned, base)]
             values = {name.format(metric.name): metric.value(*scores) for metric in which}
             found |= {each: None if value is None else float(value) for each, value in values.items()}
@@ -84,6 +88,7 @@ _VERSIONS = (
     ("val_{}", "validation", "share"),
     ("{}", "test", "loss"),
     ("val_{}", "validation", "loss"),
+    ("val_{}", "validation", "margin"),
 )
 """The names, the split and the way of each version of the metrics."""
 
@@ -102,7 +107,11 @@ def those_measured(
 
 def _get(found: Mapping[str, Mapping[str, Mapping[str, _Value]]], task: str, split: str, way: str) -> _Value | None:
     ways = found.get(task, {}).get(split, {})
-    return ways.get(way) if way == "generated" else plain(ways, "loss" if way == "loss" else "share")
+    return ways.get(way) if way == "generated" else plain(ways, _of(way))
+
+
+def _of(way: str) -> Of:
+    return "loss" if way == "loss" else "margin" if way == "margin" else "share"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,19 +1,17 @@
 """Batches for evaluation: rows padded on the left where the model reads them as if they stood alone."""
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
-from typing import Any, TypeVar
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gallop_ray.sparse.weights import all_ranks
 
-Item = TypeVar("Item")
-Length = Callable[[Any], int]
-
 _NOISE = {torch.float32: 1e-4, torch.float64: 1e-4}
 _COARSE = 3e-2  # 16 bits: what another order of additions makes of logits
+_PASS = 64  # a forward pass costs as much as so many tokens, beside its own
 
 
 def left_padded(
@@ -50,13 +48,35 @@ def reads_padded(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> bool
     alone, padded = (
         last_logits(model, *left_padded([shortest], pad_id, model.device, wide), 1).double() for wide in (0, width)
     )
+    return all_ranks(alike(alone, padded, model.dtype))
+
+
+def alike(logits: Tensor, others: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits (n, V) of a model of this dtype differ in no row by more than another order of additions makes."""
     # Of the logits only differences count, and few of many vary by more than the rest.
-    spread = (alone - alone.mean()).norm()
-    return all_ranks(bool((alone - padded).norm() <= _NOISE.get(model.dtype, _COARSE) * spread))
+    spread = (logits - logits.mean(-1, keepdim=True)).norm(dim=-1)
+    return bool(((logits - others).norm(dim=-1) <= _NOISE.get(dtype, _COARSE) * spread).all())
 
 
-def batches(items: Sequence[Item], size: int, length: Length | None = None) -> Iterator[list[Item]]:
-    """The items in order, at most `size` at a time; with `length` only such as have one length together."""
-    for _, group in groupby(items, length or (lambda item: 0)):
-        together = list(group)
-        yield from (together[i : i + size] for i in range(0, len(together), size))
+def batches(lengths: Sequence[int], size: int, tokens: int | None = None, equal: bool = False) -> list[list[int]]:
+    """Which rows to run together, by their lengths: at most `size`, and at most `tokens` with their padding.
+
+    Rows of like length go together, in ascending order; how many, so that passes and padding together cost least.
+    A row that is longer than `tokens` runs alone. equal: only rows of one length together.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    least, begins = [0.0], [0]  # of the first so many rows the cost, and where their last batch begins
+    for end in range(1, len(order) + 1):
+        longest, best = lengths[order[end - 1]], (math.inf, 0)
+        for begin in range(end - 1, max(0, end - size) - 1, -1):
+            count = end - begin
+            if count > 1 and ((tokens and count * longest > tokens) or (equal and lengths[order[begin]] < longest)):
+                break
+            best = min(best, (least[begin] + _PASS + count * longest, begin))
+        least.append(best[0])
+        begins.append(best[1])
+    found, end = [], len(order)
+    while end:
+        found.append(order[begins[end] : end])
+        end = begins[end]
+    return found[::-1]

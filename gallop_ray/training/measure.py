@@ -16,7 +16,7 @@ from gallop_ray.tasks.examples import MEASURED, Example
 from gallop_ray.tasks.measuring import measured, measuring
 from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
 from gallop_ray.tasks.outputs import Outputs, describe
-from gallop_ray.tasks.text import text_loss
+from gallop_ray.tasks.text import VALIDATION, text_loss
 from gallop_ray.tasks.values import Values
 from gallop_ray.training.checkpoint import Best
 from gallop_ray.training.context import RunContext
@@ -31,6 +31,8 @@ class Measured:
     correct: Correct
     outputs: Outputs
     text_loss: float | None
+    val_text_loss: float | None = None
+    """Of other text, where the objective goes by it."""
     chance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """What guessing reaches on validation examples, as base.json has it."""
 
@@ -59,7 +61,8 @@ def measure(resident: LoadedModel, module: nn.Module) -> Measured:
     tests = {name: task.test for name, task in resident.tasks.items()}
     outputs = describe(tests, generated, resident.sweep.data.train_tasks[0]) if generated else {}
     chance = {name: of_it for name, task in resident.tasks.items() if (of_it := _chance(task.validation))}
-    return Measured(correct, outputs, text_loss(module, resident.text, tokenizer.pad_token_id), chance)
+    losses = [text_loss(module, each, tokenizer.pad_token_id) for each in (resident.text, resident.validation_text)]
+    return Measured(correct, outputs, *losses, chance)
 
 
 def _chance(examples: Sequence[Example]) -> dict[str, float]:
@@ -124,6 +127,7 @@ class Validation:
                     ways = measured(engine.module, resident.tokenizer, task.validation, how, settings, test=False).ways
                 correct[name] = {"validation": ways}
         metrics = summarize(accuracies(correct), self._base, sweep.data.train_task, sweep.data.ood)
+        metrics[VALIDATION] = text_loss(engine.module, resident.validation_text, resident.tokenizer.pad_token_id)
         return {name: value for name, value in metrics.items() if name.startswith("val_") and value is not None}
 
     def _is_best(self, value: float) -> bool:

@@ -27,7 +27,7 @@ from gallop_ray.tasks.lengths import Fitted, fitted
 from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.measuring import measuring
 from gallop_ray.tasks.packing import Packed, packed_losses
-from gallop_ray.tasks.text import load_text
+from gallop_ray.tasks.text import load_text, load_validation_text
 from gallop_ray.training.engine import (
     Engine,
     deepspeed_config,
@@ -60,7 +60,9 @@ class LoadedModel:
     fitted: Mapping[str, Fitted] = field(default_factory=dict)
     """Of each task to train on, how many examples were too long."""
     text: list[Encoded] = field(default_factory=list)
-    """General text whose loss is measured."""
+    """General text whose loss is reported."""
+    validation_text: list[Encoded] = field(default_factory=list)
+    """Other general text, where the objective goes by its loss."""
     magnitudes: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     """By names of candidates, the magnitudes of their weights as exponent_counts; filled on first use."""
     scores: Path | None = None
@@ -93,7 +95,7 @@ class LoadedModel:
             for name, task in self.tasks.items()
         }
         tokens = {name: _hash_of(str(one.input_ids) for one in encoded) for name, encoded in self.trains.items()}
-        text = _hash_of(str(one.input_ids) for one in self.text)
+        text = _hash_of(str(one.input_ids) for one in (*self.text, *self.validation_text))
         judged = {name: task.harness.identity for name, task in self.tasks.items() if task.harness is not None}
         return {
             "base model": self.base_hash,
@@ -218,6 +220,7 @@ def load_base_model(
         trains=trains,
         fitted=fit,
         text=load_text(sweep, tokenizer),
+        validation_text=load_validation_text(sweep, tokenizer),
         load=lambda: cast(nn.Module, load(sweep.model)[0]),
     )
     _refuse_unfit(resident)  # before the split: it reads the shape of the embeddings
@@ -237,7 +240,8 @@ def _refuse_unfit(resident: LoadedModel) -> None:
     sweep, model = resident.sweep, resident.model
     prompt, length = sweep.data.prompt, sweep.training.max_length
     rows, limit = embeddings(model), position_limit(model)
-    refuse_unknown_tokens(rows, "evaluation.text", (one.input_ids for one in resident.text))
+    texts = (one.input_ids for one in (*resident.text, *resident.validation_text))
+    refuse_unknown_tokens(rows, "evaluation.text", texts)
     for name, task in resident.tasks.items():
         measured = [one for split in task.prompted[1:] for one in split]
         prompts = [encode_prompt(one, resident.tokenizer, prompt, length) for one in measured if one.kind != "plain"]

@@ -17,10 +17,11 @@ from gallop_ray.sparse.weights import full_shape, rank
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
-from gallop_ray.tasks.accuracy import evaluating
 from gallop_ray.tasks.lengths import Fitted
 from gallop_ray.tasks.metrics import Accuracies, forgetting, is_vacuous, summarize
 from gallop_ray.tasks.outputs import summarize_outputs
+from gallop_ray.tasks.passes import evaluating
+from gallop_ray.tasks.text import VALIDATION
 from gallop_ray.training.attach import Attached, attached
 from gallop_ray.training.base_guard import check_frozen
 from gallop_ray.training.checkpoint import Checkpoint, last_checkpoint, restore, take_checkpoint
@@ -102,6 +103,7 @@ def _metrics(
     data, tuned, loss = resident.sweep.data, measured.accuracies, measured.text_loss
     return {
         **summarize(tuned, base, data.train_task, data.ood),
+        **({} if measured.val_text_loss is None else {VALIDATION: measured.val_text_loss}),
         "ood_tasks": len(data.ood),
         "forgetting": forgetting(tuned, base, data.ood),
         "forgetting_is_vacuous": is_vacuous(base, data.ood),

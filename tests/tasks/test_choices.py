@@ -68,11 +68,11 @@ def test_every_way_equals_a_plain_reference_for_every_example(place: int) -> Non
     assert len({tuple(each) for each in expected.values()}) > 1
     for size in (1, 5, 64):
         settings = replace(SETTINGS, batch_size=size)
-        found = by_likelihood(model, tokenizer, examples, settings)
+        found = by_likelihood(model, tokenizer, examples, settings).ways
         assert found == {"likelihood": expected["acc_norm"], **{way: expected[way] for way in ("acc", "acc_norm")}}
     assert list(found) == ["likelihood", "acc", "acc_norm"]
     for normalize, way in (("sum", "acc"), ("bytes", "acc_bytes"), ("unconditional", "acc_unconditional")):
-        found = by_likelihood(model, tokenizer, examples, SETTINGS, normalize)
+        found = by_likelihood(model, tokenizer, examples, SETTINGS, normalize).ways
         assert found["likelihood"] == found[way] == expected[way]
 
 
@@ -90,9 +90,9 @@ def test_of_equal_options_the_first_is_chosen_where_the_harness_does_so() -> Non
     model, tokenizer = models()[0], pocket_tokenizer()
     torch.nn.init.zeros_(model.lm_head.weight)  # every token is as likely as any other
     tied = [Example("max 3 7", "", ("7", "3"), ("7", "3"), label, joint=" ") for label in (0, 1)]
-    assert by_likelihood(model, tokenizer, tied, SETTINGS)["acc"] == [True, False]
+    assert by_likelihood(model, tokenizer, tied, SETTINGS).ways["acc"] == [True, False]
     without = [replace(one, joint=None) for one in tied]
-    assert by_likelihood(model, tokenizer, without, SETTINGS) == {"likelihood": [False, False]}
+    assert by_likelihood(model, tokenizer, without, SETTINGS).ways == {"likelihood": [False, False]}
 
 
 def test_losses_are_those_of_training_one_by_one() -> None:

@@ -51,7 +51,7 @@ def test_pocket_knows_the_sources_and_not_the_targets():
 
     def mean_accuracy(tasks):
         examples = [one for task in tasks for one in generated_examples(task, "test", 0)[:100]]
-        correct = by_likelihood(model, tokenizer, examples, settings)["likelihood"]
+        correct = by_likelihood(model, tokenizer, examples, settings).ways["likelihood"]
         return sum(correct) / len(correct)
 
     assert mean_accuracy(SOURCE_TASKS) >= 0.95

@@ -4,8 +4,8 @@ Every rank must make the same calls, and has the same results. They are those of
 16 bits log-probabilities are added in float32 here.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,23 +14,12 @@ from lm_eval.api.model import TemplateLM
 from torch import Tensor
 
 from gallop_ray.compat.lm_eval import context_length, generation_options, windows
-from gallop_ray.tasks.accuracy import evaluating, generate, over_ranks
-from gallop_ray.tasks.padding import last_logits, left_padded, reads_padded
+from gallop_ray.tasks.accuracy import Generation, Prompt, generated
+from gallop_ray.tasks.branches import Row, log_probabilities
+from gallop_ray.tasks.passes import answered
 
 Likelihood = tuple[float, bool]
 """The summed log-probability of a continuation's tokens, and whether greedy decoding would say it."""
-
-
-@dataclass
-class _Row:
-    """A sequence to run, and the continuations, by place, whose tokens stand at its last positions."""
-
-    ids: list[int]
-    tails: dict[int, list[int]] = field(default_factory=dict)
-
-    @property
-    def longest(self) -> int:
-        return max(map(len, self.tails.values()))
 
 
 @dataclass(frozen=True)
@@ -103,7 +92,6 @@ class LoadedLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         for one in dict.fromkeys(asked):
             places = [place for place, other in enumerate(asked) if other == one]
             prompts = {place: self._prompt(requests[place].args[0], one.tokens) for place in places}
-            places.sort(key=lambda place: len(prompts[place]))
             found |= zip(places, self._generate([prompts[place] for place in places], one), strict=True)
         return [found[place] for place in range(len(requests))]
 
@@ -117,46 +105,25 @@ class LoadedLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return self.tok_encode(context)[-room:]
 
     def _generate(self, prompts: list[list[int]], asked: "_Asked") -> list[str]:
-        with evaluating(self.model):
-            padded = reads_padded(self.model, prompts, self.tokenizer.pad_token_id)
-            return over_ranks(
-                self.model,
-                prompts,
-                self.batch_size,
-                lambda batch: generate(self.model, self.tokenizer, batch, asked.tokens, asked.stop),
-                length=None if padded else len,
-            )
+        each: list[Prompt] = [(prompt, ()) for prompt in prompts]
+        return generated(self.model, self.tokenizer, each, Generation(asked.tokens, asked.stop), self.batch_size)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[Likelihood]:
-        """Continuations that follow the same tokens, but for their last one, share a row."""
-        rows: dict[tuple[int, ...], _Row] = {}
+        """Continuations of the same context share a pass over it."""
+        asked: dict[tuple[int, ...], dict[Hashable, list[int]]] = {}
         for place, (_, context, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
                 raise ValueError(_unfit(requests[place][0][1], len(continuation), self.max_length))
-            ids = (context + continuation)[-self.max_length - 1 : -1]
-            rows.setdefault(tuple(ids), _Row(ids)).tails[place] = continuation
-        order = sorted(rows.values(), key=lambda row: len(row.ids))
-        found: dict[int, Likelihood] = {}
-        for scores in self._over_ranks(order) if order else ():
-            found |= scores
+            kept = context[-(self.max_length + 1 - len(continuation)) :]
+            asked.setdefault(tuple(kept), {})[place] = continuation
+        found: dict[Hashable, Likelihood] = {}
+        for some in answered(
+            self.model, list(asked.items()), self.tokenizer.pad_token_id, self.batch_size, _likelihoods
+        ):
+            found |= some
         return [found[place] for place in range(len(requests))]
-
-    def _over_ranks(self, rows: list[_Row]) -> list[dict[int, Likelihood]]:
-        pad_id = self.tokenizer.pad_token_id
-        with evaluating(self.model):
-            padded = reads_padded(self.model, [row.ids for row in rows], pad_id)
-            length = None if padded else lambda row: len(row.ids)
-            return over_ranks(self.model, rows, self.batch_size, lambda batch: self._score(batch, pad_id), length)
-
-    def _score(self, batch: list[_Row], pad_id: int) -> list[dict[int, Likelihood]]:
-        ids, mask = left_padded([row.ids for row in batch], pad_id, self.model.device)
-        logits = last_logits(self.model, ids, mask, max(row.longest for row in batch))
-        return [
-            {place: _likelihood(one[-len(tail) :], tail) for place, tail in row.tails.items()}
-            for one, row in zip(logits, batch, strict=True)
-        ]
 
 
 def _unfit(text: str, tokens: int, most: int) -> str:
@@ -165,8 +132,11 @@ def _unfit(text: str, tokens: int, most: int) -> str:
     return f"the answer {text[:80]!r} has {tokens} tokens, and the model takes {most} at once; shorten it"
 
 
-def _likelihood(logits: Tensor, tail: list[int]) -> Likelihood:
-    """Of a continuation, from the (length, V) logits that predict it."""
-    tokens = torch.tensor(tail, device=logits.device)
-    scores = logits.float().log_softmax(-1).gather(1, tokens[:, None]).sum()
-    return float(scores), bool((logits.argmax(-1) == tokens).all())
+def _likelihoods(logits: Tensor, row: Row) -> dict[Hashable, Likelihood]:
+    """Of a row's continuations, from its (kept, V) logits."""
+    first, likeliest = len(row.ids) - row.kept, logits.argmax(-1).tolist()
+    found: dict[Hashable, Likelihood] = {}
+    for name, values in log_probabilities(logits, row).items():
+        said = [likeliest[place - first] for place in row.reads[name]]
+        found[name] = float(torch.tensor(values).sum()), said == row.asked[name]  # added in float32, as there
+    return found

@@ -8,7 +8,7 @@ from gallop_ray.analysis.verdict import listed, seeds_text, selection_text
 from gallop_ray.spec.configuration import method_space, space_keys
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
-from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.schema import SAMPLERS, Sweep
 from gallop_ray.spec.space import Range, grid_point, grid_size, points
 
 _MOST_POINTS = 1000  # of a grid whose omitted values are named; the search for them is quadratic
@@ -22,7 +22,7 @@ def advice(sweep: Sweep) -> list[str]:
 
 def _learning(sweep: Sweep) -> Iterator[str]:
     """The configuration from which on results decide, for samplers that use them."""
-    if sweep.search.sampler not in ("tpe", "nsga2"):
+    if sweep.search.sampler not in SAMPLERS or sweep.search.sampler in ("random", "grid"):
         return
     groups: dict[tuple[int, int | None], list[str]] = {}
     for plan in plan_sweep(sweep, None).methods:

@@ -12,7 +12,7 @@ from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.methods import PeftSpec
 from gallop_ray.spec.problems import Path
-from gallop_ray.spec.schema import PRUNINGS, SAMPLERS, Sweep
+from gallop_ray.spec.schema import PLAIN_SAMPLERS, PRUNINGS, Sweep
 
 
 def add_sweep_file_commands(commands: Any) -> None:
@@ -118,10 +118,14 @@ def _refused_by_libraries(sweep: Sweep) -> Iterator[tuple[Path, str]]:
         from gallop_ray.methods.peft import refused_by_peft
 
         yield from refused_by_peft(sweep)
-    if sweep.search.sampler not in SAMPLERS:
+    if sweep.search.sampler not in PLAIN_SAMPLERS:
         from gallop_ray.search.samplers import refused_sampler
 
         yield from refused_sampler(sweep)
+    if sweep.search.warm_start:
+        from gallop_ray.search.warm_start import refused_warm_start
+
+        yield from refused_warm_start(sweep)
     if sweep.pruning.type not in PRUNINGS:
         from gallop_ray.search.pruning import refused_rule
 

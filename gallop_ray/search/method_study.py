@@ -10,6 +10,7 @@ from gallop_ray.records.summary import objective_value
 from gallop_ray.search.points import Values, distributions, random_point, seed_from, to_params, to_values
 from gallop_ray.search.samplers import make_sampler
 from gallop_ray.search.storage import study_name
+from gallop_ray.search.warm_start import known_points
 from gallop_ray.spec.configuration import configuration_key, first_points, method_named, method_space, resolve
 from gallop_ray.spec.metrics import maximized
 from gallop_ray.spec.plan import drawn_blindly
@@ -18,7 +19,8 @@ from gallop_ray.spec.space import grid_point, grid_size
 
 _MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
 _KEY = "configuration"
-_LEAVE_POINTS = ("tpe", "random", "grid")  # samplers that keep no state per trial: a point may be added past them
+_SOURCE = "warm start"  # of a trial that an earlier sweep has run
+_LEAVE_POINTS = ("tpe", "random", "grid", "gp", "cmaes", "nomad")  # without a state per trial: points may be added
 _DUPLICATES = 50  # known points in a row, after which a finite space is enumerated instead
 
 
@@ -48,10 +50,12 @@ class MethodStudy:
         for key, trial in self._known(trials).items():
             self._replay(key, trial)
         self._adopt()
+        told = self._warm_start(trials)
         self._blind = drawn_blindly(sweep, name)
         # Also by the number of trials: with the same seed a restarted sampler would draw its first points again.
         seed = seed_from(sweep.search.seed, name, len(trials))
         self._study.sampler = make_sampler(sweep.search, wanted, self._blind, seed)
+        self._blind = max(0, self._blind - told)  # a sampler that goes by what it is told needs no more than that
         self._first = self._first_points()
         self._walked = 0
 
@@ -111,6 +115,24 @@ class MethodStudy:
                 asked = configuration.configuration()
                 values = {path: asked.option(path) for path in self._space}
                 self._replay(configuration.key, self._storage.get_trial(self._add(values, configuration.key)))
+
+    def _warm_start(self, trials: Sequence[FrozenTrial]) -> int:
+        """Tell the study what earlier sweeps have found, once; how much that is.
+
+        These trials have no key of a configuration, so that nothing counts them as this sweep's.
+        """
+        told = {trial.user_attrs.get(_SOURCE) for trial in trials}
+        known = known_points(self._sweep, self._name)
+        for each in known:
+            if each.source not in told:
+                trial = create_trial(
+                    params=to_params(self._space, each.point),
+                    distributions=self._distributions,
+                    user_attrs={_SOURCE: each.source},
+                    values=list(each.values),
+                )
+                self._storage.create_new_trial(self._study_id, trial)
+        return len(known)
 
     def _first_points(self) -> list[Values]:
         given = first_points(self._sweep, method_named(self._sweep, self._name))

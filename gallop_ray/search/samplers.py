@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -10,6 +11,15 @@ from gallop_ray.spec.plan import population_size
 from gallop_ray.spec.plugins import is_reference, load_object
 from gallop_ray.spec.problems import Path, did_you_mean, first_line
 from gallop_ray.spec.schema import SAMPLERS, SearchSpec, Sweep
+
+_CLASSES = {
+    "gp": "GPSampler",
+    "cmaes": "CmaEsSampler",
+    "nomad": "gallop_ray.search.nomad:NomadSampler",
+}
+_PACKAGES = {"cmaes": "cmaes", "nomad": "PyNomad"}
+"""What samplers need, of the optional extra [samplers]."""
+_OF_ONE = ("cmaes", "nomad")  # objective
 
 
 def make_sampler(search: SearchSpec, wanted: int, blind: int, seed: int) -> optuna.samplers.BaseSampler:
@@ -24,20 +34,28 @@ def make_sampler(search: SearchSpec, wanted: int, blind: int, seed: int) -> optu
         )
     if search.sampler == "nsga2":
         return optuna.samplers.NSGAIISampler(population_size=population_size(wanted), seed=seed)
-    if search.sampler in SAMPLERS:  # random and grid, whose points are known beforehand
+    if search.sampler in ("random", "grid"):  # whose points are known beforehand
         return optuna.samplers.RandomSampler(seed=seed)
-    kind = _class(search.sampler)
-    seeded = {"seed": seed} if "seed" in inspect.signature(kind).parameters else {}
+    kind = _class(_CLASSES.get(search.sampler, search.sampler))
+    takes = inspect.signature(kind).parameters
+    given = {"seed": seed, **({"n_startup_trials": blind} if search.sampler in _CLASSES else {})}
     try:
-        made: optuna.samplers.BaseSampler = kind(**{**seeded, **search.sampler_options})
+        made: optuna.samplers.BaseSampler = kind(
+            **{**{name: value for name, value in given.items() if name in takes}, **search.sampler_options}
+        )
     except (TypeError, ValueError, ImportError) as error:
         raise ValueError(f"{search.sampler} cannot be made: {first_line(error)}") from error
     return made
 
 
 def refused_sampler(sweep: Sweep) -> Iterator[tuple[Path, str]]:
-    """The problem with a sampler that is given by its class, if any: path in the sweep, and why."""
-    if sweep.search.sampler not in SAMPLERS:
+    """The problem with a sampler that is given by its class or needs a package, if any: path in the sweep, and why."""
+    name = sweep.search.sampler
+    if name in _OF_ONE and len(sweep.objective.all_metrics) > 1:
+        yield ("search", "sampler"), f"is not allowed with several objectives; {name} goes by one"
+    elif (package := _PACKAGES.get(name)) and find_spec(package) is None:
+        yield ("search", "sampler"), "needs a package: pip install 'gallop_ray[samplers]'"
+    elif name not in SAMPLERS or name in _CLASSES:
         try:
             make_sampler(sweep.search, 1, 0, 0)
         except ValueError as error:

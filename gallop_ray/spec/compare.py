@@ -26,7 +26,8 @@ def differences(stored: Sweep, asked: Sweep) -> list[str]:
     if not set(stored.seeds) <= set(asked.seeds):
         found.append(_line("seeds", list(stored.seeds), list(asked.seeds)))
     spaces = old["search"].pop("space"), new["search"].pop("space")
-    del old["search"]["storage"], new["search"]["storage"]  # any study is updated from the run folders
+    for each in ("storage", "warm_start"):  # any study is updated from the run folders, and may be told more
+        del old["search"][each], new["search"][each]
     found += _differing("search", old["search"], new["search"])
     changed = dict.fromkeys(_changed_keys(stored, asked))
     return [*found, *(_line(f"search.space.{key}", *(space.get(key) for space in spaces)) for key in changed)]

@@ -90,12 +90,12 @@ def configurations_of(sweep: Sweep, method_name: str) -> int:
 def drawn_blindly(sweep: Sweep, method_name: str) -> int:
     """How many of a method's configurations are chosen without results: points of `first`, then random ones.
 
-    With tpe half of the configurations, at least 2 and at most Optuna's 10; with nsga2 the first generation; with
-    random and grid all. A sampler that is given by its class chooses from the first on.
+    With tpe, gp, cmaes and nomad half of the configurations, at least 2 and at most Optuna's 10; with nsga2 the first
+    generation; with random and grid all. A sampler that is given by its class chooses from the first on.
     """
     configurations = configurations_of(sweep, method_name)
     match sweep.search.sampler:
-        case "tpe":
+        case "tpe" | "gp" | "cmaes" | "nomad":
             return min(configurations, max(2, min(_MOST_AT_RANDOM, configurations // 2)))
         case "nsga2":
             return min(configurations, population_size(configurations))

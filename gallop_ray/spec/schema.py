@@ -226,7 +226,8 @@ class EvaluationSpec(Frozen):
         return (GENERATED_TEXT if model == "pocket" else None) if self.text == "auto" else self.text
 
 
-SAMPLERS = ("tpe", "random", "grid", "nsga2")
+PLAIN_SAMPLERS = ("tpe", "random", "grid", "nsga2")
+SAMPLERS = (*PLAIN_SAMPLERS, "gp", "cmaes", "nomad")
 
 
 def _sampler(name: str) -> str:
@@ -250,16 +251,22 @@ class SearchSpec(Frozen):
 
     sampler: Annotated[str, AfterValidator(_sampler)] = Field(
         default="tpe",
-        description="tpe (goes by results after half of the budget or 10 points), nsga2, random, grid; any other of "
-        "Optuna by its class (`GPSampler`), or `module:Class`",
+        description="tpe, gp, cmaes, nomad (go by results after half of the budget or 10 points), nsga2, random, grid; "
+        "any other of Optuna by its class (`QMCSampler`), or `module:Class`",
     )
     sampler_options: dict[str, Any] = Field(
-        default={}, description="arguments of a sampler that is named by its class; its seed is given to it"
+        default={},
+        description="arguments of gp, cmaes or a sampler that is named by its class; its seed is given to it",
     )
     seed: int = Field(default=0, description="of the sampler")
     space: dict[str, Range] = Field(default={}, description="a range for each dotted path that varies")
     first: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = Field(
         default=(), description="points that are tried before anything else"
+    )
+    warm_start: tuple[PathOrName, ...] = Field(
+        default=(),
+        description="folders of earlier sweeps: tpe, gp, nomad or a sampler of your own knows from the start what has "
+        "finished there, of methods with the same options and search space; it counts for nothing else",
     )
     storage: Annotated[Text, AfterValidator(expanded_file_address)] | None = Field(
         default=None,

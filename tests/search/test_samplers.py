@@ -1,5 +1,6 @@
 """Samplers by name, by their class in Optuna, and of one's own."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -86,3 +87,38 @@ def test_a_sampler_that_cannot_be_is_told(tmp_path: Path, search, said: str) -> 
 def test_an_unknown_name_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="did you mean `nsga2`"):
         a_sweep(tmp_path, sampler="nsga")
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes", "nomad"])
+def test_a_sampler_that_learns_finds_the_best_of_a_range(tmp_path: Path, sampler: str) -> None:
+    """A hill over the logarithm of the rate: what is asked for after the blind half lies nearer to its top."""
+    sweep = a_sweep(tmp_path, sampler=sampler, space={"training.learning_rate": {"log": [1e-4, 1.0]}})
+    sweep = sweep.model_copy(update={"budget": sweep.budget.model_copy(update={"configurations": 12}), "seeds": (0,)})
+    assert list(refused_sampler(sweep)) == []
+    folder = SweepFolder(tmp_path / sweep.name)
+    folder.create(sweep.model_dump(mode="json"))
+    studies, away = Studies(sweep, folder), []
+    while (key := studies.next()) is not None:
+        found = abs(math.log10(folder.configuration(key).configuration().training["learning_rate"]) + 2.5)
+        away.append(found)
+        run = folder.configuration(key).run(0)
+        run.start({}, "slot-0")
+        run.finish(
+            {"configuration": key, "seed": 0, "status": "finished", "reason": None, "val_id_accuracy": 1 - found / 4}
+        )
+        folder.configuration(key).write_status("finished", [0], 0.5)
+        studies.tell(key)
+    assert len(away) == 12
+    assert min(away[6:]) <= min(away[:6])
+    assert sum(away[6:]) < sum(away[:6])
+
+
+def test_a_sampler_of_one_objective_and_one_without_its_package_are_told(tmp_path: Path, monkeypatch) -> None:
+    both = {"objective": {"metrics": ["val_id_accuracy", "val_id_loss"]}}
+    sweep = Sweep.model_validate({**a_sweep(tmp_path, sampler="nomad").model_dump(mode="json"), **both})
+    assert [message for _, message in refused_sampler(sweep)] == [
+        "is not allowed with several objectives; nomad goes by one"
+    ]
+    monkeypatch.setattr("gallop_ray.search.samplers.find_spec", lambda name: None)
+    ((path, message),) = refused_sampler(a_sweep(tmp_path, sampler="cmaes"))
+    assert (path, message) == (("search", "sampler"), "needs a package: pip install 'gallop_ray[samplers]'")

@@ -10,8 +10,10 @@ import pytest
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
 from gallop_ray.tasks.examples import Example, free, reasoned
+from gallop_ray.tasks.losses import example_losses
 from gallop_ray.tasks.measuring import measured, measuring, refuse_unmeasured_objective
 from gallop_ray.tasks.objective import with_default_objective
+from gallop_ray.tasks.values import numbers
 from gallop_ray.testing.model import of_pocket_vocabulary
 
 SETTINGS = EvaluationSettings("{instruction}\n{input}\n", max_length=64, batch_size=4, max_new_tokens=4)
@@ -20,6 +22,8 @@ HOUSE = [replace(one, joint=None) for one in CHOICE]
 NUMBER = [reasoned(f"max 3 {i}", "", "it is 3", 3.0) for i in range(5)]
 TEXT = [free(f"say {i}", "", "1 2") for i in range(5)]
 PLAIN = [free("", "", f"max 3 {i}") for i in range(5)]
+
+ALL_WAYS = ["likelihood", "acc", "acc_norm"]
 
 
 def sweep(objective: dict[str, Any] | None = None, generate: bool = True, **task: Any) -> Sweep:
@@ -38,8 +42,8 @@ def sweep(objective: dict[str, Any] | None = None, generate: bool = True, **task
 @pytest.mark.parametrize(
     ("examples", "task", "validation", "test"),
     [
-        (HOUSE, {}, ["likelihood"], ["likelihood", "generated"]),
-        (CHOICE, {}, ["likelihood", "acc", "acc_norm"], ["likelihood", "acc", "acc_norm", "generated"]),
+        (HOUSE, {}, ["likelihood", "loss", "margin"], ["likelihood", "generated"]),
+        (CHOICE, {}, [*ALL_WAYS, "loss", "margin"], [*ALL_WAYS, "generated"]),
         (CHOICE, {"measure": "generated"}, ["generated"], ["generated"]),
         (NUMBER, {}, ["generated"], ["generated"]),
         (NUMBER, {"also": ["loss"]}, ["generated"], ["generated", "loss"]),
@@ -62,7 +66,27 @@ def test_the_ways_of_each_kind(examples: list[Example], task: Any, validation: l
 def test_an_objective_of_losses_has_them_measured_everywhere() -> None:
     model, tokenizer = of_pocket_vocabulary()
     how = measuring(sweep({"metric": "val_id_loss"}), "mine", CHOICE)
-    assert list(measured(model, tokenizer, CHOICE, how, SETTINGS, test=False).ways)[-1] == "loss"
+    assert list(measured(model, tokenizer, CHOICE, how, SETTINGS, test=True).ways)[-1] == "loss"
+
+
+@pytest.mark.parametrize("examples", [HOUSE, CHOICE], ids=["with an end", "as the harness has it"])
+def test_losses_and_margins_of_choices_come_from_the_passes_that_choose(examples: list[Example]) -> None:
+    model, tokenizer = of_pocket_vocabulary()
+    calls: list[int] = []
+    hook = model.register_forward_hook(lambda module, args, output: calls.append(1))
+    ways = measured(model, tokenizer, examples, measuring(sweep(), "mine", examples), SETTINGS, test=False).ways
+    hook.remove()
+    assert len(calls) <= 4, "two batches, and two to see how rows are padded"
+    expected = example_losses(model, tokenizer, examples, SETTINGS)
+    assert numbers(ways["loss"]) == pytest.approx(expected, abs=1e-5)
+    assert [value > 0 for value in numbers(ways["margin"])] == [each == "1" for each in ways["likelihood"]]
+
+
+def test_a_margin_needs_choices_that_count_by_likelihood() -> None:
+    asked = sweep({"metric": "val_margin"})
+    refuse_unmeasured_objective(asked, {"mine": measuring(asked, "mine", CHOICE)})
+    with pytest.raises(ValueError, match="val_margin cannot be measured: mine does not count by likelihood here"):
+        refuse_unmeasured_objective(asked, {"mine": measuring(asked, "mine", NUMBER)})
 
 
 def test_generation_ends_at_a_stop_text() -> None:

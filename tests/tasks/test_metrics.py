@@ -106,6 +106,19 @@ def test_losses_have_metrics_of_their_own_and_are_lost_by_difference():
     }
 
 
+def test_the_loss_and_the_margin_of_answers_are_means_of_both_or_of_the_task_alone():
+    def scored(loss, margin):
+        return {"validation": {"likelihood": 0.5, "loss": loss, "margin": margin}, "test": {"likelihood": 0.5}}
+
+    tuned = {"a": scored(1.0, -0.5), "b": scored(2.0, 0.25), "c": scored(4.0, 0.25)}
+    base = {name: scored(1.5, 0.0) for name in "abc"}
+    found = summarize(tuned, base, "a", ["b", "c"])
+    assert (found["val_answer_loss"], found["val_margin"]) == (2.0, -0.125)
+    assert not {"id_loss", "answer_loss", "margin", "val_text_loss"} & found.keys(), "nothing of test sets"
+    alone = summarize(tuned, base, "a", [])
+    assert (alone["val_answer_loss"], alone["val_margin"]) == (1.0, -0.5)
+
+
 def test_without_losses_there_are_none():
     one = {"a": measured(0.9, 0.8, 0.7)}
     assert not [name for name in summarize(one, one, "a", []) if "loss" in name]

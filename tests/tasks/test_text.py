@@ -6,7 +6,7 @@ from transformers import LlamaForCausalLM
 
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED
-from gallop_ray.tasks.text import load_text, text_loss
+from gallop_ray.tasks.text import load_text, load_validation_text, text_loss
 from gallop_ray.training.pocket import pocket_config, pocket_tokenizer
 
 
@@ -104,3 +104,23 @@ def test_text_that_cannot_be_used_is_named(tmp_path, lines, message):
         load_text(sweep(text=str(path)), pocket_tokenizer())
     with pytest.raises(ValueError, match=r"nowhere.jsonl cannot be read: No such file"):
         load_text(sweep(text=str(tmp_path / "nowhere.jsonl")), pocket_tokenizer())
+
+
+def test_a_search_goes_by_other_texts_than_those_that_are_reported(tmp_path):
+    _, tokenizer = untrained()
+    path = write(tmp_path, *(f"text {i}" for i in range(10)))
+
+    def taken(model="other", objective="val_text_loss", **evaluation):
+        asked = sweep(model, **evaluation)
+        asked = asked.model_copy(update={"objective": asked.objective.model_copy(update={"metric": objective})})
+        return [[one.input_ids for one in load(asked, tokenizer)] for load in (load_text, load_validation_text)]
+
+    reported, validation = taken(text=path, text_examples=4)
+    assert (len(reported), len(validation)) == (4, 4)
+    assert not [each for each in validation if each in reported]
+    assert taken(objective="val_id_accuracy", text=path)[1] == []
+    with pytest.raises(ValueError, match=r"has no more than the 10 texts .* val_text_loss goes by others"):
+        taken(text=path, text_examples=10)
+    reported, validation = taken("pocket", text_examples=7)
+    assert (len(reported), len(validation)) == (7, 7)
+    assert not [each for each in validation if each in reported]

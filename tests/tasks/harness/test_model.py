@@ -63,7 +63,8 @@ def test_likelihoods_are_those_of_the_harness_own_model(positions, batch_size):
 def test_likelihoods_of_whole_texts_are_those_of_the_harness_own_model(positions):
     model, tokenizer = untrained(positions)
     expected = HFLM(model, tokenizer=tokenizer, batch_size=4).loglikelihood_rolling(rolling(), disable_tqdm=True)
-    torch.testing.assert_close(LoadedLM(model, tokenizer, 4).loglikelihood_rolling(rolling()), expected)
+    found = LoadedLM(model, tokenizer, 4).loglikelihood_rolling(rolling())
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)  # windows of like length go together here
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])

@@ -52,7 +52,7 @@ def test_a_task_without_options_counts_by_what_was_generated(ranks: Any, tmp_pat
     found = measured(sweep(tmp_path))
     assert {task: {split: list(ways) for split, ways in splits.items()} for task, splits in found.correct.items()} == {
         "sums": {"validation": ["generated"], "test": ["generated"]},
-        "claims": {"validation": ["likelihood"], "test": ["likelihood", "generated"]},
+        "claims": {"validation": ["likelihood", "loss", "margin"], "test": ["likelihood", "generated"]},
     }
     assert [len(found.correct["sums"][split]["generated"]) for split in ("validation", "test")] == [5, 7]
     metrics = summarize(found.accuracies, found.accuracies, "sums", ["claims"])

@@ -100,11 +100,12 @@ def _at(example: Example) -> str:
     return f"{example.place}: " if example.place else ""
 
 
+@lru_cache(maxsize=1 << 15)
 def encode_prompt(example: Example, tokenizer: Any, prompt: str, max_length: int) -> list[int]:
     """The token ids of a prompt to generate from.
 
     It leaves room for the options, as in training; without options it may have all of `max_length`, so that nothing
-    about the right answer, not even its length, has a say in it.
+    about the right answer, not even its length, has a say in it. Remembered, as `encode_options`.
     """
     if example.kind == "choice":
         return encode_options(example, tokenizer, prompt, max_length).prompt

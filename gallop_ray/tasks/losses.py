@@ -1,6 +1,7 @@
 """Losses of texts: the cross-entropy of the tokens that are labelled, each example by itself."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from gallop_ray.tasks.accuracy import EvaluationSettings
@@ -12,6 +13,7 @@ from gallop_ray.tasks.token_loss import token_losses
 
 _TOKENS = 2048  # in a batch: there are logits of most of them
 _ROWS = 256
+_kept = lru_cache(maxsize=1 << 13)(encode)  # every run is measured on the same examples
 
 
 def example_losses(
@@ -21,7 +23,7 @@ def example_losses(
 
     Collective; equal on every rank, and whatever their number.
     """
-    items = [encode(one, tokenizer, settings.prompt, settings.max_length, learn) for one in examples]
+    items = [_kept(one, tokenizer, settings.prompt, settings.max_length, learn) for one in examples]
     return [total / max(1, count) for total, count in loss_sums(model, items, tokenizer.pad_token_id)]
 
 

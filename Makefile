@@ -58,7 +58,7 @@ test: lint  ## linters, then the tests
 test-faults: .venv/dev  ## what can go wrong: kills, full disks, failing runs, dying slots; most of an hour
 	$(BIN)/pytest -m faults -s
 
-test-long: .venv/dev  ## whole sweeps on other roads: ray job submit, the notebook, several training tasks
+test-long: .venv/dev  ## whole sweeps on other roads, each family and tuner, the costly cases of what make test tries once
 	$(BIN)/pytest -m long
 
 test-ui: .venv/ui  ## look at the report and at MLflow's pages in a real browser (Debian: apt-get install chromium)

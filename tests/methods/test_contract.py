@@ -57,6 +57,8 @@ TUNERS: dict[str, dict[str, Any]] = {tuner: {} for tuner in WORKING} | {
     "waveft": {"n_frequency": 16},
 }
 """Every tuner of PEFT that works, with options for weights as small as these."""
+ALWAYS = ("ia3", "oft", "osf", "vera")
+"""One that scales, one that turns, one that takes weights apart, one with shared parts; the others are long tests."""
 
 
 def test_every_tuner_of_this_version_works_or_is_refused() -> None:
@@ -99,7 +101,9 @@ def try_tuner(tuner: str, folder: Path) -> tuple[list[float], list[str]]:
     return watch.losses, fail_in_turn(resident, base, configured, folder)
 
 
-@pytest.mark.parametrize("tuner", TUNERS)
+@pytest.mark.parametrize(
+    "tuner", [pytest.param(each, marks=[pytest.mark.long] * (each not in ALWAYS)) for each in TUNERS]
+)
 def test_a_tuner_of_peft_keeps_the_contract(ranks: Callable, tmp_path: Path, tuner: str) -> None:
     losses, (refused, step, _) = ranks(1)(try_tuner, tuner, tmp_path).pop()
     assert len(losses) == 3

@@ -123,7 +123,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return sweep, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_format_is_trained_on_and_measured(finished: tuple[Path, str]) -> None:
     sweep, said = finished
     folder = SweepFolder(sweep.parent / "runs/tiny")
@@ -134,7 +134,7 @@ def test_every_format_is_trained_on_and_measured(finished: tuple[Path, str]) -> 
     assert set(rounds) == {*FORMATS, "frame"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_report_names_the_tasks(finished: tuple[Path, str]) -> None:
     sweep, _ = finished
     done = command.run("report", sweep.parent / "runs/tiny")
@@ -143,7 +143,7 @@ def test_the_report_names_the_tasks(finished: tuple[Path, str]) -> None:
     assert all(name in page for name in FORMATS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_rows_under_the_same_name_are_refused(finished: tuple[Path, str]) -> None:
     sweep, _ = finished
     other = START.replace("range(40)", "range(41)")

@@ -88,7 +88,7 @@ def adapter(folder: Path, name: str, turn: str | int) -> dict[str, Any]:
         pytest.param(0, "float32", marks=pytest.mark.faults),
         (1, "bfloat16"),
         pytest.param(2, "float32", marks=pytest.mark.faults),
-        (3, "float32"),
+        pytest.param(3, "float32", marks=pytest.mark.long),
     ],
 )
 def test_validation_while_training(ranks: Callable, tmp_path: Path, stage: int, dtype: str) -> None:

@@ -59,7 +59,7 @@ test-faults: .venv/dev  ## what can go wrong: kills, full disks, failing runs, d
 	$(BIN)/pytest -m faults -s
 
 test-long: .venv/dev  ## whole sweeps on other roads, each family and tuner, the costly cases of what make test tries once
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -n 2 --dist loadfile -m long
 
 test-ui: .venv/ui  ## look at the report and at MLflow's pages in a real browser (Debian: apt-get install chromium)
 	$(BIN)/pytest -m ui

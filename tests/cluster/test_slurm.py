@@ -1,0 +1,87 @@
+"""The script for Slurm in bash, with programs in the places of Slurm's and Ray's that note how they are called.
+
+What it does on a real slurmctld is not tried here.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.files import CLUSTER
+
+_PROGRAMS = {
+    # Of two nodes; a request for another start ends the job, as Slurm does.
+    "scontrol": '[ "$1" = show ] && printf "n1\\nn2\\n" && exit; [ "$1" = requeue ] || exit 9',
+    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "ray": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
+    # A sweep that runs until it is stopped, or ends at once with the code in $ENDS.
+    "gallop-ray": """
+if [ "$1" = stop ]; then [ -n "${DEAF:-}" ] && exit 2; touch stopped; exit; fi
+touch running
+[ -n "${ENDS:-}" ] && exit "$ENDS"
+until [ -e stopped ]; do sleep 0.1; done""",
+}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, str]:
+    """The environment of a job; its programs write a line per call into the file calls."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in _PROGRAMS.items():
+        (programs / name).write_text(f'#!/bin/bash\necho "{name} $*" >> calls\n{text}\n')
+        (programs / name).chmod(0o755)
+    (tmp_path / "sweep.yaml").write_text("name: mine\n")
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "USER": "me"}
+    return {**os.environ, **slurm, "PATH": path, "SLURM_CPUS_PER_TASK": "8"}
+
+
+def _start(folder: Path, env: dict[str, str]) -> "subprocess.Popen[str]":
+    script = ["bash", str(CLUSTER / "slurm/gallop_ray.sbatch"), "sweep.yaml", "/shared/my sweeps"]
+    return subprocess.Popen(script, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def _calls(folder: Path) -> list[str]:
+    return (folder / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_a_sweep_that_ends_ends_the_job_with_its_code(tmp_path: Path, job: dict[str, str], code: int) -> None:
+    process = _start(tmp_path, {**job, "ENDS": str(code)})
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    calls = _calls(tmp_path)
+    assert not any(call.startswith("scontrol requeue") for call in calls)
+    assert "ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus=8 -- gallop-ray run sweep.yaml" in str(calls)
+    assert "gallop-ray run sweep.yaml --set output=/shared/my sweeps" in calls
+
+
+@pytest.mark.parametrize("deaf", ["", "yes"])
+def test_before_the_limit_the_sweep_stops_and_the_job_is_requeued(
+    tmp_path: Path, job: dict[str, str], deaf: str
+) -> None:
+    """Slurm sends SIGTERM to the script alone. deaf: the sweep has not begun, so that there is nothing to stop."""
+    process = _start(tmp_path, {**job, "DEAF": deaf})
+    until = time.monotonic() + 60
+    while not (tmp_path / "running").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    calls = _calls(tmp_path)
+    assert calls[-2:] == ["gallop-ray stop /shared/my sweeps/mine --now", "scontrol requeue 7"], output
+    assert (tmp_path / "stopped").exists() == (not deaf)
+
+
+def test_without_its_arguments_it_says_how_it_is_called(tmp_path: Path, job: dict[str, str]) -> None:
+    script = ["bash", str(CLUSTER / "slurm/gallop_ray.sbatch"), "sweep.yaml"]
+    done = subprocess.run(script, cwd=tmp_path, env=job, text=True, capture_output=True, timeout=60)
+    assert done.returncode != 0
+    assert "usage: sbatch gallop_ray.sbatch SWEEP.yaml OUTPUT" in done.stderr

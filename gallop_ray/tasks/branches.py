@@ -5,7 +5,7 @@ there. A row without branches is an ordinary text. Not every model reads such ro
 """
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,8 +19,8 @@ from gallop_ray.tasks.padding import alike, last_logits, left_padded
 _WINDOWS = ("window", "window_size", "chunk_size")  # sliding_window of most families, window_size, attention_chunk_size
 _EVEN = 4096  # tokens in a row from which on attention costs more than all else, in small models
 
-Asked = Mapping[Hashable, Sequence[int]]
-"""Continuations of a prompt, by names of the caller's."""
+Asked = Mapping[Any, Sequence[int]]
+"""Continuations of a prompt, by names of the caller's, which can be keys of a dict."""
 
 
 @dataclass
@@ -33,8 +33,8 @@ class Row:
 
     ids: list[int]
     before: list[int]
-    asked: dict[Hashable, list[int]] = field(default_factory=dict)
-    reads: dict[Hashable, list[int]] = field(default_factory=dict)
+    asked: dict[Any, list[int]] = field(default_factory=dict)
+    reads: dict[Any, list[int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, prompt: Sequence[int], asked: Asked) -> "Row":
@@ -101,7 +101,7 @@ def rows_of(prompt: Sequence[int], asked: Asked, branches: bool) -> list[Row]:
 
     Those that another continues, or that differ from it in their last token alone, share its row in any case.
     """
-    apart: list[dict[Hashable, Sequence[int]]] = []
+    apart: list[dict[Any, Sequence[int]]] = []
     for name in sorted(asked, key=lambda name: -len(asked[name])):
         head = list(asked[name][:-1])
         home = next((one for one in apart if list(next(iter(one.values()))[: len(head)]) == head), None)
@@ -147,7 +147,7 @@ def _branched_logits(model: Any, rows: Sequence[Row], ids: Tensor, count: int) -
     return logits[:, -count:]
 
 
-def log_probabilities(logits: Tensor, row: Row) -> dict[Hashable, list[float]]:
+def log_probabilities(logits: Tensor, row: Row) -> dict[Any, list[float]]:
     """Of each continuation those of its tokens, from the row's (kept, V) logits."""
     names, first = list(row.asked), len(row.ids) - row.kept
     places = torch.tensor([place - first for name in names for place in row.reads[name]], device=logits.device)

@@ -6,7 +6,7 @@ from typing import Any
 
 from gallop_ray.spec.measures import NORMALIZED, Normalize
 from gallop_ray.tasks.accuracy import EvaluationSettings
-from gallop_ray.tasks.branches import Asked
+from gallop_ray.tasks.branches import Asked, log_probabilities
 from gallop_ray.tasks.encode import encode_options
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.passes import Prompted, answered
@@ -100,7 +100,9 @@ def held_likely(model: Any, tokenizer: Any, examples: Sequence[Example], setting
     is counted then. With a joint they are the option's own tokens. Collective, as all here.
     """
     questions = [_question(one, tokenizer, settings) for one in examples]
-    found = answered(model, [one.prompted for one in questions], tokenizer.pad_token_id, settings.batch_size)
+    found = answered(
+        model, [one.prompted for one in questions], tokenizer.pad_token_id, settings.batch_size, log_probabilities
+    )
     return [
         Held(
             [sum(values[i][one.counted :]) for i in range(one.options)],
@@ -127,7 +129,7 @@ def _scores_alone(
         texts = [f"{one.joint or ''}{option}" for option in one.options]
         options = tokenizer(texts, add_special_tokens=False)["input_ids"]
         questions.append(([begin], {i: ids[1:] if ids[0] == begin else ids for i, ids in enumerate(options)}))
-    found = answered(model, questions, tokenizer.pad_token_id, settings.batch_size)
+    found = answered(model, questions, tokenizer.pad_token_id, settings.batch_size, log_probabilities)
     return [[sum(values[i]) for i in range(len(values))] for values in found]
 
 

@@ -5,7 +5,7 @@ rank goes through the same number of batches, because under ZeRO-3 a forward cal
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 
 from gallop_ray.sparse.memory import free_memory, is_out_of_memory
 from gallop_ray.sparse.weights import is_split, rank, world_size
-from gallop_ray.tasks.branches import Asked, Row, log_probabilities, reads_branches, row_logits, rows_of
+from gallop_ray.tasks.branches import Asked, Row, reads_branches, row_logits, rows_of
 from gallop_ray.tasks.padding import batches, reads_padded
 
 Item = TypeVar("Item")
@@ -29,9 +29,9 @@ def answered(
     questions: Sequence[Prompted],
     pad_id: int,
     size: int,
-    read: Callable[[Tensor, Row], dict[Hashable, Result]] = log_probabilities,
-) -> list[dict[Hashable, Result]]:
-    """What `read` says of each continuation, by question: by default the log-probabilities of its tokens.
+    read: Callable[[Tensor, Row], dict[Any, Result]],
+) -> list[dict[Any, Result]]:
+    """What `read` (see `log_probabilities`) says of each continuation, by question.
 
     A question's continuations share one pass over its prompt where the model reads such rows. `size` rows go together
     at most. Collective; equal on every rank, and whatever their number.

@@ -41,7 +41,7 @@ def _taken(sweep: Sweep, tokenizer: Any, turn: int) -> list[Encoded]:
         return []
     count = sweep.evaluation.text_examples
     if source == GENERATED_TEXT:
-        return _generated(tokenizer, length, count, ("test", "validation")[turn])
+        return _generated(tokenizer, length, count, "validation" if turn else "test")
     texts = list(file_texts(Path(source)) if source.endswith(".jsonl") else hub_texts(source))
     found = (_encoded(text, tokenizer, length) for text in shuffled(texts, "text"))
     kept = list(islice((one for one in found if len(one.input_ids) > 1), turn * count, (turn + 1) * count))

@@ -61,8 +61,10 @@ def measure(resident: LoadedModel, module: nn.Module) -> Measured:
     tests = {name: task.test for name, task in resident.tasks.items()}
     outputs = describe(tests, generated, resident.sweep.data.train_tasks[0]) if generated else {}
     chance = {name: of_it for name, task in resident.tasks.items() if (of_it := _chance(task.validation))}
-    losses = [text_loss(module, each, tokenizer.pad_token_id) for each in (resident.text, resident.validation_text)]
-    return Measured(correct, outputs, *losses, chance)
+    reported, val = (
+        text_loss(module, each, tokenizer.pad_token_id) for each in (resident.text, resident.validation_text)
+    )
+    return Measured(correct, outputs, reported, val, chance)
 
 
 def _chance(examples: Sequence[Example]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 
 from gallop_ray.tasks import branches, passes
-from gallop_ray.tasks.branches import Row, rows_of
+from gallop_ray.tasks.branches import Row, log_probabilities, rows_of
 from gallop_ray.tasks.padding import batches
 from gallop_ray.tasks.passes import answered
 from tests.families import FAMILIES, make_model
@@ -55,7 +55,7 @@ def test_every_family_says_the_same_of_a_continuation_in_a_shared_row_as_alone(f
     model, seen = make_model(family).eval(), branched_passes(monkeypatch)
     expected = slow(model)
     for size in (1, 16):
-        found = answered(model, QUESTIONS, 1, size)
+        found = answered(model, QUESTIONS, 1, size, log_probabilities)
         for one, other in zip(found, expected, strict=True):
             for name, values in other.items():
                 assert one[name] == pytest.approx(values, abs=2e-5)
@@ -65,10 +65,10 @@ def test_every_family_says_the_same_of_a_continuation_in_a_shared_row_as_alone(f
 def test_a_window_of_attention_that_rows_exceed_ends_sharing(monkeypatch):
     model, seen = make_model("gemma3_text", sliding_window=8).eval(), branched_passes(monkeypatch)
     expected = slow(model)
-    assert answered(model, QUESTIONS, 1, 4)[3]["b"] == pytest.approx(expected[3]["b"], abs=2e-5)
+    assert answered(model, QUESTIONS, 1, 4, log_probabilities)[3]["b"] == pytest.approx(expected[3]["b"], abs=2e-5)
     assert not any(seen)
     monkeypatch.setattr(branches, "window", lambda model: math.inf)  # it shows in what the model says, too
-    found = answered(model, QUESTIONS, 1, 4)
+    found = answered(model, QUESTIONS, 1, 4, log_probabilities)
     assert found[3]["b"] == pytest.approx(expected[3]["b"], abs=2e-5)
     assert not any(seen)
 
@@ -77,8 +77,8 @@ def test_a_wrapper_that_cannot_take_the_mask_is_asked_text_by_text(monkeypatch):
     model = get_peft_model(make_model("llama"), PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")).eval()
     seen = branched_passes(monkeypatch)
     apart = [(prompt, {name: tokens}) for prompt, asked in QUESTIONS for name, tokens in asked.items()]
-    expected = [value for each in answered(model, apart, 1, 1) for value in each.values()]
-    found = [value for each in answered(model, QUESTIONS, 1, 4) for value in each.values()]
+    expected = [value for each in answered(model, apart, 1, 1, log_probabilities) for value in each.values()]
+    found = [value for each in answered(model, QUESTIONS, 1, 4, log_probabilities) for value in each.values()]
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, abs=2e-5)
     assert not any(seen)

@@ -4,7 +4,7 @@ Every rank must make the same calls, and has the same results. They are those of
 16 bits log-probabilities are added in float32 here.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,13 +112,13 @@ class LoadedLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[Likelihood]:
         """Continuations of the same context share a pass over it."""
-        asked: dict[tuple[int, ...], dict[Hashable, list[int]]] = {}
+        asked: dict[tuple[int, ...], dict[Any, list[int]]] = {}
         for place, (_, context, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
                 raise ValueError(_unfit(requests[place][0][1], len(continuation), self.max_length))
             kept = context[-(self.max_length + 1 - len(continuation)) :]
             asked.setdefault(tuple(kept), {})[place] = continuation
-        found: dict[Hashable, Likelihood] = {}
+        found: dict[Any, Likelihood] = {}
         for some in answered(
             self.model, list(asked.items()), self.tokenizer.pad_token_id, self.batch_size, _likelihoods
         ):
@@ -132,10 +132,10 @@ def _unfit(text: str, tokens: int, most: int) -> str:
     return f"the answer {text[:80]!r} has {tokens} tokens, and the model takes {most} at once; shorten it"
 
 
-def _likelihoods(logits: Tensor, row: Row) -> dict[Hashable, Likelihood]:
+def _likelihoods(logits: Tensor, row: Row) -> dict[Any, Likelihood]:
     """Of a row's continuations, from its (kept, V) logits."""
     first, likeliest = len(row.ids) - row.kept, logits.argmax(-1).tolist()
-    found: dict[Hashable, Likelihood] = {}
+    found: dict[Any, Likelihood] = {}
     for name, values in log_probabilities(logits, row).items():
         said = [likeliest[place - first] for place in row.reads[name]]
         found[name] = float(torch.tensor(values).sum()), said == row.asked[name]  # added in float32, as there

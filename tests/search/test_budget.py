@@ -51,7 +51,7 @@ def test_within_a_budget_of_eight_tpe_goes_by_results(tmp_path: Path) -> None:
     assert max(up[4:]) > max(down[4:])
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "nomad"])
 def test_methods_with_a_range_in_common_draw_the_same_values_of_it(tmp_path: Path, sampler: str) -> None:
     also = {"gallop.density": {"linear": [0.01, 0.1]}, "lora.rank": {"integer": [2, 64]}}
     first = [{"gallop.density": 0.05}]  # gallop tries one point more than lora before it draws
@@ -63,7 +63,8 @@ def test_methods_with_a_range_in_common_draw_the_same_values_of_it(tmp_path: Pat
 @pytest.mark.parametrize(
     ("sampler", "budget", "blind", "learns_from"),
     [("tpe", 8, 4, 5), ("tpe", 4, 2, 3), ("tpe", 2, 2, None), ("tpe", 100, 10, 11), ("random", 8, 8, None),
-     ("nsga2", 8, 4, 5), ("nsga2", 500, 50, 51), ("tpe", 1, 1, None)],
+     ("nsga2", 8, 4, 5), ("nsga2", 500, 50, 51), ("tpe", 1, 1, None), ("gp", 8, 4, 5),
+     ("cmaes", 4, 2, 3), ("nomad", 100, 10, 11)],
 )  # fmt: skip
 def test_the_plan_says_from_which_configuration_on_results_decide(
     tmp_path: Path, sampler: str, budget: int, blind: int, learns_from: int | None

@@ -14,7 +14,9 @@ from benchmarks.report import row
 from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.tasks import accuracy, passes
 from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
+from gallop_ray.tasks.branches import reads_branches
 from gallop_ray.tasks.choices import option_scores
+from gallop_ray.tasks.decoding import decodes
 from gallop_ray.tasks.examples import Example
 from gallop_ray.training.models import load_model
 
@@ -57,7 +59,7 @@ def likelihood(shared: Setting, how: str, count: int) -> Work:
     settings = EvaluationSettings("{instruction}", max_length=512, batch_size=BATCH)
     if how == "harness":
         return Work(_by_the_harness(loaded, examples, settings))
-    reads = passes.reads_branches if how == "ours" else lambda model, rows, pad_id: False
+    reads = reads_branches if how == "ours" else lambda model, rows, pad_id: False
 
     def run() -> dict[str, int]:
         with patch.object(passes, "reads_branches", reads):
@@ -96,10 +98,10 @@ def generation(shared: Setting, how: str, count: int) -> Work:
     loaded, examples = _loaded(shared), listed(count)
     ours = how == "ours"
     settings = EvaluationSettings("{instruction}\n", max_length=512, batch_size=BATCH, decided=ours)
-    decodes = accuracy.decodes if ours else lambda model, prompts, pad_id: False
+    tried = decodes if ours else lambda model, prompts, pad_id: False
 
     def run() -> dict[str, int]:
-        with patch.object(accuracy, "decodes", decodes):
+        with patch.object(accuracy, "decodes", tried):
             texts = generated_texts(loaded.model, loaded.tokenizer, examples, settings)
         return {"characters": sum(map(len, texts))}
 

@@ -91,7 +91,8 @@ def _with_mean(result: EndedRun) -> EndedRun:
     made = {}
     for name, parts in _MEANS.items():
         known = [value for part in parts if (value := result.value(part)) is not None]
-        if len(known) == len(parts) or (known and name == ANSWER_LOSS and len(result.tasks) == 1):
+        alone = name == ANSWER_LOSS and result.value("ood_accuracy") is result.value("ood_loss") is None
+        if len(known) == len(parts) or (known and alone):
             made[name] = fmean(known)
     return result.model_copy(update=made) if made else result
 

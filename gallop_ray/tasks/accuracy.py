@@ -105,7 +105,7 @@ def generated(model: Any, tokenizer: Any, prompts: Sequence[Prompt], how: Genera
 
 def _decoded(model: Any, tokenizer: Any, batch: list[Prompt], how: Generation) -> list[str]:
     with _greedy(model, tokenizer, how) as settings:
-        last: list[int] = settings.eos_token_id  # type: ignore[assignment]
+        last = settings.eos_token_id
     over = _Over(tokenizer, how.stop)
 
     def ends(number: int, tokens: list[int]) -> bool:

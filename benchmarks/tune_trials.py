@@ -91,6 +91,7 @@ def _train(config: dict[str, Any]) -> None:
             record,
             folder.base_text_loss(),
         )
+        record.write_predictions(result.pop("predictions"), folder.base_predictions)
         for document in ("mask", "correct", "outputs"):
             record.write(document, result.pop(document))
         record.finish({"status": "finished", **result})

@@ -1,5 +1,6 @@
 """The process beside a sweep's that has the last word, and what keeps other libraries' text off the terminal."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 _WATCHED = """
 import os, signal, sys, time
 from gallop_ray.cli.watched import watched
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which tests may run, ignores it
 
 def work(word):
     print("begun", flush=True)
@@ -71,6 +74,7 @@ def test_every_end_has_its_code_and_one_sentence(work: str, code: int, said: str
     [
         (signal.SIGTERM, "time.sleep(60)", 143, "terminated"),
         (signal.SIGINT, "time.sleep(60)", 130, "interrupted"),
+        (signal.SIGHUP, "time.sleep(60)", 143, "terminated"),
         # As Ray does, which takes the signal for itself.
         (signal.SIGTERM, "signal.signal(15, lambda *_: os.abort()); time.sleep(60)", 143, "terminated"),
         (signal.SIGTERM, "signal.signal(15, lambda *_: os._exit(15)); time.sleep(60)", 143, "terminated"),
@@ -88,6 +92,21 @@ def test_a_signal_has_its_code_and_one_sentence(number: int, work: str, code: in
     assert process.returncode == code, err
     assert err.strip().startswith(said)
     assert len(err.strip().splitlines()) == 1, err
+
+
+def test_a_reader_that_has_gone_is_no_failure(tmp_path: Path) -> None:
+    """`plan` prints by rich, `schema` by itself; neither says a word."""
+    (tmp_path / "sweep.yaml").write_text(
+        "name: a\nmodel: {name: pocket}\ndata: {root: generated, train: range}\nmethods: [{type: full}]\n"
+    )
+    for command in (["plan", str(tmp_path / "sweep.yaml")], ["schema"]):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, "-m", "gallop_ray", *command], stdout=write, stderr=subprocess.PIPE, text=True
+        )
+        os.close(write)
+        assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_whoever_kills_the_command_kills_the_sweep() -> None:

@@ -142,6 +142,49 @@ def test_lengths_are_those_of_the_data_in_the_models_tokens(folder):
     assert load_sweep("my_sweep.yaml").evaluation.max_new_tokens is None, "short answers need no more than is usual"
 
 
+def chats(path):
+    """A file of rows that no other task comes with."""
+    row = {"messages": [{"role": "user", "content": "1 2"}, {"role": "assistant", "content": "3"}]}
+    path.write_text("".join(f"{json.dumps({**row, 'id': i})}\n" for i in range(40)))
+
+
+def test_own_data_without_other_tasks_is_given_some_to_forget(folder, capsys):
+    chats(folder / "talk.jsonl")
+    assert main(["init", "--data", "talk.jsonl", "--model", "someone/model"]) == 0
+    said, sweep = capsys.readouterr().out, load_sweep("my_sweep.yaml")
+    assert sweep.data.ood == ("capitals", "opposites", "kinds", "counting", "sums")
+    assert sweep.data.tasks["kinds"].source == "basics:kinds"
+    assert sweep.evaluation.text == "basics"
+    assert "capitals: taken untried\n" in said
+    assert "someone/model is not on this machine yet: whether it can do these tasks" in said
+
+
+def test_tasks_that_the_base_model_cannot_do_are_left_out_and_the_file_says_so(folder, capsys):
+    chats(folder / "talk.jsonl")
+    save_model(folder / "model", chat_template="{% for m in messages %}{{ m.content }} {% endfor %}")
+    assert main(["init", "--data", "talk.jsonl", "--model", "model"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(": left out, ") == 5
+    assert (load_sweep("my_sweep.yaml").data.ood, load_sweep("my_sweep.yaml").evaluation.text) == ((), "auto")
+    assert (
+        "ood: []                     # forgetting is not measured: name other tasks"
+        in (folder / "my_sweep.yaml").read_text()
+    )
+
+
+def test_tasks_to_forget_are_named_by_word_and_path(folder, capsys):
+    chats(folder / "talk.jsonl")
+    (folder / "quiz.csv").write_text("question,choices,label\n" + "who?,\"['a', 'b']\",0\n" * 3)
+    (folder / "judge.yaml").write_text("task: judge\n")
+    arguments = ["--data", "talk.jsonl", "--model", "a/b", "--ood", "piqa", "sums", "quiz.csv", "judge.yaml"]
+    assert main(["init", *arguments]) == 0
+    data = load_sweep("my_sweep.yaml").data
+    assert data.ood == ("piqa", "sums", "quiz", "judge")
+    assert (data.tasks["quiz"].source, data.tasks["judge"].harness) == ("quiz.csv", str(folder / "judge.yaml"))
+    assert main(["init", *arguments[:4], "--force", "--ood", "capitalz"]) == 2
+    assert "no task capitalz; there are " in capsys.readouterr().err
+
+
 def test_at_a_terminal_it_asks_and_asks_again(folder):
     terminal, other_end = pty.openpty()
     command = [sys.executable, "-m", "gallop_ray", "init", "asked.yaml", "--methods", "lora", "--gpus", "0"]

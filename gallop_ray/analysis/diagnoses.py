@@ -72,6 +72,16 @@ def _learnt_nothing(results: _Results) -> Iterator[Diagnosis]:
         yield Diagnosis("nothing learnt", nothing_learnt(found))
 
 
+def _unmeasured(results: _Results) -> Iterator[Diagnosis]:
+    """Neither other tasks nor general text: a verdict is then of what was learnt alone."""
+    if not any(each.ood for each in results.sweep.data.rounds) and results.folder.base_text_loss() is None:
+        yield Diagnosis(
+            "forgetting not measured",
+            "forgetting was not measured: add tasks to data.ood, for example capitals with `capitals: {source: "
+            "basics:capitals}` in data.tasks, and general text with `evaluation: {text: basics}`",
+        )
+
+
 def _edges(results: _Results) -> Iterator[Diagnosis]:
     for found in edges_of(results.folder, results.sweep, results.best).values():
         for edge in found:
@@ -190,6 +200,7 @@ def _one_seed(results: _Results) -> Iterator[Diagnosis]:
 
 _LOOKS: tuple[Callable[[_Results], Iterator[Diagnosis]], ...] = (
     _learnt_nothing,
+    _unmeasured,
     _edges,
     _at_chance,
     _vacuous,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from gallop_ray.analysis.ranking import Summary, best
 from gallop_ray.analysis.timing import RunSeconds, slot_seconds_left
-from gallop_ray.records.events import Event, PhaseBegan, RunStarted, Step
+from gallop_ray.records.events import Event, PhaseBegan, Progress, RunStarted, Step
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
-from gallop_ray.records.results import ConfigurationStatus, EndedRun, RunResult
+from gallop_ray.records.results import BaseProgress, ConfigurationStatus, EndedRun, RunResult
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.watch import OpenConfigurations
 from gallop_ray.spec.plan import MethodPlan
@@ -35,6 +35,10 @@ class ActiveRun:
     started: float = 0.0
     last_event: float = 0.0
     moving: bool = False
+    done: int = 0
+    total: int = 0
+    what: str = ""
+    phase_began: float = 0.0
     times: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_STEPS_FOR_SPEED))
 
     def take(self, event: Event) -> None:
@@ -45,11 +49,20 @@ class ActiveRun:
             self.slot, self.started = event.slot, event.time
             self.times.clear()
         elif isinstance(event, PhaseBegan):
-            self.phase = event.phase
+            self.phase, self.phase_began, self.done, self.total = event.phase, event.time, 0, 0
+        elif isinstance(event, Progress):
+            self.done, self.total, self.what = event.done, event.total, event.what
         elif isinstance(event, Step):
             self.step, self.loss = event.step, event.loss
             self.steps = self.steps if event.steps is None else event.steps
             self.times.append((event.time, event.step))
+
+    @property
+    def phase_seconds_left(self) -> float | None:
+        """What the rest of the phase takes at its speed so far; None where examples are not counted."""
+        if not 0 < self.done <= self.total:
+            return None
+        return (self.last_event - self.phase_began) * (self.total - self.done) / self.done
 
     @property
     def steps_per_second(self) -> float | None:
@@ -79,6 +92,7 @@ class SweepState:
         self.total_configurations = sum(plan.configurations for plan in planned)
         self._planned = planned
         self._looked = False
+        self._folder = folder
         self._open = OpenConfigurations(folder)
         self._results: dict[Path, EndedRun] = {}
         self._active: dict[Path, ActiveRun] = {}
@@ -136,6 +150,10 @@ class SweepState:
         # What the first look finds may have been left by a killed driver: it counts once it moves.
         begun = self._since is not None and active.started >= self._since
         active.moving = active.moving or begun or (bool(tail.events) and self._looked)
+
+    def base_progress(self) -> BaseProgress | None:
+        """How far the measurement of the base model is, for which all runs wait; None while none is reported."""
+        return self._folder.base_progress()
 
     @property
     def active(self) -> list[ActiveRun]:

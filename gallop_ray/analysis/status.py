@@ -65,6 +65,10 @@ class Running:
     steps: int
     loss: float | None
     seconds_since_event: float
+    done: int = 0
+    total: int = 0
+    what: str = ""
+    phase_seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class SweepStatus:
     half_done: tuple[HalfDone, ...]
     failed: tuple[Failed, ...]
     diagnoses: tuple[Diagnosis, ...] = ()
+    waits_for: str | None = None
 
 
 class StatusReader:
@@ -145,22 +150,24 @@ class StatusReader:
         state, best = self._state, self._state.best()
         methods = self._methods({each.method: each for each in best})
         runs = _total(each.runs for each in methods.values())
+        word = self._word(runs.to_do + runs.running)
         return SweepStatus(
             name=self._sweep.name,
             folder=str(self._folder.path),
-            state=self._word(runs.to_do + runs.running),
+            state=word,
             driver=_driver(self._driver),
             configurations=_total(each.configurations for each in methods.values()),
             runs=runs,
             methods=methods,
             objective=self._sweep.objective.metric,
             best=self._best(best[0] if best else None),
-            seconds_left=state.seconds_left(),
+            seconds_left=None if word == "paused" else state.seconds_left(),
             slot_seconds_left=state.slot_seconds_left(),
             running=tuple(map(_running, state.active)),
             half_done=tuple(_half_done(run, self._folder) for run in state.half_done),
             failed=tuple(_failed(result) for result in state.results if not result.finished),
             diagnoses=self._diagnoses(len(state.results)),
+            waits_for=waits_for(state, self._folder) if self._driver and not state.active else None,
         )
 
     def _diagnoses(self, ended: int) -> tuple[Diagnosis, ...]:
@@ -217,6 +224,24 @@ class StatusReader:
         )
 
 
+def waits_for(state: SweepState, folder: SweepFolder) -> str | None:
+    """What no run has begun for; None where nothing is known to be in the way.
+
+    Args:
+        state: of a sweep whose driver lives, and none of whose runs is active.
+    """
+    if (base := state.base_progress()) is not None:
+        return f"the base model is measured, {counted(base.done, base.total, base.what)}"
+    if folder.base() is None:
+        return "a slot to load the model, and the base model to be measured"
+    return None
+
+
+def counted(done: int, total: int, what: str) -> str:
+    """Examples that are done of those of a phase."""
+    return f"{done}/{total} examples{what and f' ({what})'}"
+
+
 def _end(status: str) -> str:
     return "failed" if status == "diverged" else status
 
@@ -246,6 +271,10 @@ def _running(run: ActiveRun) -> Running:
         steps=run.steps,
         loss=run.loss,
         seconds_since_event=round(time.time() - run.last_event, 1),
+        done=run.done,
+        total=run.total,
+        what=run.what,
+        phase_seconds_left=run.phase_seconds_left,
     )
 
 

@@ -12,7 +12,7 @@ from gallop_ray.cli.sweep_file import add_sweep_file_commands, run
 from gallop_ray.cli.unexpected import NO_MISTAKE, told
 from gallop_ray.cli.watched import FAILED, LastWord, watched
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
-from gallop_ray.export.request import TARGETS, checked, checked_run
+from gallop_ray.export.request import TARGETS, checked, checked_run, finished_run
 from gallop_ray.spec.problems import SweepFileError
 
 _USER_ERROR = 2
@@ -40,6 +40,10 @@ def _ended(parsed: argparse.Namespace, word: LastWord | None = None) -> int:
         return _USER_ERROR
     except BrokenPipeError:  # the reader has closed the pipe, which __main__ handles
         raise
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich makes it the exit code 1
+            raise error.__context__ from None
+        raise
     except Exception as error:
         if isinstance(error, OSError) and is_storage_trouble(error):
             print(f"gallop-ray: {described_trouble(error)}", file=sys.stderr)
@@ -61,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_folder_commands(commands)
     _add_export(commands)
     _add_generate(commands)
+    _add_compare(commands)
     text = "the sweeps of a folder, and how each stands"
     listed = commands.add_parser("list", help=text, description=text)
     listed.add_argument("output", nargs="?", default="runs", help="the folder of sweeps (default: runs)")
@@ -134,6 +139,15 @@ def _add_generate(commands: Any) -> None:
     generate.set_defaults(command=_generate)
 
 
+def _add_compare(commands: Any) -> None:
+    text = "how two finished runs differ: metrics, answers that one alone has right, and what each said"
+    compare = commands.add_parser("compare", help=text, description=text)
+    for name in ("first", "second"):
+        compare.add_argument(name, metavar="RUN", help="a run folder, <output>/<sweep>/<configuration>/seed-<n>")
+    compare.add_argument("--examples", type=int, default=5, metavar="N", help="answers to show (default: 5)")
+    compare.set_defaults(command=_compare)
+
+
 def _resume(arguments: argparse.Namespace) -> int:
     from gallop_ray.records.stored import open_sweep
     from gallop_ray.sweep.commands import resume_paused
@@ -193,6 +207,16 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     with suppress(KeyboardInterrupt):
         print_answers(arguments.run, arguments.prompt, arguments.file, arguments.max_new_tokens)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    if arguments.examples < 0:
+        raise ValueError(f"--examples {arguments.examples} is not allowed; must be 0 or more")
+    first, second = (finished_run(run) for run in (arguments.first, arguments.second))
+    from gallop_ray.reporting.compare import print_comparison
+
+    print_comparison(first, second, arguments.examples)
     return 0
 
 

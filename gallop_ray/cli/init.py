@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import gallop_ray
+from gallop_ray.cli.forgetting import entries_of, proposed
 from gallop_ray.records.environment import environment_record
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.plan import plan_sweep
@@ -72,9 +73,30 @@ def _answers(arguments: argparse.Namespace, path: Path) -> Answers:
     first = "arc_easy" if data == "hub" else "range" if data == "generated" else next(iter(tasks))
     train = ask("Task to train on", arguments.train, first, lambda text: _trainable(text, data, tasks))
     others = _others(data, train, tasks)
+    usual = "pocket" if data == "generated" else "smollm2-135m"
+    if not others:
+        rest = _rest(arguments, path, ask, usual)
+        return _with_others(arguments, ask, Answers(data=data, train=train, examples=_examples(data, train), **rest))
     ood = ask("Tasks it may forget", arguments.ood, " ".join(others), lambda text: _ood(text, train, tasks))
-    rest = _rest(arguments, path, ask, "pocket" if data == "generated" else "smollm2-135m")
+    rest = _rest(arguments, path, ask, usual)
     return Answers(data=data, train=train, ood=ood, examples=_examples(data, train), **rest)
+
+
+def _with_others(arguments: argparse.Namespace, ask: "_Ask", answers: Answers) -> Answers:
+    """Of data without other tasks: with some from elsewhere, so that forgetting is measured."""
+    usual: list[str] = []
+    text: str | None = None
+    if arguments.ood is None:
+        usual, said, text = proposed(answers.model, answers.train, answers.chat)
+        print("\n".join(["no other task in the data, to see what is forgotten; of those that need no data:", *said]))
+    entries = ask(
+        "Tasks it may forget: names, or paths",
+        arguments.ood,
+        " ".join(usual) or "none",
+        lambda given: entries_of(_words(given), answers.train, answers.data == "hub", _name_of),
+    )
+    own = {name: entry for name, entry in entries.items() if entry}
+    return replace(answers, ood=tuple(entries), others=own, text=text)
 
 
 def _of_source(arguments: argparse.Namespace, path: Path, source: str, ask: "_Ask") -> Answers:
@@ -86,14 +108,11 @@ def _of_source(arguments: argparse.Namespace, path: Path, source: str, ask: "_As
     held = "".join(f", {100 * share:g} % held out for {split}" for split, share in own.shares.items())
     print(f"{source}: {name}: {len(found.train)} train, {len(found.validation)} validation, {len(found.test)} test")
     print(f"{source}: format {own.format}{held}")
-    hub = list(HUB_TASKS)
-    ood = ask("Tasks it may forget, of the hub's", arguments.ood, "", lambda text: _ood(text, name, hub))
     rest = _rest(arguments, path, ask, "smollm2-135m")
     example = found.train[0]
-    return Answers(
+    answers = Answers(
         data="hub",
         train=name,
-        ood=ood,
         examples=len(found.train),
         source=source,
         format=own.format,
@@ -101,6 +120,7 @@ def _of_source(arguments: argparse.Namespace, path: Path, source: str, ask: "_As
         free=example.kind in ("text", "plain"),
         **rest,
     )
+    return _with_others(arguments, ask, answers)
 
 
 def _name_of(source: str) -> str:

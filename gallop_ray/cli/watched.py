@@ -18,6 +18,8 @@ from types import FrameType
 AGAIN = "What was finished is kept. The same command resumes the sweep."
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 _BROKEN_PIPE = 141
+_HUNG_UP = signal.SIGHUP
+"""The terminal is gone, or a job manager says goodbye: as if terminated."""
 _ENDS = {signal.SIGINT: ("interrupted", INTERRUPTED), signal.SIGTERM: ("terminated", TERMINATED)}
 _SAY_SECONDS = 2.5  # `ray job stop` kills after three
 _KILL_SECONDS = 30.0
@@ -119,7 +121,7 @@ class _Watch:
 
     def wait(self) -> int:
         """Wait until the child has ended."""
-        for number in _ENDS:
+        for number in (*_ENDS, _HUNG_UP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup, and in a script
                 signal.signal(number, self._pass_on)
         signal.signal(signal.SIGTSTP, self._pause)
@@ -136,6 +138,7 @@ class _Watch:
         return code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        number = signal.SIGTERM if number == _HUNG_UP else number
         self._send(number)
         if self._told is None:
             self._told = signal.Signals(number)

@@ -17,10 +17,9 @@ from gallop_ray.training.save import save_model
 
 
 def write_merged(request: Request, folder: Path) -> None:
-    """Write weights, configuration and tokenizer. Raises ValueError where the base model is not the run's."""
-    model, tokenizer = load_model(request.model)
+    """Write weights and configuration. Raises ValueError where the base model is not the run's."""
+    model, _ = load_model(request.model)
     save_model(merged(model, request), folder)
-    tokenizer.save_pretrained(folder)
 
 
 def merged(model: Any, request: Request) -> Any:

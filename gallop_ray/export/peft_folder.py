@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from gallop_ray.disk.tensors import DELTA, PEFT
 from gallop_ray.export.request import Request
 from gallop_ray.export.shira import to_shira
 from gallop_ray.methods import TunerMethod, make_method
-from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
+from gallop_ray.sparse.adapter import apply_adapter, load_adapter, refuse_misfit
 from gallop_ray.sparse.candidates import note_reached
 from gallop_ray.sparse.checked import load_whole
 from gallop_ray.spec.schema import Configuration
 from gallop_ray.training.model_checks import first_line
-from gallop_ray.training.models import meta_model, model_source
+from gallop_ray.training.models import load_model, meta_model, model_source
 
 _KINDS = ("indices", "delta")
 _ROOT = "base_model.model."  # what PEFT puts before the names of the model's modules
@@ -84,10 +85,28 @@ def _from_delta(request: Request) -> tuple[Any, dict[str, Tensor]]:
     model = meta_model(request.model)
     refuse_misfit(request.run.adapter, found, {name: weight.numel() for name, weight in model.named_parameters()})
     tensors = {f"{name}.{kind}": t for name, pair in found.items() for kind, t in zip(_KINDS, pair, strict=True)}
+    dtype = getattr(torch, request.model.dtype)
     try:
-        return to_shira(model, tensors)
+        return to_shira(model, tensors, dtype.itemsize, _Trained(request))
     except ValueError as error:
         raise ValueError(f"{request.run.path} has no PEFT form: {error}; use --to merged or --to delta") from None
+
+
+class _Trained:
+    """A layer's parameters as they were trained; the model is loaded when the first is asked for."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    @cached_property
+    def _model(self) -> Any:
+        model, _ = load_model(self._request.model)
+        apply_adapter(model, self._request.run.adapter)
+        return model
+
+    def __call__(self, name: str) -> dict[str, Tensor]:
+        layer = self._model.get_submodule(name)
+        return {part: tensor.detach().clone() for part, tensor in layer.named_parameters()}
 
 
 _CONVERT: dict[str, Callable[[Request], tuple[Any, dict[str, Tensor]]]] = {DELTA: _from_delta, PEFT: _from_peft}

@@ -60,9 +60,15 @@ def checked(run: str, to: Target, output: str | None) -> Request:
 
 def checked_run(run: str) -> tuple[RunFolder, dict[str, str]]:
     """A finished run with its adapter's metadata. Raises ValueError that says what is missing."""
+    folder = finished_run(run)
+    return folder, _metadata(folder)
+
+
+def finished_run(run: str) -> RunFolder:
+    """A finished run, or a finished round of one. Raises ValueError that says what it is instead."""
     folder = _folder(Path(run).expanduser().resolve())
     _refuse_unfinished(folder)
-    return folder, _metadata(folder)
+    return folder
 
 
 def _folder(path: Path) -> RunFolder:

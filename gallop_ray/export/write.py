@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import DELTA
+from gallop_ray.export.asked import write_prompt
 from gallop_ray.export.merged import write_merged
 from gallop_ray.export.peft_folder import write_peft
 from gallop_ray.export.request import Request, Target
@@ -23,6 +24,7 @@ def export(request: Request) -> Path:
     _refuse_incomplete(request)
     with _whole_or_nothing(request.output) as folder:
         _WRITERS[request.to](request, folder)
+        write_prompt(request, folder, whole=request.to != "delta")
     return request.output
 
 
@@ -76,7 +78,7 @@ def _whole_or_nothing(folder: Path) -> Iterator[Path]:
         yield folder
     except BaseException:
         for file in folder.iterdir():
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
         if not existed:
             folder.rmdir()
         raise

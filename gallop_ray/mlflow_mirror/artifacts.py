@@ -1,11 +1,13 @@
 """The artifacts of a finished sweep, uploaded to its own MLflow run: verdict, report, the best adapter."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from gallop_ray.analysis.ranking import best, best_run
 from gallop_ray.mlflow_mirror.store import MlflowStore
 from gallop_ray.records.folders import MASK_REPORT, PAGE, VERDICT, SweepFolder
+from gallop_ray.records.predictions import FILE
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.schema import Sweep
 
@@ -35,8 +37,23 @@ def upload_sweep_artifacts(folder: SweepFolder, sweep: Sweep, store: MlflowStore
             store.upload(run_id, folder.path / name)
     if (report := (folder.path / PAGE).parent).exists():
         store.upload_folder(run_id, report)
+    _upload_answers(folder, sweep, store, run_id)
     if chosen is not None:
+        if (said := chosen.path / FILE).exists():
+            store.upload(run_id, said)
         _hand_out_adapter(folder, chosen, store, run_id)
+
+
+def _upload_answers(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: str) -> None:
+    """Answers gained and lost, and samples of them, as tables that MLflow's UI shows."""
+    from gallop_ray.analysis.flips import flips_from_base  # here: scipy, which a sweep's start does without
+    from gallop_ray.analysis.samples import samples
+
+    found = best(folder.results(), sweep.objective)
+    flipped = [{"method": method, **asdict(each)} for method, each in flips_from_base(folder, sweep, found)]
+    store.upload_tables(
+        run_id, {"flips.json": flipped, "samples.json": [asdict(each) for each in samples(folder, found)]}
+    )
 
 
 def _hand_out_adapter(folder: SweepFolder, run: RunFolder, store: MlflowStore, run_id: str) -> None:

@@ -12,6 +12,7 @@ from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.mlflow_mirror.trouble import REFUSALS
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.identity import split_hashes
+from gallop_ray.spec.basics import basics_name
 from gallop_ray.spec.schema import DataSpec, Sweep
 from gallop_ray.spec.tasks import is_local
 
@@ -49,7 +50,8 @@ def dataset_inputs(folder: SweepFolder, sweep: Sweep) -> list[DatasetInput]:
 
 def _input(task: str, split: str, digest: str, data: DataSpec) -> DatasetInput:
     place = data.task(task).source or data.root
-    kind = place if place in ("hub", "generated") else "local" if is_local(place) else "hub"
+    basics = basics_name(place) is not None
+    kind = place if place in ("hub", "generated") else "local" if basics or is_local(place) else "hub"
     drawn = {"split_seed": data.split_seed, "limit": getattr(data.limits, split)}
     source = {"uri": place, "task": task, "split": split, **drawn}
     return DatasetInput(task, digest[:_DIGEST_LENGTH], kind, json.dumps(source), _CONTEXTS[split])

@@ -1,5 +1,7 @@
 """How records become MLflow's metrics, parameters and tags; and what of a folder has been sent."""
 
+import getpass
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,14 +9,19 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from gallop_ray.analysis.ranking import best
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.regular import read_regular
 from gallop_ray.mlflow_mirror.store import Point, Status
+from gallop_ray.records.environment import environment_record
 from gallop_ray.records.events import Event, Step, Validated
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import RunResult, StoredConfiguration
 from gallop_ray.records.typed import write_record
 from gallop_ray.spec.configuration import space_keys
+from gallop_ray.spec.metrics import test_metrics
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.metrics import base_metrics
 
 _STEP_METRICS = ("loss", "grad_norm", "examples_per_second")  # the learning rate follows from the schedule
 _SHORT = {"learning_rate": "lr"}
@@ -90,6 +97,11 @@ def configuration_params(configuration: StoredConfiguration, sweep: Sweep) -> di
     params = {
         **_searched(configuration, sweep),
         "method": method["name"],
+        "model": sweep.model.name,
+        "train": ", ".join(sweep.data.train_tasks),
+        "batch_size": configuration.training.get("batch_size"),
+        "steps": configuration.training.get("steps"),
+        "epochs": configuration.training.get("epochs") if configuration.training.get("steps") is None else None,
         "density": None if found_density(configuration) else method["density"],
         "selection_ratio": method.get("selection_ratio"),
         "learning_rate": configuration.training["learning_rate"],
@@ -106,6 +118,39 @@ def density_params(configuration: StoredConfiguration, results: Iterable[RunResu
     """The density that runs have measured, to as many digits as seeds agree in."""
     found = [result.density for result in results if result.density is not None]
     return {"density": f"{found[0]:.3g}"} if found and found_density(configuration) else {}
+
+
+def origin_tags(source: str | Path) -> dict[str, str]:
+    """Who runs a sweep, from which file and commit, under the names that MLflow's list has columns for."""
+    commit = environment_record()["git_commit"]
+    return {
+        "mlflow.user": _user(),
+        "mlflow.source.name": str(source),
+        "mlflow.source.type": "LOCAL",
+        **({"mlflow.source.git.commit": str(commit)} if commit else {}),
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return str(os.getuid())
+
+
+def sweep_points(folder: SweepFolder, sweep: Sweep, time: float) -> list[Point]:
+    """What sweeps are compared by: the best configuration's objective and test metrics, the base model's, and by how
+    much the best is ahead of the second-best method on test sets."""
+    chosen, names = best(folder.results(), sweep.objective), [metric.name for metric in test_metrics()]
+    names = [*sweep.objective.all_metrics, *names]
+    found = {} if not chosen else {name: chosen[0].over_seeds(name)[0] for name in names}
+    base = folder.base()
+    measured = base_metrics(base, sweep.data) if base else {}
+    found |= {f"base/{name}": measured.get(name) for name in names}
+    if len(chosen) > 1 and (of_test := sweep.objective.metric.removeprefix("val_")) in names:
+        first, second = (each.over_seeds(of_test)[0] for each in chosen[:2])
+        found["best/ahead"] = None if first is None or second is None else first - second
+    return [Point(name, value, time) for name, value in found.items() if value is not None]
 
 
 def sweep_params(sweep: Sweep) -> dict[str, object]:

@@ -28,10 +28,11 @@ class MlflowMirror:
         folder: the sweep's records.
         sweep: the sweep they are about.
         uri: an MLflow tracking uri, see `tracking_uri`.
+        source: the sweep file, shown as the runs' source; by default the sweep's folder.
     """
 
-    def __init__(self, folder: SweepFolder, sweep: Sweep, uri: str) -> None:
-        self._folder, self._sweep, self._uri = folder, sweep, uri
+    def __init__(self, folder: SweepFolder, sweep: Sweep, uri: str, source: str | Path | None = None) -> None:
+        self._folder, self._sweep, self._uri, self._source = folder, sweep, uri, source
         self._store: MlflowStore | None = None
         self._sync: SweepSync | None = None
         self._finished, self._now = False, False
@@ -103,7 +104,7 @@ class MlflowMirror:
         if self._sync is None:  # in the thread: importing MLflow and connecting may take ten seconds
             artifacts = Path(self._folder.path).resolve().parent / "mlartifacts"
             self._store = MlflowStore(self._uri, self._sweep.tracking.experiment, artifacts)
-            self._sync = SweepSync(self._folder, self._sweep, self._store)
+            self._sync = SweepSync(self._folder, self._sweep, self._store, self._source)
         return self._sync
 
     def _note_trouble(self, error: Exception) -> None:

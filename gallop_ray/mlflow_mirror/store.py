@@ -1,17 +1,19 @@
 """The client of MLflow. Everything here may raise; callers must be able to do without."""
 
 import hashlib
+import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gallop_ray.mlflow_mirror.extras import ID_TAG, Extras
 from gallop_ray.mlflow_mirror.sqlite import address_of, file_of, is_broken, make_whole, prepare, remove_stray, set_aside
 from gallop_ray.mlflow_mirror.trouble import REFUSALS, Refused
+from gallop_ray.spec.metrics import maximized
 from gallop_ray.spec.schema import Sweep
 
 if TYPE_CHECKING:
@@ -57,6 +59,32 @@ def look(uri: str, experiment: str) -> None:
     if (path := file_of(uri)) is not None and not path.exists():
         return
     _find(_client(uri), experiment)
+
+
+VIEW_TAG, VIEW = "mlflow.sharedViewState.", "gallop_ray"
+"""MLflow's UI takes a view from the experiment's tag of this name, when its address asks for the key."""
+_PARAMS = ("method", "density", "learning_rate", "model", "train")
+_METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
+
+
+def view_of(metric: str) -> dict[str, object]:
+    """The state of MLflow's list of runs, as its page keeps it."""
+    metrics = dict.fromkeys((metric, *_METRICS))
+    return {
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": not maximized(metric),
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [
+            *(f"metrics.`{metric_name(name)}`" for name in metrics),
+            *(f"params.`{name}`" for name in _PARAMS),
+            "attributes.`User`",
+            "attributes.`Source`",
+        ],
+    }
 
 
 class MlflowStore:
@@ -177,6 +205,34 @@ class MlflowStore:
         """Upload an object as the run's artifact of this name. Raises Refused as `log`."""
         with _refusals():
             self._client.log_dict(run_id, dict(value), name)
+
+    def upload_text(self, run_id: str, name: str, text: str) -> None:
+        """Upload a text as the run's artifact of this name. Raises Refused as `log`."""
+        with _refusals():
+            self._client.log_text(run_id, text, name)
+
+    def show_by_default(self, metric: str) -> None:
+        """Keep a view of the experiment's list with the columns that matter, the best value of the metric first.
+
+        Not where the server does not let this user: the view is a convenience.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with suppress(MlflowException):
+            self._client.set_experiment_tag(self._experiment, f"{VIEW_TAG}{VIEW}", json.dumps(view_of(metric)))
+
+    def upload_tables(self, run_id: str, tables: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
+        """Upload rows that share their columns as tables of these names, where there are any. Raises Refused as `log`.
+
+        As MLflow's log_table, which would add to the rows that are there.
+        """
+        found = {name: rows for name, rows in tables.items() if rows}
+        for name, rows in found.items():
+            table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+            self.upload_json(run_id, name, table)
+        if found:
+            known = [{"path": name, "type": "table"} for name in found]
+            self.log(run_id, tags={"mlflow.loggedArtifacts": json.dumps(known)})
 
     def page(self, run_id: str, artifact: str) -> str:
         """The address of an artifact's page within MLflow's UI."""

@@ -20,10 +20,12 @@ from gallop_ray.mlflow_mirror.fields import (
     density_params,
     failure_tags,
     last_of,
+    origin_tags,
     result_points,
     run_name,
     step_points,
     sweep_params,
+    sweep_points,
     validation_points,
 )
 from gallop_ray.mlflow_mirror.store import MlflowStore, Point, Status
@@ -34,6 +36,7 @@ from gallop_ray.records.results import RunResult
 from gallop_ray.records.run_folder import Document, RunFolder
 from gallop_ray.records.summary import over_seeds
 from gallop_ray.records.watch import OpenConfigurations
+from gallop_ray.spec.load import resolved_yaml
 from gallop_ray.spec.schema import Sweep
 
 _LOG = logging.getLogger(__name__)
@@ -57,8 +60,9 @@ class SweepSync:
     so that a kill between creating a run and noting it does not lead to a second one.
     """
 
-    def __init__(self, folder: SweepFolder, sweep: Sweep, store: MlflowStore) -> None:
+    def __init__(self, folder: SweepFolder, sweep: Sweep, store: MlflowStore, source: str | Path | None = None) -> None:
         self._folder, self._sweep, self._store = folder, sweep, store
+        self._origin = origin_tags(Path(source).absolute() if source else folder.path)
         self._open = OpenConfigurations(folder)
         self._sent: dict[Path, Sent] = {}
         self._ended: dict[Path, Version] = {}
@@ -81,10 +85,12 @@ class SweepSync:
         write_json(path / "mlflow.json", state)
         run_id = state["run_id"]
         if run_id is None or not self._store.is_active(run_id):
-            tags = {"gallop_ray.level": "sweep"}
+            tags = {"gallop_ray.level": "sweep", **self._origin}
             run_id = self._store.find_or_create(state["sweep_id"], path.name, None, _begun(path), tags)
             self._store.log(run_id, params=sweep_params(self._sweep))
             write_json(path / "mlflow.json", {**state, "run_id": run_id})
+            self._store.show_by_default(self._sweep.objective.metric)
+        self._upload(partial(self._store.upload_text, str(run_id), "sweep.yaml", resolved_yaml(self._sweep)))
         self._store.set_status(run_id, "RUNNING")
         return str(run_id)
 
@@ -183,7 +189,8 @@ class SweepSync:
             key, level, ending, extra = path.parent.name, "seed", f"seed {folder.seed}", {"seed": folder.seed}
         else:
             configuration, level, ending, extra = folder.configuration(), "configuration", key.rpartition("-")[2], {}
-        marks = {"gallop_ray.level": level, "sweep": self._folder.path.name, "configuration": key, **tags}
+        marks = {"gallop_ray.level": level, "sweep": self._folder.path.name, "configuration": key}
+        marks |= self._origin | tags
         identity = f"{self._id}/{path.relative_to(self._folder.path).as_posix()}"
         name = run_name(configuration, self._sweep, ending)
         make = self._store.find_or_create if path in self._unsure else self._store.create
@@ -281,6 +288,7 @@ class SweepSync:
             self._end(configuration.path, status)
             finished = finished and status in FINAL_STATUS
         if finished:
+            self._store.log(self._id, sweep_points(self._folder, self._sweep, time.time()))
             self._upload(partial(upload_sweep_artifacts, self._folder, self._sweep, self._store, self._id))
         for path in self._refused:
             self._leave(path)

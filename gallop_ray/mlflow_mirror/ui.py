@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gallop_ray.mlflow_mirror.sqlite import address_of, file_of, make_whole
-from gallop_ray.mlflow_mirror.store import default_uri, tracking_uri
+from gallop_ray.mlflow_mirror.store import VIEW, VIEW_TAG, default_uri, tracking_uri
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.machine import TrackingSpec
@@ -112,10 +112,12 @@ def _runs_of(experiment: str, address: str) -> str:
     question = f"{address.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment)}"
     try:
         with urllib.request.urlopen(question, timeout=_ANSWER_SECONDS) as answer:
-            number = json.load(answer)["experiment"]["experiment_id"]
+            found = json.load(answer)["experiment"]
+            number, tags = found["experiment_id"], {each["key"] for each in found.get("tags", [])}
     except (OSError, ValueError, KeyError):
         return address
-    return f"{address.rstrip('/')}/#/experiments/{number}/runs"
+    view = f"?viewStateShareKey={VIEW}" if f"{VIEW_TAG}{VIEW}" in tags else ""
+    return f"{address.rstrip('/')}/#/experiments/{number}/runs{view}"
 
 
 def _show(address: str, open_browser: bool) -> None:

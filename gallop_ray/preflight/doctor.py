@@ -32,6 +32,7 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     yield from machine_checks.memory()
     yield from machine_checks.traps()
     yield ok(f"DeepSpeed {environment_record()['deepspeed']} loads; it has nothing to compile for a sweep")
+    yield from machine_checks.cache()
     yield from machine_checks.disk(sweep.output if sweep else "runs")
     yield from machine_checks.tracking(*_store(sweep))
     found: RayAddress | None = None

@@ -24,6 +24,7 @@ from gallop_ray.preflight.findings import Finding, gigabytes, ok, problem, warni
 from gallop_ray.records.environment import environment_record
 from gallop_ray.records.files import append_line, complete_lines, read_json, write_json
 from gallop_ray.spec.secrets import hidden
+from gallop_ray.training.models import made_cache_folder
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS = 3.0
@@ -108,6 +109,16 @@ def _number(path: Path) -> int | None:
 def usable_cpus() -> int:
     """CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cache() -> Iterator[Finding]:
+    """Whether prepared models can be kept on this machine."""
+    try:
+        made_cache_folder()
+    except ValueError as error:
+        said, _, fix = str(error).partition("; ")
+        found = problem if os.environ.get("GALLOP_RAY_CACHE") else warning
+        yield found(said, fix[0].upper() + fix[1:])
 
 
 def disk(output: str) -> Iterator[Finding]:

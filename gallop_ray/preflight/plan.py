@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gallop_ray.preflight.exports import Export, exports_of
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.spec.configuration import method_space, resolve
 from gallop_ray.spec.load import resolved_yaml
@@ -42,6 +43,9 @@ _MEMORY_NOTE = """\
 Total: the peak; the scores are gone when the values come. Gathered: whole weights that ZeRO-3 has fetched, at most.
 Activations: of a micro-batch of max_length with answers of max_new_tokens.
 Not counted: the CUDA context, the allocator's caches, measuring accuracy."""
+_EXPORT_NOTE = """\
+delta: for gallop_ray.apply_adapter. peft: a folder that PeftModel loads. merged: a plain transformers folder, which
+every server of models takes; those that take adapters take LoRA alone."""
 _LARGE = 0.05  # weights that cannot be chosen are named from this share of the model on
 Row = tuple[str, str, Estimate]
 
@@ -57,7 +61,7 @@ def print_plan(sweep: Sweep) -> None:
     plan = plan_sweep(sweep, _train_examples(sweep.data, fits))
     console = Console(markup=False)
     console.print(Text(resolved_yaml(sweep)), soft_wrap=True)
-    for table, note in (_work(plan), _sizes(rows), _memory(sweep, rows)):
+    for table, note in (_work(plan), _sizes(rows), exports(sweep, rows), _memory(sweep, rows)):
         console.print(table)
         console.print(Text(note + "\n"), soft_wrap=True)
     for line in [*reached, *(f"{task}: {each}" for task, each in fits.items() if each.cut or each.dropped)]:
@@ -198,6 +202,23 @@ def _sizes(rows: Iterable[Row]) -> tuple[Table, str]:
     for name, choice, each in rows:
         table.add_row(name, Text(choice), _count(each.trained), f"{each.density:.4g}", f"{each.trainable_percent:.4f}")
     return table, "N: all parameters of the base model. trainable_percent: 100 k/(N+k), as PEFT prints it."
+
+
+def exports(sweep: Sweep, rows: Iterable[Row]) -> tuple[Table, str]:
+    """What a finished run can be exported to, and how large that is."""
+    table, notes = _table("Exports", ("Method", "Options"), ("--to delta", "--to peft", "--to merged")), [_EXPORT_NOTE]
+    model, specs = meta_model(sweep.model), {each.name: each for each in sweep.methods}
+    for name, choice, each in rows:
+        found = exports_of(model, specs[name], each)
+        table.add_row(name, Text(choice), *(_export(one) for one in (found.delta, found.peft, found.merged)))
+        notes += [f"{name}: {found.why}"] * bool(found.why)
+    return table, "\n".join(dict.fromkeys(notes))
+
+
+def _export(size: Export) -> str:
+    if size.bytes is None:
+        return "none"
+    return f"{_size(size.bytes)}{' or more' * size.at_least}"
 
 
 def _memory(sweep: Sweep, rows: Sequence[Row]) -> tuple[Table, str]:

@@ -19,6 +19,7 @@ from gallop_ray.preflight.machine_checks import host_memory, usable_cpus
 from gallop_ray.preflight.plan import estimates, no_estimate, offline, reach
 from gallop_ray.search.storage import database
 from gallop_ray.sparse.base_state import Structure
+from gallop_ray.spec.basics import BASICS_TEXT
 from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.plan import plan_sweep
@@ -107,7 +108,7 @@ def _on_hub(what: str, repository: str, kind: str) -> Finding:
 def hub_text(sweep: Sweep) -> Iterator[Finding]:
     """Whether general text of the hub is in the cache, or can be downloaded."""
     source = sweep.evaluation.text_of(sweep.model.name)
-    if source is None or source == GENERATED_TEXT or source.endswith(".jsonl"):
+    if source in (None, GENERATED_TEXT, BASICS_TEXT) or source.endswith(".jsonl"):
         return
     try:
         with offline():

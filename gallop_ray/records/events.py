@@ -42,6 +42,14 @@ class Step(Event):
     examples_per_second: Number | None = None
 
 
+class Progress(Event):
+    """How many examples of a phase are done; `what` the present ones are of, empty where that needs no words."""
+
+    done: int
+    total: int
+    what: str = ""
+
+
 class Validated(Event):
     """The model was measured while it trained; the metrics are among `model_extra`."""
 
@@ -65,6 +73,7 @@ _KINDS: dict[str, type[Event]] = {
     "phase": PhaseBegan,
     "step": Step,
     "validation": Validated,
+    "progress": Progress,
     **dict.fromkeys(("scores", "first_forward", "run_ended"), Event),
 }
 

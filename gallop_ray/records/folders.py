@@ -2,15 +2,16 @@
 
 Times are in seconds (points in time: since 1970), sizes in bytes. Below <output>/<sweep name>/ there are
 
-- spec.json, base.json, base_correct.json, base_outputs.json, base_text.json, identity.json, results.jsonl,
-  masks.json, masks.png,
+- spec.json, base.json, base_correct.json, base_outputs.json, base_predictions.jsonl, base_text.json, identity.json,
+  results.jsonl, masks.json, masks.png,
   slots/, report/,
 - <configuration>/configuration.json and status.json,
-- <configuration>/seed-<n>/spec.json, environment.json, mask.json, correct.json, outputs.json, metrics.jsonl,
-  result.json, adapter.safetensors.
+- <configuration>/seed-<n>/spec.json, environment.json, mask.json, correct.json, outputs.json, predictions.jsonl,
+  metrics.jsonl, result.json, adapter.safetensors.
 """
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,13 @@ from typing import Any, TypeVar
 
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.locks import locked
+from gallop_ray.disk.regular import remove
 from gallop_ray.records.files import Record, append_line, complete_lines, read_json, write_json, write_lines
+from gallop_ray.records.predictions import BASE_FILE, write_predictions
 from gallop_ray.records.results import (
     CONFIRMATION,
     FINAL,
+    BaseProgress,
     BaseResult,
     BaseText,
     Chance,
@@ -41,6 +45,7 @@ PAGE = "report/report.html"
 VERDICT = "report/verdict.txt"
 """The report's verdict in plain words."""
 _LISTING = "results.jsonl"
+_BASE_PROGRESS = "base_progress.json"
 _SEED_FOLDER = re.compile(r"seed-(0|[1-9]\d*)")
 _KEY = re.compile(r"\w[\w-]*")  # `.bak`, ` copy` and the like are not configurations
 _HASHED = re.compile(r".*-([0-9a-f]{8})")
@@ -203,6 +208,23 @@ class SweepFolder:
         found = self._measured("base_text.json", BaseText)
         return None if found is None else found.text_loss
 
+    @property
+    def base_predictions(self) -> Path:
+        """The path of what the base model said to test examples."""
+        return self.path / BASE_FILE
+
+    def note_base_progress(self, done: int, total: int, what: str) -> None:
+        """Write how far the measurement of the base model is, for displays alone."""
+        value = {"time": time.time(), "done": done, "total": total, "what": what}
+        write_json(self.path / _BASE_PROGRESS, value, durable=False)
+
+    def base_progress(self) -> BaseProgress | None:
+        """How far it is; None before the first report and after the end, and where it is unreadable."""
+        try:
+            return BaseProgress.read(self.path / _BASE_PROGRESS)
+        except Damaged:  # the next report replaces it
+            return None
+
     def write_base(
         self,
         accuracy: Mapping[str, Any],
@@ -210,12 +232,17 @@ class SweepFolder:
         outputs: Mapping[str, Any],
         text_loss: float | None,
         chance: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+        predictions: Sequence[Record] = (),
+        val_text_loss: float | None = None,
     ) -> None:
         """Write the base model's measurements. base.json, the accuracies, is last: it means that all is there."""
         write_json(self.path / "base_correct.json", correct)
         write_json(self.path / "base_outputs.json", outputs)
-        write_json(self.path / "base_text.json", {"text_loss": text_loss})
+        write_predictions(self.base_predictions, predictions)
+        validated = {} if val_text_loss is None else {"val_text_loss": val_text_loss}
+        write_json(self.path / "base_text.json", {"text_loss": text_loss, **validated})
         write_record(self.path / "base.json", {"tasks": accuracy, "chance": dict(chance)})
+        remove(self.path / _BASE_PROGRESS)
 
     def configuration(self, key: str) -> ConfigurationFolder:
         """The configuration with that key, whether or not it has started."""

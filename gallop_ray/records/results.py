@@ -193,6 +193,15 @@ class BaseResult(StoredRecord):
         return {"tasks": value} if isinstance(value, dict) and "version" not in value else value
 
 
+class BaseProgress(StoredRecord):
+    """base_progress.json: how far the measurement of the base model is, of how many examples; what: of what now."""
+
+    time: Number
+    done: int
+    total: int
+    what: str = ""
+
+
 class BaseText(StoredRecord):
     """base_text.json: the base model's loss on general text."""
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -12,6 +12,7 @@ from gallop_ray.disk.regular import opened_regular, remove, stat_of
 from gallop_ray.disk.whole import remove_drafts
 from gallop_ray.records.events import Event, parse_events
 from gallop_ray.records.files import Record, append_line, parse_lines, read_json, write_json, write_lines
+from gallop_ray.records.predictions import FILE, read_predictions, write_predictions
 from gallop_ray.records.results import RunResult
 from gallop_ray.records.typed import VERSION, note_unread, write_record
 
@@ -22,6 +23,7 @@ _LEFT_BY_AN_ATTEMPT = (
     "mask.json",
     "correct.json",
     "outputs.json",
+    FILE,
     "environment.json",
     "adapter.safetensors",
 )
@@ -127,6 +129,20 @@ class RunFolder:
         except Damaged as error:
             note_damage(error.path, error.reason, "it counts as not there")
             return None
+
+    def write_predictions(self, found: Iterable[Record], base: Path) -> None:
+        """Write predictions.jsonl; base: the base model's file."""
+        write_predictions(self.path / FILE, found, base)
+
+    def predictions(self) -> list[Record]:
+        """The lines of predictions.jsonl, of all rounds where there are some, their tasks then as in correct.json."""
+        if (parts := self.parts()) == [self]:
+            return read_predictions(self.path / FILE)
+        return [
+            {**each, "task": f"{part.path.name}/{each['task']}"}
+            for part in parts
+            for each in read_predictions(part.path / FILE)
+        ]
 
     def event(self, event: str, **fields: Any) -> None:
         """Append an event with the present time."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gallop_ray.analysis.live import ActiveRun, SweepState
-from gallop_ray.analysis.status import HalfDone, SweepStatus
+from gallop_ray.analysis.status import HalfDone, SweepStatus, counted
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import RunResult
@@ -140,7 +140,13 @@ def status_line(state: SweepState) -> str:
     """The state in one line."""
     parts = [_counts(state), _time_left(state), _best(state)]
     running = "; ".join(_run_line(run) for run in state.active)
-    return ", ".join(filter(None, parts)) + (f"; now {running}" if running else "")
+    return ", ".join(filter(None, parts)) + (f"; now {running}" if running else _waiting(state))
+
+
+def _waiting(state: SweepState) -> str:
+    """What is measured before the first run can begin."""
+    base = state.base_progress()
+    return "" if base is None else f"; measuring the base model, {counted(base.done, base.total, base.what)}"
 
 
 def render(state: SweepState) -> Group:
@@ -149,6 +155,8 @@ def render(state: SweepState) -> Group:
     bar = ProgressBar(total=max(1, state.runs_expected), completed=state.runs_over, width=_BAR_WIDTH)
     head.add_row(bar, Text(", ".join(filter(None, [_counts(state), _time_left(state)]))))
     lines = [Text(f"  {_run_line(run)}") for run in state.active]
+    if not lines and (waiting := _waiting(state)):
+        lines = [Text(f"  {waiting.removeprefix('; ')}")]
     best = _best(state)
     return Group(head, *lines, *([Text(best)] if best else []))
 
@@ -162,8 +170,12 @@ def _counts(state: SweepState) -> str:
 
 
 def _time_left(state: SweepState) -> str:
-    seconds = state.seconds_left()
-    return "" if not seconds else f"about {timedelta(seconds=round(seconds))} left"
+    return spoken_left(state.seconds_left() or None).removeprefix(", ")
+
+
+def spoken_left(seconds: float | None) -> str:
+    """`, about 0:12:00 left`; empty where that is unknown."""
+    return "" if seconds is None else f", about {timedelta(seconds=round(seconds))} left"
 
 
 def _best(state: SweepState) -> str:
@@ -179,6 +191,8 @@ def _percent(objective: ObjectiveSpec, value: float) -> str:
 
 def _run_line(run: ActiveRun) -> str:
     line = f"{run.configuration} seed {run.seed} {run.phase}"
+    if run.total:
+        return f"{line} {counted(run.done, run.total, run.what)}{spoken_left(run.phase_seconds_left)}"
     if run.phase != "training" or not run.steps:
         return line
     speed = run.steps_per_second

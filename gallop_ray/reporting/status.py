@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import timedelta
 
 from rich import box
 from rich.console import Console, Group
@@ -12,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gallop_ray.analysis.status import Best, MethodStatus, Running, StatusReader, SweepStatus
+from gallop_ray.analysis.status import Best, MethodStatus, Running, StatusReader, SweepStatus, counted
 from gallop_ray.records.stored import open_sweep
-from gallop_ray.reporting.progress import where
+from gallop_ray.reporting.progress import spoken_left, where
 from gallop_ray.spec.metrics import shown_value, unit_of
 
 _COUNTS = ("total", "finished", "running", "pruned", "failed", "to_do")
@@ -34,12 +33,41 @@ def print_status(directory: str, as_json: bool, follow: bool) -> None:
             print(json.dumps(asdict(status)), flush=True)
     elif not follow:
         Console(markup=False).print(render(status))
+    elif not Console().is_terminal:
+        _print_lines(reader, status)
     else:
         with Live(render(status), auto_refresh=False) as live:
             while status.driver:
                 time.sleep(_FOLLOW_SECONDS)
                 status = reader.look()
                 live.update(render(status), refresh=True)
+
+
+def _print_lines(reader: StatusReader, status: SweepStatus) -> None:
+    """For a pipe or a file: a line whenever something has changed, and the whole status at the end."""
+    shown = ""
+    while True:
+        if (line := status_line(status)) != shown:
+            print(line, flush=True)
+            shown = line
+        if not status.driver:
+            break
+        time.sleep(_FOLLOW_SECONDS)
+        status = reader.look()
+    Console(markup=False).print(render(status))
+
+
+def status_line(status: SweepStatus) -> str:
+    """The status in one line."""
+    runs = status.runs
+    failed = f", {runs.failed} failed" if runs.failed else ""
+    parts = [_head(status).plain, f"{runs.finished} of {runs.total} runs finished{failed}"]
+    return "; ".join([*parts, *map(_running_line, status.running), *_waiting(status)])
+
+
+def _waiting(status: SweepStatus) -> Iterable[str]:
+    if status.waits_for:
+        yield f"waiting: {status.waits_for}"
 
 
 def render(status: SweepStatus) -> Group:
@@ -52,9 +80,8 @@ def _head(status: SweepStatus) -> Text:
     if status.driver:
         parts.append(f"pid {status.driver.pid} on {status.driver.host}")
     if status.seconds_left and status.slot_seconds_left is not None:
-        left = timedelta(seconds=round(status.seconds_left))
         slot_hours = f"about {status.slot_seconds_left / 3600:.3g} slot-hours left"
-        parts.append(f"about {left} left" if status.driver else slot_hours)
+        parts.append(spoken_left(status.seconds_left).removeprefix(", ") if status.driver else slot_hours)
     return Text(", ".join(parts))
 
 
@@ -78,6 +105,7 @@ def _said(status: SweepStatus, best: Best) -> str:
 
 
 def _lines(status: SweepStatus) -> Iterable[str]:
+    yield from _waiting(status)
     for run in status.running:
         yield _running_line(run)
     for half in status.half_done:
@@ -91,7 +119,9 @@ def _lines(status: SweepStatus) -> Iterable[str]:
 
 def _running_line(run: Running) -> str:
     line = f"{run.slot}: {run.configuration} seed {run.seed} {run.phase}"
-    if run.steps:
+    if run.total:
+        line += f", {counted(run.done, run.total, run.what)}{spoken_left(run.phase_seconds_left)}"
+    elif run.steps:
         line += f", step {run.step}/{run.steps}"
     if run.loss is not None:
         line += f", loss {run.loss:.4g}"

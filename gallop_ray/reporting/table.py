@@ -93,7 +93,14 @@ def _metrics(results: Sequence[RunResult]) -> list[Metric]:
     """The columns: metrics of losses only where some were measured, and then no others that nothing has."""
     found = [each for each in test_metrics() if any(run.value(each.name) is not None for run in results)]
     losses = any(each.of == "loss" for each in found)
-    return found if losses else [each for each in test_metrics() if each.of == "share"]
+    if losses:
+        return found
+    return [each for each in test_metrics() if each.of == "share" and not (each.needs_ood and _no_others(results))]
+
+
+def _no_others(results: Sequence[RunResult]) -> bool:
+    """Whether nothing but the task trained on was measured."""
+    return max((len(result.tasks) for result in results), default=0) == 1
 
 
 def _headings(objective: ObjectiveSpec, results: Sequence[RunResult]) -> list[str]:
@@ -117,10 +124,13 @@ def _caption(results: Sequence[RunResult], objective: ObjectiveSpec) -> str:
     errors = f", {objective.standard_errors:g} standard errors worse than the mean" if objective.standard_errors else ""
     front = f" {_ON_FRONT}: on the Pareto front." if objective.metrics else ""
     losses = ", losses in nats" if any(each.of == "loss" for each in _metrics(results)) else ""
+    others = f"Collapse: share of {of_them} below 1 %."
+    if _no_others(results):
+        others = "Forgetting of other tasks was not measured: add tasks to data.ood."
     return (
         f"In percent{losses}, mean±standard deviation over seeds. Seeds: finished/ended.{front} Val is the "
         f"objective{errors};\n"
-        f"the rest is on test sets by {_ways(results)}. Collapse: share of {of_them} below 1 %."
+        f"the rest is on test sets by {_ways(results)}. {others}"
     )
 
 

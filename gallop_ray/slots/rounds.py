@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 
 from gallop_ray.records.files import Record
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder, RunFolder
 from gallop_ray.sparse.weights import rank, world_size
 from gallop_ray.spec.configuration import asked
@@ -87,7 +88,9 @@ def execute_rounds(
             counted = _Counted(folder, sum(steps[:number]), sum(steps))
             reporter = counted if rank() == 0 else NullReporter(folder.adapter)
             result = execute(part, configuration, seed, base, reporter, text_loss)
+            said = result.pop("predictions")
             if rank() == 0:
+                folder.write_predictions(said, SweepFolder(run.path.parent.parent).base_predictions)
                 _finish(folder, result)
         results[task] = result
     return together(results)

@@ -37,6 +37,7 @@ from gallop_ray.sparse.memory import free_memory
 from gallop_ray.spec.configuration import asked, densities
 from gallop_ray.spec.methods import MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.tasks.progress import now_and_then
 from gallop_ray.training.attach import try_to_attach
 from gallop_ray.training.context import NullReporter
 from gallop_ray.training.optimizers import try_optimizer
@@ -88,7 +89,8 @@ def _answer(resident: LoadedModel, folder: SweepFolder, job: Job, slot: str, ran
         if isinstance(job, RunJob):
             return _run(resident, folder, job, slot, rank)
         if isinstance(job, BaseJob):
-            return Outcome("finished", result=asdict(measure_base(resident)))
+            report = None if rank else now_and_then(folder.note_base_progress)
+            return Outcome("finished", result=asdict(measure_base(resident, report)))
         _check_methods(resident)
         return Outcome("finished")
     except Exception as error:
@@ -120,6 +122,9 @@ def _run(resident: LoadedModel, folder: SweepFolder, job: RunJob, slot: str, ran
     else:
         reporter = record if rank == 0 else NullReporter(record.adapter)
         result = execute(resident, configuration, job.seed, base, reporter, text_loss)
+        said = result.pop("predictions")
+        if rank == 0:
+            record.write_predictions(said, folder.base_predictions)
     if rank > 0:
         return Outcome("finished", result=result)
     for document in ("mask", "correct", "outputs"):

@@ -24,6 +24,11 @@ class RetentionSpec(Frozen):
 
     # The overlap of masks between seeds is reported of adapters that are there: by default none is missing.
     adapters: Literal["all", "best"] = Field(default="all", description="whose adapters stay")
+    predictions: int | None = Field(
+        default=200,
+        ge=0,
+        description="of how many test examples per task a run keeps prompt and answer, in predictions.jsonl; null: all",
+    )
     disk_gb: float | None = Field(default=None, gt=0, description="stop when the sweep's folder would exceed this")
 
 

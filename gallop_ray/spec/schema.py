@@ -208,8 +208,9 @@ class EvaluationSpec(Frozen):
     )
     text: PathOrName | None = Field(
         default="auto",
-        description="general text: a .jsonl file with a field `text`, a hub id (or id:configuration), or `generated`; "
-        "null: none; auto: generated for the pocket model, else none",
+        description="general text: a .jsonl file with a field `text`, a hub id (or id:configuration), `basics` (plain "
+        "English that comes with the package) or `generated` (for the pocket model); null: none; auto: generated for "
+        "the pocket model, else none",
     )
     metrics: tuple[Annotated[str, AfterValidator(_declared)], ...] = Field(
         default=(),

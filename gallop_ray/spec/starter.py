@@ -1,7 +1,7 @@
 """A first sweep file, commented, from a few answers. Every value in it may be changed later."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import yaml
 
@@ -22,17 +22,18 @@ class Answers:
     `source`: where the rows of the task `train` are, then one of data.tasks, `format` theirs, and `read` a note
     on it; `free`: whether they are answered by any text. `chat`: whether the model has a chat template. `examples`: the
     number of training examples, None where unknown. `longest`: tokens of the longest prompt with its answer, None where
-    unknown; `new_tokens`: of the longest answer, if more have to be generated than by default.
+    unknown; `new_tokens`: of the longest answer, if more have to be generated than by default. `others`: the entries in
+    data.tasks of OOD tasks with sources of their own; `text`: evaluation.text, None for the default.
     """
 
     name: str
     model: str
     data: str
     train: str
-    ood: Sequence[str]
     methods: Sequence[str]
     seeds: int
     gpus: int
+    ood: Sequence[str] = ()
     source: str | None = None
     format: str = ""
     read: str = ""
@@ -41,6 +42,8 @@ class Answers:
     examples: int | None = None
     longest: int | None = None
     new_tokens: int | None = None
+    others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    text: str | None = None
 
     @property
     def toy(self) -> bool:
@@ -84,14 +87,16 @@ def _data(answers: Answers) -> Iterator[str]:
     yield "data:"
     if answers.source is None:
         yield f"  root: {_value(answers.data)}"
-    else:
+    if answers.source is not None or answers.others:
         yield "  tasks:"
+    if answers.source is not None:
         task = f"{{source: {_value(answers.source)}, format: {answers.format}}}"
         yield _noted(f"    {_value(answers.train)}: {task}", answers.read)
+    for name, entry in answers.others.items():
+        yield f"    {_value(name)}: {{{', '.join(f'{key}: {_value(text)}' for key, text in entry.items())}}}"
     yield f"  train: {_value(answers.train)}"
     ood = f"  ood: [{', '.join(map(_value, answers.ood))}]"
-    none = "other tasks, to see what is forgotten"
-    none += ", such as the hub's piqa, openbookqa, arc_easy" if answers.source else ""
+    none = "forgetting is not measured: name other tasks, such as the hub's piqa, or basics:capitals in tasks"
     yield _noted(ood, "what it may forget" if answers.ood else none)
     if answers.toy:
         yield "  limits: {train: 2000, validation: 128, test: 256}"
@@ -168,7 +173,8 @@ def _training(answers: Answers) -> Iterator[str]:
     yield ""
     batch_size, new_tokens = (64, 4) if answers.toy else (16, answers.new_tokens)
     generated = "" if new_tokens is None else f", max_new_tokens: {new_tokens}"
-    yield f"evaluation: {{batch_size: {batch_size}{generated}}}"
+    text = f", text: {_value(answers.text)}" if answers.text else ""
+    yield f"evaluation: {{batch_size: {batch_size}{generated}{text}}}"
 
 
 def _length(answers: Answers) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from jinja2 import Environment, TemplateSyntaxError
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from gallop_ray.spec.basics import BASICS, basics_name, basics_source
 from gallop_ray.spec.harness import harness_path
 from gallop_ray.spec.measures import Normalize, reference
 from gallop_ray.spec.methods import Frozen
@@ -85,13 +86,18 @@ def _from_text(value: object) -> object:
     return {"source": value} if isinstance(value, str) else value
 
 
+def _source(text: str) -> str:
+    return text if basics_name(text) is not None else expanded(text)
+
+
 class TaskSpec(Frozen):
     """One task: where its rows are, and how a row becomes an example. A text alone is its `source`."""
 
-    source: Annotated[Text, AfterValidator(expanded)] | None = Field(
+    source: Annotated[Text, AfterValidator(_source)] | None = Field(
         default=None,
-        description="a file or glob of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, a folder of `save_to_disk` or a "
-        "hub id; null: the task of this name in data.root",
+        description="a file or glob of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, a folder of `save_to_disk`, a "
+        f"hub id, or {', '.join(map(basics_source, BASICS))}, which need no data; null: the task of this name in "
+        "data.root",
     )
     config: str | None = Field(default=None, description="of a hub id: its configuration")
     revision: str | None = Field(default=None, description="of a hub id: branch, tag or commit")

@@ -172,7 +172,7 @@ def _run_sweep(
         studies = Studies(sweep, folder)
         plans = plan_sweep(sweep, None).methods
         display = stack.enter_context(SweepDisplay(folder, plans, sweep.objective, terminal=terminal))
-        mirror = stack.enter_context(_mirrored(folder, sweep, studies))
+        mirror = stack.enter_context(_mirrored(folder, sweep, studies, file))
         page = stack.enter_context(ReportApart(folder, sweep))
         display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
         for line in found_wrong:
@@ -218,8 +218,8 @@ def _searched(folder: SweepFolder, studies: Studies) -> bool:
 
 
 @contextmanager
-def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies) -> Iterator[MlflowMirror]:
-    mirror = MlflowMirror(folder, sweep, tracking_uri(sweep))
+def _mirrored(folder: SweepFolder, sweep: Sweep, studies: Studies, file: str | Path | None) -> Iterator[MlflowMirror]:
+    mirror = MlflowMirror(folder, sweep, tracking_uri(sweep), file)
     mirror.start()
     try:
         yield mirror

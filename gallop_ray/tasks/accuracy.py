@@ -179,7 +179,7 @@ def _greedy(model: Any, tokenizer: Any, how: Generation) -> Iterator[GenerationC
     owner.generation_config = GenerationConfig(
         max_new_tokens=how.tokens,
         do_sample=False,
-        eos_token_id=sorted({*_end_ids(before, tokenizer), *how.ends}),
+        eos_token_id=sorted({*end_ids(before, tokenizer), *how.ends}),
         pad_token_id=tokenizer.pad_token_id,
     )
     try:
@@ -188,7 +188,8 @@ def _greedy(model: Any, tokenizer: Any, how: Generation) -> Iterator[GenerationC
         owner.generation_config = before
 
 
-def _end_ids(settings: GenerationConfig, tokenizer: Any) -> list[int]:
+def end_ids(settings: GenerationConfig, tokenizer: Any) -> list[int]:
+    """The tokens that end a text: the tokenizer's, and those that the model's own settings name."""
     own = settings.eos_token_id
     known = own if isinstance(own, list) else [own]
     return sorted({tokenizer.eos_token_id, *(one for one in known if one is not None)})

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gallop_ray.spec.basics import basics_name
 from gallop_ray.spec.places import is_file
 from gallop_ray.spec.schema import DataSpec, Sweep
 from gallop_ray.spec.tasks import TaskSpec, is_local
@@ -36,7 +37,9 @@ def local_tasks(data: DataSpec) -> list[str]:
 def _is_local(task: TaskSpec, data: DataSpec) -> bool:
     if task.harness is not None:
         return is_file(task.harness)  # a task's own file; the harness' tasks are over data of the hub
-    return data.root != "hub" if task.source is None else is_local(task.source)
+    if task.source is None:
+        return data.root != "hub"
+    return basics_name(task.source) is not None or is_local(task.source)
 
 
 def load_tasks(sweep: Sweep, names: Collection[str] | None = None) -> dict[str, TaskData]:

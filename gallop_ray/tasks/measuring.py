@@ -14,6 +14,7 @@ from gallop_ray.tasks.encode import Learn
 from gallop_ray.tasks.examples import Example, Kind
 from gallop_ray.tasks.losses import example_losses
 from gallop_ray.tasks.measure_values import values_of
+from gallop_ray.tasks.progress import part
 from gallop_ray.tasks.values import Values, packed
 
 _BY_KIND: dict[Kind, str] = {"choice": "likelihood", "number": "generated", "text": "loss", "plain": "loss"}
@@ -44,6 +45,11 @@ class Measuring:
         """The measures of a split, the one that counts first."""
         loss = (BUILT_IN["loss"],) if self.losses else ()
         return list(dict.fromkeys((self.counts, *(self.also if test else ()), *loss)))
+
+    def passes(self, test: bool) -> int:
+        """How often the model goes through the examples of a split."""
+        kinds = {each.by for each in self.of(test)}
+        return len(kinds - {"loss"} if "likelihood" in kinds else kinds)  # whose passes give the loss, too
 
     def settings(self, usual: EvaluationSettings) -> EvaluationSettings:
         """How to evaluate this task, by what is usual in a sweep."""
@@ -154,18 +160,22 @@ def measured(
     settings, measures = how.settings(settings), how.of(test)
     ways: dict[str, Values] = {}
     texts, seen = list[str](), dict[str, Values]()
+    said, size = f"{how.task}, {'test' if test else 'validation'}", len(examples)
     if texted := [each.name for each in measures if each.by == "generation"]:
         ends = replace(settings, decided=texted == ["generated"])  # other measures read the whole of it
-        texts = generated_texts(model, tokenizer, examples, ends)
+        with part(f"{said} by generation", size):
+            texts = generated_texts(model, tokenizer, examples, ends)
     for each in measures:
         if each.by == "likelihood":
-            chosen = by_likelihood(model, tokenizer, examples, settings, how.normalize)
+            with part(f"{said} by likelihood", size):
+                chosen = by_likelihood(model, tokenizer, examples, settings, how.normalize)
             ways |= {way: packed(values) for way, values in chosen.ways.items()}
             seen = {"loss": packed(chosen.losses), "margin": packed(chosen.margins)}
         elif each.by == "loss":
             losses = seen.get("loss")
             if losses is None:
-                losses = packed(example_losses(model, tokenizer, examples, settings, how.learn))
+                with part(f"{said}, loss", size):
+                    losses = packed(example_losses(model, tokenizer, examples, settings, how.learn))
             ways["loss"] = losses
         else:
             ways[each.name] = packed(values_of(each, texts, examples))

@@ -17,6 +17,7 @@ from gallop_ray.sparse.memory import free_memory, is_out_of_memory
 from gallop_ray.sparse.weights import is_split, rank, world_size
 from gallop_ray.tasks.branches import Asked, Row, reads_branches, row_logits, rows_of
 from gallop_ray.tasks.padding import batches, reads_padded
+from gallop_ray.tasks.progress import tick
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,6 +75,7 @@ def over_ranks(
         # A rank that has run out of batches repeats the last one, uncounted, to stay in step.
         index = min(turn * world_size() + rank(), len(dealt) - 1)
         mine.append(step([items[place] for place in dealt[index]]))
+        tick(turn + 1, -(-len(dealt) // world_size()))
     shares = [mine]
     if world_size() > 1:
         shares = [[] for _ in range(world_size())]

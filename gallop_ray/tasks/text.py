@@ -5,9 +5,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.spec.basics import BASICS_TEXT
 from gallop_ray.spec.metrics import TEXT_LOSS
 from gallop_ray.spec.problems import first_line
 from gallop_ray.spec.schema import GENERATED_TEXT, DataSpec, Sweep
+from gallop_ray.tasks.basics import basics_texts
 from gallop_ray.tasks.encode import Encoded, encode
 from gallop_ray.tasks.examples import Split, shuffled
 from gallop_ray.tasks.generated import SOURCE_TASKS, generated_examples
@@ -42,8 +44,7 @@ def _taken(sweep: Sweep, tokenizer: Any, turn: int) -> list[Encoded]:
     count = sweep.evaluation.text_examples
     if source == GENERATED_TEXT:
         return _generated(tokenizer, length, count, "validation" if turn else "test")
-    texts = list(file_texts(Path(source)) if source.endswith(".jsonl") else hub_texts(source))
-    found = (_encoded(text, tokenizer, length) for text in shuffled(texts, "text"))
+    found = (_encoded(text, tokenizer, length) for text in shuffled(_texts(source), "text"))
     kept = list(islice((one for one in found if len(one.input_ids) > 1), turn * count, (turn + 1) * count))
     if not kept and turn:
         raise ValueError(
@@ -53,6 +54,12 @@ def _taken(sweep: Sweep, tokenizer: Any, turn: int) -> list[Encoded]:
     if not kept:
         raise ValueError(f"evaluation.text {source} has no text of two tokens or more; give another, or null")
     return kept
+
+
+def _texts(source: str) -> list[str]:
+    if source == BASICS_TEXT:
+        return basics_texts()
+    return list(file_texts(Path(source))) if source.endswith(".jsonl") else hub_texts(source)
 
 
 def text_loss(model: Any, items: Sequence[Encoded], pad_id: int) -> float | None:

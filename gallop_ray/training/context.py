@@ -13,6 +13,7 @@ import torch
 
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, TrainingSpec
+from gallop_ray.tasks.progress import Report, now_and_then
 from gallop_ray.training.batches import micro_steps
 from gallop_ray.training.resident import LoadedModel
 
@@ -60,7 +61,12 @@ class Phases:
         self._forwarded = False
         self._present: Phase | None = None
         self._since = self._begun
+        self.progress: Report = now_and_then(self._report)
+        """Says how far a phase is."""
         _reset_peak_memory()
+
+    def _report(self, done: int, total: int, what: str) -> None:
+        self._reporter.event("progress", done=done, total=total, what=what)
 
     def first_forward(self) -> None:
         """Note the run's first forward pass; later calls do nothing."""

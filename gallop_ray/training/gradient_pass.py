@@ -34,3 +34,4 @@ def accumulate(resident: LoadedModel, examples: Sequence[Encoded], training: Tra
             losses = resident.losses(model, batches[index if counted else -1])
             # Not engine.backward(), which needs an optimizer.
             torch.autograd.backward(losses.sum() * counted)
+            phases.progress(min((turn + 1) * world * size, len(examples)), len(examples), "")

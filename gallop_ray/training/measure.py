@@ -12,10 +12,12 @@ from gallop_ray.methods import Attachment
 from gallop_ray.sparse.weights import gather_all, local, write_all
 from gallop_ray.spec.metrics import find, maximized
 from gallop_ray.tasks.accuracy import Generated
-from gallop_ray.tasks.examples import MEASURED, Example
+from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.measuring import measured, measuring
 from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
 from gallop_ray.tasks.outputs import Outputs, describe
+from gallop_ray.tasks.predictions import Prediction, predictions, prompts_of
+from gallop_ray.tasks.progress import Report, counting, part
 from gallop_ray.tasks.text import VALIDATION, text_loss
 from gallop_ray.tasks.values import Values
 from gallop_ray.training.checkpoint import Best
@@ -35,6 +37,8 @@ class Measured:
     """Of other text, where the objective goes by it."""
     chance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """What guessing reaches on validation examples, as base.json has it."""
+    predictions: Sequence[Prediction] = ()
+    """What it said to the first test examples of each task."""
 
     @property
     def accuracies(self) -> Accuracies:
@@ -42,15 +46,41 @@ class Measured:
         return accuracies(self.correct)
 
 
-def measure(resident: LoadedModel, module: nn.Module) -> Measured:
-    """What each task counts by and, on test splits, all else; general text. Collective, equal on every rank."""
+def measure(resident: LoadedModel, module: nn.Module, report: Report | None = None) -> Measured:
+    """What each task counts by and, on test splits, all else; general text. Collective, equal on every rank.
+
+    report: told how far it is.
+    """
+    with counting(_work(resident), report):
+        return _measure(resident, module)
+
+
+def _work(resident: LoadedModel) -> int:
+    """Examples to measure, each as often as the model goes through it."""
+    total = 0
+    for name, task in resident.tasks.items():
+        if task.harness is not None:
+            total += len(task.validation) + len(task.test)
+            continue
+        how = measuring(resident.sweep, name, task.test)
+        total += len(task.validation) * how.passes(test=False) + len(task.test) * how.passes(test=True)
+    return total
+
+
+def _measure(resident: LoadedModel, module: nn.Module) -> Measured:
     settings, tokenizer = resident.evaluation(), resident.tokenizer
     correct: dict[str, dict[str, dict[str, Values]]] = {}
     generated: dict[str, Generated] = {}
+    said: list[Prediction] = []
     for name, task in resident.tasks.items():
         if task.harness is not None:
             size = settings.batch_size
-            correct[name] = {split: task.harness.measure(module, tokenizer, split, size) for split in MEASURED}
+            correct[name] = {}
+            for split, examples in (("validation", task.validation), ("test", task.test)):
+                with part(f"{name}, {split}", len(examples)):
+                    correct[name][split] = task.harness.measure(module, tokenizer, split, size)
+            asked = [one.instruction for one in resident.shown(task)]
+            said += predictions(name, task.test, correct[name]["test"], None, asked)
             continue
         how = measuring(resident.sweep, name, task.test)
         validation = measured(module, tokenizer, task.validation, how, settings, test=False)
@@ -58,13 +88,15 @@ def measure(resident: LoadedModel, module: nn.Module) -> Measured:
         correct[name] = {"validation": validation.ways, "test": test.ways}
         if test.generated is not None:
             generated[name] = test.generated
+        asked = prompts_of(resident.shown(task), tokenizer, how.settings(settings))
+        said += predictions(name, task.test, test.ways, test.generated, asked)
     tests = {name: task.test for name, task in resident.tasks.items()}
     outputs = describe(tests, generated, resident.sweep.data.train_tasks[0]) if generated else {}
     chance = {name: of_it for name, task in resident.tasks.items() if (of_it := _chance(task.validation))}
     reported, val = (
         text_loss(module, each, tokenizer.pad_token_id) for each in (resident.text, resident.validation_text)
     )
-    return Measured(correct, outputs, reported, val, chance)
+    return Measured(correct, outputs, reported, val, chance, said)
 
 
 def _chance(examples: Sequence[Example]) -> dict[str, float]:

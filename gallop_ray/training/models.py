@@ -12,7 +12,15 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GemmaConfig, LlamaConfig, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GemmaConfig,
+    GenerationConfig,
+    LlamaConfig,
+    PretrainedConfig,
+)
 
 from gallop_ray.disk.locks import NoLocks, locked
 from gallop_ray.sparse.candidates import looking
@@ -43,6 +51,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("GALLOP_RAY_CACHE") or Path.home() / ".cache" / "gallop_ray")
 
 
+def made_cache_folder() -> Path:
+    """The folder, made if need be. Raises ValueError, with the fix, where nothing can be written there."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        where = "GALLOP_RAY_CACHE" if os.environ.get("GALLOP_RAY_CACHE") else "the cache of prepared models,"
+        raise ValueError(
+            f"{where} {folder} cannot be used ({error.strerror or error}); set GALLOP_RAY_CACHE to a folder that can "
+            "be written to, on every node"
+        ) from error
+    return folder
+
+
 def load_model(spec: ModelSpec) -> tuple[Any, Any]:
     """The model (in evaluation mode, on the CPU, in the dtype asked for) and its tokenizer, with a padding token.
 
@@ -63,10 +87,15 @@ def try_model(spec: ModelSpec) -> tuple[Any, Any]:
 
     Of large weights only names, types and shapes are looked at: the model is on the meta device then.
     """
-    files = [file for each in ("*.safetensors", "*.bin") for file in _local_folder(spec).glob(each)]
-    if sum(file.stat().st_size for file in files) <= _TRIED_WHOLE:
+    if small_enough(spec):
         return load_model(spec)
     return _loaded(spec, device_map="meta", local_files_only=True)
+
+
+def small_enough(spec: ModelSpec) -> bool:
+    """Whether the weights that are on this machine are loaded whole to be tried."""
+    files = [file for each in ("*.safetensors", "*.bin") for file in _local_folder(spec).glob(each)]
+    return sum(file.stat().st_size for file in files) <= _TRIED_WHOLE
 
 
 def is_cached(spec: ModelSpec) -> bool:
@@ -121,6 +150,19 @@ def local_tokenizer(spec: ModelSpec) -> Any | None:
         )
     except Exception:  # of many classes, for files that may hold anything; who needs the model is told why
         return None
+
+
+def tokenizer_and_ends(spec: ModelSpec) -> tuple[Any, GenerationConfig]:
+    """A model's tokenizer as runs have it, and its own generation settings; without its weights."""
+    source, where = model_source(spec.name), {"revision": spec.revision}
+    config = AutoConfig.from_pretrained(source, **where)
+    tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    fit_tokenizer(config.get_text_config(decoder=True).vocab_size, tokenizer)
+    try:
+        own = GenerationConfig.from_pretrained(source, **where)
+    except OSError:  # there is none
+        own = GenerationConfig.from_model_config(config)
+    return tokenizer, own
 
 
 def meta_model(spec: ModelSpec) -> Any:
@@ -209,8 +251,7 @@ def _config(spec: ModelSpec) -> PretrainedConfig:
 
 def _prepared(name: str, prepare: Callable[[Path], None]) -> str:
     """The cached folder `name`, made by `prepare` if missing: by one process per node, and whole or not at all."""
-    target = cache_folder() / name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = made_cache_folder() / name
     with ExitStack() as stack:
         with suppress(NoLocks):  # then two may prepare it at once: the first that is done counts
             stack.enter_context(locked(Path(f"{target}.lock")))

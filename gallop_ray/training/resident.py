@@ -139,6 +139,10 @@ class LoadedModel:
             max_reasoning_tokens=self.sweep.evaluation.new_tokens(reasoning=True),
         )
 
+    def shown(self, task: TaskData) -> Sequence[Example]:
+        """The test examples whose prompts and answers a run keeps."""
+        return task.test[: self.sweep.retention.predictions]
+
     def losses(self, forward: Callable[..., Any], examples: Sequence[Encoded]) -> Tensor:
         """Each example's mean answer loss (examples,), by one forward pass; of examples that are packed, in rows."""
         if isinstance(examples, Packed):

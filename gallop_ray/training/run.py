@@ -21,6 +21,7 @@ from gallop_ray.tasks.lengths import Fitted
 from gallop_ray.tasks.metrics import Accuracies, forgetting, is_vacuous, summarize
 from gallop_ray.tasks.outputs import summarize_outputs
 from gallop_ray.tasks.passes import evaluating
+from gallop_ray.tasks.progress import Report
 from gallop_ray.tasks.text import VALIDATION
 from gallop_ray.training.attach import Attached, attached
 from gallop_ray.training.base_guard import check_frozen
@@ -35,10 +36,10 @@ from gallop_ray.training.resident import LoadedModel
 _LARGEST_EXPONENT = 700.0  # of which a float holds the exponential
 
 
-def measure_base(resident: LoadedModel) -> Measured:
-    """Measure the base model, with which every run of the sweep is compared."""
+def measure_base(resident: LoadedModel, report: Report | None = None) -> Measured:
+    """Measure the base model, with which every run of the sweep is compared. report: told how far it is."""
     with resident.usable(resident.model, resident.sweep.training):
-        return measure(resident, resident.model)
+        return measure(resident, resident.model, report)
 
 
 def execute(
@@ -84,6 +85,7 @@ def execute(
         "tasks": measured.accuracies,
         "correct": measured.correct,
         "outputs": measured.outputs,
+        "predictions": measured.predictions,
         **context.phases.record(),
     }
 
@@ -121,7 +123,7 @@ def _train_and_measure(
     if not trained:
         with phases.phase("evaluating"), resident.usable(attachment.module, context.training):
             phases.first_forward()
-            return measure(resident, attachment.module), TrainState(steps=0)
+            return measure(resident, attachment.module, phases.progress), TrainState(steps=0)
     with phases.phase("attaching"):
         optimizer = _optimizer(context, what)
         engine = Engine(attachment.module, resident.config(context.training, trained, context.micro_steps), optimizer)
@@ -135,7 +137,7 @@ def _train_and_measure(
             # Before the evaluation: what is measured must be what the adapter reproduces.
             attachment.finalize()
         with phases.phase("evaluating"):
-            measured = measure(resident, engine.module)
+            measured = measure(resident, engine.module, phases.progress)
         engine.keep_whole()  # here, not in close(): it is collective, and close() also follows one rank's failure
         return measured, state
     finally:

@@ -42,10 +42,12 @@ def a_sweep(
     shares: Mapping[str, Sequence[float]],
     metrics: Mapping[str, float] | None = None,
     losses: Sequence[float] = (),
+    ood: Sequence[str] = ("max",),
     **base: float,
 ) -> Written:
     """Methods with these ID accuracies by seed; `metrics` of every run, and the losses of its steps."""
-    made = Written(small_sweep(tmp, seeds=list(SEEDS)))
+    data = {"root": "generated", "train": "range", "ood": list(ood)}
+    made = Written(small_sweep(tmp, seeds=list(SEEDS), data=data))
     start = {**BASE, **base}
     of = {"range": start["id_accuracy"], "max": start["ood_accuracy"]}
     test = {task: {"likelihood": share, "generated": base.get("generated", share)} for task, share in of.items()}
@@ -124,6 +126,11 @@ def kinds(made: Written) -> list[str]:
             {"shares": LEARNT, "metrics": {"train_examples": 90, "cut_examples": 12, "dropped_examples": 3}},
             "examples too long",
             "of 93 training examples 12 were cut and 3 were left out, being longer than training.max_length",
+        ),
+        (
+            {"shares": LEARNT, "ood": ()},
+            "forgetting not measured",
+            "forgetting was not measured: add tasks to data.ood, for example capitals",
         ),
         (
             {"shares": LEARNT, "generated": 0.0},

@@ -1,6 +1,7 @@
 """What leaves the house is what was trained: to the bit in our own form and merged, without difference through PEFT."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from gallop_ray.cli import main
+from gallop_ray.disk.tensors import metadata_of
+from gallop_ray.export.shira import smallest_form
+from gallop_ray.sparse.adapter import apply_adapter, save_adapter
 from tests.export.trained import Trained, logits, weights
 from tests.training import tiny
 
@@ -52,15 +56,56 @@ def test_peft_merges_the_trained_model_bit_for_bit(trained: Trained, tmp_path: P
     assert tiny.same(weights(merged), expected)
 
 
-def test_a_peft_folder_is_as_small_as_the_fullest_matrix_lets_it_be(trained: Trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("counts", "r", "whole", "size"),
+    [
+        ({"a": 200, "b": 190}, 1, (), 2 * 200 * 8),
+        ({"a": 200, "b": 1500}, 8, (), 2 * 1600 * 8),  # 25 600 for both, 41 600 with b whole
+        ({"a": 200, "b": 5000}, 1, ("b",), 200 * 8 + 40_000),  # 80 000 with r = 25
+    ],
+)
+def test_the_form_is_the_smallest(counts: dict[str, int], r: int, whole: tuple[str, ...], size: int) -> None:
+    form = smallest_form(dict.fromkeys(counts, (100, 100)), counts, itemsize=4)
+    assert (form.r, form.whole, form.bytes) == (r, whole, size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_matrices_that_are_too_full_are_saved_whole_and_exact(trained: Trained, tmp_path: Path, dtype: str) -> None:
+    run = copied_run(trained, tmp_path, dtype)
+    names = ("model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.k_proj.weight")
+    indices = {names[0]: torch.arange(1500, dtype=torch.int32), names[1]: torch.tensor([3, 40], dtype=torch.int32)}
+    deltas = {name: torch.linspace(-1, 1, chosen.numel()) for name, chosen in indices.items()}
+    metadata = metadata_of(run / "adapter.safetensors")
+    save_adapter(run / "adapter.safetensors", indices, deltas, metadata)
+    (run / "mask.json").unlink()
+    assert main(["export", str(run), "--to", "peft", "--output", str(tmp_path / "peft")]) == 0
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (config["r"], config["modules_to_save"]) == (1, ["model.layers.0.mlp.up_proj"])
+    expected = trained.load(dtype)
+    apply_adapter(expected, run / "adapter.safetensors")
+    loaded = PeftModel.from_pretrained(trained.load(dtype), tmp_path / "peft")
+    assert torch.equal(logits(loaded), logits(expected))
+    assert tiny.same(weights(loaded.merge_and_unload()), weights(expected))
+
+
+def copied_run(trained: Trained, tmp_path: Path, dtype: str) -> Path:
+    shutil.copytree(trained.output / dtype, tmp_path / "sweep")
+    return tmp_path / "sweep" / "gallop-1" / "seed-0"
+
+
+def test_a_peft_folder_is_as_small_as_it_can_be(trained: Trained, tmp_path: Path) -> None:
     folder = export(trained, "gallop", "peft", tmp_path / "peft")
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["peft_type"], config["base_model_name_or_path"]) == ("SHIRA", str(trained.base))
     shapes = {n.removesuffix(".weight"): w.shape for n, w in weights(trained.load()).items()}
     counts = {n.split(".weight.")[0]: t.numel() for n, t in load_file(trained.run("gallop").adapter).items()}
-    assert config["r"] == max(-(-counts[n] // sum(shapes[n])) for n in counts) > 1
+    form = smallest_form({n: tuple(shapes[n]) for n in counts}, counts, 4)
+    assert (config["r"], tuple(config["modules_to_save"] or ())) == (form.r, form.whole)
+    assert (folder / "adapter_model.safetensors").stat().st_size < form.bytes + 20_000
     for name, tensor in load_file(folder / "adapter_model.safetensors").items():
         module = name.removeprefix("base_model.model.").rpartition(".")[0]
+        if module in form.whole:
+            continue
         assert tensor.shape[-1] == config["r"] * sum(shapes[module])
         if name.endswith("shira_indices"):
             assert len({tuple(place) for place in tensor.t().tolist()}) == tensor.shape[1], "no entry comes twice"
@@ -101,7 +146,8 @@ def test_what_peft_trained_merges_and_loads(trained: Trained, tmp_path: Path, me
 
 def test_a_delta_is_copied_as_it_is(trained: Trained, tmp_path: Path) -> None:
     folder = export(trained, "gallop", "delta", tmp_path / "new" / "delta")
-    (copy,) = folder.iterdir()
+    assert {each.name for each in folder.iterdir()} == {"adapter.safetensors", "prompt.json"}
+    copy = folder / "adapter.safetensors"
     assert copy.read_bytes() == trained.run("gallop").adapter.read_bytes()
 
 

@@ -85,7 +85,9 @@ def train(
     resident = load_base_model(sweep(base, dtype, data))
     folder = SweepFolder(output / dtype)
     folder.create(resident.sweep.model_dump(mode="json"))
-    base_accuracies = measure_base(resident).accuracies
+    base = measure_base(resident)
+    base_accuracies = base.accuracies
+    folder.write_base(base_accuracies, base.correct, base.outputs, base.text_loss, base.chance, base.predictions)
     for method, options in methods.items():
         asked_for = {"method": {"type": method, **options}, "training": resident.sweep.training.model_dump()}
         _run(resident, Configuration.model_validate(asked_for), folder, base_accuracies)
@@ -97,6 +99,7 @@ def _run(resident: LoadedModel, configuration: Configuration, folder: SweepFolde
     run = place.run(0)
     run.start({"configuration": configuration.model_dump(mode="json"), **asked(configuration, 0)}, "slot-0")
     result = execute(resident, configuration, 0, base, Witness(run.adapter, resident.model))
+    run.write_predictions(result.pop("predictions"), folder.base_predictions)
     for document in ("mask", "correct", "outputs"):
         run.write(document, result.pop(document))
     run.finish({"configuration": place.key, "status": "finished", "reason": None, **result})

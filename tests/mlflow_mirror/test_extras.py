@@ -177,6 +177,6 @@ def test_an_older_server_is_said_once_and_gets_the_rest(
         every, models, client = found(written.sweep)
         assert ([run.info.status for run in every], models) == (["FINISHED"] * 4, [])
         (sweep,) = (run.info for run in every if run.data.tags["gallop_ray.level"] == "sweep")
-        assert [each.path for each in client.list_artifacts(sweep.run_id)] == ["adapter"]
+        assert [each.path for each in client.list_artifacts(sweep.run_id)] == ["adapter", "sweep.yaml"]
         assert mirror(written), "what the older version did not take is sent"
         check(written, 4, b"gallop 0.5 1", tmp_path / "files")

@@ -1,5 +1,6 @@
 """The mirror against a real MLflow in SQLite, from run folders written as a worker and a driver write them."""
 
+import getpass
 import json
 import logging
 import shutil
@@ -125,8 +126,15 @@ def test_a_finished_sweep_arrives_nested_with_params_metrics_and_artifacts(sweep
     seed = runs["demo/gallop-1/seed 0"]
     assert seed.data.params == {
         "method": "gallop", "density": "0.01", "selection_ratio": "0.1", "learning_rate": "0.001",
-        "eps": "1e-08", "seed": "0",
+        "eps": "1e-08", "seed": "0", "model": sweep.model.name, "train": sweep.data.train,
+        **{name: each for name in ("batch_size", "steps", "epochs") if (each := seed.data.params.get(name))},
     }  # fmt: skip
+    for run in runs.values():
+        tags = run.data.tags
+        assert tags["mlflow.user"] == getpass.getuser()
+        assert tags["mlflow.source.name"] == str(folder.path)
+    listed = {file.path for file in MlflowClient(tracking_uri(sweep)).list_artifacts(runs["demo"].info.run_id)}
+    assert "sweep.yaml" in listed
     assert seed.info.run_name == "gallop density=0.01 eps=1e-08 seed 0"
     assert runs["demo/gallop-1"].info.run_name == "gallop density=0.01 eps=1e-08 1"
     assert losses(sweep, seed) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]

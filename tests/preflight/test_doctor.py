@@ -56,6 +56,17 @@ def test_this_machine_can_run_the_quickstart(doctor):
         assert expected in said
 
 
+def test_a_cache_that_cannot_be_used_is_named_with_its_fix(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GALLOP_RAY_CACHE", str(tmp_path / "file"))
+    (found,) = machine_checks.cache()
+    assert found.level == "problem"
+    assert found.text == f"GALLOP_RAY_CACHE {tmp_path}/file cannot be used (File exists)"
+    assert found.fix.startswith("Set GALLOP_RAY_CACHE to a folder that can be written to")
+    with pytest.raises(ValueError, match="file cannot be used"):
+        load_model(ModelSpec(name="pocket"))
+
+
 def test_without_a_sweep_it_says_which_models_fit(doctor):
     code, lines = doctor()
     assert code == 0

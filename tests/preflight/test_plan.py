@@ -53,8 +53,20 @@ def test_quickstart_is_counted_without_making_the_pocket_model(
     assert row(text, "Runs", "gallop")[1:] == ["3", "3", "9", str(2 * 2000 // 32)]
     assert f"in all runs {36 * 125:,}" in text
     assert row(text, "Trained parameters", "gallop")[1:3] == ["46,202", "0.05"]
+    assert row(text, "Exports", "gallop")[1:] == ["0.37", "MB", "0.37", "MB", "or", "more", "3.7", "MB"]
+    assert row(text, "Exports", "lora")[1] == "none"
+    assert row(text, "Exports", "lora")[-4:] == [*row(text, "Exports", "lora")[2:4], "3.7", "MB"]
+    assert row(text, "Exports", "full")[1:3] == ["none", "none"]
+    assert "gallop: a PEFT folder takes as many entries of every matrix as of the fullest" in text
     assert re.search(r"full +[\d.]+ MB", text[text.index("Memory") :])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_peft_has_no_form_for_is_said_before_the_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    text = planned(capsys, "quickstart.yaml", "methods.0.target_modules=[q_proj, embed_tokens]")
+    assert row(text, "Exports", "gallop")[3] == "none"
+    said = "linear layers only, and model.embed_tokens is of class Embedding; export --to merged"
+    assert f"gallop: PEFT's form for sparse changes holds {said}" in text
 
 
 def test_long_examples_are_counted_and_what_is_left_out_is_not_trained_on(

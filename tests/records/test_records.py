@@ -215,3 +215,14 @@ def test_what_the_base_model_can_do_is_there_as_a_whole_or_not_at_all(tmp_path):
     folder.write_base({"arc": {"test": {"likelihood": 0.5}}}, {}, {}, 1.5)
     assert folder.base() == {"arc": {"test": {"likelihood": 0.5}}}
     assert folder.base_text_loss() == 1.5
+
+
+def test_all_that_is_measured_of_the_base_model_can_be_written(tmp_path):
+    """The driver hands it on by name."""
+    from dataclasses import asdict
+
+    from gallop_ray.training.measure import Measured
+
+    measured = Measured(correct={}, outputs={}, text_loss=1.0, val_text_loss=2.0)
+    SweepFolder(tmp_path).write_base({}, **asdict(measured))
+    assert json.loads((tmp_path / "base_text.json").read_text()) == {"text_loss": 1.0, "val_text_loss": 2.0}

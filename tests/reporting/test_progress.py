@@ -168,3 +168,35 @@ def test_the_display_fits_a_hundred_columns(folder):
     lines = console.export_text().splitlines()
     assert len(lines) == 2
     assert lines[1] == "  gallop-0123abcd seed 0 training 1/9"
+
+
+def test_evaluating_is_counted_with_what_it_is_of_and_the_time_left(folder):
+    state = state_of(folder)
+    run = begin(folder, "a", 0)
+    run.event("phase", phase="evaluating")
+    state.look()
+    assert status_line(state).endswith("now a seed 0 evaluating")
+    run.event("progress", done=100, total=400, what="max, test by generation")
+    (active,) = state.look() or state.active
+    active.last_event = active.phase_began + 60
+    said = "a seed 0 evaluating 100/400 examples (max, test by generation), about 0:03:00 left"
+    assert status_line(state).endswith(f"now {said}")
+    run.event("phase", phase="saving")
+    state.look()
+    assert status_line(state).endswith("now a seed 0 saving")
+
+
+def test_while_the_base_model_is_measured_that_is_said(folder):
+    state = state_of(folder)
+    folder.note_base_progress(30, 120, "max, validation by likelihood")
+    said = "measuring the base model, 30/120 examples (max, validation by likelihood)"
+    assert status_line(state).endswith(said)
+    assert said in shown_by(render(state))
+    folder.write_base({}, {}, {}, None)
+    assert "measuring" not in status_line(state)
+
+
+def shown_by(group) -> str:
+    console = Console(file=StringIO(), width=200)
+    console.print(group)
+    return console.file.getvalue()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_while_a_driver_lives_its_runs_go_on_and_others_do_not(written: Written)
             assert status.look().state == state
         control.ask(written.folder, "pause")
         written.end(run)
-        assert status.look().state == "paused"
+        assert (status.look().state, status.look().seconds_left) == ("paused", None)
     assert status.look().state == "not running"
 
 
@@ -116,6 +117,29 @@ def test_the_command_prints_one_object_and_imports_nothing_heavy(written: Writte
 def test_follow_ends_when_no_process_runs_the_sweep(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(written.folder.path), "--json", "--follow"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_follow_into_a_pipe_says_each_change_at_once(written: Written) -> None:
+    command = [sys.executable, "-m", "gallop_ray", "status", str(written.folder.path), "--follow"]
+    with ExitStack() as driver:
+        driver.enter_context(control.alone(written.folder))
+        control.begin(written.folder)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+            assert follower.stdout is not None
+            first = follower.stdout.readline()
+            assert first.startswith("small: running, pid ")
+            assert "; 2 of 6 runs finished, 1 failed; waiting: a slot to load the model" in first
+            written.folder.write_base({}, {}, {}, None)
+            run = written.begin("gallop", 0.2, 0)
+            run.event("phase", phase="evaluating")
+            run.event("progress", done=1, total=8, what="max, test")
+            second = follower.stdout.readline()
+            assert f"; slot-0: {run.configuration} seed 0 evaluating, 1/8 examples (max, test), about " in second
+            control.ask(written.folder, "stop")
+            assert follower.stdout.readline().startswith("small: stopping")
+            driver.close()
+            rest = follower.stdout.read()
+    assert "Configurations" in rest, "the whole status at the end"
 
 
 @pytest.mark.parametrize("command", ["status", "best", "pause", "stop", "resume", "retry"])

@@ -96,6 +96,20 @@ def test_every_run_says_what_it_generated_and_what_it_forgot_of_each_task(finish
         assert result.value("text_loss") - folder.base_text_loss() == pytest.approx(result.value("text_loss_increase"))
 
 
+def test_every_run_keeps_what_it_said_beside_the_base(finished: dict[str, Any]) -> None:
+    folder = finished["folder"]
+    for run in folder.runs():
+        found, correct = run.predictions(), run.read("correct")
+        assert {each["task"] for each in found} == {"range", "max", "first"}
+        for each in found:
+            for way, value in each["measured"].items():
+                assert value == float(correct[each["task"]]["test"][way][each["example"]])
+            assert each["right"] == each["measured"]["generated"] == (each["read"] == each["reference"])
+            assert each["base_output"] is not None
+            assert each["base_measured"].keys() == each["measured"].keys()
+            assert each["prompt"].strip()
+
+
 def test_study_is_complete(finished: dict[str, Any]) -> None:
     backend = optuna.storages.journal.JournalFileBackend(str(finished["folder"].path / "study.journal"))
     storage = optuna.storages.JournalStorage(backend)

@@ -6,7 +6,15 @@ import pandas as pd
 
 from gallop_ray.analysis.comparison import Comparison
 from gallop_ray.reporting.report.material import ReportData
-from gallop_ray.reporting.report.sheet import MISSING, Cell, Column, ReportTable, metric_cell, number_cell, text_cell
+from gallop_ray.reporting.report.sheet import (
+    Cell,
+    Column,
+    ReportTable,
+    metric_cell,
+    number_cell,
+    probability_cell,
+    text_cell,
+)
 from gallop_ray.spec.metrics import display_name
 
 _MOST_OPEN = 12
@@ -50,7 +58,7 @@ def _row(each: Comparison) -> list[Cell]:
         number_cell(each.effect_size, 2),
         Cell(str(each.seeds), each.seeds),
         text_cell(each.test),
-        *(_probability(value) for value in (each.p, each.smallest_p, each.p_corrected)),
+        *(probability_cell(value) for value in (each.p, each.smallest_p, each.p_corrected)),
         Cell("differ" if each.different else "not told apart", str(each.different)),
     ]
 
@@ -58,12 +66,6 @@ def _row(each: Comparison) -> list[Cell]:
 def _points(metric: str, value: float | None) -> Cell:
     cell = metric_cell(metric, value, sign="+")
     return replace(cell, text=cell.text.replace("-", "−"))  # noqa: RUF001
-
-
-def _probability(p: float | None) -> Cell:
-    if p is None:
-        return Cell(MISSING)
-    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
 
 
 def stability_text(material: ReportData) -> list[str]:

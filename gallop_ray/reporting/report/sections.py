@@ -10,6 +10,7 @@ from gallop_ray.reporting.report.ends import ends_sheet
 from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.reporting.report.reproduce import facts, sweep_yaml
 from gallop_ray.reporting.report.results import best_sheet, configurations_sheet, further_sheet, tasks_sheets
+from gallop_ray.reporting.report.said import flips_sheet, samples_sheet
 from gallop_ray.reporting.report.sheet import ReportTable
 from gallop_ray.reporting.report.spreads import spreads_sheet
 
@@ -54,6 +55,7 @@ def sections(material: ReportData, figures: Mapping[str, PageFigure]) -> list[Se
             _sheets([comparisons_sheet(material)]),
             of("differences"),
         ),
+        Section("said", "What the models say", (), _sheets([flips_sheet(material), samples_sheet(material)])),
         Section("density", "Accuracy and forgetting against density", (), (), of("density")),
         Section("front", "Learning against forgetting", (), (), of("front")),
         Section("search", "What the search found", studied, (), of("learning_rate", "importance")),

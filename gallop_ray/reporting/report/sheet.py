@@ -150,6 +150,13 @@ def spread_cell(mean: float | None, std: float | None, digits: int = 2) -> Cell:
     return Cell(f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}"), mean, std)
 
 
+def probability_cell(p: float | None) -> Cell:
+    """A p-value."""
+    if p is None:
+        return Cell(MISSING)
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
+
+
 def count_cell(value: float | None) -> Cell:
     """A count with a unit: 1.23M."""
     return Cell(MISSING) if value is None else Cell(short_count(value), value, note=f"{value:,}")

@@ -7,8 +7,10 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.spec.basics import basics_name
 from gallop_ray.spec.problems import did_you_mean, first_line
 from gallop_ray.spec.tasks import SUFFIXES, TaskSpec, kind_of_file
+from gallop_ray.tasks.basics import basics_table
 from gallop_ray.tasks.examples import SPLITS, Split
 from gallop_ray.tasks.sources.files import dataset_table, file_table
 from gallop_ray.tasks.sources.table import Table
@@ -38,6 +40,8 @@ def open_source(task: TaskSpec) -> Source:
     text = task.source
     assert text is not None
     path = Path(text)
+    if (name := basics_name(text)) is not None:
+        return Source({ALL: lambda: basics_table(name)})
     if path.is_dir():
         return _saved(path) if is_saved(path) else _folder(path)
     if path.is_file() or has_magic(text) or kind_of_file(text):

@@ -1,0 +1,71 @@
+"""Two finished runs beside each other: metrics, right answers that differ, and what each said."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gallop_ray.analysis.answers import recorded
+from gallop_ray.analysis.flips import Flips, flips
+from gallop_ray.records.files import Record
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.identity import split_hashes
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.spec.metrics import test_metrics
+from gallop_ray.tasks.metrics import Correct
+
+
+@dataclass(frozen=True)
+class TwoRuns:
+    """Two runs compared on the tasks whose test examples are the same.
+
+    metrics: by name the first's and the second's, None where not measured. flips: gained is what the second alone
+    answers right. answers: those to the same example that differ, with `other` for the second's. left_out: tasks with
+    other test examples, or measured in one of them only.
+    """
+
+    metrics: dict[str, tuple[float | None, float | None]]
+    flips: list[Flips]
+    answers: list[Record]
+    left_out: list[str]
+
+
+def compare(first: RunFolder, second: RunFolder) -> TwoRuns:
+    """Compare two runs of one sweep or of two. Raises ValueError where no task is the same."""
+    before, after = recorded(first), recorded(second)
+    same = [task for task in before if task in after and _examples(first, task) == _examples(second, task)]
+    left_out = [task for task in dict.fromkeys([*before, *after]) if task not in same]
+    if not same:
+        raise ValueError(
+            f"{first.path} and {second.path} have no task with the same test examples; compare runs of one sweep, or "
+            "of sweeps with the same data"
+        )
+    metrics = {} if left_out else dict(_metrics(first, second))
+    return TwoRuns(metrics, flips(_of(before, same), _of(after, same)), _answers(first, second, same), left_out)
+
+
+def _of(correct: Correct, tasks: list[str]) -> Correct:
+    return {task: correct[task] for task in tasks}
+
+
+def _examples(run: RunFolder, task: str) -> object:
+    """The hash of a task's test examples, as its sweep has recorded it; without one, the sweep itself."""
+    folder = SweepFolder(run.whole.path.parent.parent)
+    hashes = {name: digest for name, split, digest in split_hashes(folder) if split == "test"}
+    return hashes.get(task.rpartition("/")[2], folder.path.resolve())
+
+
+def _metrics(first: RunFolder, second: RunFolder) -> Iterator[tuple[str, tuple[float | None, float | None]]]:
+    results = first.result(), second.result()
+    for name in [f"{metric.name}{way}" for metric in test_metrics() for way in ("", "_generated")]:
+        one, other = (None if result is None else result.value(name) for result in results)
+        if one is not None or other is not None:
+            yield name, (one, other)
+
+
+def _answers(first: RunFolder, second: RunFolder, tasks: list[str]) -> list[Record]:
+    said = {(one["task"], one["example"]): one for one in second.predictions()}
+    pairs = [(one, said.get((one["task"], one["example"]))) for one in first.predictions() if one["task"] in tasks]
+    return [
+        {**one, "other": other["output"], "other_right": other.get("right")}
+        for one, other in pairs
+        if other is not None and one.get("output") is not None and other.get("output") != one["output"]
+    ]

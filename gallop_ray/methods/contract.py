@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gallop_ray.sparse.budget import Quota, quotas
 from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.competition import Spread, by_row, by_spread
 from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec, RefreshedMethodSpec
 
 
@@ -60,6 +61,8 @@ class MaskMethod(ABC):
     """What a sweep file may set; GradientMethodSpec or a subclass of it for a score that uses gradients."""
     needs_matrices: ClassVar[bool] = False
     """Whether only matrices can be scored, not the vectors of norms."""
+    spread: Spread = "norm_times_entropy"
+    """What a matrix's budget is proportional to with scope `entropy`."""
     entries_per_unit: int = 1
     """How many entries one position in the scores represents."""
 
@@ -102,6 +105,13 @@ class MaskMethod(ABC):
         same shape, the signed mean over the selection examples, may be overwritten; None unless needs_gradients.
         generator: seeded by the run's seed and the matrix's name.
         """
+
+    def competing_scores(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The scores as they compete: with scope `per_row` or `entropy` rewritten to keep that budget."""
+        scores = self.score(weight, gradient, generator)
+        if self.spec.scope == "per_row":
+            return by_row(scores)
+        return by_spread(scores, self.spread) if self.spec.scope == "entropy" else scores
 
     def entries(self, units: Tensor, shape: Sequence[int]) -> Tensor:
         """The sorted flat entries of a matrix of `shape` for chosen positions in its scores.

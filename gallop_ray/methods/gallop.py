@@ -1,9 +1,10 @@
-"""GaLLoP: gradient-based sparse learning on low-magnitude parameters (arXiv 2510.19778)."""
+"""Large gradients on small weights: GaLLoP (arXiv 2510.19778) and GEM (arXiv 2508.16191)."""
 
 import torch
 from torch import Tensor
 
 from gallop_ray.methods.contract import MaskMethod
+from gallop_ray.sparse.competition import Spread
 from gallop_ray.sparse.topk import EXCLUDED
 
 
@@ -16,9 +17,30 @@ class Gallop(MaskMethod):
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
         """float32 in the weight's shape; overwrites the gradient."""
+        return self._ratio(weight, gradient, self.spec.gradient_exponent, self.spec.magnitude_exponent)
+
+    def _ratio(self, weight: Tensor, gradient: Tensor | None, above: float, below: float) -> Tensor:
         assert gradient is not None
         spec, magnitude = self.spec, weight.abs().float()
         excluded = magnitude <= spec.eps if spec.zero_guard == "exclude" else None
         magnitude.add_(spec.eps)
-        score = gradient.abs_().pow_(spec.gradient_exponent).div_(magnitude.pow_(spec.magnitude_exponent))
+        score = gradient.abs_().pow_(above).div_(magnitude.pow_(below))
         return score if excluded is None else score.masked_fill_(excluded, EXCLUDED)
+
+
+class Gem(Gallop):
+    """score = |g| / (|w| + eps); a matrix's share of the entries is proportional to ||r|| H of its scores r.
+
+    H is the entropy of r / sum(r). The authors' module begins with twice the chosen weights, for it adds a copy of them
+    to themselves; this one begins at the base.
+    """
+
+    @property
+    def spread(self) -> Spread:  # type: ignore[override]
+        """From the options."""
+        variant: Spread = self.spec.variant
+        return variant
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """float32 in the weight's shape; overwrites the gradient."""
+        return self._ratio(weight, gradient, 1, 1)

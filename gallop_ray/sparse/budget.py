@@ -7,7 +7,10 @@ from typing import Literal
 from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.spec.methods import LoraRank
 
-Scope = Literal["global", "per_layer", "per_matrix"]
+Scope = Literal["global", "per_layer", "per_matrix", "per_row", "entropy"]
+"""Of these, per_row and entropy are budgets within the quotas below (see gallop_ray.sparse.competition)."""
+
+_TOGETHER = ("global", "entropy")  # all matrices are one quota
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def quotas(density: float | LoraRank, scope: Scope, candidates: Sequence[Candida
         shares = _proportional(k, [c.numel for c in candidates])
     else:
         shares = [_like_lora(density, c) for c in candidates]
-        if scope != "global":
+        if scope not in _TOGETHER:
             for c, share in zip(candidates, shares, strict=True):
                 _refuse_beyond(share, c.numel, density, f"{c.name} holds", total)
     groups: dict[str, list[int]] = {}
@@ -67,9 +70,9 @@ def layer(name: str) -> str:
 
 
 def _group(candidate: Candidate, scope: Scope) -> str:
-    if scope == "global":
+    if scope in _TOGETHER:
         return ""
-    return candidate.name if scope == "per_matrix" else layer(candidate.name)
+    return layer(candidate.name) if scope == "per_layer" else candidate.name
 
 
 def _like_lora(density: LoraRank, candidate: Candidate) -> int:

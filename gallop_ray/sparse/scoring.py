@@ -19,8 +19,8 @@ class Scorer(Protocol):
         """Whether its score uses gradients."""
         ...
 
-    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Scores of one whole weight (out, in): float32 in its shape, non-negative or EXCLUDED."""
+    def competing_scores(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Scores of one whole weight (out, in), the largest to be chosen: float32, non-negative or EXCLUDED."""
         ...
 
 
@@ -39,7 +39,7 @@ def score_owned(
             if method.needs_gradients:
                 gradient = (owned.copy(i) if keep else owned.take(i)).div_(examples)
             with torch.no_grad():
-                scores[i] = method.score(weight, gradient, generator_of(seed, candidate.name))
+                scores[i] = method.competing_scores(weight, gradient, generator_of(seed, candidate.name))
     return scores
 
 

@@ -149,8 +149,10 @@ class MaskMethodSpec(MethodSpec):
         description="a list of ends of module paths, `*` allowed; `all-linear`; any other text: a regular expression "
         "for whole paths; null: the linear layers and experts of all blocks",
     )
-    scope: Literal["global", "per_layer", "per_matrix"] = Field(
-        default="global", description="which entries compete with each other"
+    scope: Literal["global", "per_layer", "per_matrix", "per_row", "entropy"] = Field(
+        default="global",
+        description="which entries compete with each other; `entropy`: as many of a matrix as the norm times the "
+        "entropy of its scores says",
     )
 
 
@@ -166,6 +168,10 @@ class RefreshedMethodSpec(MaskMethodSpec):
     """A method that chooses its mask again while it trains."""
 
     refreshes: ClassVar[bool] = True
+
+    scope: Literal["global", "per_layer", "per_matrix"] = Field(
+        default="global", description="which entries compete with each other"
+    )
 
 
 BUILT_IN: dict[str, type[MethodSpec]] = {}
@@ -196,6 +202,21 @@ class GallopSpec(GradientMethodSpec):
     gradient_exponent: float = Field(default=1.0, ge=0, description="a of |g|^a / (|w| + eps)^b")
     magnitude_exponent: float = Field(default=1.0, ge=0, description="b of |g|^a / (|w| + eps)^b")
     eps: float = Field(default=1e-8, gt=0, description="added to |w|, so that nothing is divided by 0")
+    zero_guard: Literal["exclude", "none"] = Field(
+        default="exclude", description="`exclude`: never train |w| <= eps; `none`: the formula as published"
+    )
+
+
+@_built_in("gallop:Gem")
+class GemSpec(GradientMethodSpec):
+    """GEM (arXiv 2508.16191): GaLLoP's ratio, with a budget per matrix by norm and entropy of its ratios."""
+
+    type: Literal["gem"] = "gem"
+    scope: Literal["entropy"] = Field(default="entropy", description="as in its authors' code")
+    variant: Literal["norm_times_entropy", "norm_over_entropy"] = Field(
+        default="norm_times_entropy", description="of a matrix's budget; the latter is the code's of April 2025"
+    )
+    eps: float = Field(default=1e-8, gt=0, description="added to |w|, as in the authors' code")
     zero_guard: Literal["exclude", "none"] = Field(
         default="exclude", description="`exclude`: never train |w| <= eps; `none`: the formula as published"
     )

@@ -24,6 +24,7 @@ from tests.training import tiny
 OPTIONS: dict[str, dict[str, Any]] = {
     "gallop": {"density": 0.05, "selection_ratio": 0.5},
     "saft": {"density": {"lora_rank": 2}, "selection_ratio": 0.5, "scope": "per_layer"},
+    "gem": {"density": 0.05, "selection_ratio": 0.5},
     "sift": {"density": 0.05},
     "snip": {"density": 0.05, "selection_ratio": 0.5, "scope": "per_matrix", "target_modules": EVERYWHERE},
     "magnitude": {"density": 0.05, "choose": "lowest"},

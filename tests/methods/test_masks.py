@@ -85,6 +85,47 @@ def sift() -> list[tuple[list[str], int]]:
     return [([n], int(rate * w.size) + 1) for n, w in weights().items()]
 
 
+def ratios() -> Matrices:
+    return both(lambda w, g: np.abs(g) / (np.abs(w) + 1e-8))()
+
+
+def by_entropy(weight_of: Callable[[float, float], float]) -> Callable[[], list[tuple[list[str], int]]]:
+    """Seat after seat to the matrix with the largest quotient, as a parliament is elected after Sainte-Lague."""
+
+    def seats() -> list[tuple[list[str], int]]:
+        weights_of, given = {}, dict.fromkeys(weights(), 0)
+        for name, r in ratios().items():
+            p = r / r.sum()
+            weights_of[name] = weight_of(float(np.sqrt((r**2).sum())), float(-(p * np.log(p + 1e-8)).sum()))
+        for _ in range(of_density()):
+            given[max(given, key=lambda n: weights_of[n] / (2 * given[n] + 1))] += 1
+        fair = {n: of_density() * w / sum(weights_of.values()) for n, w in weights_of.items()}
+        assert all(abs(given[n] - share) < 1 for n, share in fair.items()), "in proportion, up to rounding"
+        return [([n], k) for n, k in given.items()]
+
+    return seats
+
+
+def in_rows(scores: Callable[[], Matrices]) -> Callable[[], Matrices]:
+    """First the largest entry of each row, then the second largest of each, ...; of those of a rank the largest."""
+
+    def ordered() -> Matrices:
+        found = {}
+        for name, values in scores().items():
+            larger = (values[:, None, :] > values[:, :, None]).sum(-1)
+            found[name] = values / values.max() / 2 - larger
+        return found
+
+    return ordered
+
+
+def by_matrix() -> list[tuple[list[str], int]]:
+    """In proportion to the matrices' sizes."""
+    sizes = [w.size for w in weights().values()]
+    ends = [0, *(of_density() * sum(sizes[: i + 1]) // sum(sizes) for i in range(len(sizes)))]
+    return [([n], ends[i + 1] - ends[i]) for i, n in enumerate(weights())]
+
+
 CASES: dict[str, tuple[dict[str, Any], Callable[[], Matrices], Callable[[], list[tuple[list[str], int]]]]] = {
     "gallop": ({}, both(lambda w, g: np.abs(g) / (np.abs(w) + 1e-8)), lambda: everything(of_density())),
     "gallop with exponents": (
@@ -93,6 +134,14 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Matrices], Callable[[], list
         lambda: everything(of_density()),
     ),
     "gallop per layer": ({"scope": "per_layer"}, both(lambda w, g: np.abs(g) / (np.abs(w) + 1e-8)), by_layer),
+    "gem": ({}, ratios, by_entropy(lambda norm, entropy: norm * entropy)),
+    "gem of april": (
+        {"variant": "norm_over_entropy"},
+        ratios,
+        by_entropy(lambda norm, entropy: norm / (entropy + 1e-8)),
+    ),
+    "saft per row": ({"scope": "per_row"}, in_rows(both(lambda w, g: np.abs(g))), by_matrix),
+    "magnitude per row": ({"scope": "per_row"}, in_rows(both(lambda w, g: np.abs(w))), by_matrix),
     "saft": ({}, both(lambda w, g: np.abs(g)), lambda: everything(of_density())),
     "saft per matrix": (
         {"scope": "per_matrix", "density": {"lora_rank": 3}},
@@ -142,7 +191,7 @@ def masks() -> dict[str, dict[str, list[int]]]:
     resident, found = tiny.resident(tiny.sweep(0, batch_size=BATCH)), {}
     for case, (options, _, _) in CASES.items():
         asked: dict[str, Any] = {"type": case.split()[0], "density": DENSITY, **options}
-        if asked["type"] in ("gallop", "saft", "snip", "smt"):
+        if asked["type"] in ("gallop", "gem", "saft", "snip", "smt"):
             asked["selection_ratio"] = RATIO
         context = tiny.context(resident, SEED, method=asked)
         method: Any = make_method(context.configuration.method)

@@ -45,11 +45,11 @@ def select_mask(
 ) -> Mask:
     """The entries that a method would train on `model`, which is left unchanged.
 
-    A method that scores gradients (gallop, saft, sift, snip, smt) uses the mean over the batches of the gradient of
-    each batch's loss, in evaluation mode, at the present weights: every batch has the same weight. Each batch takes one
-    backward pass, so use batches of the size of a micro-batch. The choice among all matrices is exact (see
-    gallop_ray.sparse.topk). With an initialised process group every rank takes part, with its own batches or all with
-    the same; the mask is that of all batches, on every rank.
+    A method that scores gradients (gallop, gem, saft, sift, snip, smt, ...) uses the mean over the batches of the
+    gradient of each batch's loss, in evaluation mode, at the present weights: every batch has the same weight. Each
+    batch takes one backward pass, so use batches of the size of a micro-batch, for fisher, taylor and wanda of one
+    example. The choice among all matrices is exact (see gallop_ray.sparse.topk). With an initialised process group
+    every rank takes part, with its own batches or all with the same; the mask is that of all batches, on every rank.
 
     Args:
         model: with complete weights; frozen parameters are candidates as well.
@@ -89,7 +89,7 @@ def choose(
         stream = _looked(model, stream, loss)
         candidates = find_candidates(model, method.spec.target_modules)
         quotas = method.quotas(candidates, sum(p.numel() for p in model.parameters()))
-        owned, count = OwnedGradients(candidates), 1
+        owned, count = OwnedGradients(candidates, method.spec.evidence), 1
         if method.needs_gradients:
             count = _add_gradients(owned, model, stream, loss)
     chosen = choose_within(score_owned(owned, method, seed, count), quotas, len(candidates))
@@ -131,7 +131,7 @@ def _add_gradients(owned: OwnedGradients, model: nn.Module, stream: Iterator[Any
     collective.
     """
     total, last = 0, None
-    with owned.capture_gradients(), torch.enable_grad():
+    with owned.capture(), torch.enable_grad():
         while True:
             batch = next(stream, None)
             counted = _sum(int(batch is not None))
@@ -140,6 +140,7 @@ def _add_gradients(owned: OwnedGradients, model: nn.Module, stream: Iterator[Any
             if not total and counted < world_size():
                 raise ValueError("a rank has no batch at all; give each of them one")
             total, last = total + counted, last if batch is None else batch
+            owned.begin_pass(batch is not None)
             torch.autograd.backward(loss(model, _on_device(last, model)) * float(batch is not None))
     if not total:
         raise ValueError("there is no batch to compute gradients on")

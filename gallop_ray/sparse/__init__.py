@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from gallop_ray.sparse.candidates import find_candidates as find_candidates
     from gallop_ray.sparse.mask import Mask as Mask
     from gallop_ray.sparse.optimizers import EntryAdamW as EntryAdamW
+    from gallop_ray.spec.methods import FisherSpec as FisherSpec
     from gallop_ray.spec.methods import GallopSpec as GallopSpec
+    from gallop_ray.spec.methods import GemSpec as GemSpec
     from gallop_ray.spec.methods import LiftSpec as LiftSpec
     from gallop_ray.spec.methods import LoraRank as LoraRank
     from gallop_ray.spec.methods import MagnitudeSpec as MagnitudeSpec
@@ -31,9 +33,12 @@ if TYPE_CHECKING:
     from gallop_ray.spec.methods import SaftSpec as SaftSpec
     from gallop_ray.spec.methods import SaraSpec as SaraSpec
     from gallop_ray.spec.methods import SiftSpec as SiftSpec
+    from gallop_ray.spec.methods import SkeletonSpec as SkeletonSpec
     from gallop_ray.spec.methods import SmtSpec as SmtSpec
     from gallop_ray.spec.methods import SnipSpec as SnipSpec
     from gallop_ray.spec.methods import SpielSpec as SpielSpec
+    from gallop_ray.spec.methods import TaylorSpec as TaylorSpec
+    from gallop_ray.spec.methods import WandaSpec as WandaSpec
 
 _HOMES = {
     "attach": "gallop_ray.library.adapter",

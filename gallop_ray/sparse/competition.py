@@ -1,7 +1,7 @@
 """Scores rewritten so that a plain choice of the largest ones respects budgets finer than quotas.
 
-Whoever chooses (`gallop_ray.sparse.mask`) only compares numbers. A budget per row, or one per matrix that depends on the
-scores themselves, is therefore written into the scores: masks stay nested, exact and the same on all ranks.
+Whoever chooses (`gallop_ray.sparse.mask`) only compares numbers. A budget per row, or one per matrix that depends on
+the scores themselves, is therefore written into the scores: masks stay nested, exact and the same on all ranks.
 """
 
 from typing import Literal

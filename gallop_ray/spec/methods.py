@@ -141,6 +141,10 @@ class MethodSpec(Frozen):
 class MaskMethodSpec(MethodSpec):
     """A method that trains a chosen set of entries of the target weight matrices."""
 
+    evidence: ClassVar[Literal["gradients", "squares", "inputs"]] = "gradients"
+    """What the mean over examples is of, where the score needs examples: gradients, the squares of each example's
+    gradient, or the squares of the layers' inputs summed over tokens."""
+
     density: Density = Field(
         default=0.01, description="entries to train / all parameters of the base model, or `{lora_rank: r}`"
     )
@@ -237,6 +241,9 @@ class SiftSpec(MaskMethodSpec):
 
     type: Literal["sift"] = "sift"
     selection_ratio: Fraction | None = Field(default=None, description="null: the first batch, as in the paper")
+    first: Literal["batch", "micro_batch"] = Field(
+        default="batch", description="what of the first batch is scored; the latter is what the authors' code does"
+    )
     scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
 
 
@@ -245,6 +252,43 @@ class SnipSpec(GradientMethodSpec):
     """SNIP's saliency (arXiv 1810.02340): large product of weight and mean gradient."""
 
     type: Literal["snip"] = "snip"
+
+
+@_built_in("saliency:Skeleton")
+class SkeletonSpec(GradientMethodSpec):
+    """Skeletonization (Mozer and Smolensky 1989): entries whose removal would raise the loss, -w g."""
+
+    type: Literal["skeleton"] = "skeleton"
+
+
+@_built_in("saliency:Fisher")
+class FisherSpec(GradientMethodSpec):
+    """FISH Mask (arXiv 2111.09839): the empirical Fisher information, mean square of each example's gradient."""
+
+    evidence: ClassVar[Literal["gradients", "squares", "inputs"]] = "squares"
+
+    type: Literal["fisher"] = "fisher"
+
+
+@_built_in("saliency:Taylor")
+class TaylorSpec(GradientMethodSpec):
+    """First-order Taylor importance (arXiv 1906.10771): mean of each example's (w g)^2."""
+
+    evidence: ClassVar[Literal["gradients", "squares", "inputs"]] = "squares"
+
+    type: Literal["taylor"] = "taylor"
+
+
+@_built_in("saliency:Wanda")
+class WandaSpec(GradientMethodSpec):
+    """Wanda's score (arXiv 2306.11695): |w| times the norm of its input."""
+
+    evidence: ClassVar[Literal["gradients", "squares", "inputs"]] = "inputs"
+
+    type: Literal["wanda"] = "wanda"
+    scope: Literal["global", "per_layer", "per_matrix", "per_row", "entropy"] = Field(
+        default="per_row", description="as for masks; the paper compares the entries of a row"
+    )
 
 
 @_built_in("magnitude:Magnitude")

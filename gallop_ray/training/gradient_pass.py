@@ -1,4 +1,4 @@
-"""The gradients of training examples at the base weights."""
+"""The passes over training examples at the base weights from which masks are chosen."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 
 from gallop_ray.compat.transformers import checkpointed
+from gallop_ray.sparse.gradients import Evidence, OwnedGradients
 from gallop_ray.sparse.weights import rank, world_size
 from gallop_ray.spec.schema import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
@@ -13,13 +14,21 @@ from gallop_ray.training.context import Phases
 from gallop_ray.training.resident import LoadedModel
 
 
-def accumulate(resident: LoadedModel, examples: Sequence[Encoded], training: TrainingSpec, phases: Phases) -> None:
-    """Run the backward passes of the sum over `examples` of each example's mean answer loss, without dropout.
+def accumulate(
+    resident: LoadedModel,
+    examples: Sequence[Encoded],
+    training: TrainingSpec,
+    phases: Phases,
+    evidence: OwnedGradients | None = None,
+) -> None:
+    """Run the passes over `examples`, without dropout, that add to whatever captures them.
 
-    Micro-batches of examples of similar length go to the ranks in turn. A rank that has run out repeats one with weight
-    zero, because reducing gradients to their owners is collective.
+    Backward passes of the sum of each example's mean answer loss; for `evidence` of inputs forward passes alone.
+    Micro-batches of examples of similar length go to the ranks in turn; evidence other than gradients takes one example
+    at a time. A rank that has run out repeats one with weight zero, because reducing to the owners is collective.
     """
-    size, world = training.micro_batch_size, world_size()
+    kind = "gradients" if evidence is None else evidence.evidence
+    size, world = training.micro_batch_size if kind == "gradients" else 1, world_size()
     ordered = sorted(examples, key=lambda e: len(e.input_ids))
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     model = resident.model
@@ -27,11 +36,17 @@ def accumulate(resident: LoadedModel, examples: Sequence[Encoded], training: Tra
     # Scores are shared by runs of any seed: whatever a model still draws must be the same for all of them.
     torch.manual_seed(0)
     phases.first_forward()
-    with checkpointed(model) if training.gradient_checkpointing else nullcontext():
+    with checkpointed(model) if training.gradient_checkpointing else nullcontext(), torch.set_grad_enabled(_back(kind)):
         for turn in range(-(-len(batches) // world)):
             index = turn * world + rank()
             counted = index < len(batches)
+            if evidence is not None:
+                evidence.begin_pass(counted)
             losses = resident.losses(model, batches[index if counted else -1])
-            # Not engine.backward(), which needs an optimizer.
-            torch.autograd.backward(losses.sum() * counted)
+            if _back(kind):  # not engine.backward(), which needs an optimizer
+                torch.autograd.backward(losses.sum() * counted)
             phases.progress(min((turn + 1) * world * size, len(examples)), len(examples), "")
+
+
+def _back(kind: Evidence) -> bool:
+    return kind != "inputs"

@@ -90,8 +90,8 @@ class _Scoring:
 
     @cached_property
     def owned(self) -> OwnedGradients:
-        """The gradient sums of this rank's matrices."""
-        return OwnedGradients(self.candidates)
+        """The sums of this rank's matrices."""
+        return OwnedGradients(self.candidates, self.method.spec.evidence)
 
     @cached_property
     def rungs(self) -> list[str]:
@@ -118,6 +118,8 @@ class _Scoring:
             "candidates": [[c.name, *c.shape] for c in self.candidates],
             "micro_batch_size": self.context.training.micro_batch_size,
         }
+        if (evidence := self.method.spec.evidence) != "gradients":
+            depends["evidence"] = evidence
         digest, found = hashlib.sha256(_canonical(depends)), []
         for rung in range(len(self.draw.ends)):
             examples = self.draw.rung(rung)
@@ -170,8 +172,8 @@ class _Scoring:
         context, resident = self.context, self.context.resident
         examples = [resident.train[i] for i in self.draw.rung(rung)]
         usable = resident.usable(resident.model, context.training)
-        with context.phases.phase("scoring"), self.owned.capture_gradients(), usable:
-            accumulate(resident, examples, context.training, context.phases)
+        with context.phases.phase("scoring"), self.owned.capture(), usable:
+            accumulate(resident, examples, context.training, context.phases, self.owned)
         had = [m in self.owned.sums for m in range(len(self.candidates))]
         refuse_unreached([c.name for c in self.candidates], had, "scoring")
 
@@ -201,7 +203,8 @@ class _Scoring:
         for spec in gradient_methods(sweep):
             ratios = selection_ratios(sweep, spec)
             same = None in ratios if self.draw.first_batch else self.draw.begins_like(rungs(ratios, examples), rung)
-            if same and spec.target_modules == own.target_modules and fixed_scores(sweep, spec):
+            same = same and spec.evidence == own.evidence and spec.target_modules == own.target_modules
+            if same and fixed_scores(sweep, spec):
                 yield spec
 
     def _most(self, spec: MaskMethodSpec, quotas: Sequence[Quota] = ()) -> list[Quota]:

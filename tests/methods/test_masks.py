@@ -35,6 +35,29 @@ def gradients(first_batch: bool = False) -> Matrices:
     return {n: g.numpy() for n, g in reference_gradients(examples, torch.float64).items()}
 
 
+@cache
+def squares() -> Matrices:
+    """The mean over the examples of each one's squared gradient."""
+    found = [reference_gradients([e], torch.float64) for e in selection_examples(tiny.examples(), RATIO, SEED)]
+    return {n: np.mean([g[n].numpy() ** 2 for g in found], axis=0) for n in weights()}
+
+
+@cache
+def inputs() -> Matrices:
+    """The norm of each input (in,) over all tokens of the examples."""
+    model = tiny.model(torch.float64)
+    found = {n: np.zeros(w.shape[1]) for n, w in weights().items()}
+    for c in find_candidates(model):
+
+        def note(module: torch.nn.Module, args: Any, name: str = c.name) -> None:
+            found[name] += (args[0][0].numpy() ** 2).sum(0)
+
+        c.module.register_forward_pre_hook(note)
+    for example in selection_examples(tiny.examples(), RATIO, SEED):
+        model(input_ids=torch.tensor([example.input_ids]))
+    return {n: np.sqrt(each) for n, each in found.items()}
+
+
 def both(formula: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[], Matrices]:
     return lambda: {n: formula(w, gradients()[n]) for n, w in weights().items()}
 
@@ -89,6 +112,11 @@ def ratios() -> Matrices:
     return both(lambda w, g: np.abs(g) / (np.abs(w) + 1e-8))()
 
 
+def of_micro_batch() -> Matrices:
+    first = next(batches(tiny.examples(), BATCH, SEED))[:2]
+    return {n: g.abs().numpy() for n, g in reference_gradients(first, torch.float64).items()}
+
+
 def by_entropy(weight_of: Callable[[float, float], float]) -> Callable[[], list[tuple[list[str], int]]]:
     """Seat after seat to the matrix with the largest quotient, as a parliament is elected after Sainte-Lague."""
 
@@ -134,6 +162,20 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Matrices], Callable[[], list
         lambda: everything(of_density()),
     ),
     "gallop per layer": ({"scope": "per_layer"}, both(lambda w, g: np.abs(g) / (np.abs(w) + 1e-8)), by_layer),
+    "sift as its authors' code": ({"first": "micro_batch"}, of_micro_batch, sift),
+    "skeleton": ({}, both(lambda w, g: np.maximum(0, -w * g)), lambda: everything(of_density())),
+    "fisher": ({}, squares, lambda: everything(of_density())),
+    "taylor": (
+        {},
+        lambda: {n: w**2 * squares()[n] for n, w in weights().items()},
+        lambda: everything(of_density()),
+    ),
+    "wanda": ({}, in_rows(lambda: {n: np.abs(w) * inputs()[n] for n, w in weights().items()}), by_matrix),
+    "wanda of all matrices": (
+        {"scope": "global"},
+        lambda: {n: np.abs(w) * inputs()[n] for n, w in weights().items()},
+        lambda: everything(of_density()),
+    ),
     "gem": ({}, ratios, by_entropy(lambda norm, entropy: norm * entropy)),
     "gem of april": (
         {"variant": "norm_over_entropy"},
@@ -191,7 +233,7 @@ def masks() -> dict[str, dict[str, list[int]]]:
     resident, found = tiny.resident(tiny.sweep(0, batch_size=BATCH)), {}
     for case, (options, _, _) in CASES.items():
         asked: dict[str, Any] = {"type": case.split()[0], "density": DENSITY, **options}
-        if asked["type"] in ("gallop", "gem", "saft", "snip", "smt"):
+        if asked["type"] not in ("sift", "lift", "magnitude", "sara"):
             asked["selection_ratio"] = RATIO
         context = tiny.context(resident, SEED, method=asked)
         method: Any = make_method(context.configuration.method)

@@ -260,20 +260,27 @@ def report(directory: Directory, output: Directory | None = None) -> Path:
     return write(stored.folder, stored.sweep, None if output is None else str(output))
 
 
-def export(run: Directory, to: Literal["delta", "peft", "merged"], output: Directory | None = None) -> Path:
+def export(
+    run: Directory,
+    to: Literal["delta", "peft", "lora", "merged"],
+    output: Directory | None = None,
+    rank: int | None = None,
+) -> Path:
     """Write a finished run's adapter in a form that other tools load, and return the folder.
 
     Args:
         run: the run's folder, <output>/<sweep>/<configuration>/seed-<n>.
-        to: a delta for apply_adapter, a PEFT folder, or an ordinary transformers folder (merged).
+        to: a delta for apply_adapter, a PEFT folder, a LoRA adapter that approximates the delta, or an ordinary
+            transformers folder (merged).
         output: the folder to write; by default <configuration>-seed-<n>-<to> in the working directory.
+        rank: of `lora`, by default 16.
 
     Raises:
         ValueError: the run has not finished, its adapter has no such form, or the folder is not free.
     """
     from gallop_ray.export.request import checked
 
-    request = checked(str(run), to, None if output is None else str(output))
+    request = checked(str(run), to, None if output is None else str(output), rank)
     from gallop_ray.export.write import export as write
 
     return write(request)

@@ -12,6 +12,7 @@ from gallop_ray.cli.sweep_file import add_sweep_file_commands, run
 from gallop_ray.cli.unexpected import NO_MISTAKE, told
 from gallop_ray.cli.watched import FAILED, LastWord, watched
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
+from gallop_ray.export.merge_request import HOWS, checked_merge
 from gallop_ray.export.request import TARGETS, checked, checked_run, finished_run
 from gallop_ray.spec.problems import SweepFileError
 
@@ -64,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_sweep_file_commands(commands)
     _add_folder_commands(commands)
     _add_export(commands)
+    _add_merge(commands)
     _add_generate(commands)
     _add_compare(commands)
     text = "the sweeps of a folder, and how each stands"
@@ -121,12 +123,33 @@ def _add_export(commands: Any) -> None:
         required=True,
         choices=TARGETS,
         help="delta: our own adapter file, for gallop_ray.apply_adapter; peft: a folder for PEFT (SHiRA, or LoRA's "
-        "own); merged: a plain transformers folder",
+        "own); lora: a LoRA adapter that approximates the change; merged: a plain transformers folder",
     )
+    export.add_argument("--rank", type=int, help="of --to lora (default: 16)")
     export.add_argument(
         "--output", metavar="PATH", help="the folder to write (default: <configuration>-seed-<n>-<to> here)"
     )
     export.set_defaults(command=_export)
+
+
+def _add_merge(commands: Any) -> None:
+    text = "put the sparse adapters of several runs on one base model into one"
+    merge = commands.add_parser("merge", help=text, description=text)
+    merge.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or adapter files of `merge` or `export`")
+    merge.add_argument(
+        "--how",
+        choices=HOWS,
+        default="sum",
+        help="sum: the deltas add up; ties: where they disagree in sign, the mean of the stronger side; dare: the sum "
+        "of a random share of each, scaled up (default: sum)",
+    )
+    merge.add_argument(
+        "--keep", type=float, help="share of each adapter's entries, for ties the largest (default: 1), for dare 0.5"
+    )
+    merge.add_argument("--seed", type=int, default=0, help="of dare's choice (default: 0)")
+    merge.add_argument("--to", choices=("delta", "merged"), default="delta", help="as for export (default: delta)")
+    merge.add_argument("--output", metavar="PATH", default="merged", help="the folder to write (default: merged)")
+    merge.set_defaults(command=_merge)
 
 
 def _add_generate(commands: Any) -> None:
@@ -235,10 +258,20 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    request = checked(arguments.run, arguments.to, arguments.output)
+    request = checked(arguments.run, arguments.to, arguments.output, arguments.rank)
     from gallop_ray.export.write import export
 
     print(export(request))
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    request = checked_merge(
+        arguments.runs, arguments.how, arguments.keep, arguments.seed, arguments.to, arguments.output
+    )
+    from gallop_ray.export.merge import merge
+
+    print(merge(request))
     return 0
 
 

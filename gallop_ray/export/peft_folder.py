@@ -1,7 +1,8 @@
 """An adapter as the folder that `PeftModel.from_pretrained` loads."""
 
+import sys
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gallop_ray.disk.tensors import DELTA, PEFT
+from gallop_ray.export.lora import to_lora
 from gallop_ray.export.request import Request
 from gallop_ray.export.shira import to_shira
 from gallop_ray.methods import TunerMethod, make_method
@@ -29,15 +31,33 @@ _ROOT = "base_model.model."  # what PEFT puts before the names of the model's mo
 def write_peft(request: Request, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors. Raises ValueError as `to_shira`."""
     config, tensors = _CONVERT[request.metadata["format"]](request)
+    _write(request, folder, config, tensors)
+    if request.metadata["format"] == PEFT:
+        _refuse_unread(request, folder)
+
+
+def write_lora(request: Request, folder: Path) -> None:
+    """The same files of a LoRA adapter that approximates the delta; says how well. Raises ValueError as `to_lora`."""
+    model, found = _delta(request)
+    try:
+        config, tensors, how_well = to_lora(model, found, request.rank)
+    except ValueError as error:
+        raise ValueError(f"{request.run.path} has no LoRA form: {error}; use --to merged or --to delta") from None
+    _write(request, folder, config, tensors, {"approximation": str(how_well)})
+    print(how_well, file=sys.stderr)
+
+
+def _write(
+    request: Request, folder: Path, config: Any, tensors: dict[str, Tensor], more: Mapping[str, str] | None = None
+) -> None:
     config.base_model_name_or_path = model_source(request.model.name)
     config.revision = request.model.revision
     config.task_type = peft.TaskType.CAUSAL_LM
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)  # a set, whose order would change between exports
     config.save_pretrained(str(folder))
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={**request.metadata, "format": "pt"})
-    if request.metadata["format"] == PEFT:
-        _refuse_unread(request, folder)
+    metadata = {**request.metadata, **(more or {}), "format": "pt"}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata=metadata)
 
 
 def _refuse_unread(request: Request, folder: Path) -> None:
@@ -80,10 +100,16 @@ def _from_peft(request: Request) -> tuple[Any, dict[str, Tensor]]:
     return attach_peft(meta_model(request.model), request, saved).peft_config["default"], saved
 
 
-def _from_delta(request: Request) -> tuple[Any, dict[str, Tensor]]:
+def _delta(request: Request) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+    """The base model without its weights, and the delta, which fits it."""
     found, _ = load_adapter(request.run.adapter)
     model = meta_model(request.model)
     refuse_misfit(request.run.adapter, found, {name: weight.numel() for name, weight in model.named_parameters()})
+    return model, found
+
+
+def _from_delta(request: Request) -> tuple[Any, dict[str, Tensor]]:
+    model, found = _delta(request)
     tensors = {f"{name}.{kind}": t for name, pair in found.items() for kind, t in zip(_KINDS, pair, strict=True)}
     dtype = getattr(torch, request.model.dtype)
     try:

@@ -11,12 +11,12 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder, RunFolder
 from gallop_ray.spec.schema import ModelSpec
 
-Target = Literal["delta", "peft", "merged"]
+Target = Literal["delta", "peft", "lora", "merged"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 _RUN = r"seed-\d+"
 _POSSIBLE: dict[str, tuple[Target, ...]] = {
-    DELTA: ("delta", "peft", "merged"),
+    DELTA: ("delta", "peft", "lora", "merged"),
     PEFT: ("peft", "merged"),
     FULL: ("merged",),
 }
@@ -36,6 +36,8 @@ class Request:
     """A folder that is empty or not there yet."""
     metadata: dict[str, str]
     """The metadata of the run's adapter; `format` is one of the formats above."""
+    rank: int = 16
+    """Of `lora`."""
 
     @property
     def model(self) -> ModelSpec:
@@ -43,19 +45,28 @@ class Request:
         return ModelSpec.model_validate(SweepFolder(self.run.whole.path.parent.parent).spec()["model"])
 
 
-def checked(run: str, to: Target, output: str | None) -> Request:
+def checked(run: str, to: Target, output: str | None, rank: int | None = None) -> Request:
     """The request, if it is possible. Raises ValueError that says what prevents it.
 
-    `output` is a folder; None for <configuration>-seed-<n>-<to> in the working directory, with a round's task.
+    `output` is a folder; None for <configuration>-seed-<n>-<to> in the working directory, with a round's task. `rank`
+    is that of `lora`; None for 16.
     """
+    if rank is not None and (to != "lora" or rank < 1):
+        raise ValueError("--rank is a positive number, and of --to lora alone")
     folder, metadata = checked_run(run)
     _refuse_impossible(folder, metadata["format"], to)
     task = [folder.task] if isinstance(folder, RoundFolder) else []
     parts = [folder.configuration, f"seed-{folder.seed}", *task, to]
-    target = Path(output or "-".join(parts)).expanduser().resolve()
+    target = free_folder(output or "-".join(parts))
+    return Request(folder, to, target, metadata, rank or Request.rank)
+
+
+def free_folder(path: str) -> Path:
+    """The whole path of a folder that is empty or not there yet. Raises ValueError for any other."""
+    target = Path(path).expanduser().resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{target} exists and is not an empty folder; name another with --output, or remove it")
-    return Request(folder, to, target, metadata)
+    return target
 
 
 def checked_run(run: str) -> tuple[RunFolder, dict[str, str]]:

@@ -10,7 +10,7 @@ from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import DELTA
 from gallop_ray.export.asked import write_prompt
 from gallop_ray.export.merged import write_merged
-from gallop_ray.export.peft_folder import write_peft
+from gallop_ray.export.peft_folder import write_lora, write_peft
 from gallop_ray.export.request import Request, Target
 from gallop_ray.records.masks import read_mask
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
@@ -22,7 +22,7 @@ _FIX = "restore it, or run the seed again"
 def export(request: Request) -> Path:
     """Write an export and return its folder. Raises ValueError where the adapter does not fit the form or the model."""
     _refuse_incomplete(request)
-    with _whole_or_nothing(request.output) as folder:
+    with whole_or_nothing(request.output) as folder:
         _WRITERS[request.to](request, folder)
         write_prompt(request, folder, whole=request.to != "delta")
     return request.output
@@ -62,12 +62,13 @@ def _write_delta(request: Request, folder: Path) -> None:
 _WRITERS: dict[Target, Callable[[Request, Path], None]] = {
     "delta": _write_delta,
     "peft": write_peft,
+    "lora": write_lora,
     "merged": write_merged,
 }
 
 
 @contextmanager
-def _whole_or_nothing(folder: Path) -> Iterator[Path]:
+def whole_or_nothing(folder: Path) -> Iterator[Path]:
     """Context manager: the folder to write into, restored to what it was on failure.
 
     Not a draft that is renamed: the folder may be a mount point, or the working directory of the user's shell.

@@ -27,7 +27,13 @@ class Lift(RefreshedMethod):
 
 
 def low_rank(weight: Tensor, rank: int) -> Tensor:
-    """The approximation of `weight` (out, in) by its `rank` largest singular values: float32 (out, in).
+    """The approximation of `weight` (out, in) by its `rank` largest singular values: float32 (out, in)."""
+    left, right = low_rank_factors(weight, rank)
+    return (left @ right).float()
+
+
+def low_rank_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """float64 (out, r) and (r, in), r = min(rank, out, in), whose product is the best approximation of that rank.
 
     Neighbouring singular values of language models differ by less than 1 %, so an approximate subspace ranks the
     entries in another order. Hence the eigenvectors of the smaller Gram matrix, in float64: forming it squares the
@@ -39,5 +45,4 @@ def low_rank(weight: Tensor, rank: int) -> Tensor:
     gram = matrix @ matrix.t() if wide else matrix.t() @ matrix
     # eigh sorts in ascending order: the last vectors belong to the largest singular values.
     kept = torch.linalg.eigh(gram).eigenvectors[:, max(0, len(gram) - rank) :]
-    approximation: Tensor = kept @ (kept.t() @ matrix) if wide else matrix @ kept @ kept.t()
-    return approximation.float()
+    return (kept, kept.t() @ matrix) if wide else (matrix @ kept, kept.t())

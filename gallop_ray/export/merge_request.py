@@ -1,0 +1,71 @@
+"""Which adapters to merge and how, checked before a heavy package is imported or anything is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from gallop_ray.disk.tensors import DELTA, metadata_of
+from gallop_ray.export.request import checked_run, free_folder
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.spec.schema import ModelSpec
+
+How = Literal["sum", "ties", "dare"]
+HOWS: tuple[How, ...] = get_args(How)
+_KEPT: dict[How, float] = {"sum": 1.0, "ties": 1.0, "dare": 0.5}
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """Adapters of one base model, and a free place for what comes of them."""
+
+    adapters: list[Path]
+    how: How
+    keep: float
+    """Share of each adapter's entries that takes part."""
+    seed: int
+    output: Path
+    model: ModelSpec | None
+    """The base model to write as a merged folder; None for the adapter alone."""
+    metadata: dict[str, str]
+    """What the adapters say of their base model."""
+
+
+def checked_merge(
+    runs: Sequence[str], how: How, keep: float | None, seed: int, to: Literal["delta", "merged"], output: str
+) -> MergeRequest:
+    """The request, if it is possible. Raises ValueError that says what prevents it."""
+    if len(runs) < 2:
+        raise ValueError("a merge takes two runs at least")
+    if keep is not None and (how == "sum" or not 0 < keep <= 1):
+        raise ValueError("--keep is a share above 0 and up to 1, and of --how ties or dare")
+    adapters = [_adapter(run) for run in runs]
+    if twice := next((path for i, (path, _) in enumerate(adapters) if path in [p for p, _ in adapters[:i]]), None):
+        raise ValueError(f"{twice} is named twice")
+    found = [metadata_of(path) for path, _ in adapters]
+    for (path, _), metadata in zip(adapters, found, strict=True):
+        if metadata.get("format") != DELTA:
+            raise ValueError(f"{path} is no sparse adapter; export --to merged is the way for other methods")
+        for key in ("base_hash", "base_settings"):
+            if metadata.get(key) != found[0].get(key):
+                raise ValueError(f"{path} was trained on another base model than {adapters[0][0]} ({key} differs)")
+    model = next((model for _, model in adapters if model is not None), None)
+    if to == "merged" and model is None:
+        raise ValueError("--to merged needs the base model, which only a run folder names; give one, or use --to delta")
+    kept = _KEPT[how] if keep is None else keep
+    of_base = {key: found[0][key] for key in ("base_hash", "base_settings", "base_model") if key in found[0]}
+    return MergeRequest(
+        [path for path, _ in adapters], how, kept, seed, free_folder(output), model if to == "merged" else None, of_base
+    )
+
+
+def _adapter(run: str) -> tuple[Path, ModelSpec | None]:
+    """An adapter's file and, of a run, its base model."""
+    path = Path(run).expanduser().resolve()
+    if path.is_file():
+        return path, None
+    if not (path / "adapter.safetensors").exists() or (path / "spec.json").exists():
+        folder, _ = checked_run(run)
+        spec = SweepFolder(folder.whole.path.parent.parent).spec()
+        return folder.adapter, ModelSpec.model_validate(spec["model"])
+    return path / "adapter.safetensors", None

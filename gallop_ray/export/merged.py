@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gallop_ray.disk.tensors import DELTA, FULL, PEFT
+from gallop_ray.disk.tensors import DELTA, FULL, HYBRID, PEFT
 from gallop_ray.export.peft_folder import attach_peft
 from gallop_ray.export.request import Request
+from gallop_ray.methods.hybrid import tensors_of_parts
 from gallop_ray.methods.peft import on_disk
-from gallop_ray.sparse.adapter import apply_adapter, refuse_other_base
+from gallop_ray.sparse.adapter import add_delta, apply_adapter, refuse_misfit, refuse_other_base
 from gallop_ray.sparse.checked import load_whole
 from gallop_ray.training.models import load_model
 from gallop_ray.training.save import save_model
@@ -32,16 +34,31 @@ def _merge_delta(model: Any, request: Request) -> Any:
     return model
 
 
-@torch.no_grad()
 def _merge_peft(model: Any, request: Request) -> Any:
     refuse_other_base(model, request.run.adapter, request.metadata)
     saved, _ = load_whole(request.run.adapter)
+    return _filled(attach_peft(model, request, saved), saved).merge_and_unload()
+
+
+def _merge_hybrid(model: Any, request: Request) -> Any:
+    refuse_other_base(model, request.run.adapter, request.metadata)
+    delta, saved = tensors_of_parts(load_whole(request.run.adapter)[0])
+    weights = dict(model.named_parameters())
+    refuse_misfit(request.run.adapter, delta, {name: weight.numel() for name, weight in weights.items()})
+    # As in the run: the tuner is made from the base, and the delta lies under it.
     wrapped = attach_peft(model, request, saved)
+    add_delta(weights, delta)
+    return _filled(wrapped, saved).merge_and_unload()
+
+
+@torch.no_grad()
+def _filled(wrapped: Any, saved: dict[str, Tensor]) -> Any:
+    """A wrapped model with its tuner's parameters as they were saved."""
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad:
             parameter.copy_(saved.pop(on_disk(name)))
     assert not saved, f"{sorted(saved)} have no place in the adapter"
-    return wrapped.merge_and_unload()
+    return wrapped
 
 
 @torch.no_grad()
@@ -57,4 +74,9 @@ def _load_full(model: Any, request: Request) -> Any:
     return model
 
 
-_MERGE: dict[str, Callable[[Any, Request], Any]] = {DELTA: _merge_delta, PEFT: _merge_peft, FULL: _load_full}
+_MERGE: dict[str, Callable[[Any, Request], Any]] = {
+    DELTA: _merge_delta,
+    PEFT: _merge_peft,
+    FULL: _load_full,
+    HYBRID: _merge_hybrid,
+}

@@ -17,6 +17,7 @@ from gallop_ray.export.lora import to_lora
 from gallop_ray.export.request import Request
 from gallop_ray.export.shira import to_shira
 from gallop_ray.methods import TunerMethod, make_method
+from gallop_ray.methods.hybrid import Hybrid
 from gallop_ray.sparse.adapter import apply_adapter, load_adapter, refuse_misfit
 from gallop_ray.sparse.candidates import note_reached
 from gallop_ray.sparse.checked import load_whole
@@ -89,6 +90,8 @@ def attach_peft(model: Any, request: Request, trained: Collection[str]) -> Any:
     note_reached(model, [name for name in modules if any(each.startswith(f"{_ROOT}{name}.") for each in trained)])
     spec = Configuration.model_validate_json(request.metadata["configuration"]).method
     method = make_method(spec)
+    if isinstance(method, Hybrid):
+        method = method.tuner
     assert isinstance(method, TunerMethod)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(request.metadata["seed"]))  # some tuners draw projections and do not save them

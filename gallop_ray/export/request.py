@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from gallop_ray.disk.damage import Damaged
-from gallop_ray.disk.tensors import DELTA, FULL, PEFT, metadata_of
+from gallop_ray.disk.tensors import DELTA, FULL, HYBRID, PEFT, metadata_of
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder, RunFolder
 from gallop_ray.spec.schema import ModelSpec
@@ -19,10 +19,12 @@ _POSSIBLE: dict[str, tuple[Target, ...]] = {
     DELTA: ("delta", "peft", "lora", "merged"),
     PEFT: ("peft", "merged"),
     FULL: ("merged",),
+    HYBRID: ("merged",),
 }
 _WHY_NOT = {
     PEFT: "trained parameters of PEFT's own, which are not a delta of the base model's weights",
     FULL: "trained every weight, which is not an adapter",
+    HYBRID: "trained two adapters at once, which no form but the merged model has",
 }
 
 
@@ -110,7 +112,7 @@ def _metadata(run: RunFolder) -> dict[str, str]:
         raise ValueError(
             f"{run.adapter} has the format {metadata.get('format')!r}; this version exports {', '.join(_POSSIBLE)}"
         )
-    for name in ("base_hash", "configuration") if metadata["format"] == PEFT else ("base_hash",):
+    for name in ("base_hash", "configuration") if metadata["format"] in (PEFT, HYBRID) else ("base_hash",):
         if not metadata.get(name):
             raise Damaged(run.adapter, f"has no {name} in its metadata", "restore it, or run the seed again")
     return metadata

@@ -106,6 +106,11 @@ class MaskMethod(ABC):
         generator: seeded by the run's seed and the matrix's name.
         """
 
+    def most_entries(self, candidates: Sequence[Candidate], total: int) -> int:
+        """How many entries the quotas choose at most, for estimates; arguments and errors as quotas()."""
+        chosen = sum(quota.k for quota in self.quotas(candidates, total)) * self.entries_per_unit
+        return min(chosen, sum(c.numel for c in candidates))
+
     def competing_scores(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
         """The scores as they compete: with scope `per_row` or `entropy` rewritten to keep that budget."""
         scores = self.score(weight, gradient, generator)

@@ -1,4 +1,4 @@
-"""Scores based on the mean gradient: SAFT, SIFT, SNIP, and SMT's blocks."""
+"""Scores based on the mean gradient: SAFT, SIFT, SNIP, and SMT's blocks; GASDU, which reselects by the gradient."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gallop_ray.methods.contract import MaskMethod
+from gallop_ray.methods.contract import MaskMethod, MatrixState, RefreshedMethod
+from gallop_ray.methods.units import in_units
 from gallop_ray.sparse.budget import Quota, entries_to_choose
 from gallop_ray.sparse.candidates import Candidate
+from gallop_ray.sparse.topk import largest
 
 
 def block_means(scores: Tensor, side: int) -> Tensor:
@@ -51,6 +53,28 @@ class Sift(Saft):
         return [Quota((m,), min(int(rate * c.numel) + 1, c.numel)) for m, c in enumerate(candidates)]
 
 
+class Gasdu(RefreshedMethod):
+    """score = |g| of the present batch, per matrix; reselected every N steps (GASDU)."""
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """|g|: float32 in the weight's shape; overwrites the gradient."""
+        assert gradient is not None
+        return gradient.abs_()
+
+    def refreshes_after(self, step: int, steps: int) -> bool:
+        """Every `refresh_every` steps, but not after the last one, where nothing would train the new entries."""
+        return step % int(self.spec.refresh_every) == 0 and step < steps
+
+    def accumulates_in(self, step: int, steps: int) -> bool:
+        """In the step itself: the gradient is that of one batch."""
+        return self.refreshes_after(step, steps)
+
+    def refresh(self, state: MatrixState) -> Tensor:
+        """The entries with the largest |g| of the batch."""
+        assert state.gradient is not None
+        return largest(state.gradient.abs(), state.indices.numel())
+
+
 class Snip(MaskMethod):
     """score = |w g| (SNIP's saliency, arXiv 1810.02340, on pre-trained weights)."""
 
@@ -76,19 +100,9 @@ class Smt(Saft):
 
     def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
         """Blocks to choose. Raises ValueError as MaskMethod.quotas, and for less than half a block."""
-        found = []
-        for quota in super().quotas(candidates, total):
-            available = sum(_blocks(candidates[m].shape, self.spec.block_size) for m in quota.matrices)
-            size = sum(candidates[m].numel for m in quota.matrices) / available
-            # Rounding up to one block would train more than twice what was asked for.
-            if 2 * quota.k < size:
-                group = f"{candidates[quota.matrices[0]].name}{' and others' * (len(quota.matrices) > 1)}"
-                raise ValueError(
-                    f"density {self.spec.density} asks for {quota.k:,} entries of {group}, less than half a block; "
-                    f"lower block_size {self.spec.block_size}, raise the density, or give scope global"
-                )
-            found.append(Quota(quota.matrices, min(max(1, round(quota.k / size)), available)))
-        return found
+        counts = [_blocks(c.shape, self.spec.block_size) for c in candidates]
+        fix = f"lower block_size {self.spec.block_size}"
+        return in_units(super().quotas(candidates, total), candidates, counts, self.spec.density, "block", fix)
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
         """One score per block: float32 (ceil(out / block_size), ceil(in / block_size))."""

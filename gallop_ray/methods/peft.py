@@ -5,14 +5,14 @@ peft and transformers are imported on first use: they take seconds, and mask met
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gallop_ray.disk.tensors import PEFT
 from gallop_ray.methods.contract import TunerMethod
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import peft
 
 
-class _PeftAttachment:
+class PeftAttachment:
     """A PEFT adapter around the base model, whose own weights stay frozen."""
 
     def __init__(self, model: nn.Module, config: "peft.PeftConfig") -> None:
@@ -63,12 +63,21 @@ class _PeftAttachment:
     def finalize(self) -> None:
         """The trained parameters are the saved ones."""
 
-    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """The adapter's parameters, under the names that PEFT gives them on disk."""
+    def tensors(self, but: Sequence[nn.Parameter] = ()) -> dict[str, Tensor]:
+        """What is saved: the trained parameters except `but`, under the names that PEFT gives them on disk. Collective.
+
+        Empty on every rank but the first.
+        """
+        others = {id(p) for p in but}
+        ours = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad and id(p) not in others]
         # On every rank: gathering is collective, though rank 0 alone writes.
-        trained = {name: gather(p).cpu() for name, p in self.module.named_parameters() if p.requires_grad}
+        trained = {name: gather(p).cpu() for name, p in ours}
+        return {on_disk(name): value.contiguous() for name, value in trained.items()} if rank() == 0 else {}
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """The adapter's parameters; rank 0 writes."""
+        tensors = self.tensors()
         if rank() == 0:
-            tensors = {on_disk(name): value.contiguous() for name, value in trained.items()}
             save_checked(path, tensors, {"format": PEFT, **metadata})
 
     def detach(self) -> None:
@@ -88,7 +97,7 @@ class PeftMethod(TunerMethod):
     def config(self, model: nn.Module) -> "peft.PeftConfig":
         """PEFT's configuration for this model. Raises ValueError for options that PEFT refuses."""
 
-    def attach(self, model: nn.Module) -> _PeftAttachment:
+    def attach(self, model: nn.Module) -> PeftAttachment:
         """Raises ValueError where PEFT refuses the model or the options; the model may then be half wrapped."""
         import peft
 
@@ -97,7 +106,7 @@ class PeftMethod(TunerMethod):
         config = self.config(model)
         try:
             with names_as_they_are() if self.names_targets else nullcontext():
-                return _PeftAttachment(model, config)
+                return PeftAttachment(model, config)
         except _REFUSALS as error:
             raise ValueError(
                 f"PEFT's {peft.PeftType(config.peft_type).value.lower()} does not fit this model: {_first_line(error)}"

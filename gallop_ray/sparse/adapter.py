@@ -26,10 +26,14 @@ def save_adapter(
     Raises OSError as `save_checked` does.
     """
     assert "base_hash" in metadata
+    save_checked(path, adapter_tensors(indices, deltas), {"format": DELTA, **metadata})
+
+
+def adapter_tensors(indices: Mapping[str, Tensor], deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an adapter's file, by their names there."""
     tensors = {f"{name}.indices": i.cpu() for name, i in indices.items()}
     # float32: from a delta rounded to bfloat16 the trained bfloat16 weights cannot be reproduced bit for bit.
-    tensors |= {f"{name}.delta": d.float().cpu() for name, d in deltas.items()}
-    save_checked(path, tensors, {"format": DELTA, **metadata})
+    return tensors | {f"{name}.delta": d.float().cpu() for name, d in deltas.items()}
 
 
 def load_adapter(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
@@ -100,6 +104,14 @@ def apply_adapter(model: nn.Module, path: str | Path) -> AppliedAdapter:
     for weight, indices, _, trained in places:
         weight.view(-1)[indices] = trained
     return AppliedAdapter([(weight, indices, base) for weight, indices, base, _ in places])
+
+
+@torch.no_grad()
+def add_delta(weights: Mapping[str, nn.Parameter], delta: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Add a delta that fits (see refuse_misfit) to these weights in place, in the arithmetic of training."""
+    for name, (indices, values) in delta.items():
+        flat = weights[name].view(-1)
+        flat[indices.long()] = (flat[indices.long()].float() + values).to(flat.dtype)
 
 
 def refuse_misfit(path: Path, found: Mapping[str, tuple[Tensor, Tensor]], sizes: Mapping[str, int]) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gallop_ray.sparse.adapter import save_adapter
+from gallop_ray.disk.tensors import DELTA
+from gallop_ray.sparse.adapter import adapter_tensors
 from gallop_ray.sparse.candidates import Candidate, by_module, places, refuse_unreached
+from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.layers import ChosenEntries, SparseLayer, sparse_layer
 from gallop_ray.sparse.mask import Mask, contained, positions, union
 from gallop_ray.sparse.mixtures import SparseMixture
@@ -129,17 +131,17 @@ class SparseDelta:
         self._deltas = [n.float() - base.float() for n, base in zip(now, self._base, strict=True)]
         self._write(self.touched, [base.float() + delta for base, delta in zip(self._base, self._deltas, strict=True)])
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved of the finalized delta (see gallop_ray.sparse.adapter)."""
+        assert len(self._deltas) == len(self.places), "finalize() comes first"
+        names = [p.path for p in self.places]
+        indices, deltas = (dict(zip(names, each, strict=True)) for each in (self.touched, self._deltas))
+        return adapter_tensors(indices, deltas)
+
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the finalized delta as an adapter; rank 0 writes."""
-        assert len(self._deltas) == len(self.places), "finalize() comes first"
         if rank() == 0:
-            names = [p.path for p in self.places]
-            save_adapter(
-                path,
-                dict(zip(names, self.touched, strict=True)),
-                dict(zip(names, self._deltas, strict=True)),
-                metadata,
-            )
+            save_checked(path, self.tensors(), {"format": DELTA, **metadata})
 
     @contextmanager
     def base_in_place(self) -> Iterator[None]:

@@ -89,6 +89,20 @@ def put_together(candidates: Sequence[Candidate], indices: Sequence[Tensor]) -> 
     return Mask({place: torch.cat(parts) if len(parts) > 1 else parts[0] for place, parts in found.items()})
 
 
+def even_mask(candidates: Sequence[Candidate], k: int, device: torch.device) -> Mask:
+    """k entries, the first of each matrix, in proportion to the matrices' sizes: for estimates, which see only numbers.
+
+    On the meta device the entries themselves are not there.
+    """
+    dtype = index_dtype(max(c.offset + c.numel for c in candidates))
+    available, before, indices = sum(c.numel for c in candidates), 0, []
+    for c in candidates:
+        count = k * (before + c.numel) // available - k * before // available
+        before += c.numel
+        indices.append(torch.arange(count, dtype=dtype, device=device))
+    return put_together(candidates, indices)
+
+
 def broadcast_from_owners(
     candidates: Sequence[Candidate], parts: Mapping[int, Tensor], dtype: torch.dtype
 ) -> list[Tensor]:

@@ -317,6 +317,30 @@ class SmtSpec(GradientMethodSpec):
     )
 
 
+@_built_in("units:S2ft")
+class S2ftSpec(MaskMethodSpec):
+    """S2FT (arXiv 2412.06289): random channels, whole columns of the matrices that read them."""
+
+    type: Literal["s2ft"] = "s2ft"
+    target_modules: Modules | None = Field(
+        default=("down_proj",), description="as for masks; by default those of the authors' code"
+    )
+    scope: Literal["per_matrix"] = Field(default="per_matrix", description="a share of each matrix's channels")
+
+
+@_built_in("gradient:Gasdu")
+class GasduSpec(RefreshedMethodSpec):
+    """GASDU: the largest gradients of the present batch, per matrix, reselected as training goes on."""
+
+    needs_gradients: ClassVar[bool] = True
+    entry_ages: ClassVar[bool] = True
+
+    type: Literal["gasdu"] = "gasdu"
+    selection_ratio: Fraction | None = Field(default=None, description="null: the first batch")
+    scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own")
+    refresh_every: int = Field(default=50, ge=1, description="optimizer steps from one choice to the next")
+
+
 @_built_in("magnitude:Sara")
 class SaraSpec(RefreshedMethodSpec):
     """SaRA (arXiv 2409.06633): the smallest weights, reselected once."""
@@ -407,6 +431,61 @@ class PeftSpec(MethodSpec):
     tuner: Annotated[str, Field(min_length=1)] = Field(description="PEFT's name of the tuner, in lower case")
     options: dict[str, Any] = Field(default={}, description="fields of the tuner's own configuration class")
     target_modules: Modules | None = Field(default=None, description="as for masks, unless the options name them")
+
+
+@_built_in("hybrid:Hybrid")
+class HybridSpec(MethodSpec):
+    """A mask and a tuner of PEFT at once, trained together."""
+
+    decays_to_base: ClassVar[bool] = False
+
+    type: Literal["hybrid"] = "hybrid"
+    parts: tuple[dict[str, Any], dict[str, Any]] = Field(
+        description="a method with a mask, then lora, dora or peft, each as under `methods`"
+    )
+    density: Density | None = Field(
+        default=None, description="of both together, the mask gets what the tuner leaves; null: as the parts say"
+    )
+
+    @property
+    def part_specs(self) -> tuple[MethodSpec, MethodSpec]:
+        """The options of mask and tuner. Raises ValueError for unknown ones."""
+        from gallop_ray.spec.registry import method_spec
+
+        mask, tuner = (method_spec(str(part.get("type"))).model_validate(part) for part in self.parts)
+        return mask, tuner
+
+    @model_validator(mode="after")
+    def _a_mask_and_a_tuner(self) -> Self:
+        from gallop_ray.spec.peft_tuners import refused_options, refused_tuner
+
+        mask, tuner = self.part_specs
+        if not isinstance(mask, MaskMethodSpec) or mask.refreshes:
+            raise ValueError(f"parts must begin with a method whose mask stays as it is, which {mask.type} has not")
+        if not isinstance(tuner, LoraSpec | PeftSpec):
+            raise ValueError(f"parts must end with lora, dora or peft, not {tuner.type}")
+        if isinstance(tuner, PeftSpec):
+            reasons = [refused_tuner(tuner.tuner), *(f"{n} {why}" for n, why in refused_options(tuner.options))]
+            if reason := next(filter(None, reasons), None):
+                raise ValueError(f"parts: {tuner.tuner} is not allowed; {reason}")
+        return self
+
+
+@_built_in("hybrid:Rosa")
+class RosaSpec(MethodSpec):
+    """RoSA (arXiv 2401.04679): LoRA and the entries with the largest gradients after a warm-up of LoRA alone."""
+
+    decays_to_base: ClassVar[bool] = False
+
+    type: Literal["rosa"] = "rosa"
+    density: Density | None = Field(
+        default=None, description="of both together, the mask gets what LoRA leaves; null: see sparse_density"
+    )
+    sparse_density: Density = Field(default=0.003, description="of the mask alone, where density is null")
+    rank: int = Field(default=16, ge=1, description="r of LoRA")
+    alpha: int = Field(default=16, ge=1, description="the added product is scaled by alpha / rank")
+    warmup_steps: int = Field(default=64, ge=1, description="steps of LoRA alone, undone before the training begins")
+    target_modules: Modules | None = Field(default=None, description="as for masks, linear layers only")
 
 
 @_built_in("full:Full")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gallop_ray.spec.configuration import space_keys
-from gallop_ray.spec.methods import PeftSpec
+from gallop_ray.spec.methods import HybridSpec, PeftSpec
 from gallop_ray.spec.problems import Path, did_you_mean, shown
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search_checks import Finding
@@ -98,18 +98,30 @@ def _refused_init(value: object) -> str | None:
 def tuners_work(sweep: Sweep) -> Iterator[Finding]:
     """PEFT tuners and their options, searched ones included, that need more than attaching and training."""
     for place, method in enumerate(sweep.methods):
+        if isinstance(method, HybridSpec):
+            yield from _part_works(sweep, place, method)
         if isinstance(method, PeftSpec):
             keys, at = space_keys(sweep, method), ("methods", place)
             for path, tuner in _values(sweep, keys, "tuner", (*at, "tuner"), method.tuner):
                 if reason := refused_tuner(str(tuner)):
                     yield (path,), f"{shown(tuner)} is not allowed; {reason}"
                 elif sweep.deepspeed.zero_stage == 3 and str(tuner).lower() in WHOLE:
-                    message = f"{shown(tuner)} is not allowed at zero_stage 3; it computes with whole weights when it"
-                    yield (path, ("deepspeed", "zero_stage")), f"{message} attaches, so use zero_stage 2 or less"
+                    yield (path, ("deepspeed", "zero_stage")), _not_split(tuner)
             for path, options in _values(sweep, keys, "options", (*at, "options"), method.options):
                 if isinstance(options, Mapping):
                     for name, reason in refused_options(options):
                         yield ((*path, name),), f"{shown(options[name])} is not allowed; {reason}"
+
+
+def _part_works(sweep: Sweep, place: int, method: HybridSpec) -> Iterator[Finding]:
+    tuner = method.part_specs[1]
+    if sweep.deepspeed.zero_stage == 3 and isinstance(tuner, PeftSpec) and tuner.tuner.lower() in WHOLE:
+        yield (("methods", place, "parts"), ("deepspeed", "zero_stage")), _not_split(tuner.tuner)
+
+
+def _not_split(tuner: object) -> str:
+    message = f"{shown(tuner)} is not allowed at zero_stage 3; it computes with whole weights when it"
+    return f"{message} attaches, so use zero_stage 2 or less"
 
 
 def peft_variants(sweep: Sweep, place: int, method: PeftSpec) -> Iterator[tuple[Path, PeftSpec]]:

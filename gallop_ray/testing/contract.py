@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gallop_ray.methods import MaskMethod, RefreshedMethod, method_class
+from gallop_ray.methods.hybrid import Hybrid, tensors_of_parts
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.spec.registry import method_spec
 from gallop_ray.spec.schema import Configuration, Sweep
@@ -104,12 +105,15 @@ def _check_reach(method: type, what: Mapping[str, Any], folder: Path) -> None:
         if result["trained_parameters"]:
             saved = load_file(folder / "first" / "adapter.safetensors")
             assert sum(t.numel() for t in saved.values()) == result["trained_parameters"], "its adapter is whole"
-    elif issubclass(method, MaskMethod):
+    elif issubclass(method, MaskMethod | Hybrid):
         adapter = load_file(folder / "first" / "adapter.safetensors")
         touched = {n.removesuffix(".indices"): set(t.tolist()) for n, t in adapter.items() if n.endswith(".indices")}
         assert sum(map(len, touched.values())) == result["mask"]["touched"]
         assert all(entries <= touched[n] for n, entries in what["changed"].items()), "only its entries change"
-        assert result["mask"]["chosen"] == result["trained_parameters"]
+        _, added = tensors_of_parts(adapter)
+        trained = result["mask"]["chosen"] + sum(t.numel() for t in added.values())
+        assert trained == result["trained_parameters"], "its adapter is whole"
+        assert bool(added) == issubclass(method, Hybrid)
         refreshed = issubclass(method, RefreshedMethod)
         assert (result["mask"]["touched"] > result["mask"]["chosen"]) == refreshed, "a mask is chosen again, or is not"
         assert sum(result["mask"]["magnitudes"]["chosen"]) == result["mask"]["chosen"]

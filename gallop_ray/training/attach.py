@@ -5,14 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment, MaskMethod, RefreshedMethod, TunerMethod, make_method
+from gallop_ray.methods.hybrid import Hybrid, HybridAttachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
+from gallop_ray.sparse.mask import Mask
 from gallop_ray.sparse.optimizers import DecayToBase
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
@@ -21,6 +24,7 @@ from gallop_ray.training.context import RunContext
 from gallop_ray.training.optimizers import decay_to_base
 from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.selection import Selection, select
+from gallop_ray.training.warm_up import warmed_up_mask
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,9 @@ class Attached:
 
     @property
     def delta(self) -> SparseDelta | None:
-        """The attachment of a mask method; None for other methods."""
-        return self.attachment if isinstance(self.attachment, SparseDelta) else None
+        """The attachment of a mask method, or a hybrid's part; None for other methods."""
+        what = self.attachment.delta if isinstance(self.attachment, HybridAttachment) else self.attachment
+        return what if isinstance(what, SparseDelta) else None
 
     @property
     def trained(self) -> list[Tensor]:
@@ -70,8 +75,11 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
     spec, model = context.configuration.method, context.resident.model
     with base_kept(context.resident, spec):
         method = make_method(spec)
-        what = _masked(context, method, checkpoint) if isinstance(method, MaskMethod) else None
-        if what is None:
+        if isinstance(method, MaskMethod):
+            what = _masked(context, method, checkpoint)
+        elif isinstance(method, Hybrid):
+            what = _both(context, method, checkpoint)
+        else:
             assert isinstance(method, TunerMethod)
             with context.phases.phase("attaching"):
                 what = Attached(method.attach(model))
@@ -111,13 +119,36 @@ def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | No
     else:
         selection = Selection(checkpoint.mask, "checkpoint" if method.needs_gradients else None)
     with context.phases.phase("attaching"):
-        # Once per set of candidates: it gathers every weight, and the base does not change.
-        key = tuple(c.name for c in candidates)
-        if key not in resident.magnitudes:
-            resident.magnitudes[key] = candidate_counts(candidates)
+        magnitudes = _magnitudes(resident, candidates)
         delta = SparseDelta(resident.model, candidates, selection.mask)
         if checkpoint is not None:
             delta.recall(checkpoint.touched)
     refresher = Refresher(method, delta, context.seed) if isinstance(method, RefreshedMethod) else None
     decay = decay_to_base(method, delta, context.training)
-    return Attached(delta, refresher, decay, candidates, resident.magnitudes[key], selection.scores)
+    return Attached(delta, refresher, decay, candidates, magnitudes, selection.scores)
+
+
+def _both(context: RunContext, method: Hybrid, checkpoint: Checkpoint | None) -> Attached:
+    """A hybrid: its mask is chosen on the bare model, or after its warm-up."""
+    resident = context.resident
+    candidates = method.candidates(resident.model)
+    selection = Selection(checkpoint.mask if checkpoint is not None else Mask({}))
+    if checkpoint is None and method.warmup_steps:
+        method.mask = method.mask_beside(resident.model, candidates, resident.parameters)
+        selection = Selection(warmed_up_mask(context, method, candidates, resident.parameters))
+    elif checkpoint is None:
+        beside = method.mask_beside(resident.model, candidates, resident.parameters)
+        selection = select(context, candidates, beside)
+    torch.manual_seed(context.seed)  # the tuner must not depend on what came before
+    with context.phases.phase("attaching"):
+        magnitudes = _magnitudes(resident, candidates)
+        attachment = method.attach_both(resident.model, candidates, selection.mask)
+    return Attached(attachment, None, None, candidates, magnitudes, selection.scores)
+
+
+def _magnitudes(resident: LoadedModel, candidates: Sequence[Candidate]) -> Tensor:
+    """The candidates' magnitudes, once per set of them: it gathers every weight, and the base does not change."""
+    key = tuple(c.name for c in candidates)
+    if key not in resident.magnitudes:
+        resident.magnitudes[key] = candidate_counts(candidates)
+    return resident.magnitudes[key]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gallop_ray.errors import Diverged
 from gallop_ray.methods import Attachment
+from gallop_ray.methods.hybrid import HybridAttachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase
@@ -69,7 +70,7 @@ def train(
     for batch in islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps):
         _step(context, engine, batch, state, refresher, decay)
         # Once per attempt: which modules a model calls does not change with the step.
-        if state.step == first and isinstance(attachment, SparseDelta):
+        if state.step == first and isinstance(attachment, SparseDelta | HybridAttachment):
             attachment.refuse_untrained()
         attachment.write()
         state.step += 1

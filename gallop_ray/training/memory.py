@@ -22,7 +22,7 @@ from gallop_ray.sparse.base_state import Structure
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import assign_owners
-from gallop_ray.sparse.mask import Mask, index_dtype, put_together
+from gallop_ray.sparse.mask import even_mask, index_dtype
 from gallop_ray.spec.methods import MethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
 from gallop_ray.training.engine import deepspeed_config
@@ -117,25 +117,13 @@ def _attached(model: nn.Module, spec: MethodSpec, total: int) -> Iterator[tuple[
     try:
         if isinstance(method, MaskMethod):
             candidates = find_candidates(model, method.spec.target_modules)
-            units = sum(quota.k for quota in method.quotas(candidates, total))
-            mask = _even_mask(candidates, min(units * method.entries_per_unit, sum(c.numel for c in candidates)))
+            mask = even_mask(candidates, method.most_entries(candidates, total), torch.device("meta"))
             attachment = SparseDelta(model, candidates, mask)
         else:
             attachment = method.attach(model)
         yield attachment, candidates
     finally:
         before.restore()  # not detach(): a method may have been refused half-way
-
-
-def _even_mask(candidates: Sequence[Candidate], k: int) -> Mask:
-    """k entries in proportion to the matrices' sizes: which entries a mask holds does not change its memory."""
-    dtype = index_dtype(max(c.offset + c.numel for c in candidates))
-    available, before, indices = sum(c.numel for c in candidates), 0, []
-    for c in candidates:
-        count = k * (before + c.numel) // available - k * before // available
-        before += c.numel
-        indices.append(torch.empty(count, dtype=dtype, device="meta"))
-    return put_together(candidates, indices)
 
 
 def _largest_share(sizes: Sequence[int], workers: int) -> int:

@@ -12,6 +12,7 @@ from gallop_ray.methods import MatrixState, make_method
 from gallop_ray.methods.lift import low_rank
 from gallop_ray.methods.magnitude import smallness
 from gallop_ray.sparse.candidates import find_candidates
+from gallop_ray.sparse.scoring import generator_of
 from gallop_ray.sparse.topk import EXCLUDED, largest
 from gallop_ray.spec.methods import LiftSpec
 from gallop_ray.training.batches import batches
@@ -154,6 +155,17 @@ def by_matrix() -> list[tuple[list[str], int]]:
     return [([n], ends[i + 1] - ends[i]) for i, n in enumerate(weights())]
 
 
+DOWN = [n for n in weights() if n.endswith("down_proj")]
+
+
+def columns() -> Matrices:
+    return {n: torch.rand(weights()[n].shape[1], generator=generator_of(SEED, n)).double().numpy() for n in DOWN}
+
+
+def channels() -> list[tuple[list[str], int]]:
+    return [([n], round(of_density() / len(DOWN) / weights()[n].shape[0])) for n in DOWN]
+
+
 CASES: dict[str, tuple[dict[str, Any], Callable[[], Matrices], Callable[[], list[tuple[list[str], int]]]]] = {
     "gallop": ({}, both(lambda w, g: np.abs(g) / (np.abs(w) + 1e-8)), lambda: everything(of_density())),
     "gallop with exponents": (
@@ -176,6 +188,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Matrices], Callable[[], list
         lambda: {n: np.abs(w) * inputs()[n] for n, w in weights().items()},
         lambda: everything(of_density()),
     ),
+    "s2ft": ({}, columns, channels),
     "gem": ({}, ratios, by_entropy(lambda norm, entropy: norm * entropy)),
     "gem of april": (
         {"variant": "norm_over_entropy"},
@@ -228,16 +241,23 @@ def entries_of_blocks(chosen: Mapping[str, list[int]], side: int) -> dict[str, l
     return found
 
 
+def entries_of_columns(name: str, chosen: list[int]) -> list[int]:
+    grid = np.zeros(weights()[name].shape, dtype=bool)
+    grid[:, chosen] = True
+    found: list[int] = grid.ravel().nonzero()[0].tolist()
+    return found
+
+
 def masks() -> dict[str, dict[str, list[int]]]:
     """On each rank: the mask of every case."""
     resident, found = tiny.resident(tiny.sweep(0, batch_size=BATCH)), {}
     for case, (options, _, _) in CASES.items():
         asked: dict[str, Any] = {"type": case.split()[0], "density": DENSITY, **options}
-        if asked["type"] not in ("sift", "lift", "magnitude", "sara"):
+        if asked["type"] not in ("sift", "lift", "magnitude", "sara", "s2ft"):
             asked["selection_ratio"] = RATIO
         context = tiny.context(resident, SEED, method=asked)
         method: Any = make_method(context.configuration.method)
-        mask = select(context, find_candidates(resident.model), method).mask
+        mask = select(context, find_candidates(resident.model, method.spec.target_modules), method).mask
         found[case] = {n: i.tolist() for n, i in mask.indices.items()}
     return found
 
@@ -247,6 +267,7 @@ def test_masks_equal_brute_force(ranks: Callable, world: int) -> None:
     expected = {case: brute_force(scores(), quotas()) for case, (_, scores, quotas) in CASES.items()}
     for case in ("smt", "smt as its authors' code"):
         expected[case] = entries_of_blocks(expected[case], 8)
+    expected["s2ft"] = {n: entries_of_columns(n, chosen) for n, chosen in expected["s2ft"].items()}
     for found in ranks(world)(masks):
         for case in CASES:
             assert found[case] == expected[case], case

@@ -29,9 +29,10 @@ METHODS_HERE: dict[str, dict[str, Any]] = {
     "lift": {"density": {"lora_rank": 2}, "rank": 4, "refresh_every": 3},
     "spiel": {"density": 0.04, "refresh_every": 4, "accumulate": 2, "initial_rate": 0.5, "delta_decay": DECAY},
     "sara": {"density": 0.04, "refresh_at": 0.5},
+    "gasdu": {"density": 0.04, "refresh_every": 3},
     "magnitude": {"density": 0.04},
 }
-REFRESHED = ("lift", "spiel", "sara")
+REFRESHED = ("lift", "spiel", "sara", "gasdu")
 OF_ONE_AGE = ("lift",)  # all entries count the run's steps, as in its paper
 Masks = dict[str, list[int]]
 
@@ -133,6 +134,9 @@ class Dense:
         u, s, vh = torch.linalg.svd(self.weights[matrix].double(), full_matrices=False)
         return self.top(matrix, ((u[:, :4] * s[:4]) @ vh[:4]).abs(), int(self.masks[matrix].sum()))
 
+    def pulled(self, matrix: str) -> Tensor:
+        return self.top(matrix, self.grown[matrix].abs(), int(self.masks[matrix].sum()))
+
     def smallest(self, matrix: str) -> Tensor:
         return self.top(matrix, -self.weights[matrix].abs(), int(self.masks[matrix].sum()))
 
@@ -148,9 +152,11 @@ class Dense:
 def reference(name: str, first: Masks, decay_to: str = "zero") -> tuple[dict[int, Masks], dict[str, Tensor]]:
     dense, masks = Dense(name, first, decay_to), {}
     for number in range(1, STEPS + 1):
-        dense.step(number, accumulate=name == "spiel" and number in (1, 2, 5, 6, 9, 10))
+        dense.step(number, accumulate=number in {"spiel": (1, 2, 5, 6, 9, 10), "gasdu": (3, 6, 9)}.get(name, ()))
         if name == "lift" and number in (3, 6, 9):
             dense.refresh(name, dense.principal, restore=False)
+        if name == "gasdu" and number in (3, 6, 9):
+            dense.refresh(name, dense.pulled, restore=False)
         if name == "sara" and number == 6:
             dense.refresh(name, dense.smallest, restore=False)
         if name == "spiel" and number in (2, 6, 10):
@@ -200,7 +206,7 @@ def test_refreshes_equal_a_dense_reference(ranks: Callable, name: str, stage: in
     assert found["masks"].keys() >= {4, 6, 8, 10}
     for step, mask in found["masks"].items():
         assert mask == masks[step], f"after step {step}"
-    assert len({str(mask) for mask in masks.values()}) == {"lift": 4, "spiel": 4, "sara": 2}[name]
+    assert len({str(mask) for mask in masks.values()}) == {"lift": 4, "spiel": 4, "sara": 2, "gasdu": 4}[name]
     for matrix, weight in found["weights"].items():
         torch.testing.assert_close(weight, weights[matrix], atol=2e-5, rtol=1e-4)
 

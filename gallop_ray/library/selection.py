@@ -72,6 +72,8 @@ def method_of(spec: MaskMethodSpec) -> MaskMethod:
     method = make_method(spec)
     if not isinstance(method, MaskMethod):
         raise ValueError(f"{spec.type} chooses no mask: it is trained by a sweep, or by PEFT")
+    if method.full_steps is not None:
+        raise ValueError(f"{spec.type} trains all parameters before it chooses, which a sweep does")
     return method
 
 

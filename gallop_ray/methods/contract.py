@@ -106,6 +106,14 @@ class MaskMethod(ABC):
         generator: seeded by the run's seed and the matrix's name.
         """
 
+    @property
+    def full_steps(self) -> int | None:
+        """Steps of full fine-tuning, undone afterwards, whose changes are the `gradient` of score(); None for no such.
+
+        0 for as many as the run has.
+        """
+        return None
+
     def most_entries(self, candidates: Sequence[Candidate], total: int) -> int:
         """How many entries the quotas choose at most, for estimates; arguments and errors as quotas()."""
         chosen = sum(quota.k for quota in self.quotas(candidates, total)) * self.entries_per_unit

@@ -17,7 +17,7 @@ from gallop_ray.sparse.weights import gather, local, rank
 Scales = Callable[[nn.Module], Mapping[str, float]]
 
 
-class _FullAttachment:
+class FullAttachment:
     """All parameters, and a copy of what this rank stores of them, to restore the base from.
 
     Where scales are given, each parameter becomes base + scale (trained - base) after training.
@@ -58,6 +58,12 @@ class _FullAttachment:
             base, trained = self._base[name].float(), local(parameter)
             trained.copy_(base + scales[name] * (trained.float() - base))
 
+    @torch.no_grad()
+    def subtract_base(self) -> None:
+        """Turn the weights into their changes, to be read until detach(): |trained - base| without a second copy."""
+        for name, parameter in self.module.named_parameters():
+            local(parameter).sub_(self._base[name])
+
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """All trained weights in the model's dtype, shared ones once."""
         weights: dict[str, Tensor] = {}
@@ -79,17 +85,17 @@ class _FullAttachment:
 class Full(TunerMethod):
     """Trains everything; the upper end of what a method can learn, and of what it can forget."""
 
-    def attach(self, model: nn.Module) -> _FullAttachment:
+    def attach(self, model: nn.Module) -> FullAttachment:
         """Make every parameter trainable."""
-        return _FullAttachment(model)
+        return FullAttachment(model)
 
 
 class WiseFt(TunerMethod):
     """Full fine-tuning, then w = base + alpha (trained - base) (WiSE-FT, arXiv 2109.01903)."""
 
-    def attach(self, model: nn.Module) -> _FullAttachment:
+    def attach(self, model: nn.Module) -> FullAttachment:
         """Make every parameter trainable; alpha scales all changes alike."""
-        return _FullAttachment(model, lambda m: dict.fromkeys(dict(m.named_parameters()), self.spec.alpha))
+        return FullAttachment(model, lambda m: dict.fromkeys(dict(m.named_parameters()), self.spec.alpha))
 
 
 class Lines(TunerMethod):
@@ -99,9 +105,9 @@ class Lines(TunerMethod):
     model's order) have the first scale, those after them the last.
     """
 
-    def attach(self, model: nn.Module) -> _FullAttachment:
+    def attach(self, model: nn.Module) -> FullAttachment:
         """Make every parameter trainable; a change is scaled by the depth of its block."""
-        return _FullAttachment(model, self._scales)
+        return FullAttachment(model, self._scales)
 
     def _scales(self, model: nn.Module) -> dict[str, float]:
         layers = {name: layer(name) for name, _ in model.named_parameters()}

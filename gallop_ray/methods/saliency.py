@@ -1,4 +1,4 @@
-"""Scores of pruning, used to choose what to train: Fisher information, Taylor importance, skeletonization, Wanda."""
+"""Scores of pruning, to choose what to train: Fisher, Taylor, skeletonization, Wanda, and the lottery ticket's."""
 
 import torch
 from torch import Tensor
@@ -46,3 +46,17 @@ class Wanda(MaskMethod):
         """float32 (out, in); overwrites the mean squares of the inputs, which are the same in every row."""
         assert gradient is not None
         return gradient.sqrt_().mul_(weight.abs().float())
+
+
+class LtSft(MaskMethod):
+    """score = |change| after full fine-tuning, which is then undone (LT-SFT, arXiv 2110.07560)."""
+
+    @property
+    def full_steps(self) -> int | None:
+        """From the options."""
+        return self.spec.warmup_steps or 0
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """float32 in the weight's shape; overwrites the change."""
+        assert gradient is not None
+        return gradient.abs_()

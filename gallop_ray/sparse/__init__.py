@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from gallop_ray.sparse.optimizers import EntryAdamW as EntryAdamW
     from gallop_ray.spec.methods import FisherSpec as FisherSpec
     from gallop_ray.spec.methods import GallopSpec as GallopSpec
+    from gallop_ray.spec.methods import GasduSpec as GasduSpec
     from gallop_ray.spec.methods import GemSpec as GemSpec
     from gallop_ray.spec.methods import LiftSpec as LiftSpec
     from gallop_ray.spec.methods import LoraRank as LoraRank
+    from gallop_ray.spec.methods import LtSftSpec as LtSftSpec
     from gallop_ray.spec.methods import MagnitudeSpec as MagnitudeSpec
     from gallop_ray.spec.methods import RandomSpec as RandomSpec
+    from gallop_ray.spec.methods import S2ftSpec as S2ftSpec
     from gallop_ray.spec.methods import SaftSpec as SaftSpec
     from gallop_ray.spec.methods import SaraSpec as SaraSpec
     from gallop_ray.spec.methods import SiftSpec as SiftSpec

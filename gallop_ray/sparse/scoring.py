@@ -29,14 +29,15 @@ def score_owned(
 ) -> dict[int, Tensor]:
     """The scores of this rank's matrices, by their position in the candidates' order. Collective under ZeRO-3.
 
-    A method that needs gradients gets the sums divided by `examples`; the sums are consumed unless `keep` is set.
+    A method that needs gradients, or any where there are sums, gets them divided by `examples`; they are consumed
+    unless `keep` is set.
     """
     scores = {}
     # Collective: the ranks that do not own the matrix take part, too.
     for i, (candidate, weight) in enumerate(gathered(owned.candidates)):
         if owned.owners[i] == rank():
             gradient = None
-            if method.needs_gradients:
+            if method.needs_gradients or owned.sums:
                 gradient = (owned.copy(i) if keep else owned.take(i)).div_(examples)
             with torch.no_grad():
                 scores[i] = method.competing_scores(weight, gradient, generator_of(seed, candidate.name))

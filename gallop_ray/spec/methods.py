@@ -317,6 +317,16 @@ class SmtSpec(GradientMethodSpec):
     )
 
 
+@_built_in("saliency:LtSft")
+class LtSftSpec(MaskMethodSpec):
+    """LT-SFT (arXiv 2110.07560): the entries that full fine-tuning changes most, trained again from the base."""
+
+    type: Literal["lt_sft"] = "lt_sft"
+    warmup_steps: int | None = Field(
+        default=None, ge=1, description="steps of full fine-tuning, then undone; null: as many as the training has"
+    )
+
+
 @_built_in("units:S2ft")
 class S2ftSpec(MaskMethodSpec):
     """S2FT (arXiv 2412.06289): random channels, whole columns of the matrices that read them."""
@@ -440,8 +450,8 @@ class HybridSpec(MethodSpec):
     decays_to_base: ClassVar[bool] = False
 
     type: Literal["hybrid"] = "hybrid"
-    parts: tuple[dict[str, Any], dict[str, Any]] = Field(
-        description="a method with a mask, then lora, dora or peft, each as under `methods`"
+    parts: tuple[dict[str, Any], ...] = Field(
+        min_length=2, max_length=2, description="a method with a mask, then lora, dora or peft, each as under `methods`"
     )
     density: Density | None = Field(
         default=None, description="of both together, the mask gets what the tuner leaves; null: as the parts say"
@@ -457,17 +467,17 @@ class HybridSpec(MethodSpec):
 
     @model_validator(mode="after")
     def _a_mask_and_a_tuner(self) -> Self:
-        from gallop_ray.spec.peft_tuners import refused_options, refused_tuner
+        from gallop_ray.spec.peft_tuners import refused_beside
 
         mask, tuner = self.part_specs
         if not isinstance(mask, MaskMethodSpec) or mask.refreshes:
             raise ValueError(f"parts must begin with a method whose mask stays as it is, which {mask.type} has not")
         if not isinstance(tuner, LoraSpec | PeftSpec):
             raise ValueError(f"parts must end with lora, dora or peft, not {tuner.type}")
-        if isinstance(tuner, PeftSpec):
-            reasons = [refused_tuner(tuner.tuner), *(f"{n} {why}" for n, why in refused_options(tuner.options))]
-            if reason := next(filter(None, reasons), None):
-                raise ValueError(f"parts: {tuner.tuner} is not allowed; {reason}")
+        if isinstance(tuner, DoraSpec) and tuner.dropout:  # PEFT then computes part of the output past the entries
+            raise ValueError("parts: dora beside a mask has no dropout")
+        if isinstance(tuner, PeftSpec) and (reason := refused_beside(tuner.tuner, tuner.options)):
+            raise ValueError(f"parts: {tuner.tuner} is not allowed; {reason}")
         return self
 
 

@@ -24,6 +24,9 @@ WORKING = (
 WHOLE = (*("deft", "delora", "frod", "ln_tuning", "loha", "osf", "supertuning", "tinylora", "trainable_tokens"),)
 """Tuners that read complete weights, which ZeRO-3 splits: they fail there, or do not learn."""
 
+BESIDE = ("c3a", "fourierft", "ia3", "loha", "lokr", "lora", "randlora", "vblora", "vera", "waveft")
+"""Tuners that read a weight only by calling its layer, so that entries of it can be trained beside them."""
+
 _LORA = "use lora or dora"
 _PROMPTS = "it puts tokens of its own before the prompt, where answers are not looked for yet"
 REFUSED: Mapping[str, str] = {
@@ -93,6 +96,17 @@ def _refused_init(value: object) -> str | None:
     # pissa_niter_16 says how it is computed, and lower() is PEFT's for some of the names.
     kind = str(value).lower().partition("_niter_")[0]
     return _INITS.get(kind)
+
+
+def refused_beside(name: str, options: Mapping[str, Any]) -> str | None:
+    """Why a tuner with these options cannot be trained beside a mask; None where it can."""
+    if reason := refused_tuner(name):
+        return reason
+    if name.lower() not in BESIDE:
+        return f"it computes with the weights themselves; beside a mask there are {', '.join(BESIDE)}"
+    if options.get("use_dora"):
+        return "use_dora computes with the weights themselves; use the part dora"
+    return next((f"{option} {why}" for option, why in refused_options(options)), None)
 
 
 def tuners_work(sweep: Sweep) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from gallop_ray.sparse.mask import Mask, choose_within, share
 from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.scoring import Source, rank_candidates
+from gallop_ray.training.warm_up import changes_of_full_training
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,10 @@ def select(context: RunContext, candidates: Sequence[Candidate], method: MaskMet
         with phases.phase("selecting"):
             chosen = ranked.ranking.choose(quotas)
     else:
+        steps = method.full_steps
+        owned = OwnedGradients(candidates) if steps is None else changes_of_full_training(context, candidates, steps)
         with phases.phase("selecting"):
-            scores = score_owned(OwnedGradients(candidates), method, context.seed)
+            scores = score_owned(owned, method, context.seed)
             chosen = choose_within(scores, quotas, len(candidates))
     with phases.phase("selecting"):
         mask = share(candidates, {m: method.entries(units, candidates[m].shape) for m, units in chosen.items()})

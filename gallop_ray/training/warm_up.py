@@ -1,14 +1,18 @@
-"""Masks that are chosen after some training of something else, which is then undone (RoSA)."""
+"""Masks that are chosen after some training of something else, which is then undone: RoSA, LT-SFT."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gallop_ray.methods import Attachment
+from gallop_ray.methods.full import Full
 from gallop_ray.methods.hybrid import Hybrid, inside
-from gallop_ray.sparse.candidates import Candidate, refuse_unreached
+from gallop_ray.sparse.candidates import Candidate, gathered, refuse_unreached
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Mask, choose_within, share
 from gallop_ray.sparse.scoring import score_owned
-from gallop_ray.sparse.weights import full_shape
+from gallop_ray.sparse.weights import full_shape, rank
+from gallop_ray.spec.methods import FullSpec
+from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.training.batches import batches
 from gallop_ray.training.context import NullReporter, RunContext
 from gallop_ray.training.engine import Engine
@@ -24,23 +28,15 @@ def warmed_up_mask(context: RunContext, method: Hybrid, candidates: Sequence[Can
     training and selection do.
     """
     resident, phases = context.resident, context.phases
-    warm = _shortened(context, method.warmup_steps)
     attachment = method.tuner.attach(resident.model)
     try:
         parameters = attachment.parameters
-        config = resident.config(warm.training, sum(full_shape(p).numel() for p in parameters), warm.micro_steps)
-        engine = Engine(attachment.module, config, make_optimizer(warm.training, parameters))
-        try:
-            with phases.phase("training"):
-                train(warm, attachment, engine)
-            engine.keep_whole()
-        finally:
-            engine.close()
+        _train(context, attachment, method.warmup_steps)
         for parameter in parameters:  # or the pass below would leave gradients on them
             parameter.requires_grad_(False)
         owned = OwnedGradients(inside(attachment.module, candidates))
         first = next(batches(resident.train, context.training.batch_size, context.seed))
-        usable = resident.usable(attachment.module, context.training)
+        usable = resident.usable(resident.model, context.training)  # with the tuner's layers inside
         with phases.phase("scoring"), owned.capture(), usable:
             accumulate(resident, first, context.training, phases, owned)
     finally:
@@ -51,6 +47,39 @@ def warmed_up_mask(context: RunContext, method: Hybrid, candidates: Sequence[Can
         owned.candidates = list(candidates)  # where they are now
         scores = score_owned(owned, method.mask, context.seed, len(first))
         return share(candidates, choose_within(scores, method.mask.quotas(candidates, total), len(candidates)))
+
+
+def changes_of_full_training(context: RunContext, candidates: Sequence[Candidate], steps: int) -> OwnedGradients:
+    """Train all parameters for so many steps, 0 for as many as the run has, and undo it: trained minus base.
+
+    In the model's dtype, as its weights are: what bfloat16 rounds away is no change. Collective. Raises Diverged and
+    ValueError as training does.
+    """
+    owned = OwnedGradients(candidates)
+    attachment = Full(FullSpec()).attach(context.resident.model)
+    try:
+        _train(context, attachment, steps or optimizer_steps(context.training, len(context.resident.train)))
+        attachment.subtract_base()
+        for m, (_, change) in enumerate(gathered(candidates)):
+            if owned.owners[m] == rank():
+                owned.sums[m] = change.detach().float().clone()
+    finally:
+        attachment.detach()
+    return owned
+
+
+def _train(context: RunContext, attachment: Attachment, steps: int) -> None:
+    """Train with the run's own options, schedule included, and leave the trained values in the attachment."""
+    warm, parameters = _shortened(context, steps), attachment.parameters
+    size = sum(full_shape(p).numel() for p in parameters)
+    config = context.resident.config(warm.training, size, warm.micro_steps)
+    engine = Engine(attachment.module, config, make_optimizer(warm.training, parameters))
+    try:
+        with context.phases.phase("training"):
+            train(warm, attachment, engine)
+        engine.keep_whole()
+    finally:
+        engine.close()
 
 
 def _shortened(context: RunContext, steps: int) -> RunContext:

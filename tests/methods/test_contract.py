@@ -1,6 +1,6 @@
 """What every method must keep to, on real ranks at ZeRO 1 and 3; the suite itself is gallop_ray.testing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -41,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "peft": {"tuner": "ia3", "options": {"feedforward_modules": []}},
     "hybrid": {"parts": [{"type": "gallop", "density": 0.03, "selection_ratio": 0.5}, {"type": "lora", "rank": 2}]},
     "rosa": {"density": 0.1, "rank": 2, "warmup_steps": 2},
+    "lt_sft": {"density": 0.05, "warmup_steps": 2},
     "s2ft": {"density": 0.05},
     "gasdu": {"density": 0.05, "refresh_every": 2},
     "full": {},
@@ -79,8 +80,21 @@ def asked(name: str) -> tuple[str, dict[str, Any], float]:
     return name, options, 0.1 if name == "peft" else 3e-3
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.world} at ZeRO {case.stage}")
-@pytest.mark.parametrize("name", method_types())
+ON_TWO_RANKS = ("gallop", "saft", "sift", "snip", "magnitude", "random", "smt", "sara", "lift", "spiel")
+"""Masks that are tried on two ranks whenever tests run; the others share their code: `make test-long` tries them."""
+
+
+def trials() -> Iterator[Any]:
+    """Every method on one rank and on two."""
+    for name in method_types():
+        mask = issubclass(method_spec(name), MaskMethodSpec) and name not in ON_TWO_RANKS
+        for case in CASES:
+            rare = case.world > 1 and (mask or name == "rosa")
+            place = f"{case.world} at ZeRO {case.stage}"
+            yield pytest.param(name, case, id=f"{name}-{place}", marks=[pytest.mark.long] if rare else [])
+
+
+@pytest.mark.parametrize(("name", "case"), trials())
 def test_a_method_keeps_the_contract(name: str, case: Case) -> None:
     kind, options, rate = asked(name)
     check_case(case, kind, options, learning_rate=rate)

@@ -10,7 +10,7 @@ from gallop_ray.cli.apart import LOG, libraries_apart
 from gallop_ray.cli.watched import AGAIN, FAILED, INTERRUPTED, TERMINATED, LastWord
 from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.load import load_sweep
-from gallop_ray.spec.methods import PeftSpec
+from gallop_ray.spec.methods import HybridSpec, PeftSpec
 from gallop_ray.spec.problems import Path
 from gallop_ray.spec.schema import PLAIN_SAMPLERS, PRUNINGS, Sweep
 
@@ -114,7 +114,7 @@ def _load(arguments: argparse.Namespace) -> Sweep:
 
 def _refused_by_libraries(sweep: Sweep) -> Iterator[tuple[Path, str]]:
     """What PEFT, Optuna or a user's rule refuse; imported only if the sweep names any, because that takes seconds."""
-    if any(isinstance(method, PeftSpec) for method in sweep.methods):
+    if any(isinstance(method, PeftSpec | HybridSpec) for method in sweep.methods):
         from gallop_ray.methods.peft import refused_by_peft
 
         yield from refused_by_peft(sweep)

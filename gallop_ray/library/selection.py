@@ -143,7 +143,9 @@ def _add_gradients(owned: OwnedGradients, model: nn.Module, stream: Iterator[Any
                 raise ValueError("a rank has no batch at all; give each of them one")
             total, last = total + counted, last if batch is None else batch
             owned.begin_pass(batch is not None)
-            torch.autograd.backward(loss(model, _on_device(last, model)) * float(batch is not None))
+            found = loss(model, _on_device(last, model))
+            if owned.evidence != "inputs":  # which need no backward pass
+                torch.autograd.backward(found * float(batch is not None))
     if not total:
         raise ValueError("there is no batch to compute gradients on")
     names = [c.name for c in owned.candidates]

@@ -19,7 +19,7 @@ from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.weights import gather, is_split, rank
-from gallop_ray.spec.methods import PeftSpec
+from gallop_ray.spec.methods import HybridSpec, PeftSpec
 from gallop_ray.spec.peft_tuners import peft_variants
 from gallop_ray.spec.problems import Path as FieldPath
 from gallop_ray.spec.problems import did_you_mean
@@ -219,6 +219,11 @@ def _first_line(error: Exception) -> str:
 def refused_by_peft(sweep: Sweep) -> Iterator[tuple[FieldPath, str]]:
     """The tuners and options of a sweep that PEFT refuses: path in the sweep, and why."""
     for place, spec in enumerate(sweep.methods):
+        if isinstance(spec, HybridSpec) and isinstance(tuner := spec.part_specs[1], PeftSpec):
+            try:
+                Peft(tuner)
+            except ValueError as error:
+                yield ("methods", place, "parts"), f"is not allowed; {error}"
         if isinstance(spec, PeftSpec):
             for path, variant in peft_variants(sweep, place, spec):
                 try:

@@ -12,6 +12,7 @@ import huggingface_hub
 import torch
 
 from gallop_ray.methods import make_method
+from gallop_ray.methods.hybrid import Hybrid
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.preflight.data_checks import formats, near_overlaps, overlaps, references
 from gallop_ray.preflight.findings import Finding, gigabytes, ok, problem, warning
@@ -219,7 +220,7 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
 def tuners(sweep: Sweep) -> Iterator[Finding]:
     """Whether PEFT accepts the model and the options, judged by shapes; the first slot tries it with weights."""
     methods = [make_method(spec) for spec in sweep.methods]
-    named = [method for method in methods if isinstance(method, PeftMethod)]
+    named = [method for method in methods if isinstance(method, PeftMethod | Hybrid)]
     if not named:
         return
     try:

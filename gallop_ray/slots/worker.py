@@ -20,6 +20,7 @@ import torch.distributed
 from gallop_ray.compat.probe import WORKER, probe_all
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.methods import make_method
+from gallop_ray.methods.hybrid import Hybrid
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.records.code import use_code
 from gallop_ray.records.environment import environment_record
@@ -150,5 +151,5 @@ def _check_methods(resident: LoadedModel) -> None:
             for value in densities(sweep, spec):
                 each: Any = make_method(spec.model_copy(update={"density": value}))
                 each.quotas(candidates, resident.parameters)
-        elif isinstance(make_method(spec), PeftMethod):
+        elif isinstance(make_method(spec), PeftMethod | Hybrid):
             try_to_attach(resident, spec)

@@ -11,6 +11,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -462,7 +463,11 @@ class HybridSpec(MethodSpec):
         """The options of mask and tuner. Raises ValueError for unknown ones."""
         from gallop_ray.spec.registry import method_spec
 
-        mask, tuner = (method_spec(str(part.get("type"))).model_validate(part) for part in self.parts)
+        try:
+            mask, tuner = (method_spec(str(part.get("type"))).model_validate(part) for part in self.parts)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"parts: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         return mask, tuner
 
     @model_validator(mode="after")

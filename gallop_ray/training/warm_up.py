@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from gallop_ray.methods import Attachment
 from gallop_ray.methods.full import Full
 from gallop_ray.methods.hybrid import Hybrid, inside
@@ -28,6 +30,7 @@ def warmed_up_mask(context: RunContext, method: Hybrid, candidates: Sequence[Can
     training and selection do.
     """
     resident, phases = context.resident, context.phases
+    torch.manual_seed(context.seed)
     attachment = method.tuner.attach(resident.model)
     try:
         parameters = attachment.parameters

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gallop_ray.sparse import EntryAdamW, attach
-from gallop_ray.spec.methods import BUILT_IN, MaskMethodSpec
+from gallop_ray.spec.methods import BUILT_IN, LtSftSpec, MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
 from gallop_ray.training.batches import batches
@@ -31,6 +31,13 @@ HERE: dict[str, dict[str, Any]] = {
     "magnitude": {"density": 0.05, "choose": "lowest"},
     "random": {"density": 0.05},
     "smt": {"density": 0.05, "selection_ratio": 0.5, "block_size": 8},
+    "gem": {"density": 0.05, "selection_ratio": 0.5},
+    "skeleton": {"density": 0.05, "selection_ratio": 0.5},
+    "fisher": {"density": 0.05, "selection_ratio": 0.5},
+    "taylor": {"density": 0.05, "selection_ratio": 0.5},
+    "wanda": {"density": 0.05, "selection_ratio": 0.5},
+    "s2ft": {"density": 0.05},
+    "gasdu": {"density": 0.05, "refresh_every": 2},
     "sara": {"density": 0.05},
     "lift": {"density": {"lora_rank": 2}, "rank": 4, "refresh_every": 2},
     "spiel": {"density": 0.05, "refresh_every": 3, "accumulate": 2, "initial_rate": 0.5, "delta_decay": 0.1},
@@ -61,7 +68,7 @@ def by_a_plain_loop(resident: LoadedModel, configuration: Configuration, folder:
     model, _ = test_run.load(resident.sweep.model)
     chosen = draw(context, spec)
     examples = sorted((resident.train[i] for i in chosen.rung(chosen.asked)), key=lambda e: len(e.input_ids))
-    scored = collated(resident, examples, training.micro_batch_size)
+    scored = collated(resident, examples, training.micro_batch_size if spec.evidence == "gradients" else 1)
     options = spec.model_dump(exclude={"selection_ratio"})
     needed = scored if spec.needs_gradients else None
     adapter = attach(
@@ -103,7 +110,13 @@ def both(name: str, folder: Path) -> tuple[Path, Path]:
 
 
 def test_all_mask_methods_are_here() -> None:
-    assert HERE.keys() == {name for name, spec in BUILT_IN.items() if issubclass(spec, MaskMethodSpec)}
+    masks = {name for name, spec in BUILT_IN.items() if issubclass(spec, MaskMethodSpec)}
+    assert HERE.keys() == masks - {"lt_sft"}, "which trains all parameters first"
+
+
+def test_a_mask_that_asks_for_full_training_is_refused() -> None:
+    with pytest.raises(ValueError, match="which a sweep does"):
+        attach(tiny.model(), LtSftSpec())
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -144,6 +144,18 @@ def test_what_peft_trained_merges_and_loads(trained: Trained, tmp_path: Path, me
     assert not torch.allclose(logits(trained.load()), expected, atol=1e-4), "the run has changed something"
 
 
+def test_a_hybrid_is_merged_into_one_model(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged = trained.load(folder=export(trained, "hybrid", "merged", tmp_path / "merged"))
+    expected = seen(trained, "hybrid")["logits"]
+    torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(logits(trained.load()), expected, atol=1e-4), "the run has changed something"
+    run = str(trained.run("hybrid").path)
+    assert main(["export", run, "--to", "peft", "--output", str(tmp_path / "peft")]) == 2
+    assert "use --to merged" in capsys.readouterr().err
+
+
 def test_a_delta_is_copied_as_it_is(trained: Trained, tmp_path: Path) -> None:
     folder = export(trained, "gallop", "delta", tmp_path / "new" / "delta")
     assert {each.name for each in folder.iterdir()} == {"adapter.safetensors", "prompt.json"}

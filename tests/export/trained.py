@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "options": {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
     },
     "full": {},
+    "hybrid": {"parts": [{"type": "random", "density": 0.03}, {"type": "lora", "rank": 2}]},
 }
 IDS = torch.arange(1, 25).view(2, 12)
 

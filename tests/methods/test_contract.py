@@ -42,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hybrid": {"parts": [{"type": "gallop", "density": 0.03, "selection_ratio": 0.5}, {"type": "lora", "rank": 2}]},
     "rosa": {"density": 0.1, "rank": 2, "warmup_steps": 2},
     "lt_sft": {"density": 0.05, "warmup_steps": 2},
-    "s2ft": {"density": 0.05},
+    "s2ft": {"density": 0.05, "target_modules": ["*_proj"]},
     "gasdu": {"density": 0.05, "refresh_every": 2},
     "full": {},
     "wise_ft": {"alpha": 0.7},

@@ -3,7 +3,14 @@
 `gallop_ray.spec.registry` lists them; each is imported on first use.
 """
 
-from gallop_ray.methods.contract import Attachment, MaskMethod, MatrixState, RefreshedMethod, TunerMethod
+from gallop_ray.methods.contract import (
+    Attachment,
+    MaskMethod,
+    MatrixState,
+    RefreshedMethod,
+    StepwiseAttachment,
+    TunerMethod,
+)
 from gallop_ray.spec.methods import GradientMethodSpec, MaskMethodSpec, MethodSpec, RefreshedMethodSpec
 from gallop_ray.spec.plugins import load_object
 
@@ -16,6 +23,7 @@ __all__ = [
     "MethodSpec",
     "RefreshedMethod",
     "RefreshedMethodSpec",
+    "StepwiseAttachment",
     "TunerMethod",
     "make_method",
     "method_class",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,15 @@ class Attachment(Protocol):
 
     def detach(self) -> None:
         """Restore the base model bit for bit."""
+        ...
+
+
+@runtime_checkable
+class StepwiseAttachment(Attachment, Protocol):
+    """An attachment that has to know the step."""
+
+    def begin_step(self, step: int) -> None:
+        """Called before the backward passes of optimizer step `step` (1, 2, ...), on every rank."""
         ...
 
 

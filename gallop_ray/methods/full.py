@@ -1,7 +1,8 @@
-"""Full fine-tuning, methods that edit its weights afterwards (WiSE-FT, LiNeS), and no training at all."""
+"""Full fine-tuning, what thins its gradients (Child-Tuning) or edits its weights (WiSE-FT, LiNeS), and no training."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.budget import layer
 from gallop_ray.sparse.candidates import reached
 from gallop_ray.sparse.checked import save_checked
+from gallop_ray.sparse.scoring import generator_of
 from gallop_ray.sparse.weights import gather, local, rank
 
 Scales = Callable[[nn.Module], Mapping[str, float]]
@@ -88,6 +90,39 @@ class Full(TunerMethod):
     def attach(self, model: nn.Module) -> FullAttachment:
         """Make every parameter trainable."""
         return FullAttachment(model)
+
+
+class ChildAttachment(FullAttachment):
+    """All parameters, of whose gradients every step keeps a random share, scaled up to the same mean."""
+
+    def __init__(self, model: nn.Module, share: float) -> None:
+        super().__init__(model)
+        self._share, self._step, self._seed = share, 0, torch.initial_seed()
+        self._hooks = [p.register_hook(partial(self._thinned, name)) for name, p in model.named_parameters()]
+
+    def begin_step(self, step: int) -> None:
+        """See StepwiseAttachment."""
+        self._step = step
+
+    def _thinned(self, name: str, gradient: Tensor) -> Tensor:
+        """One micro-batch's gradient; the draw is the same for all of a step's, on every rank and after a resume."""
+        generator = generator_of(self._seed, self._step, name)
+        kept = torch.rand(gradient.shape, generator=generator) < self._share
+        return gradient * kept.to(gradient.device) / self._share
+
+    def detach(self) -> None:
+        """As FullAttachment."""
+        for hook in self._hooks:
+            hook.remove()
+        super().detach()
+
+
+class ChildTuning(TunerMethod):
+    """Full fine-tuning; each step the gradient times Bernoulli(p) / p (Child-Tuning-F, arXiv 2109.05687)."""
+
+    def attach(self, model: nn.Module) -> ChildAttachment:
+        """Make every parameter trainable."""
+        return ChildAttachment(model, self.spec.share)
 
 
 class WiseFt(TunerMethod):

@@ -53,12 +53,13 @@ def weight_of(scores: Tensor, spread: Spread) -> Tensor:
     H = - sum p log(p + 1e-8) with p = r / sum(r), as GEM's authors compute it.
     """
     exact = scores.double()
-    total = exact.sum()
+    total: Tensor = exact.sum()
     if not total:
         return total
     shares = exact / total
     entropy, norm = -(shares * (shares + _EPS).log()).sum().clamp_(max=0), exact.norm()
-    return norm * entropy if spread == "norm_times_entropy" else norm / (entropy + _EPS)
+    weight: Tensor = norm * entropy if spread == "norm_times_entropy" else norm / (entropy + _EPS)
+    return weight
 
 
 def _descending(order: Tensor, scores: Tensor) -> Tensor:

@@ -512,6 +512,16 @@ class FullSpec(MethodSpec):
     type: Literal["full"] = "full"
 
 
+@_built_in("full:ChildTuning")
+class ChildTuningSpec(MethodSpec):
+    """Child-Tuning-F (arXiv 2109.05687): full fine-tuning, each step with a random share of the gradient."""
+
+    decays_to_base: ClassVar[bool] = False
+
+    type: Literal["child_tuning"] = "child_tuning"
+    share: Fraction = Field(default=0.3, description="of the entries of the gradient that a step keeps; ours")
+
+
 @_built_in("full:WiseFt")
 class WiseFtSpec(MethodSpec):
     """WiSE-FT (arXiv 2109.01903): full fine-tuning, then alpha of the way from the base to the tuned weights."""

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gallop_ray.errors import Diverged
-from gallop_ray.methods import Attachment
+from gallop_ray.methods import Attachment, StepwiseAttachment
 from gallop_ray.methods.hybrid import HybridAttachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.delta import SparseDelta
@@ -68,6 +68,8 @@ def train(
     context.phases.first_forward()
     # A resumed run continues with the batches that it has not seen.
     for batch in islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps):
+        if isinstance(attachment, StepwiseAttachment):
+            attachment.begin_step(state.step + 1)
         _step(context, engine, batch, state, refresher, decay)
         # Once per attempt: which modules a model calls does not change with the step.
         if state.step == first and isinstance(attachment, SparseDelta | HybridAttachment):

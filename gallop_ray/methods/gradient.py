@@ -100,9 +100,10 @@ class Smt(Saft):
 
     def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
         """Blocks to choose. Raises ValueError as MaskMethod.quotas, and for less than half a block."""
+        entries = super().quotas(candidates, total)  # first: it refuses vectors, which have no blocks
         counts = [_blocks(c.shape, self.spec.block_size) for c in candidates]
         fix = f"lower block_size {self.spec.block_size}"
-        return in_units(super().quotas(candidates, total), candidates, counts, self.spec.density, "block", fix)
+        return in_units(entries, candidates, counts, self.spec.density, "block", fix)
 
     def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
         """One score per block: float32 (ceil(out / block_size), ceil(in / block_size))."""

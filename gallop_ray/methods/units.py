@@ -54,9 +54,9 @@ class S2ft(MaskMethod):
 
     def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
         """Channels to choose. Raises ValueError as MaskMethod.quotas, and for less than half a channel."""
-        counts = [c.shape[1] for c in candidates]
-        fix = "name more target_modules"
-        return in_units(super().quotas(candidates, total), candidates, counts, self.spec.density, "channel", fix)
+        entries = super().quotas(candidates, total)  # first: it refuses vectors, which have no channels
+        counts, fix = [c.shape[1] for c in candidates], "name more target_modules"
+        return in_units(entries, candidates, counts, self.spec.density, "channel", fix)
 
     def most_entries(self, candidates: Sequence[Candidate], total: int) -> int:
         """The channels times the rows of their matrices."""

@@ -467,7 +467,8 @@ class HybridSpec(MethodSpec):
             mask, tuner = (method_spec(str(part.get("type"))).model_validate(part) for part in self.parts)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"parts: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+            raise ValueError(f"parts: {'.'.join(map(str, first['loc']))}: {what}") from None
         return mask, tuner
 
     @model_validator(mode="after")

@@ -119,7 +119,11 @@ def test_a_mask_that_asks_for_full_training_is_refused() -> None:
         attach(tiny.model(), LtSftSpec())
 
 
-@pytest.mark.parametrize("name", HERE)
+RARELY = ("gem", "skeleton", "taylor", "s2ft")
+"""Those that ask nothing of the loop that others do not: long tests."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.long] * (each in RARELY)) for each in HERE])
 def test_a_plain_loop_gives_what_a_sweep_gives(ranks: Callable, tmp_path: Path, name: str) -> None:
     sweep, plain = (load_file(path) for path in ranks(1)(both, name, tmp_path).pop())
     assert sweep.keys() == plain.keys()

@@ -80,18 +80,16 @@ def asked(name: str) -> tuple[str, dict[str, Any], float]:
     return name, options, 0.1 if name == "peft" else 3e-3
 
 
-ON_TWO_RANKS = ("gallop", "saft", "sift", "snip", "magnitude", "random", "smt", "sara", "lift", "spiel")
-"""Masks that are tried on two ranks whenever tests run; the others share their code: `make test-long` tries them."""
+RARELY = ("gem", "skeleton", "fisher", "taylor", "wanda", "lt_sft", "s2ft", "gasdu", "child_tuning", "hybrid", "rosa")
+"""Methods that share what they do on two ranks with others: there they are long tests."""
 
 
 def trials() -> Iterator[Any]:
     """Every method on one rank and on two."""
     for name in method_types():
-        mask = issubclass(method_spec(name), MaskMethodSpec) and name not in ON_TWO_RANKS
         for case in CASES:
-            rare = case.world > 1 and (mask or name == "rosa")
-            place = f"{case.world} at ZeRO {case.stage}"
-            yield pytest.param(name, case, id=f"{name}-{place}", marks=[pytest.mark.long] if rare else [])
+            place, rare = f"{case.world} at ZeRO {case.stage}", case.world > 1 and name in RARELY
+            yield pytest.param(name, case, id=f"{name}-{place}", marks=[pytest.mark.long] * rare)
 
 
 @pytest.mark.parametrize(("name", "case"), trials())

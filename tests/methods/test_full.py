@@ -62,7 +62,7 @@ def thinned(stage: int) -> dict[str, torch.Tensor]:
     return weights
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_each_step_of_child_tuning_keeps_a_share_of_the_gradient(ranks: Callable, stage: int) -> None:
     found, _ = ranks(2)(thinned, stage)
     model = tiny.model().requires_grad_(True)

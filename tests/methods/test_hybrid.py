@@ -110,7 +110,7 @@ def expected_masks(name: str, start: dict[str, Tensor]) -> dict[str, list[int]]:
     return masks
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_hybrid_equals_a_dense_reference(ranks: Callable, name: str, stage: int) -> None:
     found, other = ranks(2)(trained, name, stage)
@@ -202,7 +202,7 @@ def lottery(stage: int) -> dict[str, list[int]]:
     return {n: i.tolist() for n, i in mask.indices.items()}
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_the_lottery_ticket_is_what_full_fine_tuning_changes_most(ranks: Callable, stage: int) -> None:
     found, other = ranks(2)(lottery, stage)
     assert found == other, "the ranks agree"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gallop_ray.analysis.ranking import Summary, best
 from gallop_ray.analysis.timing import RunSeconds, slot_seconds_left
-from gallop_ray.records.events import Event, PhaseBegan, Progress, RunStarted, Step
+from gallop_ray.records.events import Event, PhaseBegan, Progress, RunContinued, RunPaused, RunStarted, Step
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.results import BaseProgress, ConfigurationStatus, EndedRun, RunResult
 from gallop_ray.records.run_folder import RunFolder
@@ -39,14 +39,21 @@ class ActiveRun:
     total: int = 0
     what: str = ""
     phase_began: float = 0.0
+    waiting: bool = False
+    """Whether it was put aside at a rung."""
     times: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_STEPS_FOR_SPEED))
 
     def take(self, event: Event) -> None:
         """Update the state with an event."""
-        self.last_event = event.time
+        self.last_event, self.waiting = event.time, False
         if isinstance(event, RunStarted):
             self.phase, self.step, self.loss = "starting", 0, None
             self.slot, self.started = event.slot, event.time
+            self.times.clear()
+        elif isinstance(event, RunPaused):
+            self.waiting, self.phase, self.step = True, "waiting", event.step
+        elif isinstance(event, RunContinued):
+            self.slot, self.phase = event.slot, "starting"
             self.times.clear()
         elif isinstance(event, PhaseBegan):
             self.phase, self.phase_began, self.done, self.total = event.phase, event.time, 0, 0
@@ -158,12 +165,17 @@ class SweepState:
     @property
     def active(self) -> list[ActiveRun]:
         """The active runs, by configuration and seed."""
-        return [run for _, run in sorted(self._active.items()) if run.moving]
+        return [run for _, run in sorted(self._active.items()) if run.moving and not run.waiting]
 
     @property
     def half_done(self) -> list[ActiveRun]:
         """The runs that were started and interrupted, by configuration and seed."""
-        return [run for _, run in sorted(self._active.items()) if not run.moving]
+        return [run for _, run in sorted(self._active.items()) if not run.moving and not run.waiting]
+
+    @property
+    def waiting(self) -> list[ActiveRun]:
+        """The runs that were put aside at a rung, by configuration and seed."""
+        return [run for _, run in sorted(self._active.items()) if run.waiting]
 
     @property
     def methods(self) -> dict[str, str]:
@@ -193,7 +205,7 @@ class SweepState:
     @property
     def runs_failed(self) -> int:
         """How many runs have failed or diverged."""
-        return sum(not result.finished for result in self._results.values())
+        return sum(result.failed for result in self._results.values())
 
     @property
     def runs_left_of(self) -> dict[str, int]:
@@ -224,7 +236,7 @@ class SweepState:
         return RunSeconds(
             (self._methods[path.parent.name], result.total_seconds)
             for path, result in self._results.items()
-            if result.total_seconds is not None
+            if result.total_seconds is not None and result.status != "pruned"
         )
 
     def slot_seconds_left(self) -> float | None:

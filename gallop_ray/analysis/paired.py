@@ -35,6 +35,11 @@ def p_worse(
     return found
 
 
+def p_of_differences(weights: Mapping[str, float], differences: Mapping[str, Sequence[float]]) -> float:
+    """The one-sided p of "their weighted mean is not below 0", of differences over examples by task; as `p_worse`."""
+    return _p_over_examples(weights, [differences])
+
+
 def _weights(correct: Correct, metric: str, train_tasks: Sequence[str]) -> dict[str, float]:
     """The weight of each task in the metric, or of each `<task trained on>/<task>` of a run with several rounds."""
     tasks = those_measured(correct, list(correct), "validation", made_of(metric))

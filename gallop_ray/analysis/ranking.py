@@ -42,7 +42,7 @@ class Summary:
     @property
     def failed(self) -> bool:
         """Whether one of its runs failed or diverged: then it is not eligible, however good its other seeds are."""
-        return len(self.finished) < len(self.runs)
+        return any(run.failed for run in self.runs)
 
     def first(self, name: str) -> float | None:
         """A number that all runs share, or None."""

@@ -24,7 +24,7 @@ State = Literal["running", "pausing", "paused", "stopping", "finished", "not run
 
 @dataclass(frozen=True)
 class Counts:
-    """Configurations, or runs, by status. `pruned` runs were never run; `failed` includes diverged ones."""
+    """Configurations, or runs, by status. `pruned` runs were stopped early or never run; `failed`: or diverged."""
 
     total: int
     finished: int
@@ -118,6 +118,7 @@ class SweepStatus:
     slot_seconds_left: float | None
     running: tuple[Running, ...]
     half_done: tuple[HalfDone, ...]
+    waiting: tuple[HalfDone, ...]
     failed: tuple[Failed, ...]
     diagnoses: tuple[Diagnosis, ...] = ()
     waits_for: str | None = None
@@ -165,7 +166,8 @@ class StatusReader:
             slot_seconds_left=state.slot_seconds_left(),
             running=tuple(map(_running, state.active)),
             half_done=tuple(_half_done(run, self._folder) for run in state.half_done),
-            failed=tuple(_failed(result) for result in state.results if not result.finished),
+            waiting=tuple(HalfDone(run.configuration, run.seed, run.step, run.steps) for run in state.waiting),
+            failed=tuple(_failed(result) for result in state.results if result.failed),
             diagnoses=self._diagnoses(len(state.results)),
             waits_for=waits_for(state, self._folder) if self._driver and not state.active else None,
         )
@@ -217,7 +219,7 @@ class StatusReader:
             total=total,
             finished=ends["finished"],
             # Seeds that will not run because their configuration was pruned or failed.
-            pruned=total - sum(ends.values()) - left,
+            pruned=total - sum(ends.values()) - left + ends["pruned"],
             failed=ends["failed"],
             running=active,
             to_do=left - active,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 
-from gallop_ray.records.events import PhaseBegan, RunStarted, Step
+from gallop_ray.records.events import Event, PhaseBegan, RunContinued, RunStarted, Step
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.slots import loads
@@ -83,22 +83,36 @@ class SlotTimes:
 
 
 def run_times(run: RunFolder) -> RunTimes | None:
-    """The times of a run from its events; None when it has none."""
-    events = [event for event in run.events() if not isinstance(event, Step)]
-    if not events:
-        return None
+    """The times of a run from its events, those since it was last continued; None when it has none."""
+    return next(reversed(leg_times(run)), None)
+
+
+def leg_times(run: RunFolder) -> list[RunTimes]:
+    """The times of a run, each time that it was trained: a run that was paused may continue in another slot."""
+    legs: list[list[Event]] = [[]]
+    for event in run.events():
+        if isinstance(event, RunContinued):
+            legs.append([])
+        if not isinstance(event, Step):
+            legs[-1].append(event)
+    found = (_leg_times(run.configuration, events) for events in legs if events)
+    return [each for each in found if each is not None]
+
+
+def _leg_times(configuration: str, events: list[Event]) -> RunTimes | None:
     phases: dict[str, float] = defaultdict(float)
-    for event, following in pairwise(event for event in events if event.event in ("phase", "run_ended")):
+    for event, following in pairwise(event for event in events if event.event in ("phase", "run_paused", "run_ended")):
         # A worker whose node is gone may continue for seconds, and end in the middle of the next attempt's events.
         if isinstance(event, PhaseBegan):
             phases[event.phase] += following.time - event.time
     forwards = [event.time for event in events if event.event == "first_forward"]
-    started, last = next((event for event in events if isinstance(event, RunStarted)), None), events[-1].time
+    started, last = (
+        next((event for event in events if isinstance(event, RunStarted | RunContinued)), None),
+        events[-1].time,
+    )
     if started is None:  # its line is damaged
         return None
-    return RunTimes(
-        started.slot, run.configuration, started.time, forwards[0] if forwards else None, last, dict(phases)
-    )
+    return RunTimes(started.slot, configuration, started.time, forwards[0] if forwards else None, last, dict(phases))
 
 
 def _stretches(folder: SweepFolder) -> dict[str, list[list[RunTimes]]]:
@@ -107,7 +121,8 @@ def _stretches(folder: SweepFolder) -> dict[str, list[list[RunTimes]]]:
     for load in loads(folder):
         starts[load.slot].add(load.slot_started)
     slots: dict[str, dict[int, list[RunTimes]]] = defaultdict(lambda: defaultdict(list))
-    for times in sorted(filter(None, map(run_times, folder.runs())), key=lambda run: run.started):
+    every = (times for run in folder.runs() for times in leg_times(run))
+    for times in sorted(every, key=lambda leg: leg.started):
         slots[times.slot][bisect(sorted(starts[times.slot]), times.started)].append(times)
     return {slot: list(stretches.values()) for slot, stretches in sorted(slots.items())}
 

@@ -68,12 +68,26 @@ class Validated(Event):
         return {name: value for name, value in (self.model_extra or {}).items() if name.startswith("val_")}
 
 
+class RunPaused(Event):
+    """The run was put aside after this step, at a rung of the search."""
+
+    step: int
+
+
+class RunContinued(Event):
+    """A paused run is trained again, in this slot."""
+
+    slot: str
+
+
 _KINDS: dict[str, type[Event]] = {
     "run_started": RunStarted,
     "phase": PhaseBegan,
     "step": Step,
     "validation": Validated,
     "progress": Progress,
+    "run_paused": RunPaused,
+    "run_continued": RunContinued,
     **dict.fromkeys(("scores", "first_forward", "run_ended"), Event),
 }
 

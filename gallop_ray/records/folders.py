@@ -135,8 +135,8 @@ class ConfigurationFolder:
     def write_status(
         self, status: str, seeds_done: Sequence[int], objective: float | None = None, reason: str | None = None
     ) -> None:
-        """Write status.json: running, finished, pruned, failed or diverged; objective is the mean over seeds."""
-        assert status in ("running", *FINAL), status
+        """Write status.json: running, waiting, finished, pruned, failed or diverged; objective: the mean over seeds."""
+        assert status in ("running", "waiting", *FINAL), status
         value = {"status": status, "reason": reason, "objective": objective, "seeds_done": list(seeds_done)}
         write_record(self.path / "status.json", value)
 

@@ -12,7 +12,7 @@ from gallop_ray.spec import measures
 from gallop_ray.spec.metrics import possible
 
 FINAL = ("finished", "pruned", "failed", "diverged")
-"""How a configuration can end; a single run cannot be pruned."""
+"""How a configuration can end, or a run; of runs only the one that was paused when its configuration was pruned."""
 SEARCH, CONFIRMATION = "search", "confirmation"
 """The stage of a run: with one of the sweep's seeds, or with a fresh seed after the search."""
 End = Literal["finished", "pruned", "failed", "diverged"]
@@ -62,6 +62,11 @@ class EndedRun(StoredRecord):
     def finished(self) -> bool:
         """Whether it ended without failing or diverging."""
         return self.status == "finished"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed or diverged."""
+        return self.status in ("failed", "diverged")
 
     @property
     def total_seconds(self) -> float | None:
@@ -142,10 +147,35 @@ class RunResult(EndedRun):
     peak_memory_bytes: Number | None = None
 
 
+class JudgedAt(StoredRecord):
+    """Where a run was paused: the rung in its sweep's terms, the step of how many, and its validation losses there.
+
+    micro_batch_size: with which it continues; smaller than asked after it was out of memory.
+    """
+
+    rung: Number
+    step: int
+    steps: int
+    loss: Number
+    losses: dict[str, list[Number]] = {}
+    seconds: Ways = {}
+    micro_batch_size: Annotated[int, Field(gt=0)] | None = None
+
+
+class Rungs(StoredRecord):
+    """rungs.json: the rungs of steps that a run has come to."""
+
+    rungs: tuple[JudgedAt, ...] = ()
+
+    def at(self, rung: float) -> JudgedAt | None:
+        """What was measured at a rung; None where the run has not come to it."""
+        return next((each for each in self.rungs if each.rung == rung), None)
+
+
 class ConfigurationStatus(StoredRecord):
     """status.json: the status of a configuration in the search."""
 
-    status: Literal["running", End]
+    status: Literal["running", "waiting", End]
     reason: str | None = None
     objective: Number | None = None
     seeds_done: tuple[int, ...] = ()

@@ -9,11 +9,20 @@ from typing import Any, BinaryIO, Literal
 
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.regular import opened_regular, remove, stat_of
+from gallop_ray.disk.tensors import opened as opened_tensors
 from gallop_ray.disk.whole import remove_drafts
-from gallop_ray.records.events import Event, parse_events
-from gallop_ray.records.files import Record, append_line, parse_lines, read_json, write_json, write_lines
+from gallop_ray.records.events import Event, RunContinued, RunStarted, parse_events
+from gallop_ray.records.files import (
+    Record,
+    append_line,
+    complete_lines,
+    parse_lines,
+    read_json,
+    write_json,
+    write_lines,
+)
 from gallop_ray.records.predictions import FILE, read_predictions, write_predictions
-from gallop_ray.records.results import RunResult
+from gallop_ray.records.results import Rungs, RunResult
 from gallop_ray.records.typed import VERSION, note_unread, write_record
 
 Document = Literal["spec", "environment", "mask", "correct", "outputs"]
@@ -100,6 +109,45 @@ class RunFolder:
         write_lines(self.metrics, [event], durable=False)
         return attempt
 
+    def pause(self, judged: Mapping[str, Any]) -> None:
+        """Note that the run was put aside at a rung. Its checkpoint is there already."""
+        known = [each.as_json() for each in self.rungs().rungs if each.rung != judged["rung"]]
+        write_record(self.path / "rungs.json", {"rungs": [*known, dict(judged)]})
+        self.event("run_paused", step=judged["step"])
+
+    def rungs(self) -> Rungs:
+        """The rungs that the run has come to; none where rungs.json is damaged, which is reported once."""
+        try:
+            return Rungs.read(self.path / "rungs.json") or Rungs()
+        except Damaged as error:
+            note_unread(error, "the run counts as never paused")
+            return Rungs()
+
+    def last_slot(self) -> str | None:
+        """The slot that has trained the run last; None before any."""
+        begun = [each.slot for each in self.events() if isinstance(each, RunStarted | RunContinued)]
+        return begun[-1] if begun else None
+
+    def resume(self, slot: str) -> bool:
+        """Continue a paused run, whose events stay; whether it is one. What was noted since is of an attempt that died.
+
+        What that has trained is kept up to its checkpoint.
+        """
+        if not self.rungs().rungs or not self.checkpoint.is_file():
+            return False
+        lines = complete_lines(self.metrics)
+        pauses = [number for number, line in enumerate(lines) if _event_of(line).get("event") == "run_paused"]
+        if not pauses:
+            return False
+        kept, later = lines[: pauses[-1] + 1], lines[pauses[-1] + 1 :]
+        if later:
+            first = {**_event_of(kept[0]), "attempt": self.attempt() + 1}  # by which readers notice a new file
+            trained = _step_of(self.checkpoint)
+            known = [_event_of(line) for line in [*kept[1:], *later]]
+            write_lines(self.metrics, [first, *(each for each in known if each.get("step", 0) <= trained)])
+        self.event("run_continued", slot=slot)
+        return True
+
     def _clear(self) -> None:
         remove_drafts(self.path)
         for name in _LEFT_BY_AN_ATTEMPT:
@@ -155,7 +203,7 @@ class RunFolder:
         """
         self.event("run_ended")
         write_record(self.path / "result.json", result)
-        if result["status"] == "finished":
+        if result["status"] in ("finished", "pruned"):
             self.checkpoint.unlink(missing_ok=True)
             remove_drafts(self.path)
 
@@ -256,6 +304,20 @@ class RoundFolder(RunFolder):
     def end(self, result: Mapping[str, Any]) -> None:
         """Write result.json, whose presence means that the round is not run again."""
         write_record(self.path / "result.json", result)
+
+
+def _event_of(line: bytes) -> Record:
+    found = parse_lines(line if line.endswith(b"\n") else line + b"\n").records
+    return found[0] if found else {}
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint; 0 for an unreadable one, with which the run begins from its start."""
+    try:
+        with opened_tensors(checkpoint) as file:
+            return int(file.get_tensor("step"))
+    except (OSError, Damaged, TypeError):
+        return 0
 
 
 def _attempt(first_line: bytes) -> int:

@@ -17,7 +17,7 @@ from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.regular import read_regular
 from gallop_ray.records.files import write_json
 
-VERSION = "1.1"
+VERSION = "1.2"
 """The version of the records that are written now: `major.minor`."""
 FIRST = "1.0"
 """The version of records without one."""

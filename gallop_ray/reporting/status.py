@@ -110,11 +110,13 @@ def _lines(status: SweepStatus) -> Iterable[str]:
         yield _running_line(run)
     for half in status.half_done:
         yield f"half-done: {where(half)}"
+    for each in status.waiting:
+        yield f"waiting: {each.configuration} seed {each.seed} at step {each.checkpoint_step} of {each.steps}"
     for bad in status.failed:
         yield f"{bad.status}: {bad.configuration} seed {bad.seed}: {(bad.reason or '').split(chr(10))[0]}"
     if status.best:
         yield f"best {status.best.configuration}: {status.objective} {_said(status, status.best)}"
-    yield from (f"{each.kind}: {each.text}" for each in status.diagnoses)
+    yield from (f"{found.kind}: {found.text}" for found in status.diagnoses)
 
 
 def _running_line(run: Running) -> str:

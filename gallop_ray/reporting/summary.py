@@ -49,7 +49,7 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     lost = [] if on_purpose else folder.unfinished()
     if left and (on_purpose or lost):
         console.print(f"stopped early: {left} runs remaining; gallop-ray resume {folder.path}", soft_wrap=True)
-    failed = [result for result in results if not result.finished]
+    failed = [result for result in results if result.failed]
     for bad in failed:
         console.print(f"{bad.configuration} seed {bad.seed} {bad.status}: {bad.reason}", style="red", soft_wrap=True)
     return not failed and not lost

@@ -7,13 +7,16 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.summary import objective_value
+from gallop_ray.search.climbed import as_objective, climbed
 from gallop_ray.search.points import Values, distributions, random_point, seed_from, to_params, to_values
 from gallop_ray.search.samplers import make_sampler
 from gallop_ray.search.storage import study_name
+from gallop_ray.search.view import judged_view
 from gallop_ray.search.warm_start import known_points
 from gallop_ray.spec.configuration import configuration_key, first_points, method_named, method_space, resolve
 from gallop_ray.spec.metrics import maximized
 from gallop_ray.spec.plan import drawn_blindly
+from gallop_ray.spec.rungs import climbs
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import grid_point, grid_size
 
@@ -83,6 +86,14 @@ class MethodStudy:
     def tell(self, configuration: ConfigurationFolder) -> None:
         """Tell the study how a configuration ended, by its run folders."""
         self._tell(self._storage.get_trial(self._trials[configuration.key]), configuration)
+
+    def report(self, configuration: ConfigurationFolder) -> None:
+        """Tell the study what was measured at rungs, by optimizer step, such that better is as in the objective."""
+        if self._sweep.objective.metrics:
+            return
+        at = climbed(self._sweep, configuration)
+        for step, value in as_objective(self._sweep, self._name, at).items():
+            self._storage.set_trial_intermediate_value(self._trials[configuration.key], step, value)
 
     def _id(self, trial: FrozenTrial | optuna.Trial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
@@ -179,6 +190,8 @@ class MethodStudy:
 
     def _suggest(self) -> str | None:
         """Start what the sampler suggests; None where it suggests nothing new."""
+        if climbs(self._sweep) and self._sweep.search.sampler == "tpe":
+            return self._suggest_by_rungs()
         for _ in range(_DUPLICATES):
             trial = self._study.ask(self._distributions)
             values = to_values(trial.params)
@@ -187,6 +200,17 @@ class MethodStudy:
                 trial.set_user_attr(_KEY, key)
                 return self._create(self._id(trial), values)
             self._study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _suggest_by_rungs(self) -> str | None:
+        """As _suggest, with what was measured at rungs; the view's own trials are forgotten."""
+        view = judged_view(self._study)
+        for _ in range(_DUPLICATES):
+            trial = view.ask(self._distributions)
+            values = to_values(trial.params)
+            if (key := self._key(values)) not in self._trials:
+                return self._create(self._add(values, key), values)
+            view.tell(trial, state=TrialState.FAIL)
         return None
 
     def _create(self, trial: int, values: Values) -> str:
@@ -213,7 +237,11 @@ class MethodStudy:
             self._study.tell(number, self._values(configuration))
         elif status.status == "pruned":
             # Not Trial.report: of a trial of an earlier start there is only a FrozenTrial.
-            self._storage.set_trial_intermediate_value(place, len(status.seeds_done), self._values(configuration)[0])
+            if climbs(self._sweep):
+                self.report(configuration)
+            else:
+                value = self._values(configuration)[0]
+                self._storage.set_trial_intermediate_value(place, len(status.seeds_done), value)
             self._study.tell(number, state=TrialState.PRUNED)
         else:
             self._study.tell(number, state=TrialState.FAIL)

@@ -6,8 +6,11 @@ from statistics import median
 
 from gallop_ray.analysis.paired import p_worse
 from gallop_ray.records.summary import aggregate
+from gallop_ray.search.rungs import AtRung, above_median, allowance, worse_than_best
+from gallop_ray.spec.plan import configurations_of
 from gallop_ray.spec.plugins import is_reference, load_object
 from gallop_ray.spec.problems import Path
+from gallop_ray.spec.rungs import climbs, rung_weights, rungs_of
 from gallop_ray.spec.schema import ObjectiveSpec, Sweep
 from gallop_ray.tasks.metrics import Correct
 
@@ -82,10 +85,30 @@ def _median(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str
 
 
 def _race(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
+    if climbs(sweep):  # the test alone, whose error is under control
+        return _worse_than_the_best(sweep, mine, others)
     return _worse_than_the_best(sweep, mine, others) or _against_others(sweep, mine, others, _outside_of_the_best)
 
 
-RULES: Mapping[str, Rule] = {"median": _median, "race": _race}
+def _asha(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
+    return None  # it waits instead: see search.rungs
+
+
+def reason_at_rung(sweep: Sweep, method: str, mine: AtRung, others: Sequence[AtRung]) -> str | None:
+    """Why a configuration should stop at a rung of steps; others: those of its method that have come to it."""
+    if sweep.pruning.type == "race":
+        return worse_than_best(mine, others, rung_weights(sweep), _allowed(sweep, method))
+    if sweep.pruning.type == "median":
+        return above_median(mine, others, sweep.pruning.after_configurations)
+    return None
+
+
+def _allowed(sweep: Sweep, method: str) -> float:
+    looks = len(rungs_of(sweep, method)) - 1  # at the last one nothing is left to stop
+    return allowance(sweep.pruning.significance, max(1, looks), configurations_of(sweep, method))
+
+
+RULES: Mapping[str, Rule] = {"median": _median, "race": _race, "asha": _asha}
 
 
 def _against_others(
@@ -135,7 +158,9 @@ def _worse_than_the_best(sweep: Sweep, mine: Contestant, others: Sequence[Contes
         sweep.objective.metric,
         sweep.data.train_tasks,
     )
-    if p is None or p >= sweep.pruning.significance:
+    method = mine.key.rpartition("-")[0]
+    allowed = _allowed(sweep, method) if climbs(sweep) else sweep.pruning.significance
+    if p is None or p >= allowed:
         return None
     return f"worse than {best.key} on the same validation examples at {len(common)} seeds (paired t-test, p = {p:.2g})"
 

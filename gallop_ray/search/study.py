@@ -1,6 +1,7 @@
 """What to try next: one Optuna study per method, which is told what the run folders say."""
 
 import warnings
+from collections.abc import Collection
 from functools import partial
 
 import optuna
@@ -42,6 +43,15 @@ class Studies:
             if not study.exhausted and (key := retry_while_away(study.begin)):
                 return key
         return None
+
+    def withhold(self, keys: Collection[str]) -> None:
+        """Do not hand out these configurations that an earlier start left unfinished: they wait at a rung."""
+        self._leftover = [key for key in self._leftover if key not in keys]
+
+    def report(self, key: str) -> None:
+        """Tell a configuration's study what was measured at the rungs that it has climbed."""
+        configuration = self._folder.configuration(key)
+        retry_while_away(partial(self._studies[configuration.method].report, configuration))
 
     def tell(self, key: str) -> bool:
         """Tell a configuration's study how it ended, if the configuration is over. Returns whether it is."""

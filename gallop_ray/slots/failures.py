@@ -82,8 +82,10 @@ class Attempts:
 
     def again(self, outcome: Outcome) -> bool:
         """Whether to run again after this outcome. Prepares the next attempt."""
-        if outcome.status == "finished":
+        if not outcome.failed:
             return False
+        assert outcome.status != "finished"
+        assert outcome.status != "paused"
         policy = POLICIES[outcome.status]
         reached, before = self._progress(), self._reached
         if reached != before:
@@ -124,7 +126,7 @@ def hopeless(folder: SweepFolder) -> str | None:
     """Why to stop the sweep: nothing has finished, and the first configurations failed in the same way; or None."""
     failures: dict[str, RunResult] = {}
     for result in (result for run in folder.runs() if (result := run.result())):
-        if result.finished:
+        if not result.failed:
             return None
         failures[result.configuration] = result
     classes = {each.failure for each in failures.values()}
@@ -151,5 +153,6 @@ def out_of_memory_kills() -> int:
 def failure_record(outcome: Outcome, micro_batch_size: int) -> dict[str, Any]:
     """The part of result.json that describes a failure."""
     assert outcome.status != "finished"
+    assert outcome.status != "paused"
     reason = explained(outcome, micro_batch_size)
     return {"status": POLICIES[outcome.status].status, "reason": reason, "failure": outcome.status}

@@ -8,6 +8,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from gallop_ray.compat.train import WorkerGroupCallback, causes
+from gallop_ray.spec.rungs import Rung
 
 Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "base_changed", "storage"]
 """`lost`, `preempted`: the worker group died and restarts; nothing is known about the run."""
@@ -25,11 +26,12 @@ class BaseJob:
 
 @dataclass(frozen=True)
 class RunJob:
-    """Run a configuration, by its key, with one seed and micro-batches of this size."""
+    """Run a configuration, by its key, with one seed and micro-batches of this size; with a rung, up to that."""
 
     configuration: str
     seed: int
     micro_batch_size: int
+    rung: Rung | None = None
 
 
 Job = CheckJob | BaseJob | RunJob
@@ -37,11 +39,16 @@ Job = CheckJob | BaseJob | RunJob
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended."""
+    """How a job ended. `paused`: the run was put aside at its rung, which the result tells."""
 
-    status: Literal["finished"] | Failure
+    status: Literal["finished", "paused"] | Failure
     reason: str | None = None
     result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong."""
+        return self.status not in ("finished", "paused")
 
 
 @dataclass(frozen=True)

@@ -56,17 +56,18 @@ class SlotPool:
 
     # -- what the trials ask
 
-    async def lease(self, lessee: str | None = None) -> tuple[str, Any] | str:
+    async def lease(self, lessee: str | None = None, rather: str | None = None) -> tuple[str, Any] | str:
         """Wait for a free slot; its name and handle, or why there will not be one.
 
-        lessee: id of the actor whose death ends the lease, too.
+        lessee: id of the actor whose death ends the lease, too. rather: the slot to take if it is free.
         """
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._free or (self._refused and not self._slots))
                 if not self._free:
                     return str(self._refused)
-                name = self._free.pop(0)
+                name = rather if rather in self._free else self._free[0]
+                self._free.remove(name)
                 self._leased[name] = lessee  # at once: _settle() frees what is neither free nor leased
             slot = self._slots[name]
             # Outside of the lock, and asked now: it may have died since it became free.

@@ -49,7 +49,7 @@ class _Turn:
     def agreed(self) -> Outcome:
         """The first failure by rank if there is one, else rank 0's answer."""
         answers = [answer for _, answer in sorted(self.answers.items())]
-        return next((each for each in answers if each.status != "finished"), answers[0])
+        return next((each for each in answers if each.failed), answers[0])
 
 
 @ray.remote(num_cpus=0)  # its workers have the resources
@@ -190,10 +190,10 @@ class Slot:
         async with self._changed:
             turn = self._turn
             if turn is None or turn.number != number or turn.outcome is not None:
-                return outcome.status == "finished"  # too late: the job has ended without this rank
+                return not outcome.failed  # too late: the job has ended without this rank
             turn.answers[rank] = outcome
             self._changed.notify_all()
-            if outcome.status == "finished" and len(turn.answers) < self._workers:
+            if not outcome.failed and len(turn.answers) < self._workers:
                 return True
             together = outcome.status not in ("failed", "storage") and await self._all_answered(turn)
             turn.end(turn.agreed())

@@ -37,13 +37,15 @@ from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.memory import free_memory
 from gallop_ray.spec.configuration import asked, densities
 from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.progress import now_and_then
 from gallop_ray.training.attach import try_to_attach
 from gallop_ray.training.context import NullReporter
 from gallop_ray.training.optimizers import try_optimizer
+from gallop_ray.training.pause import Judged
 from gallop_ray.training.resident import LoadedModel, load_base_model
-from gallop_ray.training.run import execute, look, measure_base
+from gallop_ray.training.run import execute_until, look, measure_base
 from gallop_ray.training.schedules import schedule_of
 
 
@@ -116,13 +118,17 @@ def _run(resident: LoadedModel, folder: SweepFolder, job: RunJob, slot: str, ran
     record, base = configuration_folder.run(job.seed), folder.base()
     assert base is not None, "the base model is measured before the first run"
     text_loss = folder.base_text_loss()
-    if rank == 0:
+    if rank == 0 and not record.resume(slot):
         _begin(record, asked_for, job, slot)
     if len(resident.rounds) > 1:
         result = execute_rounds(resident, configuration, job.seed, base, record, text_loss)
     else:
         reporter = record if rank == 0 else NullReporter(record.adapter)
-        result = execute(resident, configuration, job.seed, base, reporter, text_loss)
+        until = job.rung.step(optimizer_steps(training, len(resident.train))) if job.rung else None
+        found = execute_until(until, resident, configuration, job.seed, base, reporter, text_loss)
+        if isinstance(found, Judged):
+            return Outcome("paused", result=asdict(found))
+        result = found
         said = result.pop("predictions")
         if rank == 0:
             record.write_predictions(said, folder.base_predictions)

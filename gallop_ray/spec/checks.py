@@ -15,6 +15,7 @@ from gallop_ray.spec.model_folder import folder_problem, position_table, read_co
 from gallop_ray.spec.peft_tuners import tuners_work
 from gallop_ray.spec.places import is_file, is_folder
 from gallop_ray.spec.problems import Path, Problem, SweepFileError, by_path, did_you_mean, dotted, explain, shown
+from gallop_ray.spec.rungs import climbs, rung_weights
 from gallop_ray.spec.schema import UNCHECKED, Sweep
 from gallop_ray.spec.search_checks import (
     Finding,
@@ -186,12 +187,31 @@ def _pruning_fits(sweep: Sweep) -> Iterator[Finding]:
     if sweep.objective.metrics:
         message = f"{pruning.type} is not allowed with several metrics; pruning needs one, so choose objective.metric"
         yield (("pruning", "type"),), f"{message}, or type: none"
+    if climbs(sweep):  # the first seed's steps are rungs, too
+        return
     if seeds == 1:
         message = f"{pruning.type} is not allowed with one seed; pruning stops a configuration between its seeds"
         yield (("pruning", "type"),), message
     elif pruning.after_seeds >= seeds:
         message = f"{pruning.after_seeds} is not allowed; must be less than the number of seeds, which is {seeds}"
         yield (("pruning", "after_seeds"), ("seeds",)), message
+
+
+def _rungs_fit(sweep: Sweep) -> Iterator[Finding]:
+    pruning = sweep.pruning
+    if not climbs(sweep):
+        return
+    at = ("pruning", "type") if pruning.type == "asha" else ("pruning", "rungs")
+    at = at if pruning.type == "asha" or pruning.rungs else ("resources", "interleave")
+    if pruning.rungs and pruning.type == "none" and sweep.resources.interleave == 1:
+        message = "is not allowed with type: none, which judges nothing; choose asha, race or median"
+        yield (("pruning", "rungs"), ("pruning", "type")), message
+    if len(sweep.data.train_tasks) > 1:
+        yield (at, ("data", "train")), "rungs of steps are not there for runs with several rounds; train on one task"
+    judged = [name for name in rung_weights(sweep) if sweep.data.task(name).harness is not None]
+    if judged:
+        message = f"configurations are judged by losses at rungs, and {judged[0]} is judged by lm-evaluation-harness"
+        yield (at, ("data", "tasks", judged[0])), f"{message}; leave one of the two out"
 
 
 def _fresh_seeds(sweep: Sweep) -> Iterator[Finding]:
@@ -357,6 +377,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("objective",), _objectives_differ),
     (("objective", "seeds"), _errors_have_seeds),
     (("seeds", "pruning", "objective"), _pruning_fits),
+    (("pruning", "resources", "data", "objective"), _rungs_fit),
     (("seeds", "confirmation", "objective"), _fresh_seeds),
     (("data.prompt",), _prompt_shows_task),
     (("model.name", "training.max_length", "search.space"), _model_can_be_read),

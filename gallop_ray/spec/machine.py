@@ -17,6 +17,12 @@ class ResourcesSpec(Frozen):
     slots: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = Field(
         default="auto", description="runs that are active at once; `auto`: as many as the cluster holds"
     )
+    interleave: int = Field(
+        default=1, ge=1, description="configurations that a slot trains in turn, each for a rung of steps"
+    )
+    held_gb: float = Field(
+        default=1, ge=0, description="memory of a slot's node for paused runs; those that do not fit are read from disk"
+    )
 
 
 class RetentionSpec(Frozen):

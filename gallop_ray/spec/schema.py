@@ -361,7 +361,8 @@ class BudgetSpec(Frozen):
     )
 
 
-PRUNINGS = ("none", "median", "race")
+PRUNINGS = ("none", "median", "race", "asha")
+_SMALLEST_RUNG = 1e-6
 
 
 def _pruning(name: str) -> str:
@@ -370,22 +371,39 @@ def _pruning(name: str) -> str:
     raise ValueError(f"must be {', '.join(map(repr, PRUNINGS))} or module:function{did_you_mean(name, PRUNINGS)}")
 
 
+def _rungs(values: tuple[int | float, ...]) -> tuple[int | float, ...]:
+    if not values or any(isinstance(each, float) and not _SMALLEST_RUNG <= each < 1 for each in values):
+        raise ValueError("must be optimizer steps (1, 2, ...), or shares of a run's steps (above 0 and below 1)")
+    if len({isinstance(each, int) for each in values}) > 1 or list(values) != sorted(set(values)):
+        raise ValueError("must be all steps or all shares, each larger than the one before")
+    return values
+
+
+RungStep = Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(strict=True)]
+
+
 class PruningSpec(Frozen):
-    """Stop a configuration after some of its seeds, going by validation data.
+    """Stop a configuration after some of its seeds, or some steps of its first one, going by validation data.
 
     `median`: when its mean is worse than the median of its method's others. `race`: when it is not among the best
-    1/reduction of them, or worse than the best one on the same examples.
+    1/reduction of them, or worse than the best one on the same examples. `asha`: configurations wait at rungs of steps,
+    then of seeds, and the best 1/reduction of each rung continue (arXiv 1810.05934).
     """
 
     type: Annotated[str, AfterValidator(_pruning)] = Field(
         default="none",
-        description="the rule by which to stop: none, median, race, or `module:function`, called with the sweep, the "
-        "configuration's finished runs and those of its method's others for a reason, or None",
+        description="the rule by which to stop: none, median, race, asha, or `module:function`, called with the sweep, "
+        "the configuration's finished runs and those of its method's others for a reason, or None",
     )
     after_seeds: int = Field(default=1, ge=1, description="seeds that every configuration runs")
     after_configurations: int = Field(default=4, ge=1, description="others that must have come as far")
-    reduction: float = Field(default=3, gt=1, description="of a race: one in so many continues")
+    reduction: float = Field(default=3, gt=1, description="of race and asha: one in so many continues")
     significance: float = Field(default=0.05, gt=0, lt=1, description="of a race's paired test, one-sided")
+    rungs: Annotated[tuple[RungStep, ...], AfterValidator(_rungs)] | None = Field(
+        default=None,
+        description="steps of a configuration's first seed at which it is judged by its validation loss, or shares of "
+        "all steps; null: none, and with asha 1/reduction^2 and 1/reduction",
+    )
 
 
 FIRST_FRESH_SEED = 1000

@@ -69,7 +69,9 @@ def needed_bytes(run: RunFolder) -> float:
     result = run.result()
     trained = (result.trained_parameters if result else None) or 0
     indices = max(0, max(adapters, default=0) - _VALUE_BYTES * trained)
-    checkpoint = 3 * _VALUE_BYTES * trained + indices if result else 0
+    checkpoint: float = 3 * _VALUE_BYTES * trained + indices if result else 0
+    if result is None and run.checkpoint.exists():  # it is paused
+        checkpoint = run.checkpoint.stat().st_size
     return sum(adapters) + 2 * checkpoint
 
 

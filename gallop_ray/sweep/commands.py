@@ -66,7 +66,7 @@ def retry(directory: str, failed: bool, names: Sequence[str]) -> str:
 
 
 def _bad(runs: Iterable[RunFolder]) -> list[RunFolder]:
-    return [run for run in runs if (result := run.result()) and not result.finished]
+    return [run for run in runs if (result := run.result()) and result.failed]
 
 
 def _named(folder: SweepFolder, name: str) -> list[RunFolder]:

@@ -34,11 +34,13 @@ from gallop_ray.slots.pool import Room
 from gallop_ray.spec.checks import verify
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
+from gallop_ray.spec.rungs import climbs
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import lacks_secrets, without_secrets
 from gallop_ray.spec.tasks import TaskSpec, is_local
 from gallop_ray.sweep.base import prepare
 from gallop_ray.sweep.commands import reopen
+from gallop_ray.sweep.ladder import Ladder
 from gallop_ray.sweep.recheck import clear_leftovers, recheck
 from gallop_ray.sweep.report import ReportApart
 from gallop_ray.sweep.searcher import SlotSearcher
@@ -246,7 +248,11 @@ def _search(
     deadline = time.time() + 3600 * sweep.budget.hours if sweep.budget.hours else None
     again, room = sweep.confirmation, Room(pool)
     spare = again.best * len(sweep.methods) if again else 0
-    searcher = SlotSearcher(SEARCH, studies.next, studies.tell, room, deadline, spare)
+    if climbs(sweep):
+        ladder = Ladder(sweep, folder, studies, room.slots)
+        searcher = SlotSearcher(SEARCH, ladder.take, ladder.told, room, deadline, spare, ladder.rung, ladder.more)
+    else:
+        searcher = SlotSearcher(SEARCH, studies.next, studies.tell, room, deadline, spare)
     _tune(sweep, folder, pool, searcher, deadline, watch)
     if _searched(folder, studies) and (keys := unconfirmed(sweep, folder)):
         note(f"running {', '.join(keys)} again on fresh seeds")

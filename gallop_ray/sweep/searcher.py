@@ -24,6 +24,8 @@ class SlotSearcher(Searcher):
         over: called when a configuration's trial has ended; returns whether the configuration is over, too.
         deadline: after which nothing starts, in seconds since 1970.
         spare: slots that are needed afterwards.
+        rung: how far a trial takes a configuration, as the arguments of a Rung; None for to its end.
+        more: whether there may be another key although there is none now, once what is active has ended.
 
     A configuration whose trial died is handed out again, a few times.
     """
@@ -36,10 +38,13 @@ class SlotSearcher(Searcher):
         room: Room,
         deadline: float | None = None,
         spare: int = 0,
+        rung: Callable[[str], tuple[int, float | None] | None] = lambda key: None,
+        more: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self._stage, self._take, self._over = stage, take, over
         self._room, self._deadline, self._spare = room, deadline, spare
+        self._rung, self._more = rung, more
         self._keys: dict[str, str] = {}
         self._again: list[str] = []
         self._deaths: Counter[str] = Counter()
@@ -64,13 +69,14 @@ class SlotSearcher(Searcher):
             self._shrink()
             return None if self._keys else Searcher.FINISHED  # an active one may die and be handed out again
         self._keys[trial_id] = key
-        return {"key": key, "stage": self._stage}
+        rung = self._rung(key)
+        return {"key": key, "stage": self._stage, **({} if rung is None else {"rung": rung})}
 
     def _next(self) -> str | None:
         if self._again:
             return self._again.pop(0)
         key = None if self._taken else self._take()
-        self._taken = key is None
+        self._taken = key is None and not (self._more() and self._keys)
         return key
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -1,4 +1,7 @@
-"""A Tune trial: one configuration, a thin client that leases a slot and runs the seeds in it one after another."""
+"""A Tune trial: one configuration, a thin client that leases a slot and runs the seeds in it one after another.
+
+Where configurations climb rungs, a trial is one rung of one configuration.
+"""
 
 import time
 from dataclasses import dataclass
@@ -15,13 +18,16 @@ from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.results import CONFIRMATION, SEARCH
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.summary import objective_value
-from gallop_ray.search.pruning import Contestant, reason_to_prune
+from gallop_ray.search.pruning import Contestant, reason_at_rung, reason_to_prune
+from gallop_ray.search.rungs import AtRung
 from gallop_ray.slots.failures import POLICIES, Attempts, failure_record, hopeless
 from gallop_ray.slots.jobs import Outcome, RunJob, execute_in
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.registry import STORED
+from gallop_ray.spec.rungs import Rung
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.admission import Admission, free_bytes, keep_best, needed_bytes, shortage
+from gallop_ray.sweep.give_up import give_up
 from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, no_space, refused_by_storage
 from gallop_ray.tasks.metrics import Correct
 
@@ -59,6 +65,8 @@ class ConfigurationTrial(tune.Trainable):
         """Switch to another configuration. Returns True, which Tune requires for reusing an actor."""
         self._configuration = self._folder.configuration(new_config["key"])
         self._stage = new_config.get("stage", SEARCH)
+        rung = new_config.get("rung")
+        self._rung = None if rung is None else Rung(*rung)
         self._seeds = [s for s in self._all_seeds() if not self._finished(s)]
         return True
 
@@ -97,7 +105,7 @@ class ConfigurationTrial(tune.Trainable):
 
     def _all_seeds(self) -> tuple[int, ...]:
         if self._stage != CONFIRMATION:
-            return self._sweep.seeds
+            return self._sweep.seeds if self._rung is None else self._sweep.seeds[: max(1, self._rung.seeds)]
         assert self._sweep.confirmation is not None
         return self._sweep.confirmation.seeds
 
@@ -110,15 +118,21 @@ class ConfigurationTrial(tune.Trainable):
         self._look_for_space()
         attempts = Attempts(record, self._micro_batch_size())
         while True:
-            name, outcome = self._execute(RunJob(self._configuration.key, seed, attempts.micro_batch_size))
+            rung = self._rung if self._rung is not None and self._rung.at is not None else None
+            name, outcome = self._execute(RunJob(self._configuration.key, seed, attempts.micro_batch_size, rung))
             if not attempts.again(outcome):
                 break
         if self._finished(seed):
             return  # by a trial that Ray took for dead while its process lived on without its node
+        if outcome.status == "paused":
+            assert rung is not None
+            record.pause({"rung": rung.at, **outcome.result, "micro_batch_size": attempts.micro_batch_size})
+            self._needed = max(self._needed, needed_bytes(record))
+            return
         self._record(record, name, outcome, attempts)
         self._folder.append_result(record)
         self._needed = max(self._needed, needed_bytes(record))
-        if outcome.status != "finished" and (reason := hopeless(self._folder)):
+        if outcome.failed and (reason := hopeless(self._folder)):
             self._conclude()
             raise Halted(reason, mistake=outcome.status == "refused")
 
@@ -131,9 +145,10 @@ class ConfigurationTrial(tune.Trainable):
             self._warning = shortage(free, self._needed)
 
     def _micro_batch_size(self) -> int:
-        """The configured size, or what an earlier seed was reduced to when it ran out of memory."""
-        results = self._configuration.results()
-        sizes = [each.micro_batch_size for each in results if each.finished and each.micro_batch_size]
+        """The configured size, or what an earlier seed, or rung, was reduced to when it ran out of memory."""
+        ended = [each for each in self._configuration.results() if each.finished]
+        known = [*ended, *self._configuration.run(self._sweep.seeds[0]).rungs().rungs]
+        sizes = [each.micro_batch_size for each in known if each.micro_batch_size]
         asked_for = int(self._configuration.configuration().training["micro_batch_size"])
         return min(sizes, default=asked_for)
 
@@ -144,6 +159,7 @@ class ConfigurationTrial(tune.Trainable):
             end = {"status": "finished", "reason": None, "failure": None, "attempts": record.attempt()}
             record.finish({**identity, **end, **outcome.result})
             return
+        assert outcome.status != "paused"
         if POLICIES[outcome.status].stops_sweep:
             # By the text: the error was raised in another process.
             if NO_SPACE in str(outcome.reason):
@@ -159,13 +175,16 @@ class ConfigurationTrial(tune.Trainable):
     def _execute(self, job: RunJob) -> tuple[str, Outcome]:
         if self._lease is None:
             self._await_base()
-            lease = ray.get(self._pool.lease.remote(ray.get_runtime_context().get_actor_id()))
+            me, rather = ray.get_runtime_context().get_actor_id(), None
+            if self._rung is not None:  # the slot that put it aside has it in memory
+                rather = self._configuration.run(job.seed).last_slot()
+            lease = ray.get(self._pool.lease.remote(me, rather))
             if isinstance(lease, str):
                 raise Halted(f"no slot can be started any more: {lease}")
             self._lease = lease
         name, slot = self._lease
         outcome = execute_in(slot, job)
-        if outcome.status != "finished":
+        if outcome.failed:
             self._return_slot()  # its workers may have to restart, and another slot may be free
         return name, outcome
 
@@ -190,10 +209,12 @@ class ConfigurationTrial(tune.Trainable):
         value = objective_value(done, self._sweep.objective)
         if bad:
             self._configuration.write_status(bad[0].status, seeds, value, bad[0].reason)
-        elif not self._seeds:
+        elif not self._seeds and (self._rung is None or set(self._sweep.seeds) <= set(seeds)):
             self._configuration.write_status("finished", seeds, value)
         elif reason := self._reason_to_prune():
-            self._configuration.write_status("pruned", seeds, value, reason)
+            give_up(self._sweep, self._folder, self._configuration, reason)
+        elif not self._seeds and not self._configuration.status().over:  # the driver says whether it continues
+            self._configuration.write_status("waiting", seeds, value)
         elif not self._configuration.status().over:  # it is if this trial was taken for dead, and another ended it
             self._configuration.write_status("running", seeds, value)
             return False
@@ -204,11 +225,19 @@ class ConfigurationTrial(tune.Trainable):
             return None
         mine = self._configuration
         same = [c for c in self._folder.configurations() if c.method == mine.method and c.key != mine.key]
+        if self._rung is not None and self._rung.at is not None:
+            here = self._at_rung(mine, self._rung.at)
+            others = [found for each in same if (found := self._at_rung(each, self._rung.at))]
+            return None if here is None else reason_at_rung(self._sweep, mine.method, here, others)
         try:
             return reason_to_prune(self._sweep, self._contestant(mine), [self._contestant(c) for c in same])
         except ValueError as error:  # of a rule of the user's; finished runs are not lost for it
             self._warning = f"{error}; {mine.key} is not pruned"
             return None
+
+    def _at_rung(self, configuration: ConfigurationFolder, rung: float) -> AtRung | None:
+        judged = configuration.run(self._sweep.seeds[0]).rungs().at(rung)
+        return None if judged is None else AtRung(configuration.key, judged.loss, judged.losses)
 
     def _contestant(self, configuration: ConfigurationFolder) -> Contestant:
         metric = self._sweep.objective.metric

@@ -85,7 +85,8 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
                 what = Attached(method.attach(model))
         try:
             with context.phases.phase("attaching"):
-                check_frozen(context.resident, spec, what.trained, "when it attaches")
+                if checkpoint is None or checkpoint.interim is None:  # else it attached so before its pause
+                    check_frozen(context.resident, spec, what.trained, "when it attaches")
             yield what
         finally:
             # Inside of base_kept: to restore the base is the method's own duty, which is then checked.
@@ -117,7 +118,8 @@ def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | No
     if checkpoint is None:
         selection = select(context, candidates, method)
     else:
-        selection = Selection(checkpoint.mask, "checkpoint" if method.needs_gradients else None)
+        source = checkpoint.interim.scores if checkpoint.interim is not None else "checkpoint"
+        selection = Selection(checkpoint.mask, source if method.needs_gradients else None)
     with context.phases.phase("attaching"):
         magnitudes = _magnitudes(resident, candidates)
         delta = SparseDelta(resident.model, candidates, selection.mask)

@@ -32,7 +32,7 @@ def base_kept(resident: LoadedModel, spec: MethodSpec) -> Iterator[None]:
             raise BaseChanged(reason, restored=False) from error
         raise
     found = _state(resident).differences() + _changed(resident)
-    lost = _put_back(resident)
+    lost = _put_back(resident, unchanged=not found)
     if not all_ranks(not found):
         left = f"{spec.name} left the base model changed ({_named(found)})"
         raise BaseChanged(f"{left}; its results do not count", restored=all_ranks(not lost))
@@ -55,11 +55,11 @@ def _state(resident: LoadedModel) -> BaseState:
     return resident.at_rest
 
 
-def _put_back(resident: LoadedModel) -> list[str]:
-    """Restore the base model. Returns what still differs."""
+def _put_back(resident: LoadedModel, unchanged: bool = False) -> list[str]:
+    """Restore the base model. Returns what still differs. unchanged: its tensors were read, and are as they were."""
     state = _state(resident)
     state.restore()
-    changed = state.changed()
+    changed = [] if unchanged else state.changed()
     if changed and resident.load is not None:
         try:
             state.refill(changed, resident.load())

@@ -4,6 +4,7 @@ One safetensors file with the complete float32 vectors of the optimizer, so that
 can resume from it; and, for a mask method, the entries they belong to.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gallop_ray.disk.damage import Damaged, note_damage
+from gallop_ray.disk.tensors import opened
 from gallop_ray.sparse.checked import load_whole, save_checked
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.sparse.optimizers import State
 from gallop_ray.sparse.weights import all_ranks, rank, world_size
 from gallop_ray.training.optimizer_state import OptimizerState
+
+_INTERIM = "interim"
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,30 @@ class Best:
 
 
 @dataclass(frozen=True)
+class Interim:
+    """What the record of a paused run needs when it continues, to be that of a run without a pause.
+
+    id: of this pause alone. unlogged: losses of the steps since the last log (ranks, n). since: seconds since then.
+    seconds, peak_memory_bytes, started: as in result.json. scores: where a gradient method's scores came from.
+    """
+
+    id: str
+    unlogged: Tensor
+    since: float
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    started: float
+    scores: str | None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A run after `step` optimizer steps.
 
     state, shared: as OptimizerState reads them. random: by device, the random states of all ranks (ranks, n) uint8.
     mask: the entries trained at that moment, empty for other methods. touched: where the mask was refreshed, by matrix,
-    all entries ever trained and their values. best: the best step, where it is kept and one was measured.
+    all entries ever trained and their values. best: the best step, where it is kept and one was measured. interim: of
+    a paused run.
     """
 
     step: int
@@ -46,6 +68,7 @@ class Checkpoint:
     mask: Mask
     touched: dict[str, tuple[Tensor, Tensor]]
     best: Best | None = None
+    interim: Interim | None = None
 
     def save(self, path: Path) -> None:
         """Write it atomically; rank 0 writes."""
@@ -64,19 +87,23 @@ class Checkpoint:
             tensors["best.values"] = torch.cat(self.best.values).cpu()
             tensors |= {"best.step": torch.tensor(self.best.step)}
             tensors |= {"best.value": torch.tensor(self.best.value, dtype=torch.float64)}
-        save_checked(path, tensors)
+        metadata: dict[str, str] = {}
+        if self.interim is not None:
+            tensors["unlogged"] = self.interim.unlogged
+            metadata[_INTERIM] = json.dumps({k: v for k, v in vars(self.interim).items() if k != "unlogged"})
+        save_checked(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
         """Read what save() wrote. Raises Damaged for a file that is not a checkpoint, OSError for an unreadable one."""
-        tensors, _ = load_whole(path)
+        tensors, metadata = load_whole(path)
         try:
-            return cls._of(tensors)
+            return cls._of(tensors, metadata.get(_INTERIM))
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise Damaged(path, f"is not a checkpoint ({type(error).__name__}: {error})") from error
 
     @classmethod
-    def _of(cls, tensors: dict[str, Tensor]) -> "Checkpoint":
+    def _of(cls, tensors: dict[str, Tensor], interim: str | None) -> "Checkpoint":
         sizes = tensors["sizes"].tolist()
         touched = _named(tensors, "touched.")
         values = _named(tensors, "values.")
@@ -90,7 +117,18 @@ class Checkpoint:
             mask=Mask(_named(tensors, "mask.")),
             touched={name: (indices, values[name]) for name, indices in touched.items()},
             best=Best(int(best["step"]), float(best["value"]), list(best["values"].split(sizes))) if best else None,
+            interim=Interim(unlogged=tensors["unlogged"], **json.loads(interim)) if interim else None,
         )
+
+
+def paused_id(path: Path) -> str | None:
+    """The id of the pause that a checkpoint was written at; None for any other file, and for none."""
+    try:
+        with opened(path, "pt") as file:
+            said = (file.metadata() or {}).get(_INTERIM)
+        return None if said is None else str(json.loads(said)["id"])
+    except (OSError, Damaged, ValueError, KeyError, TypeError):
+        return None  # whoever reads all of it says what is wrong
 
 
 def last_checkpoint(path: Path) -> Checkpoint | None:

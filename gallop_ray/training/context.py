@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,7 +47,7 @@ class NullReporter:
         """Discard the event."""
 
 
-Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "saving"]
+Phase = Literal["scoring", "selecting", "attaching", "training", "evaluating", "swapping", "saving"]
 
 
 class Phases:
@@ -63,10 +63,17 @@ class Phases:
         self._since = self._begun
         self.progress: Report = now_and_then(self._report)
         """Says how far a phase is."""
+        self._peak = 0
         _reset_peak_memory()
 
     def _report(self, done: int, total: int, what: str) -> None:
         self._reporter.event("progress", done=done, total=total, what=what)
+
+    def take_up(self, seconds: Mapping[str, float], peak: int, started: float) -> None:
+        """Count what a run had needed when it was paused, of which `total` is all."""
+        self.seconds = {name: spent for name, spent in seconds.items() if name != "total"}
+        self._begun -= seconds["total"]
+        self._peak, self.started = peak, started
 
     def first_forward(self) -> None:
         """Note the run's first forward pass; later calls do nothing."""
@@ -93,12 +100,16 @@ class Phases:
             self._reporter.event("phase", phase=name)
         return before
 
+    def total(self) -> dict[str, float]:
+        """Seconds by phase up to now, and `total`."""
+        seconds = {**self.seconds, "total": time.perf_counter() - self._begun}
+        return {name: round(s, 4) for name, s in seconds.items()}
+
     def record(self) -> dict[str, object]:
         """Times and peak memory, as they stand in result.json."""
-        seconds = {**self.seconds, "total": time.perf_counter() - self._begun}
         return {
-            "seconds": {name: round(s, 4) for name, s in seconds.items()},
-            "peak_memory_bytes": _peak_memory(),
+            "seconds": self.total(),
+            "peak_memory_bytes": max(self._peak, _peak_memory()),
             "started": self.started,
             "ended": time.time(),
         }

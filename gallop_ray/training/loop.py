@@ -55,8 +55,11 @@ def train(
     begun: TrainState | None = None,
     keep: Callable[[TrainState], None] = lambda state: None,
     validation: Validation | None = None,
+    until: int | None = None,
 ) -> TrainState:
     """Train the attachment from the start, or from `begun`; `keep` is called when a checkpoint is due.
+
+    until: the step at which to pause, or the first one after it at which no gradients are being summed.
 
     Raises, on every rank, Diverged when the loss is not finite, and ValueError where a chosen matrix had no gradient in
     the first step.
@@ -67,7 +70,8 @@ def train(
     engine.module.train()
     context.phases.first_forward()
     # A resumed run continues with the batches that it has not seen.
-    for batch in islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps):
+    stream = islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps)
+    while not _pauses(state, until, refresher) and (batch := next(stream, None)) is not None:
         if isinstance(attachment, StepwiseAttachment):
             attachment.begin_step(state.step + 1)
         _step(context, engine, batch, state, refresher, decay)
@@ -88,6 +92,13 @@ def train(
             state.kept, state.kept_at = state.step, time.perf_counter()
     _refuse_infinite(attachment)
     return state
+
+
+def _pauses(state: TrainState, until: int | None, refresher: Refresher | None) -> bool:
+    """Whether to pause now; a run that has reached its last step ends instead."""
+    if until is None or not until <= state.step < state.steps:
+        return False
+    return refresher is None or not refresher.accumulating
 
 
 def _checkpoint_due(state: TrainState, training: TrainingSpec, refresher: Refresher | None) -> bool:

@@ -37,6 +37,7 @@ from gallop_ray.training.engine import (
     split_over_ranks,
     zero_stage,
 )
+from gallop_ray.training.held import Held, held_bytes
 from gallop_ray.training.model_checks import embeddings, position_limit, refuse_positions, refuse_unknown_tokens
 from gallop_ray.training.models import load_model
 from gallop_ray.training.packing_check import packs, refuse_packing
@@ -71,6 +72,8 @@ class LoadedModel:
     """The state of the base model between runs."""
     settings: Settings = field(default_factory=dict)
     """What the base model computes with besides its weights."""
+    held: Held = field(default_factory=lambda: Held(0))
+    """Paused runs in memory."""
     load: Callable[[], nn.Module] | None = None
     """Loads the base model again, complete and on the CPU, to restore what a run has changed."""
 
@@ -225,6 +228,7 @@ def load_base_model(
         fitted=fit,
         text=load_text(sweep, tokenizer),
         validation_text=load_validation_text(sweep, tokenizer),
+        held=Held(held_bytes(sweep)),
         load=lambda: cast(nn.Module, load(sweep.model)[0]),
     )
     _refuse_unfit(resident)  # before the split: it reads the shape of the embeddings

@@ -3,7 +3,8 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from gallop_ray.tasks.progress import Report
 from gallop_ray.tasks.text import VALIDATION
 from gallop_ray.training.attach import Attached, attached
 from gallop_ray.training.base_guard import check_frozen
-from gallop_ray.training.checkpoint import Checkpoint, last_checkpoint, restore, take_checkpoint
+from gallop_ray.training.checkpoint import Checkpoint, restore, take_checkpoint
 from gallop_ray.training.context import Phases, Reporter, RunContext
 from gallop_ray.training.engine import Engine
+from gallop_ray.training.held import on_cpu
 from gallop_ray.training.loop import TrainState, train
 from gallop_ray.training.measure import Measured, Validation, measure
 from gallop_ray.training.optimizers import make_optimizer
+from gallop_ray.training.pause import Judged, Paused, interim, judge, unlogged
 from gallop_ray.training.resident import LoadedModel
 
 _LARGEST_EXPONENT = 700.0  # of which a float holds the exponential
@@ -55,22 +58,47 @@ def execute(
     A run that has left a checkpoint resumes from it. Collective. Raises Diverged, ValueError or BaseChanged, the same
     on every rank; the base model is restored in every case, unless a BaseChanged says that it is not.
     """
+    result = execute_until(None, resident, configuration, seed, base, reporter, base_text_loss)
+    assert not isinstance(result, Judged)
+    return result
+
+
+def execute_until(
+    until: int | None,
+    resident: LoadedModel,
+    configuration: Configuration,
+    seed: int,
+    base: Accuracies,
+    reporter: Reporter,
+    base_text_loss: float | None = None,
+) -> dict[str, Any] | Judged:
+    """As `execute`, up to an optimizer step, unless that is the run's last: there it is judged and put aside.
+
+    Its checkpoint stays, and another call continues it, bitwise as if it had not been paused.
+    """
     context = RunContext(resident, configuration, seed, reporter, Phases(reporter))
     look(resident)
     torch.manual_seed(seed)  # after look(), which only the first run of a worker does
-    checkpoint = last_checkpoint(reporter.checkpoint)
+    checkpoint = resident.held.take(reporter.checkpoint)
+    if checkpoint is not None and (kept := checkpoint.interim) is not None:
+        context.phases.take_up(kept.seconds, kept.peak_memory_bytes, kept.started)
+    swaps = until is not None or (checkpoint is not None and checkpoint.interim is not None)
+    surrounding = context.phases.phase("swapping") if swaps else nullcontext()
     try:
-        with checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
+        with surrounding, checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
             trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
-            measured, state = _train_and_measure(context, what, trained, checkpoint, base)
-            with context.phases.phase("saving"):
-                check_frozen(resident, configuration.method, what.trained, "while it trains")
-                what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
+            measured, state = _train_and_measure(context, what, trained, checkpoint, base, until)
+            if isinstance(measured, Measured):
+                with context.phases.phase("saving"):
+                    check_frozen(resident, configuration.method, what.trained, "while it trains")
+                    what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
     except BaseChanged:
         if rank() == 0:  # adapter and checkpoint do not belong to the base model whose hash they carry
             reporter.adapter.unlink(missing_ok=True)
             reporter.checkpoint.unlink(missing_ok=True)
         raise
+    if isinstance(measured, Paused):
+        return _put_aside(context, measured, state, what.scores)
     return {
         **asked(configuration, seed),
         **_size(resident, trained),
@@ -117,8 +145,13 @@ def _metrics(
 
 
 def _train_and_measure(
-    context: RunContext, what: Attached, trained: int, checkpoint: Checkpoint | None, base: Accuracies
-) -> tuple[Measured, TrainState]:
+    context: RunContext,
+    what: Attached,
+    trained: int,
+    checkpoint: Checkpoint | None,
+    base: Accuracies,
+    until: int | None,
+) -> tuple[Measured | Paused, TrainState]:
     resident, phases, attachment = context.resident, context.phases, what.attachment
     if not trained:
         with phases.phase("evaluating"), resident.usable(attachment.module, context.training):
@@ -132,7 +165,11 @@ def _train_and_measure(
             validation = Validation(context, attachment, base)
             begun = None if checkpoint is None else _go_on(context, attachment, engine, checkpoint, validation)
             keep = partial(_keep, what=what, engine=engine, validation=validation, path=context.reporter.checkpoint)
-            state = train(context, attachment, engine, what.refresher, what.decay, begun, keep, validation)
+            state = train(context, attachment, engine, what.refresher, what.decay, begun, keep, validation, until)
+            if state.step < state.steps:
+                with phases.phase("swapping"):
+                    checkpoint = on_cpu(_checkpoint(state, what, engine, validation))  # before anything is measured
+                return Paused(checkpoint, judge(context, attachment, engine, state)), state
             state.best_step = validation.go_back()
             # Before the evaluation: what is measured must be what the adapter reproduces.
             attachment.finalize()
@@ -154,8 +191,20 @@ def _optimizer(context: RunContext, what: Attached) -> torch.optim.Optimizer:
 
 def _keep(state: TrainState, what: Attached, engine: Engine, validation: Validation, path: Path) -> None:
     """Write a checkpoint."""
+    _checkpoint(state, what, engine, validation).save(path)
+
+
+def _checkpoint(state: TrainState, what: Attached, engine: Engine, validation: Validation) -> Checkpoint:
     optimizer = engine.state(what.attachment.parameters)
-    take_checkpoint(state.step, state.loss, optimizer, what.delta, validation.best()).save(path)
+    return take_checkpoint(state.step, state.loss, optimizer, what.delta, validation.best())
+
+
+def _put_aside(context: RunContext, paused: Paused, state: TrainState, scores: str | None) -> Judged:
+    """Keep a run's checkpoint. Only now that the base is known to be as it was: a run that changes it has failed."""
+    with context.phases.phase("swapping"):
+        kept = replace(paused.checkpoint, interim=interim(context, state, scores))
+        context.resident.held.put(context.reporter.checkpoint, kept)
+    return replace(paused.judged, seconds=context.phases.total())
 
 
 def _go_on(
@@ -165,7 +214,10 @@ def _go_on(
     restore(checkpoint, engine.state(attachment.parameters))
     attachment.write()  # the weights of a new attempt are still the base's
     steps = optimizer_steps(context.training, len(context.resident.train))
-    return TrainState(steps, step=checkpoint.step, kept=checkpoint.step, loss=checkpoint.loss)
+    state = TrainState(steps, step=checkpoint.step, kept=checkpoint.step, loss=checkpoint.loss)
+    if (kept := checkpoint.interim) is not None:
+        state.unlogged, state.since = unlogged(kept), state.since - kept.since
+    return state
 
 
 @contextmanager

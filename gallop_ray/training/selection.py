@@ -17,10 +17,10 @@ from gallop_ray.training.warm_up import changes_of_full_training
 
 @dataclass(frozen=True)
 class Selection:
-    """The mask of a run, and where a gradient method's scores came from."""
+    """The mask of a run, and where a gradient method's scores came from, a `scoring.Source`."""
 
     mask: Mask
-    scores: Source | None = None
+    scores: str | None = None
 
 
 def select(context: RunContext, candidates: Sequence[Candidate], method: MaskMethod) -> Selection:

@@ -21,7 +21,7 @@ def ends_sheet(material: ReportData) -> ReportTable | None:
             *(text_cell(each) for each in (run.status, run.failure, run.reason)),
         ]
         for run in material.results
-        if not run.finished
+        if run.failed
     ]
     for configuration in material.folder.configurations():
         status = configuration.status()

@@ -27,8 +27,12 @@ def _bad(material: ReportData) -> Iterator[str]:
         were = "run" if failed == 1 else "runs"
         yield f"{failed} {were} failed or diverged and {'counts' if failed == 1 else 'count'} in no mean; see the end."
     if pruned:
-        were = "1 run was skipped" if pruned == 1 else f"{pruned} runs were skipped"
-        yield f"{were}, because the configuration was pruned or had failed."
+        stopped = sum(run.status == "pruned" for run in material.results)
+        if stopped:
+            yield f"{stopped} {'run was' if stopped == 1 else 'runs were'} stopped early, at a rung; see the end."
+        if skipped := pruned - stopped:
+            were = "1 run was skipped" if skipped == 1 else f"{skipped} runs were skipped"
+            yield f"{were}, because the configuration was pruned or had failed."
 
 
 def _cut_grids(material: ReportData) -> Iterator[str]:

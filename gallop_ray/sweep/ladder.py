@@ -1,0 +1,150 @@
+"""Which configuration is trained next, and up to which rung, where configurations pause at rungs.
+
+The driver alone decides, by the run folders: every start looks at them, and a kill at any moment loses only what has
+been trained since the last pause.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
+from gallop_ray.search.climbed import Climbed, better_is_more, climbed
+from gallop_ray.search.rungs import least_advanced, place, promotable
+from gallop_ray.search.study import Studies
+from gallop_ray.spec.rungs import rungs_of
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.give_up import give_up
+
+
+@dataclass
+class _Climber:
+    """A configuration: how far it has come, and what it does now."""
+
+    method: str
+    at: Climbed
+    active: bool = False
+    over: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether it may continue."""
+        return self.at.rungs > 0 and not self.active and not self.over
+
+
+class Ladder:
+    """Hands out configurations, each up to its next rung. For one process at a time.
+
+    slots: how many configurations may be trained at once; `asha` begins others while some wait, the other rules only
+    as many as the slots hold.
+    """
+
+    def __init__(self, sweep: Sweep, folder: SweepFolder, studies: Studies, slots: Callable[[], int]) -> None:
+        self._sweep, self._folder, self._studies, self._slots = sweep, folder, studies, slots
+        self._rungs = {method.name: rungs_of(sweep, method.name) for method in sweep.methods}
+        self._climbers: dict[str, _Climber] = {}
+        for configuration in folder.configurations():
+            if configuration.method in self._rungs:
+                self._climbers[configuration.key] = self._found(configuration)
+        studies.withhold([key for key, each in self._climbers.items() if each.waits])
+        self._begun = False
+        """Whether all configurations of the budget have been begun."""
+
+    def take(self) -> str | None:
+        """The next key; None while nothing can be trained before something active has come to its rung.
+
+        Once nothing is active either, those that still wait are over.
+        """
+        key = self._promoted() or self._another() or (self._promoted() if self._begun else None)
+        if key is not None:
+            self._climbers[key].active = True
+        elif self._begun and not self.more():
+            self._give_up()
+        return key
+
+    def more(self) -> bool:
+        """Whether something is active that may make others continue."""
+        return any(each.active for each in self._climbers.values())
+
+    def rung(self, key: str) -> tuple[int, float | None]:
+        """How far a key that was taken is to be trained."""
+        climber = self._climbers[key]
+        rung = self._rungs[climber.method][climber.at.rungs]
+        return rung.seeds, rung.at
+
+    def told(self, key: str) -> bool:
+        """A key that was taken is no longer active. Returns whether it has come to its rung, or is over."""
+        before, configuration = self._climbers[key], self._folder.configuration(key)
+        self._climbers[key] = now = self._found(configuration)
+        if now.over:
+            self._studies.tell(key)
+        else:
+            self._studies.report(key)
+        return now.over or now.at.rungs > before.at.rungs
+
+    def _found(self, configuration: ConfigurationFolder) -> _Climber:
+        """What the records say."""
+        over = configuration.status().over
+        stopped = [each for each in configuration.results() if each.status == "pruned"]
+        if stopped and not over:  # a kill came between
+            give_up(self._sweep, self._folder, configuration, stopped[0].reason or "")
+            over = True
+        return _Climber(configuration.method, climbed(self._sweep, configuration), over=over)
+
+    def _at(self, method: str, number: int) -> dict[str, float]:
+        """What was measured at a rung, by key."""
+        return {
+            key: each.at.values[number]
+            for key, each in self._climbers.items()
+            if each.method == method and number in each.at.values
+        }
+
+    def _promoted(self) -> str | None:
+        waiting = {key: each.at.rungs for key, each in self._climbers.items() if each.waits}
+        if self._sweep.pruning.type == "asha":
+            return next((key for key in self._best_of_rungs() if key in waiting), None)
+        held = sum(not each.over for each in self._climbers.values())
+        full = held >= self._sweep.resources.interleave * self._slots()
+        return least_advanced(waiting, list(self._climbers)) if full or self._begun else None
+
+    def _best_of_rungs(self) -> Iterator[str]:
+        """Those that asha promotes, the highest rung first."""
+        highest = max(map(len, self._rungs.values()))
+        for number in reversed(range(highest)):
+            for method, rungs in self._rungs.items():
+                waiting = [
+                    key
+                    for key, each in self._climbers.items()
+                    if each.method == method and each.waits and each.at.rungs == number + 1
+                ]
+                if waiting and number + 1 < len(rungs):
+                    values = self._at(method, number)
+                    yield from (key for key in waiting if key not in values)  # its steps have no such rung
+                    more = better_is_more(self._sweep, method, number)
+                    yield from promotable(values, waiting, self._sweep.pruning.reduction, more, self._begun)
+
+    def _another(self) -> str | None:
+        if not self._begun and (key := self._studies.next()) is not None:
+            if key not in self._climbers:
+                self._climbers[key] = _Climber(self._folder.configuration(key).method, Climbed())
+            return key
+        self._begun = True
+        return None
+
+    def _give_up(self) -> None:
+        """End those that wait: none of them is among the best of its rung."""
+        for key, climber in self._climbers.items():
+            if climber.waits:
+                configuration = self._folder.configuration(key)
+                give_up(self._sweep, self._folder, configuration, self._place(key, climber))
+                climber.over = True
+                self._studies.tell(key)
+
+    def _place(self, key: str, climber: _Climber) -> str:
+        """Why a configuration that waits is over, in words."""
+        number, others = climber.at.rungs - 1, [e for e in self._climbers.values() if e.method == climber.method]
+        rung, values = self._rungs[climber.method][number], self._at(climber.method, number)
+        mine = place(values, key, better_is_more(self._sweep, climber.method, number))
+        went = sum(each.at.rungs > number + 1 for each in others)
+        what = "validation loss" if rung.at is not None else self._sweep.objective.metric
+        said = f"{what} {values[key]:.4f} is number {mine} of {len(values)}, and {went} of them continued"
+        return f"stopped early at step {climber.at.steps[number]}: {said}"

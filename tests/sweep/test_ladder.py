@@ -1,0 +1,216 @@
+"""Configurations that climb rungs, with kills at any moment: each ends exactly once, the best get the steps."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from safetensors.numpy import save_file
+
+from gallop_ray.analysis.ranking import best
+from gallop_ray.analysis.status import StatusReader
+from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.search.study import Studies
+from gallop_ray.spec.rungs import Rung
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.ladder import Ladder
+
+STEPS = 90
+pytestmark = pytest.mark.slow
+
+
+def make(tmp: Path, configurations: int = 12, seeds: int = 2, **changes: Any) -> Sweep:
+    return Sweep.model_validate(
+        {
+            "name": "climbing",
+            "output": str(tmp),
+            "model": {"name": "pocket"},
+            "data": {"root": "generated", "train": "range", "ood": ["max"]},
+            "methods": [{"type": "gallop"}, {"type": "vanilla"}],
+            "seeds": seeds,
+            "search": {"sampler": "random", "space": {"training.learning_rate": {"log": [1e-5, 1e-1]}}},
+            "pruning": {"type": "asha"},
+            "budget": {"configurations": configurations},
+            **changes,
+        }
+    )
+
+
+class Worker:
+    """What trials and workers write, without training: the loss falls with the learning rate."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep, self.folder = sweep, SweepFolder(Path(sweep.output) / sweep.name)
+        self.folder.create(sweep.model_dump(mode="json"))
+        self.trained: Counter[str] = Counter()
+
+    def train(self, key: str, rung: Rung, dies_at: int | None = None) -> None:
+        """Train a configuration up to a rung; dies_at: the step at which its worker is killed, before that."""
+        configuration = self.folder.configuration(key)
+        if rung.at is not None:
+            self._pause(configuration.run(0), rung, dies_at)
+            if dies_at is None:
+                configuration.write_status("waiting", [])
+            return
+        for seed in range(rung.seeds):
+            run = configuration.run(seed)
+            if run.result() is None:
+                self._go(run, STEPS, dies_at)
+                if dies_at is not None:
+                    return
+                value = self._rate(key) + 0.001 * seed
+                said = {"configuration": key, "seed": seed, "status": "finished", "reason": None, "steps": STEPS}
+                run.finish({**said, "val_mean_accuracy": value, "id_accuracy": value, "seconds": {"total": 9.0}})
+                self.folder.append_result(run)
+        over = rung.seeds == len(self.sweep.seeds)
+        configuration.write_status("finished" if over else "waiting", list(range(rung.seeds)), self._rate(key))
+
+    def _pause(self, run: RunFolder, rung: Rung, dies_at: int | None) -> None:
+        step = rung.step(STEPS)
+        assert step is not None
+        self._go(run, step, dies_at)
+        if dies_at is None:
+            loss = 1 - self._rate(run.configuration)
+            run.pause({"rung": rung.at, "step": step, "steps": STEPS, "loss": loss, "seconds": {"total": 1.0}})
+
+    def _go(self, run: RunFolder, step: int, dies_at: int | None) -> None:
+        before = self._step(run)
+        if not run.resume("slot-0"):
+            run.start({}, "slot-0")
+        last = step if dies_at is None else min(step, max(before, dies_at))
+        for each in range(before + 1, last + 1):
+            run.event("step", step=each, steps=STEPS, loss=1.0)
+        if dies_at is None:
+            self.trained[run.configuration] += step - before
+            save_file({"step": np.array(step)}, run.checkpoint)
+
+    def _step(self, run: RunFolder) -> int:
+        judged = run.rungs().rungs
+        return max((each.step for each in judged), default=0)
+
+    def _rate(self, key: str) -> float:
+        return float(self.folder.configuration(key).configuration().training["learning_rate"])
+
+
+def climb(sweep: Sweep, slots: int = 1, kills: int = 0, seed: int = 0) -> Worker:
+    """Run a sweep to its end; so many times the driver, and now and then a worker with it, is killed on the way."""
+    worker, dice = Worker(sweep), random.Random(seed)
+    ladder, active = start(sweep, worker, slots), list[str]()
+    for _ in range(10_000):
+        while len(active) < slots and (key := ladder.take()) is not None:
+            active.append(key)
+        if not active:
+            return worker
+        key = active.pop(dice.randrange(len(active)))
+        died = kills > 0 and dice.random() < 0.4
+        rung = Rung(*ladder.rung(key))
+        worker.train(key, rung, dies_at=dice.choice([None, 3, 40]) if died else None)
+        if died:  # before the ladder is told, and with everything else that was active
+            kills -= 1
+            ladder, active = start(sweep, worker, slots), []
+        else:
+            assert ladder.told(key)
+    raise AssertionError("the sweep never ends")
+
+
+def start(sweep: Sweep, worker: Worker, slots: int) -> Ladder:
+    return Ladder(sweep, worker.folder, Studies(sweep, worker.folder), lambda: slots)
+
+
+def books(worker: Worker) -> dict[str, str]:
+    """The end of each configuration, which agrees with its runs, results.jsonl, the study and the status."""
+    sweep, folder = worker.sweep, worker.folder
+    ends = {each.key: each.status().status for each in folder.configurations()}
+    assert set(ends.values()) <= {"finished", "pruned"}
+    listed = Counter((line.configuration, line.seed) for line in folder.listed())
+    assert set(listed.values()) == {1}, "no run ends twice"
+    assert listed.keys() == {(r.configuration, r.seed) for r in folder.results()}
+    backend = optuna.storages.journal.JournalFileBackend(str(folder.path / "study.journal"))
+    storage = optuna.storages.JournalStorage(backend)
+    for method in sweep.methods:
+        trials = [t for t in optuna.load_study(study_name=method.name, storage=storage).trials if t.user_attrs]
+        told = {t.user_attrs["configuration"]: t.state.name for t in trials}
+        assert len(told) == len(trials)
+        mine = {key: end for key, end in ends.items() if key.startswith(method.name)}
+        assert told == {key: "COMPLETE" if end == "finished" else "PRUNED" for key, end in mine.items()}
+    for configuration in folder.configurations():
+        stopped = [each for each in configuration.results() if each.status == "pruned"]
+        assert not stopped or configuration.status().status == "pruned"
+        assert not any(run.checkpoint.exists() for run in configuration.runs() if run.result() is None)
+        for run in configuration.runs():
+            steps = [event.step for event in run.events() if event.event == "step"]
+            assert steps == list(range(1, len(steps) + 1)), "each step once, in order"
+    status = StatusReader(folder, sweep).look()
+    assert (status.state, status.failed, status.waiting, status.half_done) == ("finished", (), (), ())
+    assert status.runs.total == status.runs.finished + status.runs.pruned
+    return ends
+
+
+def test_the_best_third_of_each_rung_continues(tmp_path: Path) -> None:
+    worker = climb(make(tmp_path, configurations=27))
+    ends = books(worker)
+    rungs = Counter(len(each.run(0).rungs().rungs) for each in worker.folder.configurations())
+    assert rungs[0] == 1, "vanilla trains nothing and runs to its end"
+    assert rungs[1] + rungs[2] == 27
+    assert 9 <= rungs[2] <= 14, "asynchronous: some are promoted early that are not among the best later"
+    finished = [key for key, end in ends.items() if end == "finished" and key.startswith("gallop")]
+    rates = {key: worker._rate(key) for key in ends if key.startswith("gallop")}
+    assert max(rates, key=rates.__getitem__) in finished
+    assert sum(worker.trained.values()) < 0.4 * 27 * 2 * STEPS
+    (found,) = [each for each in best(worker.folder.results(), worker.sweep.objective) if each.method == "gallop"]
+    assert found.configuration == max(rates, key=rates.__getitem__)
+    stopped = [r for r in worker.folder.results() if r.status == "pruned"]
+    assert {r.steps for r in stopped} == {10, 30}
+    assert all(f"stopped early at step {r.steps}: validation loss" in (r.reason or "") for r in stopped)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("slots", [1, 3])
+def test_kills_lose_nothing_and_double_nothing(tmp_path: Path, slots: int, seed: int) -> None:
+    worker = climb(make(tmp_path, configurations=9), slots, kills=8, seed=seed)
+    ends = books(worker)
+    assert len(ends) == 10
+    assert "finished" in {end for key, end in ends.items() if key.startswith("gallop")}
+
+
+def test_of_few_configurations_one_finishes(tmp_path: Path) -> None:
+    ends = books(climb(make(tmp_path, configurations=2, seeds=1)))
+    assert Counter(end for key, end in ends.items() if key.startswith("gallop")) == {"finished": 1, "pruned": 1}
+
+
+def test_several_in_turn_all_climb_together(tmp_path: Path) -> None:
+    sweep = make(tmp_path, configurations=5, pruning={"type": "none"}, resources={"interleave": 3})
+    worker = Worker(sweep)
+    ladder, order = start(sweep, worker, 1), []
+    while (key := ladder.take()) is not None:
+        rung = Rung(*ladder.rung(key))
+        order.append((key, rung.step(STEPS) or STEPS * rung.seeds))
+        worker.train(key, rung)
+        assert ladder.told(key)
+    assert set(books(worker).values()) == {"finished"}
+    trained = [(key, step) for key, step in order if key.startswith("gallop")]
+    assert len({key for key, step in trained[:4] if step == 10}) >= 2, "others begin before the first one ends"
+    held: list[int] = []
+    open_ones: set[str] = set()
+    for key, step in order:
+        open_ones.add(key)
+        held.append(len(open_ones))
+        if step == STEPS * 2:
+            open_ones.discard(key)
+    assert max(held) == 3
+
+
+def test_tpe_learns_from_what_waits(tmp_path: Path) -> None:
+    """A configuration that waits at a rung counts for the sampler by its loss there: smaller is better."""
+    space = {"training.learning_rate": {"log": [1e-5, 1e-1]}}
+    sweep = make(tmp_path, 40, seeds=1, search={"sampler": "tpe", "space": space})
+    worker = climb(sweep)
+    books(worker)
+    gallop = sorted(worker.folder.path.glob("gallop-*/configuration.json"), key=lambda path: path.stat().st_mtime_ns)
+    rates = [worker._rate(path.parent.name) for path in gallop]
+    assert len(rates) == 40
+    assert np.median(rates[20:]) > 5 * np.median(rates[:10])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 
-from gallop_ray.records.events import Event, PhaseBegan, RunContinued, RunStarted, Step
+from gallop_ray.records.events import Event, PhaseBegan, RunContinued, RunPaused, RunStarted, Step
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.slots import loads
@@ -90,11 +90,14 @@ def run_times(run: RunFolder) -> RunTimes | None:
 def leg_times(run: RunFolder) -> list[RunTimes]:
     """The times of a run, each time that it was trained: a run that was paused may continue in another slot."""
     legs: list[list[Event]] = [[]]
+    waits = False
     for event in run.events():
         if isinstance(event, RunContinued):
             legs.append([])
-        if not isinstance(event, Step):
+            waits = False
+        if not waits and not isinstance(event, Step):  # one that waits may be over while it does
             legs[-1].append(event)
+        waits = waits or isinstance(event, RunPaused)
     found = (_leg_times(run.configuration, events) for events in legs if events)
     return [each for each in found if each is not None]
 

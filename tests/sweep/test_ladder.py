@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from gallop_ray.analysis.ranking import best
 from gallop_ray.analysis.status import StatusReader
+from gallop_ray.analysis.timing import leg_times
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.search.study import Studies
@@ -166,6 +167,9 @@ def test_the_best_third_of_each_rung_continues(tmp_path: Path) -> None:
     stopped = [r for r in worker.folder.results() if r.status == "pruned"]
     assert {r.steps for r in stopped} == {10, 30}
     assert all(f"stopped early at step {r.steps}: validation loss" in (r.reason or "") for r in stopped)
+    for run in (worker.folder.run(each.configuration, 0) for each in stopped):
+        ended = [event for event in run.events() if event.event == "run_ended"]
+        assert leg_times(run)[-1].last_event < ended[0].time, "it did not train while it waited for its end"
 
 
 @pytest.mark.parametrize("seed", range(2))

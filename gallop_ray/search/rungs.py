@@ -44,6 +44,7 @@ class AtRung:
     """What was measured of a configuration at a rung of steps: by task each example's loss, and their weighted mean."""
 
     key: str
+    step: int
     loss: float
     losses: Mapping[str, Sequence[float]]
 

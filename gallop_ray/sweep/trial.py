@@ -228,7 +228,8 @@ class ConfigurationTrial(tune.Trainable):
         if self._rung is not None and self._rung.at is not None:
             here = self._at_rung(mine, self._rung.at)
             others = [found for each in same if (found := self._at_rung(each, self._rung.at))]
-            return None if here is None else reason_at_rung(self._sweep, mine.method, here, others)
+            reason = None if here is None else reason_at_rung(self._sweep, mine.method, here, others)
+            return None if reason is None or here is None else f"stopped early at step {here.step}: {reason}"
         try:
             return reason_to_prune(self._sweep, self._contestant(mine), [self._contestant(c) for c in same])
         except ValueError as error:  # of a rule of the user's; finished runs are not lost for it
@@ -237,7 +238,7 @@ class ConfigurationTrial(tune.Trainable):
 
     def _at_rung(self, configuration: ConfigurationFolder, rung: float) -> AtRung | None:
         judged = configuration.run(self._sweep.seeds[0]).rungs().at(rung)
-        return None if judged is None else AtRung(configuration.key, judged.loss, judged.losses)
+        return None if judged is None else AtRung(configuration.key, judged.step, judged.loss, judged.losses)
 
     def _contestant(self, configuration: ConfigurationFolder) -> Contestant:
         metric = self._sweep.objective.metric

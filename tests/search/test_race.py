@@ -39,7 +39,7 @@ def race(seed: int, losses: Losses, worse: float = 0.0) -> set[int]:
         there: list[AtRung] = []
         for n in dice.permutation(running):
             found = [*map(float, common + mine[n])]
-            here = AtRung(f"gallop-{n}", float(np.mean(found)), {"task": found})
+            here = AtRung(f"gallop-{n}", 10, float(np.mean(found)), {"task": found})
             if worse_than_best(here, there, WEIGHTS, LIMIT):
                 stopped.add(int(n))
             there.append(here)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, prune
@@ -62,7 +63,7 @@ def merged_delta(deltas: Sequence[Delta], how: str, keep: float) -> dict[str, tu
     for name in sorted({name for delta in deltas for name in delta}):
         parts = [delta[name] for delta in deltas if name in delta]
         if keep < 1:
-            method = "magnitude" if how == "ties" else "random"
+            method: Literal["magnitude", "random"] = "magnitude" if how == "ties" else "random"
             parts = [(i, prune(d, keep, method, rescale=how == "dare")) for i, d in parts]
         indices = reduce(union, (i.long() for i, _ in parts))
         stacked = torch.stack([_spread(indices, *part) for part in parts])

@@ -53,7 +53,9 @@ def checked_merge(
     if to == "merged" and model is None:
         raise ValueError("--to merged needs the base model, which only a run folder names; give one, or use --to delta")
     kept = _KEPT[how] if keep is None else keep
-    of_base = {key: found[0][key] for key in ("base_hash", "base_settings", "base_model") if key in found[0]}
+    of_base: dict[str, str] = {
+        key: found[0][key] for key in ("base_hash", "base_settings", "base_model") if key in found[0]
+    }
     return MergeRequest(
         [path for path, _ in adapters], how, kept, seed, free_folder(output), model if to == "merged" else None, of_base
     )

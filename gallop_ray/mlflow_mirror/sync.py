@@ -190,7 +190,7 @@ class SweepSync:
         else:
             configuration, level, ending, extra = folder.configuration(), "configuration", key.rpartition("-")[2], {}
         marks = {"gallop_ray.level": level, "sweep": self._folder.path.name, "configuration": key}
-        marks |= self._origin | tags
+        marks |= {**self._origin, **tags}
         identity = f"{self._id}/{path.relative_to(self._folder.path).as_posix()}"
         name = run_name(configuration, self._sweep, ending)
         make = self._store.find_or_create if path in self._unsure else self._store.create

@@ -1,6 +1,6 @@
 """Tasks on which forgetting can be seen: those of some candidates that the base model does better than by guessing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -72,6 +72,6 @@ def lines(found: list[Proposal], untried: str = "") -> Iterator[str]:
         yield f"{untried}: whether it can do these tasks is said by the sweep, once it has measured the base model"
 
 
-def untried(tasks: Mapping[str, Any]) -> list[Proposal]:
+def untried(tasks: Iterable[str]) -> list[Proposal]:
     """The same of tasks that could not be tried: all are taken."""
     return [Proposal(task, None, "taken untried") for task in tasks]

@@ -12,7 +12,7 @@ from gallop_ray.methods import Attachment
 from gallop_ray.sparse.weights import gather_all, local, write_all
 from gallop_ray.spec.metrics import find, maximized
 from gallop_ray.tasks.accuracy import Generated
-from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.examples import Example, Split
 from gallop_ray.tasks.measuring import measured, measuring
 from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
 from gallop_ray.tasks.outputs import Outputs, describe
@@ -76,7 +76,8 @@ def _measure(resident: LoadedModel, module: nn.Module) -> Measured:
         if task.harness is not None:
             size = settings.batch_size
             correct[name] = {}
-            for split, examples in (("validation", task.validation), ("test", task.test)):
+            splits: Mapping[Split, Sequence[Example]] = {"validation": task.validation, "test": task.test}
+            for split, examples in splits.items():
                 with part(f"{name}, {split}", len(examples)):
                     correct[name][split] = task.harness.measure(module, tokenizer, split, size)
             asked = [one.instruction for one in resident.shown(task)]

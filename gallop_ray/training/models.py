@@ -154,7 +154,8 @@ def local_tokenizer(spec: ModelSpec) -> Any | None:
 
 def tokenizer_and_ends(spec: ModelSpec) -> tuple[Any, GenerationConfig]:
     """A model's tokenizer as runs have it, and its own generation settings; without its weights."""
-    source, where = model_source(spec.name), {"revision": spec.revision}
+    source = model_source(spec.name)
+    where: Any = {"revision": spec.revision}
     config = AutoConfig.from_pretrained(source, **where)
     tokenizer = AutoTokenizer.from_pretrained(source, **where)
     fit_tokenizer(config.get_text_config(decoder=True).vocab_size, tokenizer)

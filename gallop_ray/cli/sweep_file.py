@@ -16,8 +16,9 @@ from gallop_ray.spec.schema import PLAIN_SAMPLERS, PRUNINGS, Sweep
 
 
 def add_sweep_file_commands(commands: Any) -> None:
-    """Add init, schema, doctor, validate, plan and run to the subparsers."""
+    """Add init, submit, schema, doctor, validate, plan and run to the subparsers."""
     _add_init(commands)
+    _add_submit(commands)
     _add_schema(commands)
     _add_doctor(commands)
     for name, command, text in (
@@ -34,6 +35,18 @@ def add_sweep_file_commands(commands: Any) -> None:
             sub.add_argument("--probe", action="store_true", help=text)
         if name == "run":
             sub.add_argument("--verbose", action="store_true", help="also show the output of Ray and DeepSpeed")
+
+
+def _add_submit(commands: Any) -> None:
+    text = "check a sweep file here, and run it as a job of a Ray cluster; the same command resumes it"
+    sub = commands.add_parser("submit", help=text, description=text)
+    sub.add_argument("sweep", help="the sweep file")
+    sub.add_argument("--address", metavar="URL", help="the dashboard, http://HEAD:8265 (RAY_API_SERVER_ADDRESS)")
+    until = sub.add_mutually_exclusive_group()
+    until.add_argument("--wait", action="store_true", help="until the sweep has ended, and take its exit code")
+    until.add_argument("--follow", action="store_true", help="the same, and show what it prints")
+    _add_overrides(sub)
+    sub.set_defaults(command=_submit)
 
 
 def _add_init(commands: Any) -> None:
@@ -167,6 +180,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from gallop_ray.sweep.driver import located
 
     return run(located(sweep), arguments, arguments.sweep)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    sweep = _load(arguments)
+    from gallop_ray.cli.submit import submit
+
+    return submit(sweep, arguments)
 
 
 def run(sweep: Sweep, arguments: argparse.Namespace, file: str | None = None) -> int:

@@ -124,6 +124,22 @@ def address_note() -> Path:
     return Path(get_ray_address_file(None))
 
 
+def put_package(client: Any, place: str, content: bytes) -> None:
+    """Store bytes in the head's table through a job submission client. place: gcs://NAME.zip. Raises RuntimeError."""
+    answer = client._do_request("PUT", f"/api/packages/gcs/{place.removeprefix('gcs://')}", data=content)
+    if answer.status_code != 200:
+        client._raise_error(answer)
+
+
+def take_package(head: str, place: str) -> bytes | None:
+    """Take such bytes out of the table of the head at HOST:PORT; None where there are none."""
+    table: Any = GcsClient(address=head)
+    content: bytes | None = table.internal_kv_get(place.encode(), None)
+    if content is not None:
+        table.internal_kv_del(place.encode(), False, None)
+    return content
+
+
 def greet_head(place: str) -> None:
     """Raises what Ray's client raises where no head of this version listens at HOST:PORT; may hang."""
     GcsClient(address=place)

@@ -28,8 +28,7 @@ _RAY = {
     # By default as many as CPUs, and Ray warns at four times that; but our processes mostly wait.
     "RAY_worker_maximum_startup_concurrency": "16",
 }
-# Nothing secret: Ray logs runtime environments in plain text. On this machine workers inherit HF_TOKEN; the nodes of a
-# cluster have their own.
+# Nothing secret: Ray logs runtime environments in plain text. Slots hand HF_TOKEN to their workers.
 _PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "GALLOP_RAY_CACHE")
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +20,7 @@ from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Sweep
 
 _LOG = logging.getLogger(__name__)
+_ENTRUSTED = ("HF_TOKEN",)
 _PLAN_SECONDS = 5.0
 _ROOM_SECONDS = 1.0
 _PENDING = 4  # slots that wait for nodes, at most: each costs two processes in the meantime
@@ -32,10 +35,13 @@ class SlotPool:
     A dead slot is replaced, and its placement group removed, which Ray does not do while its dashboard is off.
 
     most: how many slots there is work for.
+    variables: for the environment of the workers.
     """
 
-    def __init__(self, most: int, sweep: str, folder: str, work: Work | None = None) -> None:
-        self._arguments = (sweep, folder, work)
+    def __init__(
+        self, most: int, sweep: str, folder: str, work: Work | None = None, variables: Mapping[str, str] | None = None
+    ) -> None:
+        self._arguments = (sweep, folder, work, variables)
         self._resources = Sweep.model_validate_json(sweep, context=STORED).resources
         self._left = most
         self._changed = asyncio.Condition()
@@ -210,5 +216,7 @@ class Room:
 
 def start_pool(most: int, sweep: str, folder: str, work: Work | None = None) -> Any:
     """A pool on the driver's own node, so that it lives as long as the driver."""
+    # Not in the job's runtime environment, which Ray logs in plain text.
+    variables = {name: os.environ[name] for name in _ENTRUSTED if name in os.environ}
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return SlotPool.options(scheduling_strategy=here).remote(most, sweep, folder, work)
+    return SlotPool.options(scheduling_strategy=here).remote(most, sweep, folder, work, variables)

@@ -57,11 +57,15 @@ class Slot:
     """Runs the workers' Ray Train run in a thread, and passes jobs to the workers and their answers back.
 
     work: the training function of every worker; None for that of slots/worker.py.
+    variables: the environment that workers take over from the driver; secret, so not a part of Ray Train's settings.
     """
 
-    def __init__(self, name: str, sweep: str, folder: str, work: Work | None = None) -> None:
+    def __init__(
+        self, name: str, sweep: str, folder: str, work: Work | None = None, variables: Mapping[str, str] | None = None
+    ) -> None:
         self._name, self._sweep, self._folder = name, Sweep.model_validate_json(sweep, context=STORED), folder
         self._work = work
+        self._variables = variables or {}
         self._changed = asyncio.Condition()
         self._number = 0
         self._turn: _Turn | None = None
@@ -122,6 +126,10 @@ class Slot:
             self._changed.notify_all()
 
     # -- the workers' side
+
+    async def variables(self) -> Mapping[str, str]:
+        """Environment variables for the workers, which ask for them before they import what reads them."""
+        return self._variables
 
     async def join(self, rank: int, group: str, node: str, kills: int) -> int:
         """A rank has loaded the model. Returns the number of the last job, which this start of the group must skip.

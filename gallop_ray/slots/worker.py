@@ -4,6 +4,7 @@ All ranks run the same jobs. A failure that all ranks report together is an answ
 group down, and Ray Train restarts it.
 """
 
+import os
 import time
 import traceback
 import uuid
@@ -53,6 +54,7 @@ def serve(config: Mapping[str, Any]) -> None:
     """The training function of a slot's Ray Train run."""
     slot, rank, begun = config["slot"], ray.train.get_context().get_world_rank(), time.perf_counter()
     folder = SweepFolder(Path(config["folder"]))
+    os.environ.update(ray.get(slot.variables.remote()))
     use_code(folder)  # first: reading the sweep imports the user's own methods
     sweep = Sweep.model_validate_json(config["sweep"])
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))

@@ -159,3 +159,14 @@ def test_workers_that_die_while_they_load_are_refused_after_three_starts(play: A
         assert (await ranks.slot.execute(JOB)).status == "lost"
 
     play(scene)
+
+
+def test_workers_are_given_the_variables_that_ray_would_log(play: Any) -> None:
+    async def scene(ranks: Ranks) -> None:
+        assert await ranks.slot.variables() == {}
+        plain = module.Slot.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+        slot = plain("slot-0", sweep().model_dump_json(), "folder", None, {"HF_TOKEN": "hf_planted"})
+        assert await slot.variables() == {"HF_TOKEN": "hf_planted"}
+        assert "hf_planted" not in slot._sweep.model_dump_json()
+
+    play(scene)

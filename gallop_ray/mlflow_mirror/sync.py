@@ -189,7 +189,7 @@ class SweepSync:
             key, level, ending, extra = path.parent.name, "seed", f"seed {folder.seed}", {"seed": folder.seed}
         else:
             configuration, level, ending, extra = folder.configuration(), "configuration", key.rpartition("-")[2], {}
-        marks = {"gallop_ray.level": level, "sweep": self._folder.path.name, "configuration": key}
+        marks: dict[str, object] = {"gallop_ray.level": level, "sweep": self._folder.path.name, "configuration": key}
         marks |= {**self._origin, **tags}
         identity = f"{self._id}/{path.relative_to(self._folder.path).as_posix()}"
         name = run_name(configuration, self._sweep, ending)

@@ -1,6 +1,6 @@
 """Tasks on which forgetting can be seen: those of some candidates that the base model does better than by guessing."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any

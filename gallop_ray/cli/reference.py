@@ -10,7 +10,8 @@ _HEAD = """\
 
 Made from the code by `make pages`. Every command has `--help`. Exit codes: 0 done, or stopped as asked; 1 runs failed,
 `doctor` found a problem, or something unexpected happened (one line, which names the file with the trace); 2 the user
-has to change something; 130 and 143 ended by Ctrl-C and SIGTERM.
+has to change something, a node of the cluster that lacks what all need included; 130 and 143 ended by Ctrl-C and
+SIGTERM.
 """
 
 

@@ -113,7 +113,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     sweep = _load(arguments) if arguments.sweep else None
     from gallop_ray.preflight.doctor import examine
 
-    return 0 if examine(sweep) else FAILED
+    return examine(sweep)
 
 
 def _load(arguments: argparse.Namespace) -> Sweep:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import ray
 
@@ -12,18 +13,23 @@ from gallop_ray.preflight.data_checks import general_text
 from gallop_ray.preflight.findings import Finding, ok, print_findings, problem, warning
 from gallop_ray.records.environment import environment_record
 from gallop_ray.slots.cluster import leave, possible_slots
+from gallop_ray.slots.nodes import node_troubles
 from gallop_ray.slots.ray_address import RayAddress, find_ray
 from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.engine import quiet
 
+_FOUND, _USER_ERROR = 1, 2
 
-def examine(sweep: Sweep | None) -> bool:
-    """Print a line for each check. Returns whether there is no problem."""
+
+def examine(sweep: Sweep | None) -> int:
+    """Print a line for each check. Returns the exit code: 0 without a problem, 2 for one that `run` refuses, else 1."""
     quiet()
-    counts = print_findings(_findings(sweep))
+    counts, refused = print_findings(_findings(sweep))
     print(f"problems: {counts['problem']}, warnings: {counts['warning']}")
-    return counts["problem"] == 0
+    if refused:
+        return _USER_ERROR
+    return _FOUND if counts["problem"] else 0
 
 
 def _findings(sweep: Sweep | None) -> Iterator[Finding]:
@@ -88,6 +94,8 @@ def _ray(found: RayAddress, sweep: Sweep | None) -> Iterator[Finding]:
         yield ok(f"Ray cluster at {found.name}: nodes {nodes}, CPUs {cpus:g}, GPUs {gpus:g}")
         if sweep is not None:
             yield _room(sweep)
+        for each in node_troubles(Path(sweep.output if sweep else "runs").expanduser().absolute()):
+            yield Finding("problem", each.what, each.fix, refused=True)
     leave()
 
 

@@ -18,6 +18,8 @@ class Finding:
     level: Level
     text: str
     fix: str = ""
+    refused: bool = False
+    """Whether it is the user's mistake that `run` refuses in the same words."""
 
 
 def ok(text: str) -> Finding:
@@ -35,15 +37,17 @@ def problem(text: str, fix: str) -> Finding:
     return Finding("problem", text, fix)
 
 
-def print_findings(findings: Iterable[Finding]) -> dict[Level, int]:
-    """Print each finding as it comes. Returns their number by level."""
+def print_findings(findings: Iterable[Finding]) -> tuple[dict[Level, int], bool]:
+    """Print each finding as it comes. Returns their number by level, and whether `run` refuses one of them."""
+    refused = False
     console, counts = Console(soft_wrap=True, highlight=False), dict.fromkeys(_COLOURS, 0)
     for each in findings:
         counts[each.level] += 1
+        refused = refused or each.refused
         line = Text(f"{each.level:<8}", style=_COLOURS[each.level])
         end = " " if each.text.endswith((".", "?")) else ". "
         console.print(line + Text(f" {each.text}{end + each.fix if each.fix else ''}"))
-    return counts
+    return counts, refused
 
 
 def gigabytes(count: float) -> str:

@@ -13,6 +13,7 @@ from gallop_ray.errors import Halted, UserError
 from gallop_ray.records import control
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.slots.cluster import connect, count_slots, leave
+from gallop_ray.slots.nodes import node_troubles
 from gallop_ray.slots.pool import start_pool
 from gallop_ray.slots.ray_address import find_ray
 from gallop_ray.spec.plan import plan_sweep
@@ -69,6 +70,8 @@ def slot_pool(
     """
     _join(verbose, note)
     try:
+        if troubles := node_troubles(folder.path):
+            raise UserError("\n".join(map(str, troubles)))
         with watching_ray(end), _pool(sweep, folder, note) as pool:
             yield pool
     finally:

@@ -1,0 +1,99 @@
+"""What every node of a cluster must have in common with this one: the storage, and the versions of packages."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gallop_ray.records.environment import environment_record
+
+_ANSWER_SECONDS = 120.0  # a node that has run nothing yet starts a worker process first
+_SEEN_SECONDS = 5.0  # network disks show new files late
+_COMPARED = ("python", "torch", "ray", "deepspeed", "transformers", "peft", "gallop_ray")
+
+
+class NodeTrouble(NamedTuple):
+    """What is wrong with a node, which it names, and what to do."""
+
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.fix[0].lower()}{self.fix[1:]}"
+
+
+def node_troubles(output: Path) -> list[NodeTrouble]:
+    """Ask every node of the cluster that this process has joined; none of a cluster of one node.
+
+    output: the folder that all nodes must see, made if need be. A token that is written there is read on each of them.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return []
+    output.mkdir(parents=True, exist_ok=True)
+    token = output / f".seen-by-every-node-{uuid.uuid4().hex}"
+    token.write_text(token.name)
+    try:
+        return [each for node in _asked(nodes, token) for each in _troubles(*node, output)]
+    finally:
+        token.unlink(missing_ok=True)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _look(token: str) -> tuple[bool, dict[str, Any]]:
+    """On a node: whether it sees the token, and its versions."""
+    deadline = time.monotonic() + _SEEN_SECONDS
+    while not (seen := _holds(Path(token))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return seen, environment_record()
+
+
+def _holds(token: Path) -> bool:
+    with suppress(OSError):
+        return token.read_text() == token.name
+    return False
+
+
+def _asked(nodes: list[dict[str, Any]], token: Path) -> Iterator[tuple[str, Any]]:
+    """Each node's name, with what it answers: an exception where it cannot."""
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    asked = [_look.options(scheduling_strategy=place).remote(str(token)) for place in places]
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
+    for node, answer in zip(nodes, asked, strict=True):
+        name = f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        if answer not in answered:
+            yield name, TimeoutError(f"no answer in {_ANSWER_SECONDS:.0f} s")
+            continue
+        try:
+            yield name, ray.get(answer)
+        except Exception as error:  # whatever the node's Python lacks comes as an error of Ray
+            yield name, error
+
+
+def _troubles(name: str, answer: Any, output: Path) -> Iterator[NodeTrouble]:
+    if isinstance(answer, Exception):
+        reason = str(answer).strip().splitlines()[-1]
+        fix = "Install the same version of gallop_ray there, and look at the logs of its raylet"
+        yield NodeTrouble(f"{name} cannot run gallop_ray: {reason}", fix)
+        return
+    seen, record = answer
+    if not seen:
+        yield NodeTrouble(
+            f"{name} does not see output {output}: a file that was written there on this machine is not there",
+            "Mount the same storage on every node, or give a folder on such a storage as output",
+        )
+    if different := _different(record, environment_record()):
+        yield NodeTrouble(f"{name} has {different}", "Install the same versions on every node: constraints.txt")
+
+
+def _different(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {theirs.get(name)} where this machine has {ours.get(name)}"
+        for name in _COMPARED
+        if theirs.get(name) != ours.get(name)
+    )

@@ -80,15 +80,15 @@ def asked(name: str) -> tuple[str, dict[str, Any], float]:
     return name, options, 0.1 if name == "peft" else 3e-3
 
 
-RARELY = ("gem", "skeleton", "fisher", "taylor", "wanda", "lt_sft", "s2ft", "gasdu", "child_tuning", "hybrid", "rosa")
-"""Methods that share what they do on two ranks with others: there they are long tests."""
+ON_TWO_RANKS = ("gallop", "smt", "lift", "spiel", "lora", "full", "vanilla")
+"""One of each kind of what happens on two ranks; there the other methods, which share it with these, are long tests."""
 
 
 def trials() -> Iterator[Any]:
     """Every method on one rank and on two."""
     for name in method_types():
         for case in CASES:
-            place, rare = f"{case.world} at ZeRO {case.stage}", case.world > 1 and name in RARELY
+            place, rare = f"{case.world} at ZeRO {case.stage}", case.world > 1 and name not in ON_TWO_RANKS
             yield pytest.param(name, case, id=f"{name}-{place}", marks=[pytest.mark.long] * rare)
 
 

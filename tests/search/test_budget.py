@@ -51,7 +51,7 @@ def test_within_a_budget_of_eight_tpe_goes_by_results(tmp_path: Path) -> None:
     assert max(up[4:]) > max(down[4:])
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "nomad"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", pytest.param("nomad", marks=pytest.mark.long)])
 def test_methods_with_a_range_in_common_draw_the_same_values_of_it(tmp_path: Path, sampler: str) -> None:
     also = {"gallop.density": {"linear": [0.01, 0.1]}, "lora.rank": {"integer": [2, 64]}}
     first = [{"gallop.density": 0.05}]  # gallop tries one point more than lora before it draws

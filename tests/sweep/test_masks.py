@@ -48,7 +48,7 @@ def run(sweep: Sweep) -> RunFolder:
     return run
 
 
-ALWAYS = {"adapter/adapter.safetensors", "results.jsonl"}
+ALWAYS = {"adapter/adapter.safetensors", "results.jsonl", "sweep.yaml"}
 MASKS, REPORT = {"masks.json", "masks.png"}, {"report/report.html", "report/verdict.txt"}
 
 

@@ -35,6 +35,7 @@ def test_a_folder_loads_as_asked(tmp_path):
     assert {n: p.shape for n, p in meta.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
 
 
+@pytest.mark.long
 def test_pre_training_repeats_bit_for_bit_and_leaves_the_random_state_alone(tmp_path):
     for name in ("one", "two"):
         torch.rand(7)

@@ -23,7 +23,7 @@ from gallop_ray.tasks.metrics import Correct
 
 MEAN_ACCURACY, ANSWER_LOSS, MARGIN = "mean_accuracy", "answer_loss", "margin"
 _MEANS = {MEAN_ACCURACY: ("id_accuracy", "ood_accuracy"), ANSWER_LOSS: ("id_loss", "ood_loss")}
-"""The mean of ID and OOD accuracy on test sets."""
+"""What is recorded on validation sets only: on test sets each is the mean of these two."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What every node of a cluster must have in common with this one: the storage, and the versions of packages."""
 
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from gallop_ray.records.environment import environment_record
 
 _ANSWER_SECONDS = 120.0  # a node that has run nothing yet starts a worker process first
 _SEEN_SECONDS = 5.0  # network disks show new files late
+_MOUNT = "Mount the same storage on every node, or give a folder on such a storage as output"
 _COMPARED = ("python", "torch", "ray", "deepspeed", "transformers", "peft", "gallop_ray")
 
 
@@ -83,17 +85,21 @@ def _troubles(name: str, answer: Any, output: Path) -> Iterator[NodeTrouble]:
         return
     seen, record = answer
     if not seen:
-        yield NodeTrouble(
-            f"{name} does not see output {output}: a file that was written there on this machine is not there",
-            "Mount the same storage on every node, or give a folder on such a storage as output",
-        )
+        yield NodeTrouble(_not_seen(name, output), _MOUNT)
     if different := _different(record, environment_record()):
         yield NodeTrouble(f"{name} has {different}", "Install the same versions on every node: constraints.txt")
 
 
+def not_seen(output: Path) -> str:
+    """What a worker says that lacks what the driver has written into the sweep's folder, with its node and the fix."""
+    return str(NodeTrouble(_not_seen(f"node {socket.gethostname()}", output), _MOUNT))
+
+
+def _not_seen(name: str, output: Path) -> str:
+    return f"{name} does not see output {output}: a file that was written there by the driver is not there"
+
+
 def _different(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{name} {theirs.get(name)} where this machine has {ours.get(name)}"
-        for name in _COMPARED
-        if theirs.get(name) != ours.get(name)
+        f"{name} {theirs[name]} where this machine has {ours[name]}" for name in _COMPARED if theirs[name] != ours[name]
     )

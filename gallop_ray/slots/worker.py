@@ -33,6 +33,7 @@ from gallop_ray.records.scores import scores_folder
 from gallop_ray.records.slots import note_loaded
 from gallop_ray.slots.failures import classify, out_of_memory_kills
 from gallop_ray.slots.jobs import BaseJob, Job, Outcome, RunJob
+from gallop_ray.slots.nodes import not_seen
 from gallop_ray.slots.rounds import execute_rounds
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.memory import free_memory
@@ -55,6 +56,9 @@ def serve(config: Mapping[str, Any]) -> None:
     slot, rank, begun = config["slot"], ray.train.get_context().get_world_rank(), time.perf_counter()
     folder = SweepFolder(Path(config["folder"]))
     os.environ.update(ray.get(slot.variables.remote()))
+    if not folder.exists():  # a node that has come since all were asked; it would write into a folder of its own
+        ray.get(slot.refuse.remote(not_seen(folder.path)))
+        return
     use_code(folder)  # first: reading the sweep imports the user's own methods
     sweep = Sweep.model_validate_json(config["sweep"])
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))

@@ -147,9 +147,7 @@ class _Over:
 
     def __call__(self, tokens: list[int], keys: Sequence[str]) -> bool:
         if self._stop:
-            last = self._tokenizer.decode(
-                tokens[-self._reach :]
-            )  # with special tokens, whose texts may be some of them
+            last = self._tokenizer.decode(tokens[-self._reach :])  # special tokens too: some may be stop texts
             if any(each in last for each in self._stop):
                 return True
         return bool(keys) and is_decided(self._tokenizer.decode(tokens, skip_special_tokens=True), keys, self._stop)

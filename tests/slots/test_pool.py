@@ -114,6 +114,13 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+def test_a_worker_that_does_not_see_the_sweeps_folder_is_refused(start: Callable[..., Any], tmp_path: Path) -> None:
+    said = ray.get(start(2, work=None).lease.remote(), timeout=SECONDS)
+    assert isinstance(said, str)
+    assert f"does not see output {tmp_path}" in said
+    assert list(tmp_path.glob("*.json")) == [], "nothing is begun in a folder of its own"
+
+
 def test_every_way_a_run_can_end_in_a_slot_of_two_workers(start: Callable[..., Any]) -> None:
     pool = start(1, workers_per_slot=2, cpus_per_worker=0.5)
     name, slot = lease(pool)

@@ -23,7 +23,7 @@ def add_sweep_file_commands(commands: Any) -> None:
     _add_doctor(commands)
     for name, command, text in (
         ("validate", _validate, "check a sweep file; every mistake with its line"),
-        ("plan", _plan, "print the resolved sweep, its runs and steps, and the memory a worker needs"),
+        ("plan", _plan, "print a sweep's runs and steps, what each method trains, and the memory a worker needs"),
         ("run", _run, "run a sweep, or resume it where an earlier start stopped"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
@@ -33,6 +33,7 @@ def add_sweep_file_commands(commands: Any) -> None:
         if name == "plan":
             text = "run a few steps of each method on this machine, and estimate how long the sweep will take"
             sub.add_argument("--probe", action="store_true", help=text)
+            sub.add_argument("--all", action="store_true", help="print every field with its value, too")
         if name == "run":
             sub.add_argument("--verbose", action="store_true", help="also show the output of Ray and DeepSpeed")
 
@@ -164,7 +165,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     sweep = _load(arguments)
     from gallop_ray.preflight.plan import print_plan
 
-    print_plan(sweep)
+    print_plan(sweep, arguments.all)
     _print_advice(sweep)
     if arguments.probe:
         from gallop_ray.sweep.driver import located

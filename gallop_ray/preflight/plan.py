@@ -1,4 +1,4 @@
-"""`gallop-ray plan`: the resolved spec, runs and steps, sizes and memory, before anything runs."""
+"""`gallop-ray plan`: runs and steps, sizes and memory, before anything runs."""
 
 import itertools
 import warnings
@@ -50,8 +50,8 @@ _LARGE = 0.05  # weights that cannot be chosen are named from this share of the 
 Row = tuple[str, str, Estimate]
 
 
-def print_plan(sweep: Sweep) -> None:
-    """Print the resolved sweep, its runs and steps, what each method trains, and the memory per worker.
+def print_plan(sweep: Sweep, fields: bool = False) -> None:
+    """Print a sweep's runs and steps, what each method trains, and the memory per worker; `fields` come last.
 
     Needs neither weights nor network, except for the configuration file of an unknown hub model. Raises ValueError,
     with the fix, for what the sweep cannot do with its model or its data.
@@ -60,12 +60,13 @@ def print_plan(sweep: Sweep) -> None:
     rows, reached, fits = list(estimates(sweep)), reach(sweep), _fits(sweep)
     plan = plan_sweep(sweep, _train_examples(sweep.data, fits))
     console = Console(markup=False)
-    console.print(Text(resolved_yaml(sweep)), soft_wrap=True)
     for table, note in (_work(plan), _sizes(rows), exports(sweep, rows), _memory(sweep, rows)):
         console.print(table)
         console.print(Text(note + "\n"), soft_wrap=True)
     for line in [*reached, *(f"{task}: {each}" for task, each in fits.items() if each.cut or each.dropped)]:
         console.print(Text(line), soft_wrap=True)
+    if fields:
+        console.print(Text(resolved_yaml(sweep)), soft_wrap=True)
 
 
 def _fits(sweep: Sweep) -> dict[str, Fitted]:

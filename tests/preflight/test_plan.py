@@ -30,8 +30,7 @@ def row(text: str, heading: str, *begins: str) -> list[str]:
 
 def test_llama_plan_shows_runs_sizes_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
     text = planned(capsys, "llama3_8b_commonsense.yaml")
-    assert text.startswith("name: llama3_8b_commonsense\n")
-    assert "schedule: linear" in text, "defaults are written out"
+    assert text.startswith("Runs") and "schedule:" not in text
     assert row(text, "Runs", "gallop")[1:4] == ["12", "3", "43"], "seven fresh seeds of the best"
     assert row(text, "Runs", "total")[1:4] == ["48", "3", "172"]
     assert "epochs x examples: unknown until the data is read" in text
@@ -43,6 +42,13 @@ def test_llama_plan_shows_runs_sizes_and_memory(capsys: pytest.CaptureFixture[st
     assert full[1:3] == lora[3:5] == ["2.01", "GB"], "an eighth of the weights"
     assert float(full[-2]) > 16 * 8.03 / 8, "at least weights, gradients, masters and moments"
     assert 2 < float(lora[-2]) < 10
+
+
+def test_every_field_is_printed_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(load_sweep(SWEEPS / "quickstart.yaml"), fields=True)
+    text = capsys.readouterr().out
+    assert text.startswith("Runs") and "\nname: quickstart\n" in text
+    assert "schedule: linear" in text, "defaults are written out"
 
 
 def test_quickstart_is_counted_without_making_the_pocket_model(

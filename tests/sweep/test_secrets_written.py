@@ -49,7 +49,7 @@ def test_no_secret_is_written_or_said(tmp_path: Path, ray_folder: Path, monkeypa
         tracking={"uri": "http://plantedUser:planted/planted@plantedWord@127.0.0.1:9/?token=plantedQuery"},
     )
     folder = str(output / "tiny")
-    said = [run("plan", file), run("run", file)]
+    said = [run("plan", "--all", file), run("run", file)]
     assert [each.returncode for each in said] == [0, 0], said[-1].stdout
     # The records alone are enough to go on, as long as the file that has the passwords is there.
     said += [run("resume", folder), run("status", "--json", folder), run("report", folder), run("best", folder)]

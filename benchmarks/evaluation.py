@@ -11,7 +11,7 @@ import torch
 from benchmarks.arms import Work, take_turns, training_arm
 from benchmarks.models import Setting, base_model, device, setting
 from benchmarks.report import row
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.tasks import accuracy, passes
 from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
 from gallop_ray.tasks.branches import reads_branches

@@ -10,7 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.tasks.encode import Encoded, collate
 from gallop_ray.training.models import load_model, meta_model
 

@@ -15,7 +15,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Mask, choose_mask
 from gallop_ray.sparse.scoring import score_owned
-from gallop_ray.spec.methods import RandomSpec
+from gallop_ray.spec.mask_methods import RandomSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.context import NullReporter, Phases
 from gallop_ray.training.engine import Engine, init_distributed, quiet

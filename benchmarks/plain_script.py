@@ -15,8 +15,11 @@ from transformers import Trainer, TrainingArguments
 
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
-from gallop_ray.spec.methods import GallopSpec, LoraRank, LoraSpec
-from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
+from gallop_ray.spec.mask_methods import GallopSpec
+from gallop_ray.spec.method import LoraRank
+from gallop_ray.spec.other_methods import LoraSpec
+from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.encode import Encoded, collate, encode

@@ -12,18 +12,13 @@ from gallop_ray.compat.probe import Incompatible
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.errors import Halted, NothingToDrawError, UserError
 from gallop_ray.spec.checks import checked_sweep
+from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.machine import DeepspeedSpec, ResourcesSpec, RetentionSpec, TrackingSpec
-from gallop_ray.spec.methods import (
-    DoraSpec,
-    FullSpec,
+from gallop_ray.spec.mask_methods import (
     GallopSpec,
     LiftSpec,
-    LinesSpec,
-    LoraRank,
-    LoraSpec,
     MagnitudeSpec,
-    PeftSpec,
     RandomSpec,
     SaftSpec,
     SaraSpec,
@@ -31,22 +26,13 @@ from gallop_ray.spec.methods import (
     SmtSpec,
     SnipSpec,
     SpielSpec,
-    VanillaSpec,
-    WiseFtSpec,
 )
+from gallop_ray.spec.method import LoraRank
+from gallop_ray.spec.other_methods import DoraSpec, FullSpec, LinesSpec, LoraSpec, PeftSpec, VanillaSpec, WiseFtSpec
 from gallop_ray.spec.problems import SweepFileError
-from gallop_ray.spec.schema import (
-    BudgetSpec,
-    ConfirmationSpec,
-    DataSpec,
-    EvaluationSpec,
-    ModelSpec,
-    ObjectiveSpec,
-    PruningSpec,
-    SearchSpec,
-    Sweep,
-    TrainingSpec,
-)
+from gallop_ray.spec.schema import ConfirmationSpec, Sweep
+from gallop_ray.spec.search import BudgetSpec, ObjectiveSpec, PruningSpec, SearchSpec
+from gallop_ray.spec.training import EvaluationSpec, TrainingSpec
 
 if TYPE_CHECKING:
     import pandas as pd

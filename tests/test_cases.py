@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from gallop_ray.cli import main
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.training.models import load_model, model_source
 
 SWEEP: dict[str, Any] = {
@@ -186,7 +186,7 @@ def test_references_that_are_read_as_another_answer_are_warned_of(case):
 
 
 def test_repeated_rows_stay_on_one_side_of_the_validation_split(case):
-    from gallop_ray.spec.schema import DataSpec
+    from gallop_ray.spec.data import DataSpec
     from gallop_ray.tasks.load import load_task
 
     rows = [(f"Is {n} even?\nAnswer format: true/false", "true" if n % 2 == 0 else "false") for n in range(16)]

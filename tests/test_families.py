@@ -21,17 +21,10 @@ from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.candidates import find_candidates, parts, places
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.optimizers import EntryAdamW
-from gallop_ray.spec.methods import (
-    DoraSpec,
-    GallopSpec,
-    LiftSpec,
-    LoraRank,
-    LoraSpec,
-    MaskMethodSpec,
-    RandomSpec,
-    SpielSpec,
-)
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
+from gallop_ray.spec.mask_methods import GallopSpec, LiftSpec, RandomSpec, SpielSpec
+from gallop_ray.spec.method import LoraRank, MaskMethodSpec
+from gallop_ray.spec.other_methods import DoraSpec, LoraSpec
 from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode
 from gallop_ray.tasks.generated import generated_examples
 from gallop_ray.training.models import load_model, meta_model

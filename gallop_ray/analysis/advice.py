@@ -6,9 +6,10 @@ from gallop_ray.analysis.comparison import LEAST_SEEDS
 from gallop_ray.analysis.edges import two_values
 from gallop_ray.analysis.verdict import listed, seeds_text, selection_text
 from gallop_ray.spec.configuration import method_space, space_keys
-from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
-from gallop_ray.spec.schema import SAMPLERS, Sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import SAMPLERS
 from gallop_ray.spec.space import Range, grid_point, grid_size, points
 
 _MOST_POINTS = 1000  # of a grid whose omitted values are named; the search for them is quadratic

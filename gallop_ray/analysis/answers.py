@@ -10,8 +10,9 @@ from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.records.files import read_json
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.metrics import made_of, task_weights
-from gallop_ray.spec.schema import DataSpec, Sweep
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import Accuracies, Correct, plain, summarize, those_measured
 from gallop_ray.tasks.values import are_values, numbers
 

@@ -14,7 +14,8 @@ from gallop_ray.records.results import BaseProgress, ConfigurationStatus, EndedR
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.watch import OpenConfigurations
 from gallop_ray.spec.plan import MethodPlan
-from gallop_ray.spec.schema import ObjectiveSpec, Sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import ObjectiveSpec
 
 _STEPS_FOR_SPEED = 20
 

@@ -14,7 +14,7 @@ from gallop_ray.records.results import CONFIRMATION, EndedRun
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.summary import mean_and_std, objective_value
 from gallop_ray.spec.metrics import maximized
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 BASE = "base model"
 Run = TypeVar("Run", bound=EndedRun)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gallop_ray.spec.basics import BASICS, BASICS_TEXT, basics_source
+from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.spec.problems import did_you_mean
-from gallop_ray.spec.schema import DataSpec, ModelSpec
 from gallop_ray.spec.tasks import is_local
 from gallop_ray.tasks.hub import HUB_TASKS
 

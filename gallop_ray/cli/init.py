@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import gallop_ray
 from gallop_ray.cli.forgetting import entries_of, proposed
 from gallop_ray.records.environment import environment_record
+from gallop_ray.spec.data import DataSpec, Limits
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.problems import SweepFileError, did_you_mean
-from gallop_ray.spec.schema import DataSpec, Limits, Sweep
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.starter import Answers, starter_methods, starter_text
 from gallop_ray.spec.tasks import is_local, is_missing
 from gallop_ray.tasks.examples import shuffled

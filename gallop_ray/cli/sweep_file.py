@@ -10,9 +10,10 @@ from gallop_ray.cli.apart import LOG, libraries_apart
 from gallop_ray.cli.watched import AGAIN, FAILED, INTERRUPTED, TERMINATED, LastWord
 from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.load import load_sweep
-from gallop_ray.spec.methods import HybridSpec, PeftSpec
+from gallop_ray.spec.other_methods import HybridSpec, PeftSpec
 from gallop_ray.spec.problems import Path
-from gallop_ray.spec.schema import PLAIN_SAMPLERS, PRUNINGS, Sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import PLAIN_SAMPLERS, PRUNINGS
 
 
 def add_sweep_file_commands(commands: Any) -> None:

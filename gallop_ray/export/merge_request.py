@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from gallop_ray.disk.tensors import DELTA, metadata_of
 from gallop_ray.export.request import checked_run, free_folder
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 
 How = Literal["sum", "ties", "dare"]
 HOWS: tuple[How, ...] = get_args(How)

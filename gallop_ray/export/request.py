@@ -9,7 +9,7 @@ from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import DELTA, FULL, HYBRID, PEFT, metadata_of
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder, RunFolder
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 
 Target = Literal["delta", "peft", "lora", "merged"]
 TARGETS: tuple[Target, ...] = get_args(Target)

@@ -19,7 +19,7 @@ from gallop_ray.sparse.base_state import base_hash, checksum
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
-from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.method import MaskMethodSpec
 
 
 def attach(

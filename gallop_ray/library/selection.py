@@ -16,7 +16,7 @@ from gallop_ray.sparse.mask import Mask, choose_within, share
 from gallop_ray.sparse.mixtures import SparseMixture
 from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.sparse.weights import collective_device, is_split, sum_over_ranks, world_size
-from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.method import MaskMethodSpec
 
 Batch = Mapping[str, Any]
 Loss = Callable[[Any, Any], Tensor]

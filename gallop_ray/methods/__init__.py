@@ -11,7 +11,7 @@ from gallop_ray.methods.contract import (
     StepwiseAttachment,
     TunerMethod,
 )
-from gallop_ray.spec.methods import GradientMethodSpec, MaskMethodSpec, MethodSpec, RefreshedMethodSpec
+from gallop_ray.spec.method import GradientMethodSpec, MaskMethodSpec, MethodSpec, RefreshedMethodSpec
 from gallop_ray.spec.plugins import load_object
 
 __all__ = [

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gallop_ray.sparse.budget import Quota, quotas
 from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.sparse.competition import Spread, by_row, by_spread
-from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec, RefreshedMethodSpec
+from gallop_ray.spec.method import MaskMethodSpec, MethodSpec, RefreshedMethodSpec
 
 
 class Attachment(Protocol):

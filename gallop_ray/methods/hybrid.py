@@ -18,7 +18,9 @@ from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask, even_mask
 from gallop_ray.sparse.weights import full_shape, rank
-from gallop_ray.spec.methods import LoraSpec, MethodSpec, SaftSpec
+from gallop_ray.spec.mask_methods import SaftSpec
+from gallop_ray.spec.method import MethodSpec
+from gallop_ray.spec.other_methods import LoraSpec
 
 
 class HybridAttachment:

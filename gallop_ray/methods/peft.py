@@ -19,7 +19,7 @@ from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.weights import gather, is_split, rank
-from gallop_ray.spec.methods import HybridSpec, PeftSpec
+from gallop_ray.spec.other_methods import HybridSpec, PeftSpec
 from gallop_ray.spec.peft_tuners import peft_variants
 from gallop_ray.spec.problems import Path as FieldPath
 from gallop_ray.spec.problems import did_you_mean

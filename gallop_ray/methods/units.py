@@ -8,7 +8,7 @@ from torch import Tensor
 from gallop_ray.methods.contract import MaskMethod
 from gallop_ray.sparse.budget import Quota
 from gallop_ray.sparse.candidates import Candidate
-from gallop_ray.spec.methods import LoraRank
+from gallop_ray.spec.method import LoraRank
 
 
 def in_units(

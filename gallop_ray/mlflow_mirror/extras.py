@@ -13,7 +13,8 @@ from gallop_ray.mlflow_mirror.trouble import REFUSALS
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.identity import split_hashes
 from gallop_ray.spec.basics import basics_name
-from gallop_ray.spec.schema import DataSpec, Sweep
+from gallop_ray.spec.data import DataSpec
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.tasks import is_local
 
 _CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}

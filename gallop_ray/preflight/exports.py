@@ -10,7 +10,7 @@ from gallop_ray.methods import make_method
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.layers import is_linear_map
-from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.method import MaskMethodSpec, MethodSpec
 from gallop_ray.training.memory import Estimate
 
 _ENTRY, _VALUE = 8, 4  # bytes of an index with its float32 value, and of the value alone

@@ -17,10 +17,11 @@ from rich.text import Text
 from gallop_ray.preflight.exports import Export, exports_of
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.spec.configuration import method_space, resolve
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.load import resolved_yaml
-from gallop_ray.spec.methods import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.method import MaskMethodSpec, MethodSpec
 from gallop_ray.spec.plan import SweepPlan, plan_sweep
-from gallop_ray.spec.schema import Configuration, DataSpec, Sweep
+from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.spec.space import extremes
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import Fitted, fitted

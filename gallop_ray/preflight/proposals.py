@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from gallop_ray.analysis.chance import LEVEL, p_above
+from gallop_ray.spec.data import DataSpec, Limits, ModelSpec
 from gallop_ray.spec.problems import first_line
-from gallop_ray.spec.schema import DataSpec, Limits, ModelSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.examples import Example

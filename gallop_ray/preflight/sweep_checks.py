@@ -22,10 +22,11 @@ from gallop_ray.search.storage import database
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.basics import BASICS_TEXT
 from gallop_ray.spec.configuration import longest_text
-from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.spec.plan import plan_sweep
-from gallop_ray.spec.schema import GENERATED_TEXT, Sweep
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
+from gallop_ray.spec.training import GENERATED_TEXT
 from gallop_ray.tasks.chat import changes_with_time
 from gallop_ray.tasks.encode import CHAT
 from gallop_ray.tasks.examples import TaskData

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 
 from gallop_ray.records.results import EndedRun
 from gallop_ray.spec.metrics import maximized
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 _BY_CONFIGURATION = ("trained_parameters", "density", "trainable_percent", "steps")
 """The same for all seeds, so without a standard deviation."""

@@ -16,7 +16,7 @@ from gallop_ray.records.folders import MASK_REPORT, SweepFolder
 from gallop_ray.records.masks import MaskRecord, read_mask
 from gallop_ray.records.run_folder import RoundFolder, RunFolder
 from gallop_ray.records.typed import StoredRecord, note_unread, write_record
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 OUTSIDE = "other"
 """The row for matrices that belong to no layer."""

@@ -22,7 +22,7 @@ from gallop_ray.records.results import RunResult
 from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.metrics import shown_value, unit_of
 from gallop_ray.spec.plan import MethodPlan
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 _LOOK_SECONDS = 1.0
 _LINE_SECONDS = 30.0

@@ -12,7 +12,7 @@ from gallop_ray.analysis.ranking import BASE, Summary, base_summary, of_the_sear
 from gallop_ray.records.results import RunResult
 from gallop_ray.spec.measures import label_of
 from gallop_ray.spec.metrics import Metric, find, shown_value, test_metrics
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 Edges = Mapping[str, Sequence[Edge]]
 _NO_EDGES: Edges = {}

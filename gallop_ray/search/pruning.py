@@ -11,7 +11,8 @@ from gallop_ray.spec.plan import configurations_of
 from gallop_ray.spec.plugins import is_reference, load_object
 from gallop_ray.spec.problems import Path
 from gallop_ray.spec.rungs import climbs, rung_weights, rungs_of
-from gallop_ray.spec.schema import ObjectiveSpec, Sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import ObjectiveSpec
 from gallop_ray.tasks.metrics import Correct
 
 

@@ -10,7 +10,8 @@ import optuna
 from gallop_ray.spec.plan import population_size
 from gallop_ray.spec.plugins import is_reference, load_object
 from gallop_ray.spec.problems import Path, did_you_mean, first_line
-from gallop_ray.spec.schema import SAMPLERS, SearchSpec, Sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import SAMPLERS, SearchSpec
 
 _CLASSES = {
     "gp": "GPSampler",

@@ -38,7 +38,7 @@ from gallop_ray.slots.rounds import execute_rounds
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.memory import free_memory
 from gallop_ray.spec.configuration import asked, densities
-from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.progress import now_and_then

@@ -12,7 +12,8 @@ they live above the methods, which are built on that core.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gallop_ray.spec.methods import BUILT_IN, MaskMethodSpec
+from gallop_ray.spec import mask_methods  # noqa: F401  (it fills BUILT_IN)
+from gallop_ray.spec.method import BUILT_IN, MaskMethodSpec
 
 if TYPE_CHECKING:
     from gallop_ray.library.adapter import SparseAdapter as SparseAdapter
@@ -23,25 +24,25 @@ if TYPE_CHECKING:
     from gallop_ray.sparse.candidates import find_candidates as find_candidates
     from gallop_ray.sparse.mask import Mask as Mask
     from gallop_ray.sparse.optimizers import EntryAdamW as EntryAdamW
-    from gallop_ray.spec.methods import FisherSpec as FisherSpec
-    from gallop_ray.spec.methods import GallopSpec as GallopSpec
-    from gallop_ray.spec.methods import GasduSpec as GasduSpec
-    from gallop_ray.spec.methods import GemSpec as GemSpec
-    from gallop_ray.spec.methods import LiftSpec as LiftSpec
-    from gallop_ray.spec.methods import LoraRank as LoraRank
-    from gallop_ray.spec.methods import LtSftSpec as LtSftSpec
-    from gallop_ray.spec.methods import MagnitudeSpec as MagnitudeSpec
-    from gallop_ray.spec.methods import RandomSpec as RandomSpec
-    from gallop_ray.spec.methods import S2ftSpec as S2ftSpec
-    from gallop_ray.spec.methods import SaftSpec as SaftSpec
-    from gallop_ray.spec.methods import SaraSpec as SaraSpec
-    from gallop_ray.spec.methods import SiftSpec as SiftSpec
-    from gallop_ray.spec.methods import SkeletonSpec as SkeletonSpec
-    from gallop_ray.spec.methods import SmtSpec as SmtSpec
-    from gallop_ray.spec.methods import SnipSpec as SnipSpec
-    from gallop_ray.spec.methods import SpielSpec as SpielSpec
-    from gallop_ray.spec.methods import TaylorSpec as TaylorSpec
-    from gallop_ray.spec.methods import WandaSpec as WandaSpec
+    from gallop_ray.spec.mask_methods import FisherSpec as FisherSpec
+    from gallop_ray.spec.mask_methods import GallopSpec as GallopSpec
+    from gallop_ray.spec.mask_methods import GasduSpec as GasduSpec
+    from gallop_ray.spec.mask_methods import GemSpec as GemSpec
+    from gallop_ray.spec.mask_methods import LiftSpec as LiftSpec
+    from gallop_ray.spec.mask_methods import LtSftSpec as LtSftSpec
+    from gallop_ray.spec.mask_methods import MagnitudeSpec as MagnitudeSpec
+    from gallop_ray.spec.mask_methods import RandomSpec as RandomSpec
+    from gallop_ray.spec.mask_methods import S2ftSpec as S2ftSpec
+    from gallop_ray.spec.mask_methods import SaftSpec as SaftSpec
+    from gallop_ray.spec.mask_methods import SaraSpec as SaraSpec
+    from gallop_ray.spec.mask_methods import SiftSpec as SiftSpec
+    from gallop_ray.spec.mask_methods import SkeletonSpec as SkeletonSpec
+    from gallop_ray.spec.mask_methods import SmtSpec as SmtSpec
+    from gallop_ray.spec.mask_methods import SnipSpec as SnipSpec
+    from gallop_ray.spec.mask_methods import SpielSpec as SpielSpec
+    from gallop_ray.spec.mask_methods import TaylorSpec as TaylorSpec
+    from gallop_ray.spec.mask_methods import WandaSpec as WandaSpec
+    from gallop_ray.spec.method import LoraRank as LoraRank
 
 _HOMES = {
     "attach": "gallop_ray.library.adapter",
@@ -52,8 +53,8 @@ _HOMES = {
     "find_candidates": "gallop_ray.sparse.candidates",
     "Mask": "gallop_ray.sparse.mask",
     "EntryAdamW": "gallop_ray.sparse.optimizers",
-    "LoraRank": "gallop_ray.spec.methods",
-    **{each.__name__: "gallop_ray.spec.methods" for each in BUILT_IN.values() if issubclass(each, MaskMethodSpec)},
+    "LoraRank": "gallop_ray.spec.method",
+    **{each.__name__: each.__module__ for each in BUILT_IN.values() if issubclass(each, MaskMethodSpec)},
 }
 __all__ = list(_HOMES)
 

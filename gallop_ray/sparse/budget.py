@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gallop_ray.sparse.candidates import Candidate
-from gallop_ray.spec.methods import LoraRank
+from gallop_ray.spec.method import LoraRank
 
 Scope = Literal["global", "per_layer", "per_matrix", "per_row", "entropy"]
 """Of these, per_row and entropy are budgets within the quotas below (see gallop_ray.sparse.competition)."""

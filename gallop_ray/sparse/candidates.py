@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gallop_ray.compat.torch import parameter_table
 from gallop_ray.sparse.layers import is_linear_map
 from gallop_ray.sparse.weights import collective_device, full_shape, gather, sum_over_ranks
-from gallop_ray.spec.methods import ALL_LINEAR
+from gallop_ray.spec.method import ALL_LINEAR
 
 # Beside the model, not on it: an attribute would be lost when a run's changes of the model are undone.
 _REACHED: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()

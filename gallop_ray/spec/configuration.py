@@ -5,9 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gallop_ray.spec.methods import Density, MaskMethodSpec, MethodSpec
-from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
+from gallop_ray.spec.method import Density, MaskMethodSpec, MethodSpec
+from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.spec.space import Range, extremes, points
+from gallop_ray.spec.training import TrainingSpec
 
 
 def searchable(model: type[MethodSpec] | type[TrainingSpec]) -> list[str]:

@@ -8,10 +8,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gallop_ray.spec.configuration import searchable
-from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.plugins import REFERENCE
 from gallop_ray.spec.registry import method_specs
-from gallop_ray.spec.schema import Sweep, TrainingSpec
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.training import TrainingSpec
 
 _OWN = {
     "type": "object",

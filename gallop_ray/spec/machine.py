@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from gallop_ray.spec.methods import Frozen
+from gallop_ray.spec.frozen import Frozen
 from gallop_ray.spec.places import expanded_file_address
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gallop_ray.spec.configuration import space_keys
-from gallop_ray.spec.methods import HybridSpec, PeftSpec
+from gallop_ray.spec.other_methods import HybridSpec, PeftSpec
 from gallop_ray.spec.problems import Path, did_you_mean, shown
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search_checks import Finding

@@ -3,6 +3,11 @@
 import os
 import re
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from gallop_ray.spec.frozen import Text
 
 _LONGEST_PART, _LONGEST = 255, 2000  # bytes; file systems take parts of 255, and paths of 4096 with all that we add
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^{}]*)\})")
@@ -62,3 +67,6 @@ def _value(found: re.Match[str]) -> str:
     if name not in os.environ:
         raise ValueError(f"must be a path, and the environment variable {name} is not set")
     return os.environ[name]
+
+
+PathOrName = Annotated[Text, AfterValidator(expanded)]

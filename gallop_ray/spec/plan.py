@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gallop_ray.spec.configuration import method_named, method_space, resolve
-from gallop_ray.spec.methods import MethodSpec
-from gallop_ray.spec.schema import Sweep, TrainingSpec
+from gallop_ray.spec.method import MethodSpec
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import Range, extremes, grid_size
+from gallop_ray.spec.training import TrainingSpec
 
 _CONFIGURATIONS = 8
 _MOST_AT_RANDOM = 10

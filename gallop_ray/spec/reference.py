@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gallop_ray.spec.json_schema import sweep_schema
-from gallop_ray.spec.methods import GradientMethodSpec, MaskMethodSpec
+from gallop_ray.spec.method import GradientMethodSpec, MaskMethodSpec
 from gallop_ray.spec.registry import method_specs
 
 _HEAD = """\

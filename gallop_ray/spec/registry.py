@@ -18,7 +18,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from gallop_ray.spec.methods import BUILT_IN, MethodSpec
+from gallop_ray.spec import mask_methods, other_methods  # noqa: F401  (they fill BUILT_IN)
+from gallop_ray.spec.method import BUILT_IN, MethodSpec
 from gallop_ray.spec.plugins import installed, is_reference, load_installed, load_object
 from gallop_ray.spec.problems import did_you_mean, known_keys
 

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import ValidationError
 
 from gallop_ray.spec.configuration import known_paths, normalised, searchable, section_model, space_keys
-from gallop_ray.spec.methods import MethodSpec, leaf_types
+from gallop_ray.spec.frozen import leaf_types
+from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.problems import Path, by_path, did_you_mean, explain, shown
-from gallop_ray.spec.schema import Sweep, TrainingSpec
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, extremes, holds, points
+from gallop_ray.spec.training import TrainingSpec
 
 # The paths concerned, the one to blame first, and what is wrong.
 Finding = tuple[Sequence[Path], str]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
-from gallop_ray.spec.methods import Frozen
+from gallop_ray.spec.frozen import Frozen
 
 FORMS = "{log: [low, high]}, {linear: [low, high]}, {integer: [low, high]} or {choice: [a, b, ...]}"
 End = TypeVar("End", float, int)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from gallop_ray.spec.methods import LoraSpec, MaskMethodSpec, MethodSpec
+from gallop_ray.spec.method import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.other_methods import LoraSpec
 from gallop_ray.spec.plain_yaml import Dumper
 from gallop_ray.spec.registry import method_spec, method_specs
 

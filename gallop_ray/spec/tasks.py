@@ -8,9 +8,9 @@ from jinja2 import Environment, TemplateSyntaxError
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from gallop_ray.spec.basics import BASICS, basics_name, basics_source
+from gallop_ray.spec.frozen import Frozen
 from gallop_ray.spec.harness import harness_path
 from gallop_ray.spec.measures import Normalize, reference
-from gallop_ray.spec.methods import Frozen
 from gallop_ray.spec.places import expanded, is_file, is_folder
 from gallop_ray.spec.plugins import installed, is_reference
 from gallop_ray.spec.problems import did_you_mean

@@ -11,7 +11,8 @@ from gallop_ray.records import control
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.machine import RetentionSpec
-from gallop_ray.spec.schema import ObjectiveSpec, Sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import ObjectiveSpec
 
 
 class Admission:

@@ -17,9 +17,11 @@ from gallop_ray.records import control
 from gallop_ray.records.events import Step
 from gallop_ray.records.results import RunResult
 from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.spec.data import Limits
 from gallop_ray.spec.machine import TrackingSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
-from gallop_ray.spec.schema import BudgetSpec, Limits, PruningSpec, Sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import BudgetSpec, PruningSpec
 from gallop_ray.sweep.driver import run_sweep
 from gallop_ray.tasks.load import load_task
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gallop_ray.spec.basics import basics_name
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.places import is_file
-from gallop_ray.spec.schema import DataSpec, Sweep
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.tasks import TaskSpec, is_local
 from gallop_ray.tasks.examples import MEASURED, SPLITS, Example, Split, TaskData, shuffled
 from gallop_ray.tasks.folder import folder_examples, folder_splits, folder_tasks

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeVar
 
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.metrics import TEXT_LOSS, Of, Scores, forget_ratio, loss_increase, metrics, test_metrics
-from gallop_ray.spec.schema import DataSpec
 from gallop_ray.tasks.values import Values, mean
 
 VACUOUS_BELOW = 0.05

@@ -1,6 +1,8 @@
 """What a search goes by where its sweep does not say: that depends on what the rows of its data look like."""
 
-from gallop_ray.spec.schema import LOSS_OBJECTIVE, DataSpec, Sweep
+from gallop_ray.spec.data import DataSpec
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import LOSS_OBJECTIVE
 from gallop_ray.spec.tasks import is_local
 from gallop_ray.tasks.own import OwnTask
 

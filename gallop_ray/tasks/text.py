@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gallop_ray.spec.basics import BASICS_TEXT
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.metrics import TEXT_LOSS
 from gallop_ray.spec.problems import first_line
-from gallop_ray.spec.schema import GENERATED_TEXT, DataSpec, Sweep
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.training import GENERATED_TEXT
 from gallop_ray.tasks.basics import basics_texts
 from gallop_ray.tasks.encode import Encoded, encode
 from gallop_ray.tasks.examples import Split, shuffled

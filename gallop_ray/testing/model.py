@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gallop_ray.compat.torch import has_hooks, parameter_table
 from gallop_ray.sparse.weights import gather
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.training.pocket import pocket_tokenizer
 
 EVERYWHERE = ("*_proj", "embed_tokens", "*norm", "lm_head")

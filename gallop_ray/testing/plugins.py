@@ -9,7 +9,7 @@ import optuna
 
 from gallop_ray.search.samplers import make_sampler
 from gallop_ray.spec.metrics import Scores, named
-from gallop_ray.spec.schema import SearchSpec
+from gallop_ray.spec.search import SearchSpec
 
 _SHARES = (None, 0.0, 0.25, 1.0)
 _SPACE: Mapping[str, optuna.distributions.BaseDistribution] = {

@@ -17,7 +17,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
 from gallop_ray.sparse.mask import Mask
 from gallop_ray.sparse.optimizers import DecayToBase
-from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.method import MethodSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
 from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext

@@ -9,7 +9,7 @@ from torch import Tensor
 from gallop_ray.errors import BaseChanged
 from gallop_ray.sparse.base_state import BaseState
 from gallop_ray.sparse.weights import all_ranks
-from gallop_ray.spec.methods import MethodSpec
+from gallop_ray.spec.method import MethodSpec
 from gallop_ray.training.resident import LoadedModel
 
 _LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from gallop_ray.sparse.weights import rank, world_size
-from gallop_ray.spec.schema import TrainingSpec
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.tasks.packing import pack, portions
 

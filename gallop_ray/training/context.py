@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 import torch
 
 from gallop_ray.spec.plan import optimizer_steps
-from gallop_ray.spec.schema import Configuration, TrainingSpec
+from gallop_ray.spec.schema import Configuration
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.progress import Report, now_and_then
 from gallop_ray.training.batches import micro_steps
 from gallop_ray.training.resident import LoadedModel

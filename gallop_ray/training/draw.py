@@ -7,7 +7,7 @@ import torch
 
 from gallop_ray.sparse.scoring import generator_of
 from gallop_ray.spec.configuration import selection_ratios
-from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.training.batches import batches
 from gallop_ray.training.context import RunContext
 

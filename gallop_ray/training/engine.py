@@ -22,7 +22,7 @@ from gallop_ray.sparse.base_state import Structure
 from gallop_ray.sparse.weights import gather, is_split
 from gallop_ray.spec.machine import DeepspeedSpec
 from gallop_ray.spec.problems import first_line
-from gallop_ray.spec.schema import TrainingSpec
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.training.optimizer_state import OptimizerState
 
 

@@ -8,7 +8,7 @@ import torch
 from gallop_ray.compat.transformers import checkpointed
 from gallop_ray.sparse.gradients import Evidence, OwnedGradients
 from gallop_ray.sparse.weights import rank, world_size
-from gallop_ray.spec.schema import TrainingSpec
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.training.context import Phases
 from gallop_ray.training.resident import LoadedModel

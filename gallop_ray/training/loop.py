@@ -18,7 +18,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase
 from gallop_ray.sparse.weights import all_ranks, collective_device, local, rank, sum_over_ranks, world_size
 from gallop_ray.spec.plan import optimizer_steps
-from gallop_ray.spec.schema import TrainingSpec
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.training.batches import batches, micro_batches
 from gallop_ray.training.context import Reporter, RunContext

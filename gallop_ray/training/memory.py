@@ -23,8 +23,9 @@ from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import assign_owners
 from gallop_ray.sparse.mask import even_mask, index_dtype
-from gallop_ray.spec.methods import MethodSpec
-from gallop_ray.spec.schema import Configuration, Sweep, TrainingSpec
+from gallop_ray.spec.method import MethodSpec
+from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.training.engine import deepspeed_config
 from gallop_ray.training.model_checks import first_line
 from gallop_ray.training.run import checkpointing

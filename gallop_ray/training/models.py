@@ -25,8 +25,8 @@ from transformers import (
 from gallop_ray.disk.locks import NoLocks, locked
 from gallop_ray.sparse.candidates import looking
 from gallop_ray.sparse.memory import is_out_of_memory
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.model_folder import folder_problem
-from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.model_checks import (
     embeddings,
     first_line,

@@ -12,7 +12,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase, EntryAdamW
 from gallop_ray.spec.plugins import is_reference, load_object
 from gallop_ray.spec.problems import did_you_mean, first_line
-from gallop_ray.spec.schema import TrainingSpec
+from gallop_ray.spec.training import TrainingSpec
 
 
 def make_optimizer(

@@ -18,7 +18,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gallop_ray.spec.schema import DataSpec
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.tasks import encode as encode_module
 from gallop_ray.tasks import examples as examples_module
 from gallop_ray.tasks import generated as generated_module

@@ -18,7 +18,8 @@ from gallop_ray.records.identity import SETTINGS
 from gallop_ray.sparse.base_settings import Settings, base_settings
 from gallop_ray.sparse.base_state import BaseState, base_hash
 from gallop_ray.sparse.weights import full_shape, world_size
-from gallop_ray.spec.schema import Sweep, TrainingSpec
+from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.chat import fix_time
 from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode, encode_prompt

@@ -17,7 +17,8 @@ from gallop_ray.sparse.candidates import looking, reached
 from gallop_ray.sparse.weights import full_shape, rank
 from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.plan import optimizer_steps
-from gallop_ray.spec.schema import Configuration, TrainingSpec
+from gallop_ray.spec.schema import Configuration
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.lengths import Fitted
 from gallop_ray.tasks.metrics import Accuracies, forgetting, is_vacuous, summarize
 from gallop_ray.tasks.outputs import summarize_outputs

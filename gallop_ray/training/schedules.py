@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from gallop_ray.spec.plugins import is_reference, load_object
-from gallop_ray.spec.schema import TrainingSpec
+from gallop_ray.spec.training import TrainingSpec
 
 Factor = Callable[[int, int], float]
 """From a step after the warmup (0, 1, ...) and the number of such steps, the factor on the learning rate."""

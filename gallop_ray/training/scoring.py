@@ -27,7 +27,7 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Ranking, rank_scores
 from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.spec.configuration import densities, fixed_scores, selection_ratios
-from gallop_ray.spec.methods import MaskMethodSpec
+from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.context import RunContext
 from gallop_ray.training.draw import SelectionSample, draw, rungs

@@ -13,7 +13,7 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Mask, choose_within, share
 from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.sparse.weights import full_shape, rank
-from gallop_ray.spec.methods import FullSpec
+from gallop_ray.spec.other_methods import FullSpec
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.training.batches import batches
 from gallop_ray.training.context import NullReporter, RunContext

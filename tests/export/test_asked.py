@@ -14,7 +14,8 @@ from gallop_ray.cli import main
 from gallop_ray.export.merged import merged
 from gallop_ray.export.request import Request, checked_run
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.spec.schema import ModelSpec, Sweep
+from gallop_ray.spec.data import ModelSpec
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
 from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.load import load_task

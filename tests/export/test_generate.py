@@ -12,7 +12,7 @@ from gallop_ray.cli import main
 from gallop_ray.export.generate import asked_of
 from gallop_ray.export.merged import merged
 from gallop_ray.export.request import Request, checked_run
-from gallop_ray.spec.schema import DataSpec, ModelSpec
+from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.examples import free
 from gallop_ray.training.models import load_model

@@ -24,7 +24,7 @@ from gallop_ray.sparse import (
     attach,
     select_mask,
 )
-from gallop_ray.spec.methods import LoraSpec
+from gallop_ray.spec.other_methods import LoraSpec
 from tests.training import tiny
 
 GALLOP = GallopSpec(density=0.05)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gallop_ray.sparse import EntryAdamW, attach
-from gallop_ray.spec.methods import BUILT_IN, LtSftSpec, MaskMethodSpec
+from gallop_ray.spec.mask_methods import LtSftSpec
+from gallop_ray.spec.method import BUILT_IN, MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
 from gallop_ray.training.batches import batches

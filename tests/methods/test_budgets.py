@@ -4,8 +4,9 @@ import pytest
 
 from gallop_ray.methods import MaskMethod, make_method
 from gallop_ray.sparse.candidates import find_candidates
-from gallop_ray.spec.methods import LoraRank, RandomSpec
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
+from gallop_ray.spec.mask_methods import RandomSpec
+from gallop_ray.spec.method import LoraRank
 from gallop_ray.training.models import meta_model
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")

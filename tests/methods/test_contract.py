@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from gallop_ray.methods import make_method
-from gallop_ray.spec.methods import MaskMethodSpec, PeftSpec
+from gallop_ray.spec.method import MaskMethodSpec
+from gallop_ray.spec.other_methods import PeftSpec
 from gallop_ray.spec.peft_tuners import REFUSED, WORKING
 from gallop_ray.spec.registry import method_spec, method_types
 from gallop_ray.testing import CASES, Case, check_case

@@ -12,7 +12,7 @@ from torch import Tensor
 from gallop_ray.methods import make_method
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.topk import largest
-from gallop_ray.spec.methods import HybridSpec, RosaSpec
+from gallop_ray.spec.other_methods import HybridSpec, RosaSpec
 from gallop_ray.spec.peft_tuners import BESIDE
 from gallop_ray.tasks.encode import answer_loss, collate
 from gallop_ray.training.attach import attached

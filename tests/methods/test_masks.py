@@ -14,7 +14,7 @@ from gallop_ray.methods.magnitude import smallness
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.scoring import generator_of
 from gallop_ray.sparse.topk import EXCLUDED, largest
-from gallop_ray.spec.methods import LiftSpec
+from gallop_ray.spec.mask_methods import LiftSpec
 from gallop_ray.training.batches import batches
 from gallop_ray.training.selection import select
 from tests.training import tiny

@@ -12,7 +12,7 @@ from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import EntryAdamW, moved
-from gallop_ray.spec.methods import SpielSpec
+from gallop_ray.spec.mask_methods import SpielSpec
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import answer_loss, collate
 from gallop_ray.training.attach import Attached

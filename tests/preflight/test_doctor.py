@@ -19,8 +19,8 @@ from gallop_ray.cli import main
 from gallop_ray.mlflow_mirror.sqlite import make_whole
 from gallop_ray.preflight import machine_checks
 from gallop_ray.preflight.data_checks import general_text
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.load import load_sweep
-from gallop_ray.spec.schema import ModelSpec
 from gallop_ray.training.models import load_model
 from tests.training.tiny import of_pocket_vocabulary
 

@@ -30,7 +30,8 @@ def row(text: str, heading: str, *begins: str) -> list[str]:
 
 def test_llama_plan_shows_runs_sizes_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
     text = planned(capsys, "llama3_8b_commonsense.yaml")
-    assert text.startswith("Runs") and "schedule:" not in text
+    assert text.startswith("Runs")
+    assert "schedule:" not in text
     assert row(text, "Runs", "gallop")[1:4] == ["12", "3", "43"], "seven fresh seeds of the best"
     assert row(text, "Runs", "total")[1:4] == ["48", "3", "172"]
     assert "epochs x examples: unknown until the data is read" in text
@@ -47,7 +48,8 @@ def test_llama_plan_shows_runs_sizes_and_memory(capsys: pytest.CaptureFixture[st
 def test_every_field_is_printed_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(load_sweep(SWEEPS / "quickstart.yaml"), fields=True)
     text = capsys.readouterr().out
-    assert text.startswith("Runs") and "\nname: quickstart\n" in text
+    assert text.startswith("Runs")
+    assert "\nname: quickstart\n" in text
     assert "schedule: linear" in text, "defaults are written out"
 
 

@@ -14,7 +14,7 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.reporting.mask_plot import masks_figure
 from gallop_ray.reporting.masks import density_by_place, jaccard, write_mask_report
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 Q0, Q1, UP1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"
 SIZES = {Q0: 10, Q1: 10, UP1: 20}

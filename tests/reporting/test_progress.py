@@ -11,7 +11,7 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.reporting.progress import SweepDisplay, render, result_line, status_line
 from gallop_ray.spec.plan import MethodPlan
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 
 @pytest.fixture

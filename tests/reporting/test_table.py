@@ -8,7 +8,7 @@ from rich.table import Table
 
 from gallop_ray.records.results import RunResult
 from gallop_ray.reporting.table import configurations_table, final_table, markdown_table
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 BASE = {"val_mean_accuracy": 0.30, "id_accuracy": 0.25, "ood_accuracy": 0.40, "forget_ratio": 0.0, "collapse_rate": 0.0}
 

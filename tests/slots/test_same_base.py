@@ -18,7 +18,7 @@ from gallop_ray.slots.jobs import CheckJob, Outcome, RunJob
 from gallop_ray.slots.worker import _answer
 from gallop_ray.sparse.base_state import base_hash
 from gallop_ray.spec.configuration import configuration_key
-from gallop_ray.spec.methods import LoraSpec
+from gallop_ray.spec.other_methods import LoraSpec
 from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import measure_base

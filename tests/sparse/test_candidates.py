@@ -20,7 +20,8 @@ from gallop_ray.methods import make_method
 from gallop_ray.sparse.budget import entries_to_choose
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.gradients import assign_owners
-from gallop_ray.spec.methods import LiftSpec, LoraRank, SmtSpec
+from gallop_ray.spec.mask_methods import LiftSpec, SmtSpec
+from gallop_ray.spec.method import LoraRank
 from tests.training import tiny
 
 PROJECTIONS = (

@@ -17,10 +17,12 @@ from gallop_ray.spec.configuration import (
     selection_ratios,
 )
 from gallop_ray.spec.load import load_sweep, resolved_yaml, spec_json
-from gallop_ray.spec.methods import GallopSpec, LoraRank
+from gallop_ray.spec.mask_methods import GallopSpec
+from gallop_ray.spec.method import LoraRank
 from gallop_ray.spec.plan import optimizer_steps, plan_sweep
-from gallop_ray.spec.schema import Sweep, TrainingSpec
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import ChoiceRange, LogRange, extremes, points
+from gallop_ray.spec.training import TrainingSpec
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 

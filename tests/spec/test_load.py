@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gallop_ray.spec.load import load_sweep
-from gallop_ray.spec.methods import GallopSpec, LoraRank
+from gallop_ray.spec.mask_methods import GallopSpec
+from gallop_ray.spec.method import LoraRank
 from gallop_ray.spec.problems import Problem, SweepFileError
 from gallop_ray.spec.registry import method_types
 

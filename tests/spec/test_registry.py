@@ -11,7 +11,8 @@ from gallop_ray.records.code import keep_code
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.configuration import configuration_key, resolve
 from gallop_ray.spec.load import load_sweep
-from gallop_ray.spec.methods import GallopSpec, MaskMethodSpec
+from gallop_ray.spec.mask_methods import GallopSpec
+from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.spec.plugins import installed
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.registry import GROUP, STORED, method_spec, method_specs, method_types

@@ -15,7 +15,7 @@ from gallop_ray.analysis.timing import switch_seconds
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.slots import loads
 from gallop_ray.sparse.adapter import apply_adapter
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.training.models import load_model
 from tests.sweep import command
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from gallop_ray.preflight.proposals import propose
 from gallop_ray.spec.basics import BASICS, basics_source
-from gallop_ray.spec.schema import DataSpec, ModelSpec
+from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.basics import basics_table, basics_texts
 from gallop_ray.tasks.load import load_task

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from gallop_ray.spec.schema import DataSpec
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.tasks.examples import Example, Message
 from gallop_ray.tasks.formats.wording import Choice, worded
 from gallop_ray.tasks.load import load_task

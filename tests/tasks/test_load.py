@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from gallop_ray.spec.schema import DataSpec
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.load import load_task
 from gallop_ray.tasks.references import misread

@@ -13,7 +13,7 @@ import torch
 from deepspeed import DeepSpeedEngine
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.training.pocket import pocket_tokenizer
 from gallop_ray.training.resident import load_base_model
 from gallop_ray.training.run import execute

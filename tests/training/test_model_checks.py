@@ -27,8 +27,9 @@ from transformers import (
 
 from gallop_ray.cli import main
 from gallop_ray.preflight import sweep_checks
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.machine import DeepspeedSpec
-from gallop_ray.spec.schema import ModelSpec, Sweep
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.examples import Example, TaskData
 from gallop_ray.training import models
 from gallop_ray.training.engine import refuse_extra

@@ -4,7 +4,7 @@ import threading
 import pytest
 import torch
 
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS, generated_examples

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from gallop_ray.spec.schema import TrainingSpec
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.encode import IGNORED, Encoded, answer_loss, answer_positions, collate
 from gallop_ray.tasks.packing import Packed, pack, packed_losses, portions
 from gallop_ray.training.batches import micro_batches, micro_steps

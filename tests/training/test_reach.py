@@ -22,7 +22,7 @@ from gallop_ray.methods.full import Lines
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
-from gallop_ray.spec.methods import LinesSpec
+from gallop_ray.spec.other_methods import LinesSpec
 from gallop_ray.training.context import NullReporter, Phases
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.gradient_pass import accumulate

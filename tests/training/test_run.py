@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from gallop_ray.errors import Diverged
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.base_state import base_hash
-from gallop_ray.spec.schema import Configuration, ModelSpec, Sweep
+from gallop_ray.spec.data import ModelSpec
+from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.testing.model import load, traces
 from gallop_ray.training.context import NullReporter
 from gallop_ray.training.resident import LoadedModel, load_base_model

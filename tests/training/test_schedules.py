@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from gallop_ray.spec.schema import SCHEDULES, TrainingSpec
+from gallop_ray.spec.training import SCHEDULES, TrainingSpec
 from gallop_ray.training.schedules import learning_rate
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from gallop_ray.methods import make_method
 from gallop_ray.sparse.candidates import find_candidates
-from gallop_ray.spec.methods import LoraRank
+from gallop_ray.spec.method import LoraRank
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.scoring import _Scoring

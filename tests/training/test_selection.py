@@ -14,7 +14,7 @@ from gallop_ray.methods.gallop import Gallop
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.weights import write_entries
-from gallop_ray.spec.methods import GallopSpec
+from gallop_ray.spec.mask_methods import GallopSpec
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
 from gallop_ray.training.batches import batches
 from gallop_ray.training.context import NullReporter, Phases

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gallop_ray.spec.schema import ModelSpec
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.tasks.encode import IGNORED, Encoded, answer_loss, collate, encode
 from gallop_ray.tasks.examples import Example
 from gallop_ray.training.models import load_model

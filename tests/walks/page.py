@@ -135,7 +135,8 @@ class Reader:
         self.servers.append(server)
         until = time.monotonic() + 120
         while "http://" not in log.read_text():
-            assert server.poll() is None and time.monotonic() < until, f"{at}: {command}:\n{log.read_text()}"
+            assert server.poll() is None, f"{at}: {command}:\n{log.read_text()}"
+            assert time.monotonic() < until, f"{at}: {command}:\n{log.read_text()}"
             time.sleep(0.2)
         return log.read_text()
 

@@ -8,7 +8,7 @@ from gallop_ray.analysis import ranking
 from gallop_ray.analysis.frame import results_of
 from gallop_ray.analysis.ranking import Summary, of_the_search, summaries
 from gallop_ray.errors import NothingToDrawError
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 DEFAULT = ObjectiveSpec()
 

@@ -21,7 +21,7 @@ from gallop_ray.reporting.figures.style import (
     styled,
 )
 from gallop_ray.spec.metrics import compared, scale_of
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 _MOST_POINTS = 8
 METRICS = compared()

@@ -23,7 +23,7 @@ from gallop_ray.reporting.figures.style import (
     styled,
 )
 from gallop_ray.spec.metrics import larger_is_better, scale_of
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 Point = tuple[float, float]
 

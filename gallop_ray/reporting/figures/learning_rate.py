@@ -20,7 +20,7 @@ from gallop_ray.reporting.figures.style import (
     styled,
 )
 from gallop_ray.spec.metrics import scale_of
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 _COLUMNS = 4
 

@@ -10,7 +10,7 @@ from gallop_ray.reporting.figures.choose import DEFAULT, best, values
 from gallop_ray.reporting.figures.density import METRICS
 from gallop_ray.reporting.figures.style import INK, method_styles, metric_label, panels, styled
 from gallop_ray.spec.metrics import scale_of
-from gallop_ray.spec.schema import ObjectiveSpec
+from gallop_ray.spec.search import ObjectiveSpec
 
 
 @styled

@@ -11,8 +11,8 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.harness import task_files, task_path
-from gallop_ray.spec.schema import DataSpec
 from gallop_ray.spec.tasks import TaskSpec
 from gallop_ray.tasks.examples import MEASURED, Example, Split, free
 from gallop_ray.tasks.harness import documents

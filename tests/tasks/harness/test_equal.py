@@ -14,7 +14,8 @@ from lm_eval import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from gallop_ray.spec.schema import ModelSpec, Sweep
+from gallop_ray.spec.data import ModelSpec
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.load import load_task

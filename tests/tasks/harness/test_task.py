@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import LlamaForCausalLM
 
-from gallop_ray.spec.schema import DataSpec
+from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.tasks import TaskSpec
 from gallop_ray.tasks.harness.task import HarnessTask
 from gallop_ray.training.pocket import pocket_config, pocket_tokenizer

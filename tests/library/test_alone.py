@@ -123,7 +123,11 @@ def test_importing_it_imports_none_of_the_others(module: str) -> None:
 
 @pytest.mark.parametrize(
     ("program", "needed"),
-    [(PLAIN, "transformers"), (TRAINER, "transformers accelerate"), (ACCELERATE, "transformers accelerate")],
+    [
+        (PLAIN, "transformers"),
+        (TRAINER, "transformers accelerate"),
+        pytest.param(ACCELERATE, "transformers accelerate", marks=pytest.mark.long),
+    ],
     ids=["plain", "trainer", "accelerate"],
 )
 def test_the_others_may_be_missing(tmp_path: Path, program: str, needed: str) -> None:

@@ -85,7 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     started.stop()
 
 
-@pytest.fixture(params=["SQLite", "folder", "server"])
+@pytest.fixture(params=["SQLite", "folder", pytest.param("server", marks=pytest.mark.long)])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """The address of a store of each kind."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

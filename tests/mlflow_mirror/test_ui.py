@@ -27,6 +27,7 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.long
 def test_the_page_of_a_relative_address_is_served_until_ctrl_c(tmp_path):
     port = free_port()
     program = f"from gallop_ray.mlflow_mirror.ui import open_ui; open_ui('sqlite:///m.db', {port}, False)"

@@ -156,7 +156,7 @@ def test_a_study_that_was_lost_is_made_anew_from_the_folders(tmp_path: Path, sam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [pytest.param("tpe", marks=pytest.mark.long), *SAMPLERS[1:]])
 def test_studies_in_a_database(tmp_path: Path, sampler: str) -> None:
     """Two sweeps of the same name share it; a third goes on there with what it had begun in its journal."""
     url = f"sqlite:///{tmp_path}/studies.db"

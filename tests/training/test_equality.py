@@ -142,7 +142,7 @@ def test_bfloat16_stages_agree(ranks: Callable) -> None:
     assert losses[1][-1] < losses[1][0]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_other_numbers_of_workers(ranks: Callable, workers: int) -> None:
     sweep = tiny.sweep(3, workers=workers, batch_size=12, micro_batch_size=1)
     losses, _ = dense_reference(sweep)

@@ -77,7 +77,8 @@ def run_often(stage: int, folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [1, 3])
 def test_twenty_runs_of_two_million_values_do_not_add_up(ranks: Callable, tmp_path: Path, stage: int) -> None:
     (result,) = ranks(1)(run_often, stage, tmp_path)
     assert result["trained"] > 2_000_000

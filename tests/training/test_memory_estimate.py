@@ -190,12 +190,12 @@ def score_bytes(resident: LoadedModel, spec: Any) -> int:
     ("method", "stage", "dtype"),
     [
         (GALLOP, 0, "float32"),
-        (RANDOM, 1, "bfloat16"),
+        pytest.param(RANDOM, 1, "bfloat16", marks=pytest.mark.long),
         (GALLOP, 3, "float32"),
-        (LORA, 2, "bfloat16"),
-        (FULL, 0, "float32"),
-        (FULL, 2, "float32"),
-        (FULL, 3, "bfloat16"),
+        pytest.param(LORA, 2, "bfloat16", marks=pytest.mark.long),
+        pytest.param(FULL, 0, "float32", marks=pytest.mark.long),
+        pytest.param(FULL, 2, "float32", marks=pytest.mark.long),
+        pytest.param(FULL, 3, "bfloat16", marks=pytest.mark.long),
     ],
 )
 def test_weights_scores_and_values_are_those_of_a_run(
@@ -240,10 +240,10 @@ class Live(TorchDispatchMode):
     [
         (GALLOP, "float32", False),
         (GALLOP, "float32", True),
-        (GALLOP, "bfloat16", False),
+        pytest.param(GALLOP, "bfloat16", False, marks=pytest.mark.long),
         (LORA, "float32", True),
         (FULL, "float32", False),
-        (FULL, "float32", True),
+        pytest.param(FULL, "float32", True, marks=pytest.mark.long),
     ],
 )
 def test_activations_are_the_most_that_a_pass_keeps(method: dict[str, Any], dtype: str, recomputed: bool) -> None:

@@ -54,7 +54,7 @@ def run_out_of_memory(stage: int, folder: Path) -> tuple[list[str], list[dict[st
     return failures, results
 
 
-@pytest.mark.parametrize(("world", "stage"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("world", "stage"), [(1, 1), pytest.param(2, 3, marks=pytest.mark.long)])
 def test_smaller_micro_batches_after_out_of_memory(ranks: Callable, tmp_path: Path, world: int, stage: int) -> None:
     failures, results = ranks(world)(run_out_of_memory, stage, tmp_path)[0]
     assert failures == ["out_of_memory"] * 3

@@ -86,7 +86,7 @@ def alone_and_in_turn(
         (2, 1, "float32", ("lift", "full"), (2, 5), True),
         (2, 3, "bfloat16", ("gallop", "lora"), (4,), True),
         (2, 3, "bfloat16", ("lift", "full"), (4,), False),
-        (1, 3, "float32", ("lift", "lora"), (4,), False),
+        pytest.param(1, 3, "float32", ("lift", "lora"), (4,), False, marks=pytest.mark.long),
     ],
 )
 def test_runs_in_turn_are_bitwise_what_they_are_alone(

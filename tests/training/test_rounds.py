@@ -59,7 +59,8 @@ def try_rounds(stage: int, folder: Path) -> dict[str, Any]:
     return seen
 
 
-@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [1, 3])
 def test_rounds_are_the_runs_on_each_task(ranks: Callable, tmp_path: Path, stage: int) -> None:
     seen, _ = ranks(2)(try_rounds, stage, tmp_path)
     for name in METHODS:

@@ -87,7 +87,7 @@ def first_turn(method: str, seed: int = 0) -> int:
     return TURNS.index((method, seed))
 
 
-@pytest.mark.parametrize(("stage", "dtype"), [(1, "float32"), (3, "bfloat16")])
+@pytest.mark.parametrize(("stage", "dtype"), [(1, "float32"), pytest.param(3, "bfloat16", marks=pytest.mark.long)])
 def test_methods_in_turn_repeat_bitwise(ranks: Callable, tmp_path: Path, stage: int, dtype: str) -> None:
     results, other = ranks(2)(run_turns, stage, dtype, tmp_path)
     assert results == other, "the ranks agree"
@@ -169,7 +169,7 @@ def run_failures(stage: int, folder: Path) -> tuple[dict[str, str], list[Any]]:
     return said, losses
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_a_failed_run_leaves_nothing_behind(ranks: Callable, tmp_path: Path, stage: int) -> None:
     (said, losses), other = ranks(2)(run_failures, stage, tmp_path)
     assert (said, losses) == other, "the ranks agree"

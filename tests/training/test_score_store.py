@@ -79,7 +79,7 @@ def all_masks(stage: int, folder: Path | None) -> tuple[dict[tuple[str, float], 
     return found, sources
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("writers", "readers"), [(1, 2), (2, 1)])
 def test_stored_masks_are_those_of_a_cold_selection(
     ranks: Callable, tmp_path: Path, writers: int, readers: int, stage: int

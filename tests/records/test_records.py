@@ -186,6 +186,7 @@ def _append(path: Path, seeds: range) -> None:
                 folder.append_result(run)
 
 
+@pytest.mark.slow
 def test_processes_that_add_results_at_once_lose_no_line(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     folder.configuration("gallop-1").create({})

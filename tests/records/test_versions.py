@@ -16,6 +16,8 @@ from gallop_ray.disk import damage
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.records.typed import VERSION
 
+pytestmark = pytest.mark.slow
+
 FIRST = Path(__file__).parents[1] / "fixtures" / "first"
 """gallop at one learning rate finished with three seeds, at another pruned, and with another eps failed."""
 NEWER = "1.9"

@@ -22,6 +22,8 @@ from gallop_ray.reporting.report.sheet import Cell, Column, ReportTable
 from gallop_ray.spec.schema import Sweep
 from tests.reporting.reported import NASTY, begin, reported_sweep, write_half_failed_sweep, write_sweep
 
+pytestmark = pytest.mark.slow
+
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 

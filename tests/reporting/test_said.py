@@ -100,6 +100,7 @@ def test_the_report_has_flips_and_samples(made: Written, capsys):
     assert lost["base_output"] == "the base says 1\nand more"
 
 
+@pytest.mark.slow
 def test_mlflow_has_them_as_tables_and_the_best_runs_predictions(made: Written, tmp_path: Path):
     thread = MlflowMirror(made.folder, made.sweep, tracking_uri(made.sweep))
     thread.start()

@@ -104,6 +104,7 @@ def test_the_display_names_what_matters(written: Written) -> None:
         assert words in text, text
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_object_and_imports_nothing_heavy(written: Written) -> None:
     program = "import sys\nfrom gallop_ray.cli import main\ncode = main(sys.argv[1:])\n"
     program += "print([name for name in ('torch', 'ray', 'optuna', 'mlflow') if name in sys.modules], code)"
@@ -119,6 +120,7 @@ def test_follow_ends_when_no_process_runs_the_sweep(written: Written, capsys: py
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_follow_into_a_pipe_says_each_change_at_once(written: Written) -> None:
     command = [sys.executable, "-m", "gallop_ray", "status", str(written.folder.path), "--follow"]
     with ExitStack() as driver:

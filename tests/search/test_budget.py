@@ -44,6 +44,7 @@ def rates(sweep: Sweep, sign: int = 1) -> dict[str, list[float]]:
     return found
 
 
+@pytest.mark.slow
 def test_within_a_budget_of_eight_tpe_goes_by_results(tmp_path: Path) -> None:
     up, down = (rates(make(tmp_path / str(sign), 8, space=RATE), sign)["gallop"] for sign in (1, -1))
     assert up[:4] == down[:4], "half of the budget is drawn before any result decides"
@@ -51,6 +52,7 @@ def test_within_a_budget_of_eight_tpe_goes_by_results(tmp_path: Path) -> None:
     assert max(up[4:]) > max(down[4:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", pytest.param("nomad", marks=pytest.mark.long)])
 def test_methods_with_a_range_in_common_draw_the_same_values_of_it(tmp_path: Path, sampler: str) -> None:
     also = {"gallop.density": {"linear": [0.01, 0.1]}, "lora.rank": {"integer": [2, 64]}}

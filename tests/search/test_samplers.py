@@ -89,6 +89,7 @@ def test_an_unknown_name_is_refused_with_a_suggestion(tmp_path: Path) -> None:
         a_sweep(tmp_path, sampler="nsga")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["gp", "cmaes", pytest.param("nomad", marks=pytest.mark.long)])
 def test_a_sampler_that_learns_finds_the_best_of_a_range(tmp_path: Path, sampler: str) -> None:
     """A hill over the logarithm of the rate: what is asked for after the blind half lies nearer to its top."""

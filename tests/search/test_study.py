@@ -14,6 +14,8 @@ from gallop_ray.spec.compare import differences
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.driver import located
 
+pytestmark = pytest.mark.slow
+
 SAMPLERS = ("tpe", "random", "grid", "nsga2")
 GRID = {
     "gallop.density": {"choice": [0.01, {"lora_rank": 8}]},

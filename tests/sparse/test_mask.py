@@ -117,6 +117,7 @@ def test_a_smaller_mask_is_a_part_of_a_larger_one(ranks: Callable) -> None:
             assert larger_k < k or small < large
 
 
+@pytest.mark.slow
 def test_a_matrix_larger_than_a_chunk_of_the_histogram() -> None:
     generator = torch.Generator().manual_seed(3)
     scores = torch.randint(0, 1000, (2100, 2100), generator=generator).float()

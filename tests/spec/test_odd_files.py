@@ -321,6 +321,7 @@ def validated(*arguments: str) -> tuple[int, list[str]]:
     return code, error.getvalue().splitlines()
 
 
+@pytest.mark.slow
 def test_no_mutated_file_ends_in_a_trace_or_without_its_line(tmp_path):
     mutations, path = Mutations(1), tmp_path / "sweep.yaml"
     for _ in range(100):
@@ -330,6 +331,7 @@ def test_no_mutated_file_ends_in_a_trace_or_without_its_line(tmp_path):
         assert all(re.match(rf"{re.escape(str(path))}:\d+: ", line) for line in lines), lines
 
 
+@pytest.mark.slow
 def test_no_mutated_set_ends_in_a_trace_or_without_its_text():
     mutations = Mutations(2)
     for _ in range(100):

@@ -60,6 +60,7 @@ def slow_likelihood_correct(model, tokenizer, examples):
     return results
 
 
+@pytest.mark.slow
 def test_likelihood_equals_a_slow_reference():
     model, tokenizer = untrained()
     examples = mixed_examples()
@@ -70,6 +71,7 @@ def test_likelihood_equals_a_slow_reference():
         assert likelihood_correct(model, tokenizer, examples, settings) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

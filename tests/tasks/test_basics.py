@@ -59,6 +59,7 @@ def test_texts_are_english_sentences_and_always_the_same() -> None:
     assert all(text.endswith(".") and len(text) > 100 for text in basics_texts())
 
 
+@pytest.mark.slow
 def test_proposed_is_what_the_base_model_can_do(tmp_path: Path) -> None:
     """The pocket model knows max; one that was never trained guesses."""
     (tmp_path / "text.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 30)

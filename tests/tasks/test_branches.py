@@ -14,6 +14,8 @@ from gallop_ray.tasks.padding import batches
 from gallop_ray.tasks.passes import answered
 from tests.families import FAMILIES, make_model
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = [
     ([5, 6, 7, 8], {"a": [9, 10, 11], "b": [9, 10, 12, 13], "c": [14, 15], "d": [9, 10]}),
     ([5, 6], {"a": [20, 21], "b": [22, 23, 24]}),

@@ -15,6 +15,8 @@ from gallop_ray.tasks.losses import example_losses
 from gallop_ray.testing.model import llama
 from gallop_ray.training.pocket import pocket_config, pocket_tokenizer
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = EvaluationSettings("{instruction}\n{input}\n", max_length=96, batch_size=4, max_new_tokens=4)
 _TEXTS = (("3", "a longer text", "é"), ("seven", "no"), ("1", "2", "3"), ("x y", "x z"), ("12", "1", "123 and more"))
 

@@ -14,6 +14,8 @@ from gallop_ray.tasks.examples import Example
 from tests.families import FAMILIES, make_model
 from tests.tasks.test_accuracy import untrained
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[5, 6, 7, 8, 9, 20], [5, 6, 7, 8, 30], [5, 6, 7, 8, 9, 10, 11, 12, 13], [5, 6, 7, 40, 41, 42]]
 BY_TRANSFORMERS = {"mamba"}
 """Families that keep no cache of which rows can be taken out."""

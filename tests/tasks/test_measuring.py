@@ -16,6 +16,8 @@ from gallop_ray.tasks.objective import with_default_objective
 from gallop_ray.tasks.values import numbers
 from gallop_ray.testing.model import of_pocket_vocabulary
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = EvaluationSettings("{instruction}\n{input}\n", max_length=64, batch_size=4, max_new_tokens=4)
 CHOICE = [Example(f"max 3 {i}?\nAnswer:", "", ("3", "7"), ("3", "7"), i % 2, joint=" ") for i in range(5)]
 HOUSE = [replace(one, joint=None) for one in CHOICE]

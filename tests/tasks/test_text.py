@@ -46,6 +46,7 @@ def slow_text_loss(model, items):
     return sum(losses) / len(losses)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_all_tokens_together(tmp_path):
     model, tokenizer = untrained()
     path = write(tmp_path, "", "a", "max of 3", "a longer text that is cut after some tokens", "ab")

@@ -9,6 +9,8 @@ from transformers import LlamaForCausalLM
 from gallop_ray.tasks.harness.model import LoadedLM
 from gallop_ray.training.pocket import pocket_config, pocket_tokenizer
 
+pytestmark = pytest.mark.slow
+
 CONTEXTS = ["", "max 3 7 2 9", "Question: which is larger, 3 or 7?\nAnswer:", "min 1 2 " * 40, "max ", "é 日本"]
 CONTINUATIONS = [" 3", " 7", " 9 and 12", " no", "\n\n", " 日本語"]
 

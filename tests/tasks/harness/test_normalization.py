@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+import pytest
 import yaml
 
 from gallop_ray.spec.measures import _BY_THE_SUM, _FAMILIES_BY_THE_SUM, normalization
@@ -37,6 +38,7 @@ def metrics(name: re.Pattern[str]) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_choices_are_normalised_as_the_harness_reports_them():
     families = "mmlu_[a-z]+_[a-z]+|blimp_(?!nl)[a-z]+|xcopa_..|xnli_.."
     found = metrics(re.compile("|".join([*_BY_THE_SUM, *BY_CHARACTER, families])))

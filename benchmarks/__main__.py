@@ -1,4 +1,4 @@
-"""`python -m benchmarks step|select|score|packing|evaluation|switch|sweep|scale|all [--quick] [--out FOLDER]`."""
+"""`python -m benchmarks NAME [--quick] [--out FOLDER]`; --help says which there are."""
 
 import argparse
 import importlib
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.report import machine, save
 
-NAMES = ("step", "select", "score", "packing", "evaluation", "switch", "sweep", "scale")
+NAMES = ("step", "select", "score", "packing", "evaluation", "switch", "sweep", "answer", "scale")
 
 
 def main() -> None:

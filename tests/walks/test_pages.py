@@ -39,7 +39,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(1500)
 def test_readme(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(Path(__file__).parents[2] / "sweeps", home / "sweeps")
     instead = {
@@ -51,7 +50,6 @@ def test_readme(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (home / "runs/my_sweep/report/report.html").stat().st_size > 0
 
 
-@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("page", ["resume", "merge", "mlflow", "model", "data", "report"])
 def test_a_howto(home: Path, page: str) -> None:
     """On the sweep that README's commands left; the sweep file is README's."""
@@ -69,7 +67,6 @@ def test_a_howto(home: Path, page: str) -> None:
     Reader(home, instead).follow(where)
 
 
-@pytest.mark.timeout(2400)
 def test_the_tutorial(tmp_path: Path) -> None:
     """What is shown is what is printed, but for the figures: the runs are short."""
     reader = Reader(tmp_path, {" run first.yaml": " run first.yaml --set training.steps=8"}, file="first.yaml")

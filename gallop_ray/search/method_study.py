@@ -89,11 +89,13 @@ class MethodStudy:
 
     def report(self, configuration: ConfigurationFolder) -> None:
         """Tell the study what was measured at rungs, by optimizer step, such that better is as in the objective."""
-        if self._sweep.objective.metrics:
+        place = self._trials[configuration.key]
+        # A trial that has ended stays as it is: its configuration is retried, or gets more seeds.
+        if self._sweep.objective.metrics or self._storage.get_trial(place).state.is_finished():
             return
         at = climbed(self._sweep, configuration)
         for step, value in as_objective(self._sweep, self._name, at).items():
-            self._storage.set_trial_intermediate_value(self._trials[configuration.key], step, value)
+            self._storage.set_trial_intermediate_value(place, step, value)
 
     def _id(self, trial: FrozenTrial | optuna.Trial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)

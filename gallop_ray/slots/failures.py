@@ -125,10 +125,12 @@ def explained(outcome: Outcome, micro_batch_size: int) -> str:
 def hopeless(folder: SweepFolder) -> str | None:
     """Why to stop the sweep: nothing has finished, and the first configurations failed in the same way; or None."""
     failures: dict[str, RunResult] = {}
-    for result in (result for run in folder.runs() if (result := run.result())):
-        if not result.failed:
+    for run in folder.runs():
+        result = run.result()
+        if result is not None and result.failed:
+            failures[result.configuration] = result
+        elif result is not None or run.rungs().rungs:  # a run that waits at a rung has not failed
             return None
-        failures[result.configuration] = result
     classes = {each.failure for each in failures.values()}
     # Divergence is no reason: the search learns from it.
     if len(failures) < _SAME_FAILURE or len(classes) > 1 or classes == {"diverged"}:

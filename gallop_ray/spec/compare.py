@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator, Mapping
 
 from gallop_ray.spec.configuration import space_keys
+from gallop_ray.spec.rungs import climbs, rungs_of
 from gallop_ray.spec.schema import Sweep
 
-# Place, budget, retention, tracking and display: no result depends on them. Nor on pruning and confirmation, which only
-# decide how many seeds a configuration gets from now on.
+# Place, budget, retention, tracking and display: no result depends on them. Nor on pruning (but for its rungs) and
+# confirmation, which only decide how many seeds a configuration gets from now on.
 _FREE = ("name", "output", "budget", "resources", "tracking", "pruning", "retention", "confirmation")
 _OWN_RULES = ("methods", "seeds", "search")
 _ABSENT = "nothing"
@@ -29,6 +30,7 @@ def differences(stored: Sweep, asked: Sweep) -> list[str]:
     for each in ("storage", "warm_start"):  # any study is updated from the run folders, and may be told more
         del old["search"][each], new["search"][each]
     found += _differing("search", old["search"], new["search"])
+    found += _rungs(stored, asked)
     changed = dict.fromkeys(_changed_keys(stored, asked))
     return [*found, *(_line(f"search.space.{key}", *(space.get(key) for space in spaces)) for key in changed)]
 
@@ -47,6 +49,18 @@ def _line(path: str, old: object, new: object) -> str:
 
 def _written(value: object) -> str:
     return _ABSENT if value is None else json.dumps(value)
+
+
+def _rungs(stored: Sweep, asked: Sweep) -> Iterator[str]:
+    """A run that waits at one step cannot be compared with others at another."""
+    if not (climbs(stored) and climbs(asked)):
+        return
+    for method in stored.methods:
+        if method.name in {each.name for each in asked.methods}:
+            old, new = ([r.at for r in rungs_of(each, method.name) if r.at is not None] for each in (stored, asked))
+            if old and new and old != new:
+                yield _line("pruning.rungs", old, new)
+                return
 
 
 def _methods(stored: Sweep, asked: Sweep) -> Iterator[str]:

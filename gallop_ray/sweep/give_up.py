@@ -1,4 +1,4 @@
-"""Ends a configuration before its last seed, or in the middle of its first one, where it waits at a rung."""
+"""Ends a configuration: after its last seed, before it, or in the middle of its first one, where it waits at a rung."""
 
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.results import SEARCH, JudgedAt
@@ -17,6 +17,17 @@ def give_up(sweep: Sweep, folder: SweepFolder, configuration: ConfigurationFolde
     done = [each for each in configuration.results() if each.finished]
     value = objective_value(done, sweep.objective)
     configuration.write_status("pruned", [each.seed for each in done], value, reason)
+
+
+def end(sweep: Sweep, configuration: ConfigurationFolder) -> None:
+    """Write that a configuration has finished, or that a run of it failed or diverged."""
+    results = configuration.results()
+    done, bad = [each for each in results if each.finished], [each for each in results if not each.finished]
+    seeds, value = [each.seed for each in done], objective_value(done, sweep.objective)
+    if bad:
+        configuration.write_status(bad[0].status, seeds, value, bad[0].reason)
+    else:
+        configuration.write_status("finished", seeds, value)
 
 
 def _stop(

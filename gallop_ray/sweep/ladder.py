@@ -13,7 +13,7 @@ from gallop_ray.search.rungs import least_advanced, place, promotable
 from gallop_ray.search.study import Studies
 from gallop_ray.spec.rungs import rungs_of
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.sweep.give_up import give_up
+from gallop_ray.sweep.give_up import end, give_up
 
 
 @dataclass
@@ -24,6 +24,8 @@ class _Climber:
     at: Climbed
     active: bool = False
     over: bool = False
+    dead: bool = False
+    """Whether a run of it failed or diverged: it takes no place at a rung, however well it stood there."""
 
     @property
     def waits(self) -> bool:
@@ -42,10 +44,15 @@ class Ladder:
         self._sweep, self._folder, self._studies, self._slots = sweep, folder, studies, slots
         self._rungs = {method.name: rungs_of(sweep, method.name) for method in sweep.methods}
         self._climbers: dict[str, _Climber] = {}
+        ended = []
         for configuration in folder.configurations():
             if configuration.method in self._rungs:
-                self._climbers[configuration.key] = self._found(configuration)
-        studies.withhold([key for key, each in self._climbers.items() if each.waits])
+                before = configuration.status().over
+                self._climbers[configuration.key] = found = self._found(configuration)
+                ended += [configuration.key] * (found.over and not before)
+        studies.withhold([*ended, *(key for key, each in self._climbers.items() if each.waits)])
+        for key in ended:
+            studies.tell(key)
         self._begun = False
         """Whether all configurations of the budget have been begun."""
 
@@ -82,20 +89,23 @@ class Ladder:
         return now.over or now.at.rungs > before.at.rungs
 
     def _found(self, configuration: ConfigurationFolder) -> _Climber:
-        """What the records say."""
-        over = configuration.status().over
-        stopped = [each for each in configuration.results() if each.status == "pruned"]
-        if stopped and not over:  # a kill came between
-            give_up(self._sweep, self._folder, configuration, stopped[0].reason or "")
-            over = True
-        return _Climber(configuration.method, climbed(self._sweep, configuration), over=over)
+        """What the records say. Where all runs have ended and the status does not say so, a kill came between."""
+        results, at = configuration.results(), climbed(self._sweep, configuration)
+        stopped = [each for each in results if each.status == "pruned"]
+        dead = any(each.failed for each in results)
+        if not configuration.status().over:
+            if stopped:
+                give_up(self._sweep, self._folder, configuration, stopped[0].reason or "")
+            elif dead or at.rungs == len(self._rungs[configuration.method]):
+                end(self._sweep, configuration)
+        return _Climber(configuration.method, at, over=configuration.status().over, dead=dead)
 
     def _at(self, method: str, number: int) -> dict[str, float]:
-        """What was measured at a rung, by key."""
+        """What was measured at a rung, by key, of all that may still win."""
         return {
             key: each.at.values[number]
             for key, each in self._climbers.items()
-            if each.method == method and number in each.at.values
+            if each.method == method and number in each.at.values and not each.dead
         }
 
     def _promoted(self) -> str | None:

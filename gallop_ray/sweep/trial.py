@@ -27,7 +27,7 @@ from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.rungs import Rung
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.sweep.admission import Admission, free_bytes, keep_best, needed_bytes, shortage
-from gallop_ray.sweep.give_up import give_up
+from gallop_ray.sweep.give_up import end, give_up
 from gallop_ray.sweep.stop import HALTED, MISTAKE, WARNING, no_space, refused_by_storage
 from gallop_ray.tasks.metrics import Correct
 
@@ -203,14 +203,12 @@ class ConfigurationTrial(tune.Trainable):
         if self._stage == CONFIRMATION:
             return not self._seeds
         results = self._configuration.results()
-        bad = [each for each in results if not each.finished]
+        bad = not all(each.finished for each in results)
         done = [each for each in results if each.finished]
         seeds = [each.seed for each in done]
         value = objective_value(done, self._sweep.objective)
-        if bad:
-            self._configuration.write_status(bad[0].status, seeds, value, bad[0].reason)
-        elif not self._seeds and (self._rung is None or set(self._sweep.seeds) <= set(seeds)):
-            self._configuration.write_status("finished", seeds, value)
+        if bad or (not self._seeds and (self._rung is None or set(self._sweep.seeds) <= set(seeds))):
+            end(self._sweep, self._configuration)
         elif reason := self._reason_to_prune():
             give_up(self._sweep, self._folder, self._configuration, reason)
         elif not self._seeds and not self._configuration.status().over:  # the driver says whether it continues
@@ -225,6 +223,7 @@ class ConfigurationTrial(tune.Trainable):
             return None
         mine = self._configuration
         same = [c for c in self._folder.configurations() if c.method == mine.method and c.key != mine.key]
+        same = [c for c in same if not any(each.failed for each in c.results())]  # which cannot be chosen instead
         if self._rung is not None and self._rung.at is not None:
             here = self._at_rung(mine, self._rung.at)
             others = [found for each in same if (found := self._at_rung(each, self._rung.at))]

@@ -1,5 +1,6 @@
 """Putting a run aside at a rung: what is measured there, and what its record needs when it continues."""
 
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gallop_ray.errors import Diverged
 from gallop_ray.methods import Attachment
 from gallop_ray.sparse.weights import collective_device, rank, world_size
 from gallop_ray.spec.rungs import rung_weights
@@ -47,7 +49,10 @@ class Judged:
 
 
 def judge(context: RunContext, attachment: Attachment, engine: Engine, state: TrainState) -> Judged:
-    """Measure the losses of validation examples. Collective, equal on every rank."""
+    """Measure the losses of validation examples. Collective, equal on every rank.
+
+    Raises Diverged where their mean is not finite: nothing could be compared with it.
+    """
     resident = context.resident
     losses: dict[str, list[float]] = {}
     weights = rung_weights(resident.sweep)
@@ -59,6 +64,8 @@ def judge(context: RunContext, attachment: Attachment, engine: Engine, state: Tr
             found = example_losses(engine.module, resident.tokenizer, examples, settings, how.learn)
             losses[name] = numbers(packed(found))  # of so many digits as everything else that is kept
     loss = sum(weight * fmean(losses[name]) for name, weight in weights.items())
+    if not math.isfinite(loss):
+        raise Diverged(f"the validation loss was {loss} at step {state.step}; a lower learning rate may help")
     return Judged(state.step, state.steps, loss, losses)
 
 

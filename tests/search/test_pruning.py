@@ -119,6 +119,16 @@ def test_the_forget_ratio_is_better_when_smaller() -> None:
     assert reason_to_prune(sweep, contestant("x", [0.45]), others)
 
 
+def test_what_is_as_good_by_the_objective_is_not_stopped_for_its_answers() -> None:
+    """No configuration forgets anything: their forget ratio is 0, whatever they have gained."""
+    objective = a_sweep().objective.model_copy(update={"metric": "val_forget_ratio"})
+    sweep = a_sweep(type="race").model_copy(update={"objective": objective})
+    mine, best = (contestant(key, [0.0] * 2, [answers(0.5, rate)] * 2) for key, rate in (("x", 0.6), ("y", 1.0)))
+    assert reason_to_prune(sweep, mine, [best]) is None
+    worse = contestant("x", [0.4] * 2, [answers(0.5, 0.1)] * 2)
+    assert "worse than y" in str(reason_to_prune(sweep, worse, [best]))
+
+
 def test_the_median_rule_and_no_rule() -> None:
     others = [contestant(f"c{i}", [0.1 * i]) for i in range(5)]
     assert reason_to_prune(a_sweep(type="median"), contestant("x", [0.25]), others) is None

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -155,6 +156,14 @@ def test_a_sweep_whose_first_configurations_fail_alike_is_hopeless(tmp_path: Pat
     assert hopeless(folder) is None, "not alike"
     fail(folder, "c", Outcome("failed", "RuntimeError: no such device"))
     assert "no such device" in str(hopeless(folder))
+    waits = folder.configuration("waits")
+    waits.create({})
+    waiting = waits.run(0)
+    waiting.start({}, "slot-0")
+    waiting.pause({"rung": 10, "step": 10, "steps": 90, "loss": 0.5, "seconds": {}})
+    assert hopeless(folder) is None, "one has come to a rung"
+    shutil.rmtree(waits.path)
+    assert hopeless(folder)
     finished = folder.configuration("d")
     finished.create({})
     finished.run(0).start({}, "slot-0")

@@ -18,6 +18,14 @@ def test_what_no_result_depends_on_may_change(load: Load) -> None:
     assert changed(load, *free, "pruning.type=median", "name=other") == []
 
 
+def test_runs_that_wait_at_a_rung_stay_comparable(load: Load) -> None:
+    begun = BEGUN + "pruning: {type: race, rungs: [30]}\n"
+    for overrides in (["pruning.type=median"], ["pruning.significance=0.01"], ["pruning={type: none}"]):
+        assert differences(load(text=begun), load("", *overrides, text=begun)) == []
+    found = differences(load(text=begun), load("", "pruning.rungs=[20]", text=begun))
+    assert found == ["pruning.rungs: was [30], is [20]"]
+
+
 def test_a_sweep_may_grow(load: Load) -> None:
     assert changed(load, "seeds=3", "budget.configurations=30") == []
     assert changed(load, "methods=[{type: gallop}, {type: lora}, {type: random}]") == []

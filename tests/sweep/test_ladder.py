@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.search.study import Studies
 from gallop_ray.spec.rungs import Rung
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.sweep.commands import reopen, retry
 from gallop_ray.sweep.ladder import Ladder
 
 STEPS = 90
@@ -42,9 +44,13 @@ def make(tmp: Path, configurations: int = 12, seeds: int = 2, **changes: Any) ->
 
 
 class Worker:
-    """What trials and workers write, without training: the loss falls with the learning rate."""
+    """What trials and workers write, without training: the loss falls with the learning rate.
 
-    def __init__(self, sweep: Sweep) -> None:
+    diverges: whether a configuration does so between its last rung of steps and its end.
+    """
+
+    def __init__(self, sweep: Sweep, diverges: Callable[[float], bool] = lambda rate: False) -> None:
+        self.diverges = diverges
         self.sweep, self.folder = sweep, SweepFolder(Path(sweep.output) / sweep.name)
         self.folder.create(sweep.model_dump(mode="json"))
         self.trained: Counter[str] = Counter()
@@ -62,6 +68,12 @@ class Worker:
             if run.result() is None:
                 self._go(run, STEPS, dies_at)
                 if dies_at is not None:
+                    return
+                if self.diverges(self._rate(key)):
+                    bad = {"configuration": key, "seed": seed, "status": "diverged", "reason": "nan"}
+                    run.finish({**bad, "failure": "diverged"})
+                    self.folder.append_result(run)
+                    configuration.write_status("diverged", [], None, "nan")
                     return
                 value = self._rate(key) + 0.001 * seed
                 said = {"configuration": key, "seed": seed, "status": "finished", "reason": None, "steps": STEPS}
@@ -97,9 +109,11 @@ class Worker:
         return float(self.folder.configuration(key).configuration().training["learning_rate"])
 
 
-def climb(sweep: Sweep, slots: int = 1, kills: int = 0, seed: int = 0) -> Worker:
+def climb(
+    sweep: Sweep, slots: int = 1, kills: int = 0, seed: int = 0, diverges: Callable[[float], bool] = lambda rate: False
+) -> Worker:
     """Run a sweep to its end; so many times the driver, and now and then a worker with it, is killed on the way."""
-    worker, dice = Worker(sweep), random.Random(seed)
+    worker, dice = Worker(sweep, diverges), random.Random(seed)
     ladder, active = start(sweep, worker, slots), list[str]()
     for _ in range(10_000):
         while len(active) < slots and (key := ladder.take()) is not None:
@@ -184,6 +198,52 @@ def test_kills_lose_nothing_and_double_nothing(tmp_path: Path, slots: int, seed:
 def test_of_few_configurations_one_finishes(tmp_path: Path) -> None:
     ends = books(climb(make(tmp_path, configurations=2, seeds=1)))
     assert Counter(end for key, end in ends.items() if key.startswith("gallop")) == {"finished": 1, "pruned": 1}
+
+
+def test_who_leads_and_diverges_takes_nobody_s_place(tmp_path: Path) -> None:
+    calm = climb(make(tmp_path / "calm", configurations=9, seeds=1))
+    highest = max(calm._rate(each.key) for each in calm.folder.configurations() if each.method == "gallop")
+    sweep = make(tmp_path / "wild", configurations=9, seeds=1)
+    worker = climb(sweep, diverges=lambda rate: rate == highest)
+    ends = Counter(each.status().status for each in worker.folder.configurations() if each.method == "gallop")
+    assert ends["diverged"] == 1
+    assert ends["finished"] >= 1
+    assert [each.method for each in best(worker.folder.results(), sweep.objective)].count("gallop") == 1
+
+
+RULES = [{"type": "asha"}, {"type": "race", "rungs": [10]}]
+
+
+@pytest.mark.parametrize("pruning", RULES, ids=["asha", "race"])
+def test_an_end_that_is_not_in_the_status_is_found_in_the_records(tmp_path: Path, pruning: dict[str, Any]) -> None:
+    sweep = make(tmp_path, configurations=3, pruning=pruning)
+    worker = climb(sweep)
+    ended = next(each for each in worker.folder.configurations() if each.status().status == "finished")
+    ended.write_status("waiting", [0, 1], 0.5)
+    ladder = start(sweep, worker, 1)
+    assert ladder.take() is None
+    books(worker)
+    assert ended.status().status == "finished"
+
+
+def test_a_retried_configuration_climbs_again(tmp_path: Path) -> None:
+    sweep = make(tmp_path, configurations=3, pruning={"type": "race", "rungs": [10]})
+    worker = climb(sweep, diverges=lambda rate: True)
+    worker.diverges = lambda rate: False
+    assert "queued for retry" in retry(str(worker.folder.path), failed=True, names=())
+    ladder = start(sweep, worker, 1)
+    while (key := ladder.take()) is not None:
+        worker.train(key, Rung(*ladder.rung(key)))
+        assert ladder.told(key)
+    assert {each.status().status for each in worker.folder.configurations()} == {"finished"}
+
+
+def test_a_sweep_with_more_seeds_climbs_on(tmp_path: Path) -> None:
+    race = {"type": "race", "rungs": [10]}
+    for configuration in climb(make(tmp_path, configurations=3, seeds=1, pruning=race)).folder.configurations():
+        reopen(configuration)
+    worker = climb(make(tmp_path, configurations=3, seeds=3, pruning=race))
+    assert {len(each.status().seeds_done) for each in worker.folder.configurations()} == {3}
 
 
 def test_several_in_turn_all_climb_together(tmp_path: Path) -> None:

@@ -46,3 +46,15 @@ def test_a_rule_of_the_users_that_breaks_prunes_nothing_and_is_told(tmp_path: Pa
     assert trial._warning is not None
     assert "broken_rules:rule raised TypeError" in trial._warning
     assert f"{first.configuration} is not pruned" in trial._warning
+
+
+def test_a_rival_that_has_failed_stops_nobody(tmp_path: Path) -> None:
+    """It led, but can never be chosen."""
+    written = Written(small_sweep(tmp_path, pruning={"type": "median", "after_configurations": 1}))
+    mine, rival = written.begin("random", 1e-4, 0), written.begin("random", 2e-4, 0)
+    written.end(mine, accuracy=0.2)
+    written.end(rival, accuracy=0.9)
+    assert a_trial(written, mine.configuration)._reason_to_prune()
+    failed = written.begin("random", 2e-4, 1)
+    failed.finish({"configuration": failed.configuration, "seed": 1, "status": "diverged", "reason": "nan"})
+    assert a_trial(written, mine.configuration)._reason_to_prune() is None

@@ -1,7 +1,9 @@
 """The kernel for chosen entries of dW equals the dense product: in Triton's interpreter, and on a GPU as compiled."""
 
-import importlib
 import logging
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -103,6 +105,23 @@ def test_a_kernel_that_is_wrong_or_does_not_compile_is_not_used(
     assert "does not run here: no C compiler" in caplog.messages[1]
 
 
-def test_the_kernel_is_the_only_user_of_triton() -> None:
-    """Without a GPU nothing imports it: it may not be there."""
-    assert "triton" not in vars(importlib.import_module("gallop_ray.sparse.layers"))
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from gallop_ray.sparse.sampled_product import _sum_entries
+
+for element, place in (("bf16", "i32"), ("fp32", "i64")):
+    types = [f"*{element}", f"*{element}", f"*{place}", "*i32", "*fp32", "i32", "i32", "i32", "constexpr", "constexpr"]
+    signature = dict(zip(_sum_entries.arg_names, types, strict=True))
+    source = ASTSource(_sum_entries, signature, {(8,): 32, (9,): 64})
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+"""
+
+
+@pytest.mark.parametrize("kernel", ["compiled"])
+def test_it_compiles_for_an_h100_without_one(device: str, kernel: str) -> None:
+    """In a process of its own: interpreted, Triton compiles nothing. It brings the assembler along."""
+    quiet = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    made = subprocess.run([sys.executable, "-c", COMPILE], env=quiet, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]

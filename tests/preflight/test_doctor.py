@@ -84,7 +84,7 @@ def test_without_a_sweep_it_says_which_models_fit(doctor):
         ("resources.cpus_per_worker=5000", "a slot needs 5000 CPUs and 0 GPUs, this machine has"),
         ("resources.gpus_per_worker=64", "Lower resources.workers_per_slot, cpus_per_worker or gpus_per_worker"),
         ("training.max_length=60000", "too much. Lower training.micro_batch_size"),
-        ("resources.held_gb=99999", ", paused runs 1 x 100 TB, available"),
+        ("resources.held_gb=99999", ", paused runs 1 x 99999 GB, available"),
         ("data.train=rang", "no task rang among the generated tasks"),
         ("model.name=nobody-there/no-such-model-1a2b3c", "neither in the cache nor on the hub"),
         ("model.name=poket", "unknown model poket"),

@@ -61,7 +61,7 @@ def _arms(held: LoadedModel) -> dict[str, Callable[[], AbstractContextManager[St
     arms: dict[str, Callable[[], AbstractContextManager[Step]]] = {
         f"density {density}": partial(_sparse, held, density) for density in DENSITIES
     }
-    of_rank = {"r": RANK, "target_modules": list(TARGETS)}
+    of_rank: dict[str, Any] = {"r": RANK, "target_modules": list(TARGETS)}
     arms |= {
         f"LoRA r{RANK}": partial(_tuner, held, peft.LoraConfig(**of_rank)),
         f"DoRA r{RANK}": partial(_tuner, held, peft.LoraConfig(**of_rank, use_dora=True)),
@@ -120,7 +120,7 @@ def _sparse(held: LoadedModel, density: float) -> Iterator[Step]:
 
 def _delta(held: LoadedModel, density: float) -> SparseDelta:
     """Entries drawn on the device: of billions of entries a CPU would take minutes. A few are drawn twice."""
-    candidates, mask = find_candidates(held.model, TARGETS), {}
+    candidates, mask = find_candidates(held.model, TARGETS), dict[str, torch.Tensor]()
     share = entries_to_choose(density, candidates, held.parameters) / sum(c.numel for c in candidates)
     for c in candidates:
         drawn = torch.randint(c.numel, (max(1, round(share * c.numel)),), device=device())
@@ -131,9 +131,10 @@ def _delta(held: LoadedModel, density: float) -> SparseDelta:
 @contextmanager
 def _tuner(held: LoadedModel, config: peft.PeftConfig) -> Iterator[Step]:
     """PEFT's tuner as it comes, with float32 parameters and plain AdamW."""
-    before = Structure(held.model)
+    model: Any = held.model
+    before = Structure(model)
     try:
-        yield _plain(held, peft.get_peft_model(held.model, config))
+        yield _plain(held, peft.get_peft_model(model, config))
     finally:
         before.restore()
 

@@ -1,7 +1,6 @@
 """A sweep that is killed again and again ends with exact books, and with the results of one that was left alone."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -19,7 +18,7 @@ CONFIGURATIONS = len(METHODS) * EACH
 RUNS = CONFIGURATIONS * SEEDS + FRESH * len(METHODS)
 
 
-def write_sweep(folder: Path, tracking: str, each: int = EACH, seeds: int = SEEDS, **resources: float) -> Path:
+def write_sweep(folder: Path, tracking: str, each: int = EACH, seeds: int = SEEDS) -> Path:
     """Every point of a small space, so that any order of trying them gives the same configurations."""
     space = {"training.learning_rate": {"choice": [n / 2000 for n in range(1, each + 1)]}}
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +32,6 @@ def write_sweep(folder: Path, tracking: str, each: int = EACH, seeds: int = SEED
         training={**command.TINY["training"], "steps": 24, "checkpoint_steps": 8},
         evaluation={"generate": False},
         tracking={"uri": tracking},
-        resources={**command.TINY["resources"], **resources},
     )
 
 
@@ -48,25 +46,6 @@ def test_a_few_kills(tmp_path: Path) -> None:
     finally:
         siege.close()
     books.check(siege.folder, tracking, configurations=2, runs=6)
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("held_gb", [1, 0], ids=["held in memory", "on disk alone"])
-def test_kills_while_runs_take_turns(tmp_path: Path, held_gb: float) -> None:
-    """At swaps: while a paused run is put aside, and while another is taken up."""
-    sizes: dict[str, Any] = {"each": 2, "seeds": 1, "interleave": 2, "held_gb": held_gb}
-    tracking, calm = (f"sqlite:///{tmp_path / name}.db" for name in ("mlflow", "calm"))
-    siege = Siege(write_sweep(tmp_path, tracking, **sizes), SweepFolder(tmp_path / "runs/tiny"))
-    try:
-        for victim, delay in (("worker", 0.0), ("driver", 0.01), ("worker", 0.03)):
-            assert siege.survive(Point(victim, "swapping", delay))
-        siege.finish()
-    finally:
-        siege.close()
-    books.check(siege.folder, tracking, configurations=4, runs=6)
-    ended = command.run("run", write_sweep(tmp_path / "calm", calm, **sizes))
-    assert ended.returncode == 0, ended.stdout
-    assert books.outcomes(siege.folder) == books.outcomes(SweepFolder(tmp_path / "calm/runs/tiny"))
 
 
 @pytest.mark.faults

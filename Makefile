@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A sweep starts a dozen processes that import the same packages: compiled once, and not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install dev smollm2 quickstart lint quick test test-long test-faults test-ui test-postgresql bench pages clean
+.PHONY: help install dev smollm2 quickstart lint quick test test-long test-faults test-gpu test-kernel test-ui test-postgresql bench pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -50,7 +50,7 @@ QUICK := $(addprefix tests/,analysis compat disk records reporting search sparse
 quick: .venv/dev  ## ruff, the direction of imports and the quick tests, in less than a minute
 	$(BIN)/ruff check gallop_ray benchmarks tests
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not faults and not long and not ui and not postgresql' $(QUICK)
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not faults and not gpu and not long and not ui and not postgresql' $(QUICK)
 
 test: lint  ## linters, then the tests
 	$(BIN)/pytest -n 2 --dist loadfile
@@ -60,6 +60,16 @@ test-faults: .venv/dev  ## what can go wrong: kills, full disks, failing runs, d
 
 test-long: .venv/dev  ## whole sweeps on other roads, each family and tuner, the costly cases of what make test tries once
 	$(BIN)/pytest -n 2 --dist loadfile -m long
+
+test-gpu: .venv/dev  ## what needs a GPU that torch sees; one will do
+	$(BIN)/pytest -m gpu tests/gpu
+
+# Beside the environment: torch's builds for CPUs do without Triton, and nothing else may find it there.
+.venv/triton: .venv/dev
+	$(BIN)/pip install --quiet --no-deps --target $@ triton==3.7.1
+
+test-kernel: .venv/triton  ## the kernel for a GPU, in Triton's interpreter
+	TRITON_INTERPRET=1 PYTHONPATH=$< $(BIN)/pytest tests/gpu/test_kernel.py
 
 test-ui: .venv/ui  ## look at the report and at MLflow's pages in a real browser (Debian: apt-get install chromium)
 	$(BIN)/pytest -m ui

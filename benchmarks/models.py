@@ -43,8 +43,8 @@ class Setting:
 def setting(quick: bool) -> Setting:
     """SmolLM2-135M on 8 x 128 tokens, with its weights where they are at hand; quick: pocket's shape on 2 x 16."""
     if quick:
-        return Setting("pocket", False, _dtype(), 2, 16)
-    return Setting("smollm2-135m", _at_hand(), _dtype(), 8, 128)
+        return Setting("pocket", False, number_type(), 2, 16)
+    return Setting("smollm2-135m", _at_hand(), number_type(), 8, 128)
 
 
 def _at_hand() -> bool:
@@ -53,7 +53,8 @@ def _at_hand() -> bool:
     return package or isinstance(try_to_load_from_cache(_HUB_ID, "model.safetensors"), str)
 
 
-def _dtype() -> str:
+def number_type() -> str:
+    """bfloat16 where a GPU or the CPU multiplies it in hardware, else float32."""
     fast = torch.cuda.is_available() or {"avx512_bf16", "amx_bf16"} & _cpu_flags()
     return "bfloat16" if fast else "float32"
 
@@ -73,7 +74,8 @@ def base_model(shared: Setting) -> Any:
     else:
         torch.manual_seed(0)
         auto: Any = AutoModelForCausalLM
-        model = auto.from_config(meta_model(spec).config, dtype=getattr(torch, shared.dtype))
+        with device():  # billions of numbers, which a CPU would draw for minutes
+            model = auto.from_config(meta_model(spec).config, dtype=getattr(torch, shared.dtype))
     return model.requires_grad_(False).to(device())
 
 

@@ -1,20 +1,26 @@
 """Fixtures that several test folders share."""
 
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
-from gallop_ray.testing.ranks import Ranks, shared_ranks
+if TYPE_CHECKING:
+    from gallop_ray.testing.ranks import Ranks
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Processes of pytest-xdist do not see each other's Ray: each has a folder of its own, with a short path.
 
-    What tests start can be interrupted: a shell's job in the background inherits that SIGINT is ignored.
+    What tests start can be interrupted: a shell's job in the background inherits that SIGINT is ignored. A GPU is seen
+    by the tests that are marked for it alone: the others are to do the same on every machine.
     """
+    if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports what looks for one
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
@@ -31,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def ranks() -> Callable[[int], Ranks]:
+def ranks() -> "Callable[[int], Ranks]":
     """`ranks(n)`: n gloo ranks, started once and shared by all tests. A group that failed a test is replaced."""
+    from gallop_ray.testing.ranks import shared_ranks
+
     return shared_ranks

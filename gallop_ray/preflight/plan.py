@@ -21,6 +21,7 @@ from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.load import resolved_yaml
 from gallop_ray.spec.method import MaskMethodSpec, MethodSpec
 from gallop_ray.spec.plan import SweepPlan, plan_sweep
+from gallop_ray.spec.rungs import climbs
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.spec.space import extremes
 from gallop_ray.tasks.hub import HUB_TASKS
@@ -47,6 +48,7 @@ Not counted: the CUDA context, the allocator's caches, measuring accuracy."""
 _EXPORT_NOTE = """\
 delta: for gallop_ray.apply_adapter. peft: a folder that PeftModel loads. merged: a plain transformers folder, which
 every server of models takes; those that take adapters take LoRA alone."""
+_FLOAT32 = _PLACE = 4  # bytes
 _LARGE = 0.05  # weights that cannot be chosen are named from this share of the model on
 Row = tuple[str, str, Estimate]
 
@@ -233,9 +235,28 @@ def _memory(sweep: Sweep, rows: Sequence[Row]) -> tuple[Table, str]:
     table = _table(title, ("Method", "Options"), list(parts))
     for name, choice, each in rows:
         table.add_row(name, Text(choice), *(_part(label, part(each), each) for label, part in parts.items()))
-    return table, "\n".join(
-        [_MEMORY_NOTE, *dict.fromkeys(map(no_estimate, (each for *_, each in rows if each.unknown)))]
-    )
+    unknown = dict.fromkeys(map(no_estimate, (each for *_, each in rows if each.unknown)))
+    return table, "\n".join([_MEMORY_NOTE, *unknown, *_paused(sweep, rows)])
+
+
+def _paused(sweep: Sweep, rows: Sequence[Row]) -> Iterator[str]:
+    """The line about runs that wait at rungs, of sweeps that have any."""
+    if not climbs(sweep):
+        return
+    most, largest = plan_sweep(sweep, None).configurations, max(paused_bytes(each) for *_, each in rows)
+    held = f"up to {_size(held_at_most(sweep))} of the host's memory per slot (resources.held_gb)"
+    on_disk = f"on disk up to {_size(largest)} each, for at most {most} of them {_size(most * largest)}"
+    yield f"Paused runs: {held}; {on_disk}."
+
+
+def paused_bytes(each: Estimate) -> int:
+    """The checkpoint of a run: each trained value and its two moments in float32, and the place of each, if masked."""
+    return (3 * _FLOAT32 + _PLACE) * each.trained
+
+
+def held_at_most(sweep: Sweep) -> int:
+    """Bytes of main memory in which a slot keeps paused runs; 0 for sweeps whose runs do not pause."""
+    return int(sweep.resources.held_gb * 1e9) if climbs(sweep) else 0
 
 
 def no_estimate(each: Estimate) -> str:

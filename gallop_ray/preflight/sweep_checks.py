@@ -17,7 +17,7 @@ from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.preflight.data_checks import formats, near_overlaps, overlaps, references
 from gallop_ray.preflight.findings import Finding, gigabytes, ok, problem, warning
 from gallop_ray.preflight.machine_checks import host_memory, usable_cpus
-from gallop_ray.preflight.plan import estimates, no_estimate, offline, reach
+from gallop_ray.preflight.plan import estimates, held_at_most, no_estimate, offline, reach
 from gallop_ray.search.storage import database
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.basics import BASICS_TEXT
@@ -275,6 +275,9 @@ def extra(sweep: Sweep) -> Iterator[Finding]:
 def slots(sweep: Sweep) -> Iterator[Finding]:
     """Whether a slot fits this machine, and its runs the memory of its workers."""
     asked, gpus = sweep.resources, torch.cuda.device_count()
+    if gpus and not asked.gpus_per_worker:
+        text = f"resources.gpus_per_worker is 0: the sweep runs on the CPU, although this machine has {gpus} GPUs"
+        yield warning(text, "Give resources: {gpus_per_worker: 1}, or a part of 1 for slots that share a GPU")
     cpus, workers = usable_cpus(), asked.workers_per_slot
     cpus_needed, gpus_needed = workers * asked.cpus_per_worker, workers * asked.gpus_per_worker
     if cpus_needed > cpus or gpus_needed > gpus:
@@ -305,10 +308,13 @@ def _memory(sweep: Sweep, at_once: int) -> Iterator[Finding]:
         room = int(room * min(1.0, asked.gpus_per_worker))
         yield _fits(f"{name} needs most: {gigabytes(most.total)} of a GPU's {gigabytes(room)}", most.total / room)
     name, need = max(((row[0], row[2].offloaded + (0 if on_gpus else row[2].total)) for row in rows), key=itemgetter(1))
-    if need:
+    paused = held_at_most(sweep)
+    if need or paused:
         available = host_memory()[1]
-        text = f"{name} needs most: workers at once {workers} x {gigabytes(need)}, available {gigabytes(available)}"
-        yield _fits(text, workers * need / available)
+        text = f"{name} needs most: workers at once {workers} x {gigabytes(need)}"
+        text += f", paused runs {at_once} x {gigabytes(paused)}" if paused else ""
+        share = (workers * need + at_once * paused) / available
+        yield _fits(f"{text}, available {gigabytes(available)}", share)
 
 
 def _fits(text: str, share: float) -> Finding:

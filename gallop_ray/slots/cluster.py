@@ -20,7 +20,8 @@ _RAY = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's handler ends its loop in its own time
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # trials need no resources: the pool waits for nodes
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Who has reserved no GPU sees none: a worker on the CPU would else put its model onto one, as would idle actors.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s by default, in which a worker's death goes unnoticed
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process per slot, for notices that our workers do not use
     # A cloud node can take half an hour to start, and a full cluster has none until another leaves.

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed
 
@@ -38,6 +39,7 @@ from gallop_ray.slots.rounds import execute_rounds
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.memory import free_memory
 from gallop_ray.spec.configuration import asked, densities
+from gallop_ray.spec.machine import ResourcesSpec
 from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, Sweep
@@ -62,6 +64,7 @@ def serve(config: Mapping[str, Any]) -> None:
     use_code(folder)  # first: reading the sweep imports the user's own methods
     sweep = Sweep.model_validate_json(config["sweep"])
     torch.set_num_threads(max(1, round(sweep.resources.cpus_per_worker)))
+    take_gpu(sweep.resources)
     try:
         probe_all(WORKER)
         # Sweeps with the same output share their scores.
@@ -84,6 +87,20 @@ def serve(config: Mapping[str, Any]) -> None:
         if not ray.get(slot.answer.remote(last, rank, outcome)):
             # Other ranks may hang in a collective with this one; ending it makes Ray Train restart the group.
             raise RuntimeError(outcome.reason)
+
+
+def take_gpu(resources: ResourcesSpec) -> None:
+    """Use the GPU that Ray has given to this worker: workers of a node see all of the node's, and would use the first.
+
+    Of a GPU that slots share, no more than the share: else one slot's batch is another's lack of memory.
+    """
+    if not resources.gpus_per_worker:
+        return
+    device = ray.train.torch.get_device()
+    torch.cuda.set_device(device)
+    os.environ["LOCAL_RANK"] = str(device.index)  # by which DeepSpeed finds the GPU
+    if resources.gpus_per_worker < 1:
+        torch.cuda.set_per_process_memory_fraction(resources.gpus_per_worker, device)
 
 
 def _agreed_name() -> str:

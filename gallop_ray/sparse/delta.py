@@ -14,7 +14,7 @@ from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.layers import ChosenEntries, SparseLayer, sparse_layer
 from gallop_ray.sparse.mask import Mask, contained, positions, union
 from gallop_ray.sparse.mixtures import SparseMixture
-from gallop_ray.sparse.weights import gather_all, rank, read_entries, write_entries
+from gallop_ray.sparse.weights import gather_all, in_any_order, rank, read_entries, write_entries
 
 
 class SparseDelta:
@@ -28,7 +28,8 @@ class SparseDelta:
     def __init__(self, model: nn.Module, candidates: Sequence[Candidate], mask: Mask) -> None:
         self.module = model
         self.places = [p for p in places(candidates) if p.name in mask.indices]
-        self.indices = [mask.indices[c.name] for c in self.places]
+        # A mask that was read from a file is in main memory, and is compared with refreshed ones beside the weights.
+        self.indices = [mask.indices[c.name].to(c.weight.device) for c in self.places]
         """The entries trained now: sorted flat (k_m,) for each of `places`."""
         self.touched = list(self.indices)
         self._base = self._read(self.touched)
@@ -114,7 +115,7 @@ class SparseDelta:
         """
         if not touched:
             return
-        self._remember([touched[c.name][0] for c in self.places])
+        self._remember([touched[c.name][0].to(c.weight.device) for c in self.places])
         self._write(self.touched, [touched[c.name][1] for c in self.places])
 
     def finalized(self) -> AbstractContextManager[None]:
@@ -180,5 +181,6 @@ class SparseDelta:
 
     @torch.no_grad()
     def _write(self, indices: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        for c, i, v in zip(self.places, indices, values, strict=True):
-            write_entries(c.weight, i, v)
+        with in_any_order():
+            for c, i, v in zip(self.places, indices, values, strict=True):
+                write_entries(c.weight, i, v)

@@ -19,7 +19,8 @@ def exponent_counts(tensors: Iterable[Tensor]) -> Tensor:
     counts = torch.zeros(256, dtype=torch.int64, device=collective_device())
     for tensor in tensors:
         for part in tensor.detach().reshape(-1).split(_CHUNK):
-            counts += torch.bincount((part.float().abs().view(torch.int32) >> _BITS).to(counts.device), minlength=256)
+            exponents = part.float().abs().view(torch.int32) >> _BITS
+            counts += torch.bincount(exponents, minlength=256).to(counts.device)
     return counts
 
 

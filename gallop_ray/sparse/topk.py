@@ -36,7 +36,7 @@ def _histogram(values: Sequence[Tensor], shift: int, width: int) -> Tensor:
     for tensor in values:
         for part in tensor.split(_CHUNK):
             digit = (part >> shift) & ((1 << width) - 1)
-            counts += torch.bincount(digit, minlength=1 << width)
+            counts += torch.bincount(digit, minlength=1 << width).to(counts.device)
     return counts
 
 

@@ -6,7 +6,8 @@ an unsplit parameter is not a special case.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -59,6 +60,23 @@ def all_ranks(yes: bool) -> bool:
     return int(sum_over_ranks(torch.tensor(int(yes), device=collective_device()))) == world_size()
 
 
+@contextmanager
+def in_any_order() -> Iterator[None]:
+    """Context manager: writes to places that all differ, whose order changes nothing.
+
+    Where torch's kernels are to be deterministic, a GPU sorts the places of every such write.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=only_warns)
+
+
 def _local_range(parameter: Tensor) -> tuple[int, int]:
     stored = local(parameter).numel()
     start = rank() * stored if is_split(parameter) else 0
@@ -90,31 +108,33 @@ def gather(parameter: Tensor) -> Tensor:
 
 
 def read_entries(parameter: Tensor, indices: Tensor) -> Tensor:
-    """The entries at flat `indices` (k,), bit for bit, on every rank."""
+    """The entries at flat `indices` (k,), bit for bit, on every rank, and on the device of the indices."""
     stored = local(parameter)
     if not is_split(parameter):
         return stored[indices]
     start, end = _local_range(parameter)
-    mine = (indices >= start) & (indices < end)
+    places = indices.to(stored.device)  # an offloaded shard is in host memory
+    mine = (places >= start) & (places < end)
     # Bits, not values, are summed: adding 0.0 from the other ranks would turn -0.0 into 0.0. As int32, because neither
     # gloo nor NCCL reduces int16.
     bits = torch.zeros(indices.numel(), dtype=torch.int32, device=stored.device)
-    bits[mine] = stored[indices[mine] - start].view(_BITS[stored.dtype]).to(torch.int32)
-    summed = bits.to(collective_device())  # an offloaded shard is in host memory, which NCCL cannot reduce
+    bits[mine] = stored[places[mine] - start].view(_BITS[stored.dtype]).to(torch.int32)
+    summed = bits.to(collective_device())  # NCCL cannot reduce what is in host memory
     dist.all_reduce(summed)
-    return summed.to(stored.device, _BITS[stored.dtype]).view(stored.dtype)
+    return summed.to(indices.device, _BITS[stored.dtype]).view(stored.dtype)
 
 
 @torch.no_grad()
 def write_entries(parameter: Tensor, indices: Tensor, values: Tensor) -> None:
     """Write `values` (k,) at flat `indices` (k,) in place; under ZeRO-3 each rank writes into its own shard."""
     stored = local(parameter)
+    places, values = indices.to(stored.device), values.to(stored)
     if not is_split(parameter):
-        stored[indices] = values.to(stored.dtype)
+        stored[places] = values
         return
     start, end = _local_range(parameter)
-    mine = (indices >= start) & (indices < end)
-    stored[indices[mine] - start] = values[mine].to(stored.dtype)
+    mine = (places >= start) & (places < end)
+    stored[places[mine] - start] = values[mine]
 
 
 @torch.no_grad()

@@ -364,6 +364,9 @@ def _whole_gpus(sweep: Sweep) -> Iterator[Finding]:
     if gpus > 1 and not gpus.is_integer():
         message = f"{gpus:g} is not allowed; a worker has a part of one GPU, or whole ones"
         yield (("resources", "gpus_per_worker"),), message
+    if 0 < gpus < 1 and sweep.resources.workers_per_slot > 1:
+        message = f"{gpus:g} is not allowed with several workers_per_slot, which NCCL cannot join on one GPU; give 1"
+        yield (("resources", "gpus_per_worker"),), message
 
 
 # The fields that must be right by themselves before a check can say anything, and the check.

@@ -13,7 +13,7 @@ class ResourcesSpec(Frozen):
 
     workers_per_slot: int = Field(default=1, ge=1, description="processes that train one run together")
     cpus_per_worker: float = Field(default=1, gt=0, description="CPUs that Ray reserves for each")
-    gpus_per_worker: float = Field(default=0, ge=0, description="GPUs for each; 0.5 has two workers share one")
+    gpus_per_worker: float = Field(default=0, ge=0, description="GPUs for each; 0.5 has two slots share one")
     slots: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = Field(
         default="auto", description="runs that are active at once; `auto`: as many as the cluster holds"
     )

@@ -153,6 +153,11 @@ def collate(items: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     }
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy there. The host does not wait for a GPU, as it would if it copied from memory that may be paged."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def answer_positions(labels: Tensor) -> Tensor:
     """The positions (P,) after which some example of the batch has an answer token; at least one position."""
     found = (labels[:, 1:] != IGNORED).any(0).nonzero().view(-1)
@@ -162,7 +167,8 @@ def answer_positions(labels: Tensor) -> Tensor:
 def answer_loss(logits: Tensor, labels: Tensor, positions: Tensor | None = None) -> Tensor:
     """Mean answer-token cross-entropy of each example: (B, P, V) logits at `positions`, (B, T) labels to (B,) float32.
 
-    Without positions the logits are of all T tokens. An example without answer tokens has loss 0.
+    Without positions the logits are of all T tokens. An example without answer tokens has loss 0. Labels and positions
+    may be in main memory; the host then looks at them without waiting for the GPU that computes the logits.
     """
     per_token, chosen = answer_token_losses(logits, labels, positions)
     return per_token.sum(1) / chosen.sum(1).clamp(min=1)
@@ -174,10 +180,15 @@ def answer_token_losses(logits: Tensor, labels: Tensor, positions: Tensor | None
         positions, logits = torch.arange(labels.shape[1] - 1, device=labels.device), logits[:, :-1]
     targets = labels[:, positions + 1]
     chosen = targets != IGNORED
-    # A mask copies what it lets through, which is worth it only where it leaves something out.
-    kept = logits.flatten(0, 1) if bool(chosen.all()) else logits[chosen]
-    losses = token_losses(kept, targets[chosen])
+    kept = logits.flatten(0, 1)
+    if not bool(chosen.all()):  # to choose is to copy
+        kept = kept[_there(chosen.view(-1).nonzero().view(-1), logits)]
+    losses, chosen = token_losses(kept, _there(targets[chosen], logits)), _there(chosen, logits)
     return torch.zeros(targets.shape, dtype=torch.float32, device=logits.device).masked_scatter(chosen, losses), chosen
+
+
+def _there(tensor: Tensor, other: Tensor) -> Tensor:
+    return tensor if tensor.device == other.device else on_device(tensor, other.device)
 
 
 def _checked(ids: list[int], example: Example, prompt: str) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gallop_ray.tasks.encode import IGNORED, Encoded, answer_positions, answer_token_losses
+from gallop_ray.tasks.encode import IGNORED, Encoded, answer_positions, answer_token_losses, on_device
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -90,12 +90,12 @@ def collate_packed(part: Packed, pad_id: int) -> dict[str, Tensor]:
 
 def packed_losses(model: Any, part: Packed, pad_id: int, device: torch.device) -> Tensor:
     """Each example's mean answer loss (examples,), in the order of the rows, by one forward pass."""
-    inputs = {name: tensor.to(device) for name, tensor in collate_packed(part, pad_id).items()}
-    labels, owners = inputs.pop("labels"), inputs.pop("owners")
-    positions = answer_positions(labels)
-    logits = model(**inputs, use_cache=False, logits_to_keep=positions).logits
+    batch = collate_packed(part, pad_id)
+    labels, owners = batch.pop("labels"), batch.pop("owners")
+    positions, inputs = answer_positions(labels), {name: on_device(tensor, device) for name, tensor in batch.items()}
+    logits = model(**inputs, use_cache=False, logits_to_keep=on_device(positions, device)).logits
     losses, chosen = answer_token_losses(logits, labels, positions)
-    owner = owners[:, positions + 1][chosen]
+    owner = on_device(owners[:, positions + 1], device)[chosen]
     zeros = losses.new_zeros(len(part))
     counts = zeros.index_add(0, owner, torch.ones_like(losses[chosen]))
     return zeros.index_add(0, owner, losses[chosen]) / counts.clamp(min=1)

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 _CHUNK = 1 << 20  # logits that are float32 at a time
+_CHUNK_ON_GPU = 1 << 26  # so few would take longer to start there than to compute
 
 
 def _in_float32(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """The rows in turn, float32, in a buffer that is used again: fresh memory would cost more than the arithmetic."""
-    rows = max(1, min(len(logits), _CHUNK // logits.shape[-1]))
+    chunk = _CHUNK if logits.device.type == "cpu" else _CHUNK_ON_GPU
+    rows = max(1, min(len(logits), chunk // logits.shape[-1]))
     buffer = torch.empty(rows, logits.shape[-1], device=logits.device)
     for start in range(0, len(logits), rows):
         part = logits[start : start + rows]

@@ -29,10 +29,11 @@ TIMES = {"seconds", "peak_memory_bytes", "started", "ended"}
 
 
 class Case(NamedTuple):
-    """A number of gloo ranks and a ZeRO stage."""
+    """A number of ranks, a ZeRO stage, and the ranks' backend: `gloo` on the CPU, `nccl` on GPUs."""
 
     world: int
     stage: int
+    backend: str = "gloo"
 
 
 CASES = (Case(1, 1), Case(2, 3))
@@ -68,13 +69,13 @@ def check_case(case: Case, kind: str, options: Mapping[str, Any] | None = None, 
     asked = Asked(kind, options or {}, learning_rate)
     with TemporaryDirectory(prefix="contract") as scratch:
         folder = Path(scratch)
-        what, *others = shared_ranks(case.world)(_try_method, asked, case.stage, folder)
+        what, *others = shared_ranks(case.world, case.backend)(_try_method, asked, case.stage, folder)
         for other in others:
             assert other == what, "the ranks agree, in masks, weights and results"
         _check(asked, what, folder)
         if case.world > 1 and what["losses"][2] and not getattr(the_configuration(asked).method, "dropout", 0.0):
             # A checkpoint of several ranks is resumed with one, at another stage. Dropout differs with the ranks.
-            alone = shared_ranks(1)(_resume_alone, asked, folder).pop()
+            alone = shared_ranks(1, case.backend)(_resume_alone, asked, folder).pop()
             torch.testing.assert_close(alone, what["losses"][2], atol=1e-4, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""Real gloo ranks for tests: long-lived processes that run plain functions sent to them."""
+"""Real ranks for tests, of gloo or NCCL: long-lived processes that run plain functions sent to them."""
 
 import atexit
 import multiprocessing
@@ -8,16 +8,19 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
+from unittest import mock
 
 
-def _serve(rank: int, world: int, store: str, pipe: Connection) -> None:
+def _serve(rank: int, world: int, backend: str, store: str, pipe: Connection) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     torch.manual_seed(0)  # imports draw from the random state, differently in each process
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=world)
     while (job := pipe.recv()) is not None:
         function, args = job
         try:
@@ -28,9 +31,12 @@ def _serve(rank: int, world: int, store: str, pipe: Connection) -> None:
 
 
 class Ranks:
-    """`world` processes in one gloo group. Calling it runs a module-level function on all of them."""
+    """`world` processes in one group. Calling it runs a module-level function on all of them.
 
-    def __init__(self, world: int) -> None:
+    backend: `gloo`, whose ranks see no GPU, or `nccl`, of whose ranks each has a GPU.
+    """
+
+    def __init__(self, world: int, backend: str = "gloo") -> None:
         context = multiprocessing.get_context("spawn")
         self.broken = False
         self._folder = tempfile.TemporaryDirectory()
@@ -38,8 +44,10 @@ class Ranks:
         for rank in range(world):
             ours, theirs = context.Pipe()
             store = f"{self._folder.name}/store"
-            process = context.Process(target=_serve, args=(rank, world, store, theirs), daemon=True)
-            process.start()
+            process = context.Process(target=_serve, args=(rank, world, backend, store, theirs), daemon=True)
+            with mock.patch.dict(os.environ, {} if backend == "nccl" else {"CUDA_VISIBLE_DEVICES": ""}):
+                os.environ.pop("DS_ACCELERATOR", None)  # of this process, which may see other devices
+                process.start()
             self._pipes.append(ours)
             self._processes.append(process)
 
@@ -68,16 +76,17 @@ class Ranks:
         self._folder.cleanup()
 
 
-_shared: dict[int, Ranks] = {}
+_shared: dict[tuple[int, str], Ranks] = {}
 
 
-def shared_ranks(world: int) -> Ranks:
+def shared_ranks(world: int, backend: str = "gloo") -> Ranks:
     """`world` ranks, started once and shared by all callers. A group that failed a test is replaced."""
-    if world in _shared and _shared[world].broken:
-        _shared.pop(world).stop()
-    if world not in _shared:
-        _shared[world] = Ranks(world)
-    return _shared[world]
+    key = world, backend
+    if key in _shared and _shared[key].broken:
+        _shared.pop(key).stop()
+    if key not in _shared:
+        _shared[key] = Ranks(world, backend)
+    return _shared[key]
 
 
 @atexit.register

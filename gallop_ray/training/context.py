@@ -93,6 +93,8 @@ class Phases:
 
     def _turn_to(self, name: Phase | None) -> Phase | None:
         """End the present phase and begin this one. Returns the one that ended."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # else what this phase has given to the GPU would count towards the next
         now, before = time.perf_counter(), self._present
         if before is not None:
             self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since

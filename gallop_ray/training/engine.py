@@ -23,6 +23,7 @@ from gallop_ray.sparse.weights import gather, is_split
 from gallop_ray.spec.machine import DeepspeedSpec
 from gallop_ray.spec.problems import first_line
 from gallop_ray.spec.training import TrainingSpec
+from gallop_ray.training.determinism import make_deterministic
 from gallop_ray.training.optimizer_state import OptimizerState
 
 
@@ -136,9 +137,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def init_distributed() -> None:
     """Have DeepSpeed use torch's existing process group, and make torch's kernels deterministic."""
-    torch.use_deterministic_algorithms(True, warn_only=True)  # some kernels have no deterministic version
-    # Filling DeepSpeed's buffers with NaN at every step costs more than the step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    make_deterministic()
     if not deepspeed.comm.is_initialized():
         skip_compiled_communication()
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())

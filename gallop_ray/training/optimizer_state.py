@@ -95,7 +95,8 @@ class OptimizerState:
     @torch.no_grad()
     def write(self, state: State, shared: Mapping[str, Tensor]) -> None:
         """Replace the optimizer's vectors, and write the rounded values into the parameters."""
-        kept = self._inner.state
+        kept, options = self._inner.state, self._inner.param_groups[0]
+        counts_there = options.get("fused") or options.get("capturable")  # torch counts steps on the CPU otherwise
         for p in self._pieces():
             for key, vectors in state.items():
                 if key != MASTER and key not in kept[p.flat]:  # a new optimizer has no state before its first step
@@ -104,7 +105,7 @@ class OptimizerState:
                 target = whole.detach().view(-1)[p.at : p.at + p.size]
                 target.copy_(vectors[p.number][p.start : p.start + p.size])
             # Cloned for each: torch counts `step` up in place, and a shared one would be counted once per parameter.
-            kept[p.flat] |= {key: value.clone() for key, value in shared.items()}
+            kept[p.flat] |= {k: v.to(p.flat.device if counts_there else v.device, copy=True) for k, v in shared.items()}
         for parameter, values in zip(self.parameters, state[MASTER], strict=True):
             write_all(parameter, values)
 

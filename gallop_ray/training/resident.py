@@ -22,7 +22,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.chat import fix_time
-from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode, encode_prompt
+from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode, encode_prompt, on_device
 from gallop_ray.tasks.examples import SPLITS, Example, TaskData
 from gallop_ray.tasks.lengths import Fitted, fitted
 from gallop_ray.tasks.load import load_tasks
@@ -151,11 +151,13 @@ class LoadedModel:
         """Each example's mean answer loss (examples,), by one forward pass; of examples that are packed, in rows."""
         if isinstance(examples, Packed):
             return packed_losses(forward, examples, self.tokenizer.pad_token_id, self.device)
-        inputs = {k: t.to(self.device) for k, t in collate(examples, self.tokenizer.pad_token_id).items()}
-        labels = inputs.pop("labels")
+        batch = collate(examples, self.tokenizer.pad_token_id)
+        labels = batch.pop("labels")
         # Logits are the largest activation, and few tokens are answers: compute them only there.
         positions = answer_positions(labels)
-        return answer_loss(forward(**inputs, use_cache=False, logits_to_keep=positions).logits, labels, positions)
+        inputs = {name: on_device(tensor, self.device) for name, tensor in batch.items()}
+        logits = forward(**inputs, use_cache=False, logits_to_keep=on_device(positions, self.device)).logits
+        return answer_loss(logits, labels, positions)
 
     @contextmanager
     def usable(self, module: nn.Module, training: TrainingSpec) -> Iterator[None]:

@@ -29,6 +29,7 @@ from gallop_ray.training.attach import Attached, attached
 from gallop_ray.training.base_guard import check_frozen
 from gallop_ray.training.checkpoint import Checkpoint, restore, take_checkpoint
 from gallop_ray.training.context import Phases, Reporter, RunContext
+from gallop_ray.training.determinism import make_deterministic
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.held import on_cpu
 from gallop_ray.training.loop import TrainState, train
@@ -78,6 +79,7 @@ def execute_until(
     Its checkpoint stays, and another call continues it, bitwise as if it had not been paused.
     """
     context = RunContext(resident, configuration, seed, reporter, Phases(reporter))
+    make_deterministic()  # again: a run that failed in the midst of a backward pass may have left torch stricter
     look(resident)
     torch.manual_seed(seed)  # after look(), which only the first run of a worker does
     checkpoint = resident.held.take(reporter.checkpoint)

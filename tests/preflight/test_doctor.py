@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +20,7 @@ from gallop_ray.cli import main
 from gallop_ray.mlflow_mirror.sqlite import make_whole
 from gallop_ray.preflight import machine_checks
 from gallop_ray.preflight.data_checks import general_text
+from gallop_ray.preflight.sweep_checks import slots
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.training.models import load_model
@@ -82,6 +84,7 @@ def test_without_a_sweep_it_says_which_models_fit(doctor):
         ("resources.cpus_per_worker=5000", "a slot needs 5000 CPUs and 0 GPUs, this machine has"),
         ("resources.gpus_per_worker=64", "Lower resources.workers_per_slot, cpus_per_worker or gpus_per_worker"),
         ("training.max_length=60000", "too much. Lower training.micro_batch_size"),
+        ("resources.held_gb=99999", ", paused runs 1 x 99999 GB, available"),
         ("data.train=rang", "no task rang among the generated tasks"),
         ("model.name=nobody-there/no-such-model-1a2b3c", "neither in the cache nor on the hub"),
         ("model.name=poket", "unknown model poket"),
@@ -90,9 +93,17 @@ def test_without_a_sweep_it_says_which_models_fit(doctor):
 )
 def test_a_problem_has_a_fix_and_is_exit_code_1(doctor, tmp_path, override, expected):
     (tmp_path / "file").touch()
-    code, lines = doctor(QUICKSTART, "--set", override)
+    rungs = ("--set", "pruning.type=asha") if "held_gb" in override else ()
+    code, lines = doctor(QUICKSTART, "--set", override, *rungs, "--set", "resources.slots=1")
     assert code == 1
     assert [line for line in lines if line.startswith("problem") and expected in line], lines
+
+
+def test_gpus_that_a_sweep_leaves_idle_are_a_warning(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    found = next(slots(load_sweep(Path(QUICKSTART))))
+    assert found.level == "warning"
+    assert found.text == "resources.gpus_per_worker is 0: the sweep runs on the CPU, although this machine has 2 GPUs"
 
 
 def test_a_mistake_in_the_sweep_file_is_exit_code_2(doctor):

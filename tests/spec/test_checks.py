@@ -45,6 +45,11 @@ from gallop_ray.spec.configuration import first_points
             "resources.gpus_per_worker: 1.5 is not allowed; a worker has a part of one GPU, or whole ones",
         ),
         (
+            "resources: {gpus_per_worker: 0.5, workers_per_slot: 2}\n",
+            "resources.gpus_per_worker: 0.5 is not allowed with several workers_per_slot, which NCCL cannot join on "
+            "one GPU; give 1",
+        ),
+        (
             "evaluation: {text: nowhere.jsonl}\n",
             'evaluation.text: "nowhere.jsonl" is not allowed; there is no such file',
         ),

@@ -35,10 +35,15 @@ class Losses:
             self.losses.append(fields["loss"])
 
 
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All weights, in main memory. Collective."""
+    return {name: weight.cpu() for name, weight in tiny.whole_weights(model).items()}
+
+
 def sparse_losses(sweep: Sweep, runs: int = 1, everywhere: bool = False) -> dict[str, Any]:
     """On each rank: train the tiny model's delta with the shipped loop and config; what it did to the weights."""
     resident, training, masks = tiny.resident(sweep), sweep.training, tiny.mask_tensors(everywhere=everywhere)
-    base = tiny.whole_weights(resident.model)
+    base = weights_of(resident.model)
     losses, trained = [], {}
     for _ in range(runs):
         mask = Mask({n: m.view(-1).nonzero().view(-1).to(torch.int32) for n, m in masks.items() if m.any()})
@@ -52,7 +57,7 @@ def sparse_losses(sweep: Sweep, runs: int = 1, everywhere: bool = False) -> dict
             engine = Engine(delta.module, config, optimizer)
             train(context, delta, engine)
             engine.close()
-        trained = {n: w for n, w in tiny.whole_weights(resident.model).items() if not n.endswith(".values")}
+        trained = {n: w for n, w in weights_of(resident.model).items() if not n.endswith(".values")}
         delta.detach()
         losses.append(reporter.losses)
     outside = [
@@ -62,7 +67,7 @@ def sparse_losses(sweep: Sweep, runs: int = 1, everywhere: bool = False) -> dict
             *(t[~masks[n.removesuffix(".weight")]] if n.removesuffix(".weight") in masks else t for t in (w, base[n]))
         )
     ]
-    restored = tiny.same(base, tiny.whole_weights(resident.model))
+    restored = tiny.same(base, weights_of(resident.model))
     return {"losses": losses, "trained": trained, "outside": outside, "restored": restored}
 
 

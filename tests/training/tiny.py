@@ -81,6 +81,8 @@ def resident(made_sweep: Sweep) -> LoadedModel:
     )
     if whole.stage == 3:
         split_over_ranks(base, whole.config(made_sweep.training))
+    else:
+        base.to(whole.device)
     return replace(whole, at_rest=BaseState(base))
 
 

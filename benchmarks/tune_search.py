@@ -47,7 +47,8 @@ def main(folder: SweepFolder) -> None:
     found = tuner.fit()
     if found.errors:
         raise found.errors[0]
-    ended = {each.metrics["objective"]: each.config for each in found if each.metrics and "objective" in each.metrics}
+    trials = [found[number] for number in range(len(found))]
+    ended = {each.metrics["objective"]: each.config for each in trials if each.metrics and "objective" in each.metrics}
     finish = ray.remote(num_cpus=1)(_finish)
     ray.get([finish.remote(ended[max(ended)], seed, str(folder.path)) for seed in sweep.seeds[1:]])
     ray.shutdown()
@@ -91,7 +92,12 @@ def _begun(config: dict[str, Any], folder: SweepFolder, seed: int | None) -> tup
     sweep, base = Sweep.model_validate(folder.spec()), folder.base()
     assert base is not None
     if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(
+            "gloo",
+            store=dist.HashStore(),  # type: ignore[attr-defined]
+            rank=0,
+            world_size=1,
+        )
     (method,) = sweep.methods
     configuration = resolve(sweep, method.name, config)
     asked = folder.configuration(configuration_key(configuration))

@@ -150,6 +150,20 @@ gain = Metric(name="id_gain", label="gain", value=lambda tuned, base: 1.0, needs
 
 
 @contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serves with it; the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def _listener() -> Iterator[tuple[str, set[str]]]:
     """A server that refuses everything, as MLflow's does to strangers, and the credentials that it was given."""
     seen: set[str] = set()
@@ -166,15 +180,8 @@ def _listener() -> Iterator[tuple[str, set[str]]]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with _serving(Handler) as address:
+        yield address, seen
 
 
 @pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
@@ -204,47 +211,32 @@ def test_what_refuses_strangers_takes_no_jobs(
 
 
 @contextmanager
-def _jobs_page(*jobs: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A dashboard that lists these jobs, and what is submitted to it, which ends at once."""
+def _dashboard(*jobs: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """One that lists these jobs, and what is submitted to it, which ends at once."""
+    job = {"type": "SUBMISSION", "entrypoint": "python", "status": "SUCCEEDED"}
+    pages = {"/api/version": {"ray_version": ray.__version__}, "/api/jobs/": [{**job, **each} for each in jobs]}
     submitted: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            listed = [{"type": "SUBMISSION", "entrypoint": "python", **job} for job in jobs]
-            ended = {"type": "SUBMISSION", "entrypoint": "python", "status": "SUCCEEDED"}
-            version = {"version": "4", "ray_version": ray.__version__, "ray_commit": ray.__commit__}
-            single = next((job for job in listed if self.path.endswith(f"/{job['submission_id']}")), ended)
-            of_page = {"/api/version": version, "/api/jobs/": listed}
-            self._answer(of_page.get(self.path, single))
-
-        def do_PUT(self) -> None:
-            self._answer({})
+            self._answer(pages.get(self.path, job))
 
         def do_POST(self) -> None:
-            asked = self._answer(lambda asked: {"job_id": asked["submission_id"], **asked})
-            submitted.append(asked)
+            submitted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            name = submitted[-1]["submission_id"]
+            self._answer({"job_id": name, "submission_id": name})
 
-        def _answer(self, answer: Any) -> Any:
-            content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            asked = json.loads(content) if callable(answer) else None
-            body = json.dumps(answer(asked) if callable(answer) else answer).encode()
+        def _answer(self, answer: object) -> None:
+            body = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-            return asked
 
         def log_message(self, *_: Any) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", submitted
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with _serving(Handler) as address:
+        yield address, submitted
 
 
 def test_a_running_sweep_of_that_name_is_ones_own_only_in_the_same_folder(
@@ -256,16 +248,16 @@ def test_a_running_sweep_of_that_name_is_ones_own_only_in_the_same_folder(
     file = str(write_sweep(tmp_path))
     strangers = {"gallop_ray_sweep": "tiny", "gallop_ray_folder": "/home/stranger/runs/tiny"}
     running = {"submission_id": "tiny-1", "status": "RUNNING", "metadata": strangers}
-    with _jobs_page(running) as (address, submitted):
+    with _dashboard(running) as (address, submitted):
         assert main(["submit", file, "--address", address, "--wait"]) == 0
     assert "sweep tiny submitted as job tiny-2" in capsys.readouterr().out
     assert [job["submission_id"] for job in submitted] == ["tiny-2"]
     own = {"submission_id": "tiny-2", "status": "RUNNING", "metadata": submitted[0]["metadata"]}
-    with _jobs_page(running, own) as (address, submitted):
+    with _dashboard(running, own) as (address, submitted):
         assert main(["submit", file, "--address", address]) == 2
         assert "is running already, as job tiny-2" in capsys.readouterr().err
         assert submitted == []
-    with _jobs_page(running, {**own, "status": "STOPPED"}) as (address, submitted):
+    with _dashboard(running, {**own, "status": "STOPPED"}) as (address, submitted):
         assert main(["submit", file, "--address", address]) == 0
     assert "sweep tiny resumes as job tiny-3" in capsys.readouterr().out
 

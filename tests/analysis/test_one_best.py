@@ -136,7 +136,7 @@ def test_the_adapters_of_the_whole_front_stay(folder: SweepFolder, sweep: Sweep)
 
 def _finish(folder: SweepFolder, name: str, seed: int, value: float, stage: str = "search", **more: float) -> None:
     configuration = folder.configuration(KEYS.get(name, OTHER))
-    configuration.create({"method": {"name": "gallop"}})
+    configuration.create({"method": {"name": "gallop"}, "training": {}})
     run = configuration.run(seed)
     run.path.mkdir(exist_ok=True)
     run.adapter.write_bytes(b"trained")

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from gallop_ray.cli import main, sealed
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.spec.load import load_sweep
 from tests.ray_head import RAY, Head, ray_head
 from tests.sweep.command import ROOT, TINY, write_sweep
 
@@ -53,7 +56,7 @@ def test_the_key_is_found_in_a_log() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"tracking": {"uri": "http://me:planted@host:5000"}}, "tracking.uri or search.storage holds a password"),
+        ({"tracking": {"uri": "http://me:planted@host:5000"}}, "tracking.uri holds a password"),
         ({"search": {**TINY["search"], "storage": "postgresql://me:planted@host/s"}}, "holds a password"),
         ({"data": {"root": "numbers", "train": "a", "ood": []}}, "data.root: numbers is relative to this folder"),
         ({"nmae": "x"}, "nmae"),  # what validate refuses, before anything is asked of the cluster
@@ -75,6 +78,45 @@ def test_what_cannot_run_there_is_refused_in_one_line(
     assert said in error
     assert "planted" not in error
     assert "Traceback" not in error
+
+
+_SAFE = "tracking.uri=http://host:5000"
+_SECRET = "tracking.uri=http://me:planted@host:5000"
+
+
+@pytest.mark.parametrize(
+    ("uri", "overrides", "said"),
+    [
+        ("http://me:planted@host:5000", [_SAFE], "tiny.yaml:{line}: tracking.uri holds a password"),
+        (None, [_SECRET, _SAFE], "--set tracking.uri holds a password"),
+        (None, ["tracking={uri: http://me:planted@host:5000}", "tracking={}"], "--set tracking.uri holds a password"),
+        (None, ["search.storage=postgresql://me:planted@host/s", "search.storage=null"], "--set search.storage holds"),
+    ],
+)
+def test_a_password_is_refused_that_a_later_override_hides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], uri: str | None, overrides: list[str], said: str
+) -> None:
+    """The file and all overrides are sent as they are."""
+    file = write_sweep(tmp_path, tracking={"uri": uri})
+    line = 1 + file.read_text().splitlines().index(f"  uri: {uri or 'null'}")
+    given = [part for each in overrides for part in ("--set", each)]
+    assert main(["submit", str(file), "--address", _NOWHERE, *given]) == 2
+    error = capsys.readouterr().err
+    assert said.format(line=line) in error
+    assert "planted" not in error
+
+
+def test_a_relative_earlier_sweep_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_sweep(tmp_path)
+    earlier = load_sweep(file)
+    SweepFolder(tmp_path / "runs" / "tiny").create(earlier.model_dump(mode="json"))
+    later = ["name=later", "search.warm_start=[runs/tiny]"]
+    given = [part for each in later for part in ("--set", each)]
+    assert main(["submit", str(file), "--address", _NOWHERE, *given]) == 2
+    assert "search.warm_start: runs/tiny is relative to this folder" in capsys.readouterr().err
 
 
 def test_without_an_address_it_says_how_to_give_one(
@@ -108,6 +150,20 @@ gain = Metric(name="id_gain", label="gain", value=lambda tuned, base: 1.0, needs
 
 
 @contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serves with it; the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def _listener() -> Iterator[tuple[str, set[str]]]:
     """A server that refuses everything, as MLflow's does to strangers, and the credentials that it was given."""
     seen: set[str] = set()
@@ -124,15 +180,8 @@ def _listener() -> Iterator[tuple[str, set[str]]]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with _serving(Handler) as address:
+        yield address, seen
 
 
 @pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
@@ -159,6 +208,58 @@ def test_what_refuses_strangers_takes_no_jobs(
     assert f"the cluster at {address} takes no jobs: " in error
     assert "cluster/README.md" in error
     assert asked
+
+
+@contextmanager
+def _dashboard(*jobs: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """One that lists these jobs, and what is submitted to it, which ends at once."""
+    job = {"type": "SUBMISSION", "entrypoint": "python", "status": "SUCCEEDED"}
+    pages = {"/api/version": {"ray_version": ray.__version__}, "/api/jobs/": [{**job, **each} for each in jobs]}
+    submitted: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(pages.get(self.path, job))
+
+        def do_POST(self) -> None:
+            submitted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            name = submitted[-1]["submission_id"]
+            self._answer({"job_id": name, "submission_id": name})
+
+        def _answer(self, answer: object) -> None:
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with _serving(Handler) as address:
+        yield address, submitted
+
+
+def test_a_running_sweep_of_that_name_is_ones_own_only_in_the_same_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "RAY_"))] + ["HF_TOKEN", "PGPASSWORD"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    file = str(write_sweep(tmp_path))
+    strangers = {"gallop_ray_sweep": "tiny", "gallop_ray_folder": "/home/stranger/runs/tiny"}
+    running = {"submission_id": "tiny-1", "status": "RUNNING", "metadata": strangers}
+    with _dashboard(running) as (address, submitted):
+        assert main(["submit", file, "--address", address, "--wait"]) == 0
+    assert "sweep tiny submitted as job tiny-2" in capsys.readouterr().out
+    assert [job["submission_id"] for job in submitted] == ["tiny-2"]
+    own = {"submission_id": "tiny-2", "status": "RUNNING", "metadata": submitted[0]["metadata"]}
+    with _dashboard(running, own) as (address, submitted):
+        assert main(["submit", file, "--address", address]) == 2
+        assert "is running already, as job tiny-2" in capsys.readouterr().err
+        assert submitted == []
+    with _dashboard(running, {**own, "status": "STOPPED"}) as (address, submitted):
+        assert main(["submit", file, "--address", address]) == 0
+    assert "sweep tiny resumes as job tiny-3" in capsys.readouterr().out
 
 
 # -- on a real head

@@ -1,7 +1,8 @@
 """Which configuration is best: results of runs, grouped by configuration and method.
 
-The only place that decides it: tables, report, display, MLflow, confirmation and retention all call `best` or, for the
-search alone, `best_of_search`. A configuration with a failed or diverged run is never chosen.
+The only place that decides it: tables, report, display, MLflow, confirmation and retention all call `best`, for the
+search alone `best_of_search`, or for both `worth_keeping`. A configuration with a failed or diverged run is never
+chosen.
 """
 
 from collections import defaultdict
@@ -119,6 +120,15 @@ def best(results: Iterable[EndedRun], objective: ObjectiveSpec) -> list[Summary]
 def best_of_search(results: Iterable[EndedRun], objective: ObjectiveSpec, count: int = 1) -> list[Summary]:
     """As `best`, by the runs of the search alone and with up to `count` configurations per method."""
     return _best_of_each_method(summaries(of_the_search(results), objective), count)
+
+
+def worth_keeping(results: Iterable[EndedRun], objective: ObjectiveSpec, count: int) -> set[str]:
+    """The configurations that `best` or `best_of_search` name, or that are on a Pareto front."""
+    every = list(results)
+    rankings = [summaries(of_the_verdict(every), objective), summaries(of_the_search(every), objective)]
+    chosen = [*_best_of_each_method(rankings[0], 1), *_best_of_each_method(rankings[1], count)]
+    on_front = [summary for ranking in rankings for summary in ranking if summary.on_front]
+    return {summary.configuration for summary in [*chosen, *on_front]}
 
 
 def _best_of_each_method(found: list[Summary], count: int) -> list[Summary]:

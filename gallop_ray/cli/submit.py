@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,25 @@ from ray.exceptions import RayError
 
 from gallop_ray.cli import sealed
 from gallop_ray.compat.ray import put_package
+from gallop_ray.spec.document import read_document
+from gallop_ray.spec.overrides import apply_overrides
 from gallop_ray.spec.places import is_folder
 from gallop_ray.spec.plugins import module_file
+from gallop_ray.spec.problems import dotted
 from gallop_ray.spec.references import references
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.spec.secrets import without_secrets
+from gallop_ray.spec.secrets import hidden, without_secrets
 from gallop_ray.spec.tasks import is_local
 
 _ADDRESS = "RAY_API_SERVER_ADDRESS"  # as `ray job` has it
 _PASSED_ON = re.compile("HF_TOKEN|PGPASSWORD|MLFLOW_.+")
+_FOLDER = "gallop_ray_folder"
+"""What tells a job of this sweep from one of another user's, of the same name: the metadata that names its folder."""
 _POLL_SECONDS = 1.0
+_HOLDS_A_PASSWORD = (
+    "holds a password, which Ray would write on the head; give it in the environment (MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, PGPASSWORD), which `submit` passes on"
+)
 _KEY_SECONDS = 300.0
 _FAILED = 1
 
@@ -36,27 +45,45 @@ def submit(sweep: Sweep, arguments: Namespace) -> int:
     address = arguments.address or os.environ.get(_ADDRESS)
     if not address:
         raise ValueError(f"give --address, or {_ADDRESS}: where the cluster's dashboard listens, http://HEAD:8265")
+    _refuse_passwords(arguments.sweep, arguments.overrides)
     _refuse(sweep)
     client = _client(address)
     jobs = {job.submission_id: job for job in client.list_jobs() if job.submission_id}
-    mine = {name: job for name, job in jobs.items() if re.fullmatch(rf"{re.escape(sweep.name)}-\d+", name)}
+    named = {name: job for name, job in jobs.items() if re.fullmatch(rf"{re.escape(sweep.name)}-\d+", name)}
+    mine = {name: job for name, job in named.items() if (job.metadata or {}).get(_FOLDER) == _folder(sweep)}
     active = next((name for name, job in mine.items() if not job.status.is_terminal()), None)
     if active and not (arguments.wait or arguments.follow):
         raise ValueError(f"sweep {sweep.name} is running already, as job {active}\n{_how(address, active, sweep)}")
-    last = max((int(name.rpartition("-")[2]) for name in mine), default=0)
+    last = max((int(name.rpartition("-")[2]) for name in named), default=0)
     name = active or _start(client, sweep, arguments, f"{sweep.name}-{last + 1}")
     said = "is running already as" if active else "resumes as" if mine else "submitted as"
     print(f"sweep {sweep.name} {said} job {name}\n{_how(address, name, sweep)}", flush=True)
     return _ended(client, name, arguments.follow) if arguments.wait or arguments.follow else 0
 
 
+def _folder(sweep: Sweep) -> str:
+    """The sweep's folder on the cluster; a relative one is below the same folder for all jobs."""
+    return os.path.normpath(f"{sweep.output}/{sweep.name}")
+
+
+def _refuse_passwords(file: str, overrides: Sequence[str]) -> None:
+    """Raise ValueError for a password in what is sent: the file and every override, whatever a later one replaces."""
+    document = read_document(file)
+    for each in ((), *((override,) for override in overrides)):
+        apply_overrides(document, each)
+        for path in (("tracking", "uri"), ("search", "storage")):
+            section = document.data.get(path[0])
+            value = section.get(path[1]) if isinstance(section, dict) else None
+            if isinstance(value, str) and hidden(value) != value:
+                place = document.place(path)
+                where = f"{place.file}:{place.line}:" if place.line else "--set"  # which may itself hold it
+                raise ValueError(f"{where} {dotted(path)} {_HOLDS_A_PASSWORD}")
+
+
 def _refuse(sweep: Sweep) -> None:
-    """Raise ValueError for what a job on other machines cannot see, and for passwords that would lie there."""
+    """Raise ValueError for what a job on other machines cannot see, and for passwords from the environment."""
     if without_secrets(sweep) != sweep:
-        raise ValueError(
-            "tracking.uri or search.storage holds a password, which Ray would write on the head; give it in the "
-            "environment (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD), which `submit` passes on"
-        )
+        raise ValueError(f"tracking.uri or search.storage {_HOLDS_A_PASSWORD}")
     for field, place in _places(sweep):
         if not Path(place).expanduser().is_absolute():
             raise ValueError(
@@ -73,6 +100,7 @@ def _places(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "model.name", sweep.model.name
     if sweep.evaluation.text and sweep.evaluation.text.endswith(".jsonl"):
         yield "evaluation.text", sweep.evaluation.text
+    yield from (("search.warm_start", place) for place in sweep.search.warm_start)
     for name, task in sweep.data.tasks.items():
         places = [task.source, *(each for each in task.splits.values() if isinstance(each, str))]
         yield from ((f"data.tasks.{name}", place) for place in places if place and is_local(place))
@@ -109,7 +137,7 @@ def _start(client: Any, sweep: Sweep, arguments: Namespace, name: str) -> str:
             entrypoint=shlex.join(["python", *program, *command]),
             submission_id=name,
             runtime_env={"working_dir": folder},
-            metadata={"gallop_ray_sweep": sweep.name},
+            metadata={"gallop_ray_sweep": sweep.name, _FOLDER: _folder(sweep)},
         )
     if variables:
         _hand_over(client, submitted, place, variables)
@@ -137,7 +165,7 @@ def _hand_over(client: Any, name: str, place: str, variables: Mapping[str, str])
 
 
 def _how(address: str, name: str, sweep: Sweep) -> str:
-    where = f"{sweep.output.rstrip('/')}/{sweep.name}"
+    where = _folder(sweep)
     lines = [
         f"  follow: ray job logs --follow --address {address} {name}",
         f"  stop:   gallop-ray stop {where}   (where its folder is seen; ends after the active runs)",

@@ -27,6 +27,7 @@ from gallop_ray.records.typed import VERSION, note_unread, write_record
 
 Document = Literal["spec", "environment", "mask", "correct", "outputs"]
 
+_STRIPPED = "stripped.json"
 _LEFT_BY_AN_ATTEMPT = (
     "result.json",
     "mask.json",
@@ -35,6 +36,7 @@ _LEFT_BY_AN_ATTEMPT = (
     FILE,
     "environment.json",
     "adapter.safetensors",
+    _STRIPPED,
 )
 
 
@@ -83,6 +85,22 @@ class RunFolder:
     def adapter(self) -> Path:
         """The path of the trained adapter."""
         return self.path / "adapter.safetensors"
+
+    @property
+    def stripped(self) -> bool:
+        """Whether the adapter was removed on purpose, so that the run needs none."""
+        return stat_of(self.path / _STRIPPED) is not None
+
+    def strip(self) -> None:
+        """Remove the adapter, and note that first: the next start would miss it, and run the run again."""
+        if not self.adapter.exists():
+            return
+        try:
+            write_record(self.path / _STRIPPED, {})
+        except OSError:  # on a full disk only the adapter makes space for the note
+            self.adapter.unlink(missing_ok=True)
+            write_record(self.path / _STRIPPED, {})
+        self.adapter.unlink(missing_ok=True)  # a trial in another process may have been faster
 
     @property
     def checkpoint(self) -> Path:

@@ -17,15 +17,14 @@ _ABSENT = "nothing"
 def differences(stored: Sweep, asked: Sweep) -> list[str]:
     """What prevents `asked` from continuing the records of `stored`: dotted paths with both values.
 
-    More configurations, more seeds, further methods after the stored ones, and search spaces that are the same for
+    More configurations, more seeds and further methods after the stored ones, and search spaces that are the same for
     every stored method, prevent nothing.
     """
     old, new = stored.model_dump(mode="json"), asked.model_dump(mode="json")
     fixed = [key for key in new if key not in _FREE + _OWN_RULES]
     found = [line for key in fixed for line in _differing(key, old[key], new[key])]
     found += _methods(stored, asked)
-    if not set(stored.seeds) <= set(asked.seeds):
-        found.append(_line("seeds", list(stored.seeds), list(asked.seeds)))
+    found += _seeds(stored, asked)
     spaces = old["search"].pop("space"), new["search"].pop("space")
     for each in ("storage", "warm_start"):  # any study is updated from the run folders, and may be told more
         del old["search"][each], new["search"][each]
@@ -70,6 +69,13 @@ def _methods(stored: Sweep, asked: Sweep) -> Iterator[str]:
         return
     for old, new in zip(stored.methods, asked.methods, strict=False):
         yield from _differing(old.name, old.model_dump(mode="json"), new.model_dump(mode="json"))
+
+
+def _seeds(stored: Sweep, asked: Sweep) -> Iterator[str]:
+    # What was paused or stopped after n seeds has run the first n of the list.
+    if asked.seeds[: len(stored.seeds)] != stored.seeds:
+        fix = "; put the new ones last" * (set(stored.seeds) <= set(asked.seeds))
+        yield _line("seeds", list(stored.seeds), list(asked.seeds)) + fix
 
 
 def _changed_keys(stored: Sweep, asked: Sweep) -> Iterator[str]:

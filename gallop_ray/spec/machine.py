@@ -26,7 +26,10 @@ class ResourcesSpec(Frozen):
 
 
 class RetentionSpec(Frozen):
-    """What stays on the disk. `best` removes all adapters but those of each method's best configuration so far."""
+    """What stays on the disk.
+
+    `best` removes all adapters but those of each method's best configuration so far and of the Pareto front.
+    """
 
     # The overlap of masks between seeds is reported of adapters that are there: by default none is missing.
     adapters: Literal["all", "best"] = Field(default="all", description="whose adapters stay")

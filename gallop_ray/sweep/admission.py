@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from gallop_ray.analysis.live import SweepState
-from gallop_ray.analysis.ranking import best_of_search
+from gallop_ray.analysis.ranking import worth_keeping
 from gallop_ray.records import control
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.run_folder import RunFolder
@@ -58,7 +58,14 @@ def files_left(folder: SweepFolder) -> bool:
 
 
 def _used(folder: Path) -> int:
-    return sum((Path(path) / name).lstat().st_size for path, _, names in os.walk(folder) for name in names)
+    return sum(_size(Path(path) / name) for path, _, names in os.walk(folder) for name in names)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.lstat().st_size
+    except FileNotFoundError:  # drafts, checkpoints and adapters vanish while other processes work
+        return 0
 
 
 def needed_bytes(run: RunFolder) -> float:
@@ -89,16 +96,18 @@ def described(size: float) -> str:
 
 
 def keep_best(folder: SweepFolder, sweep: Sweep, stripped: set[str]) -> None:
-    """Remove the adapters of configurations that are over, except the best of each method so far.
+    """Remove the adapters of configurations that are over, except those that are best so far or on a Pareto front.
+
+    Best of each method: in the search, which may yet confirm them, and by the runs on fresh seeds.
 
     stripped: keys of configurations whose adapters are removed already; updated.
     """
     results = folder.listed()
     count = sweep.confirmation.best if sweep.confirmation else 1
-    best = {summary.configuration for summary in best_of_search(results, sweep.objective, count)}
-    for key in {result.configuration for result in results} - best - stripped:
+    kept = worth_keeping(results, sweep.objective, count)
+    for key in {result.configuration for result in results} - kept - stripped:
         configuration = folder.configuration(key)
         if configuration.status().over:
-            for adapter in (part.adapter for run in configuration.runs() for part in run.parts()):
-                adapter.unlink(missing_ok=True)  # a trial in another process may have been faster
+            for part in (part for run in configuration.runs() for part in run.parts()):
+                part.strip()
             stripped.add(key)

@@ -52,7 +52,8 @@ def _lacks(run: RunFolder, result: RunResult, sweep: Sweep) -> str | None:
         try:
             metadata_of(part.adapter)
         except FileNotFoundError:
-            if sweep.retention.adapters == "all":
+            # Versions that left no note of it removed adapters, too.
+            if sweep.retention.adapters == "all" and not part.stripped:
                 return f"{part.adapter} is missing"
         except Damaged as error:
             return f"{part.adapter} {error.reason}"

@@ -9,6 +9,7 @@ from rich.console import Console
 
 import gallop_ray
 from gallop_ray.analysis.live import SweepState
+from gallop_ray.analysis.ranking import best
 from gallop_ray.analysis.status import StatusReader
 from gallop_ray.cli import main
 from gallop_ray.mlflow_mirror.artifacts import handed_out
@@ -25,6 +26,7 @@ from gallop_ray.sweep.driver import unconfirmed
 
 _RUNS = {"a": (0.78, 0.66, 0.66), "b": (0.75,), "c": (0.77, None)}
 _ENDS = {"a": "finished", "b": "pruned", "c": "failed"}
+OTHER = "gallop-dddddddd"
 KEYS = {name: f"gallop-{name * 8}" for name in _RUNS}
 
 
@@ -105,6 +107,48 @@ def test_the_adapters_that_are_kept_are_those_of_the_best(folder: SweepFolder, s
     keep_best(folder, sweep, set())
     kept = {run.configuration for run in folder.runs() if run.adapter.exists()}
     assert kept == {KEYS["a"]}
+
+
+def test_the_adapters_of_the_confirmed_best_stay_when_the_sweep_grows(folder: SweepFolder, sweep: Sweep) -> None:
+    _confirm(folder, "a", 0.7)
+    for seed in (1, 2):  # b continues after the sweep was made larger, and is better in the search alone
+        _finish(folder, "b", seed, 0.75)
+    folder.configuration(KEYS["b"]).write_status("finished", [0, 1, 2], 0.75)
+    keep_best(folder, sweep, set())
+    _confirm(folder, "b", 0.6)
+    keep_best(folder, sweep, set())
+    assert [each.configuration for each in best(folder.results(), sweep.objective)] == [KEYS["a"]]
+    kept = {run.configuration for run in folder.runs() if run.adapter.exists()}
+    assert kept == {KEYS["a"], KEYS["b"]}, "of the verdict's best, and of the search's"
+
+
+def test_the_adapters_of_the_whole_front_stay(folder: SweepFolder, sweep: Sweep) -> None:
+    two = ["val_mean_accuracy", "val_ood_accuracy"]
+    objective = sweep.objective.model_copy(update={"metric": two[0], "metrics": tuple(two)})
+    for name, ood in (("a", 0.5), ("b", 0.6), ("d", 0.5)):
+        for seed in range(3):
+            _finish(folder, name, seed, {"a": 0.7, "b": 0.6, "d": 0.6}[name], val_ood_accuracy=ood)
+        folder.configuration(KEYS.get(name, OTHER)).write_status("finished", [0, 1, 2], 0.5)
+    keep_best(folder, sweep.model_copy(update={"objective": objective}), set())
+    kept = {run.configuration for run in folder.runs() if run.adapter.exists()}
+    assert kept == {KEYS["a"], KEYS["b"]}, "neither is better by both; the third is worse than one of them"
+
+
+def _finish(folder: SweepFolder, name: str, seed: int, value: float, stage: str = "search", **more: float) -> None:
+    configuration = folder.configuration(KEYS.get(name, OTHER))
+    configuration.create({"method": {"name": "gallop"}, "training": {}})
+    run = configuration.run(seed)
+    run.path.mkdir(exist_ok=True)
+    run.adapter.write_bytes(b"trained")
+    run.finish(
+        {"configuration": configuration.key, "method": "gallop", "seed": seed, "stage": stage, "status": "finished",
+         "val_mean_accuracy": value, **more}
+    )  # fmt: skip
+    folder.rebuild_results()
+
+
+def _confirm(folder: SweepFolder, name: str, value: float) -> None:
+    _finish(folder, name, 1000, value, "confirmation")
 
 
 def test_where_every_configuration_failed_there_is_no_best(

@@ -23,6 +23,7 @@ from gallop_ray.search.storage import open_storage, read_storage
 from gallop_ray.search.study import Studies
 from gallop_ray.sparse.checked import save_checked
 from gallop_ray.spec.plan import plan_sweep
+from gallop_ray.sweep.admission import keep_best
 from gallop_ray.sweep.recheck import clear_leftovers, recheck
 from gallop_ray.training.checkpoint import last_checkpoint
 from tests.sweep.written import Written, small_sweep
@@ -114,6 +115,29 @@ def test_a_finished_run_without_a_whole_adapter_is_run_again(written: Written) -
     whole.adapter.unlink()
     (said,) = recheck(written.folder, written.sweep)
     assert f"{whole.adapter} is missing" in said
+
+
+def test_adapters_that_retention_has_removed_are_never_missed(written: Written) -> None:
+    """Nor once it keeps all of them. A run that trains again has nothing removed."""
+    best = written.begin("gallop", 0.2, 1)
+    written.end(written.folder.run(best.configuration, 0), 0.9)
+    written.end(best, 0.9)
+    for run in written.folder.runs():
+        result = json.loads((run.path / "result.json").read_text())
+        (run.path / "result.json").write_text(json.dumps({**result, "trained_parameters": 3}))
+        save_checked(run.adapter, {"a": torch.zeros(3)})
+    written.folder.rebuild_results()
+    keep_best(written.folder, written.sweep, set())
+    stripped = [run for run in written.folder.runs() if not run.adapter.exists()]
+    assert len(stripped) == 2
+    assert best.configuration not in {run.configuration for run in stripped}
+    assert written.sweep.retention.adapters == "all"
+    assert recheck(written.folder, written.sweep) == []
+    assert all(run.result() for run in stripped)
+    again = stripped[0]
+    (again.path / "result.json").unlink()
+    again.start({}, "slot-0")
+    assert not again.stripped
 
 
 def test_the_display_outlives_a_record_that_it_cannot_read(written: Written) -> None:

@@ -212,6 +212,12 @@ def test_a_file_of_studies_is_the_same_from_every_folder(
     assert located(make(tmp_path, storage=url)).search.storage == (where and where.format(here=tmp_path.resolve()))
 
 
+def test_an_earlier_sweep_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = located(make(tmp_path, warm_start=["runs/pilot", "/srv/sweeps/first"])).search.warm_start
+    assert found == (f"{tmp_path.resolve()}/runs/pilot", "/srv/sweeps/first")
+
+
 @pytest.mark.parametrize("sampler", ["random", "grid"])
 def test_what_no_result_decides_is_the_same_with_and_without_kills(tmp_path: Path, sampler: str) -> None:
     keys = []

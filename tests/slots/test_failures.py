@@ -1,6 +1,7 @@
 """What a failure is, and what follows from it."""
 
 import errno
+import os
 import re
 import shutil
 import subprocess
@@ -203,6 +204,44 @@ def test_only_the_best_configuration_of_each_method_keeps_its_adapters(tmp_path:
     keep_best(folder, tiny.sweep(), set())
     kept = {run.configuration for run in folder.runs() if run.adapter.exists()}
     assert kept == {"gallop-2", "gallop-3", "lora-1"}, "the best of each method, and what still runs"
+
+
+def test_adapters_are_removed_from_a_full_disk(small_disk: Path) -> None:
+    """The note of it needs space, too."""
+    folder = SweepFolder(small_disk)
+    for key, value in (("gallop-1", 0.5), ("gallop-2", 0.7)):
+        configuration = folder.configuration(key)
+        configuration.create({})
+        run = configuration.run(0)
+        run.start({}, "slot-0")
+        run.adapter.write_bytes(bytes(50_000))
+        run.finish({"configuration": key, "seed": 0, "status": "finished", "val_id_accuracy": value})
+        folder.append_result(run)
+        configuration.write_status("finished", [0], value)
+    with pytest.raises(OSError, match="No space left"):
+        _fill(small_disk / "rest")
+    keep_best(folder, tiny.sweep(), set())
+    assert [(run.adapter.exists(), run.stripped) for run in folder.runs()] == [(False, True), (True, False)]
+
+
+def _fill(file: Path) -> None:
+    with file.open("wb", buffering=0) as rest:
+        while True:
+            rest.write(bytes(4096))
+
+
+def test_files_may_vanish_while_a_budget_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "adapter").write_bytes(bytes(3_000_000))
+    (tmp_path / "draft").write_bytes(b"draft")
+    walk = os.walk
+
+    def slow_walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for found in walk(top):
+            (tmp_path / "draft").unlink()  # by another process, after the folder was read
+            yield found
+
+    monkeypatch.setattr(os, "walk", slow_walk)
+    assert free_bytes(SweepFolder(tmp_path), RetentionSpec(disk_gb=0.01)) == 7_000_000
 
 
 def test_a_budget_counts_what_the_sweep_has_written(tmp_path: Path) -> None:

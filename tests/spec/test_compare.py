@@ -33,6 +33,12 @@ def test_a_sweep_may_grow(load: Load) -> None:
     assert changed(load, "methods=[{type: gallop}, {type: lora}, {type: random}]", more) == []
 
 
+def test_more_seeds_come_last(load: Load) -> None:
+    assert changed(load, "seeds=[0, 1, 7]") == []
+    assert changed(load, "seeds=[5, 0, 1]") == ["seeds: was [0, 1], is [5, 0, 1]; put the new ones last"]
+    assert changed(load, "seeds=[1, 0]") == ["seeds: was [0, 1], is [1, 0]; put the new ones last"]
+
+
 def test_what_differs_is_named_with_both_values(load: Load) -> None:
     overrides = ("training.learning_rate=0.5", "data.limits.train=7", "gallop.density=0.5", "seeds=1", "search.seed=3")
     assert changed(load, *overrides) == [

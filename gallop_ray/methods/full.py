@@ -148,13 +148,13 @@ class Lines(TunerMethod):
         layers = {name: layer(name) for name, _ in model.named_parameters()}
         blocks = _text_blocks(model, dict.fromkeys(filter(None, layers.values())))
         scales: dict[str, float] = {}
-        depth = 0
+        depth, seen = 0.0, False
         for name, block in layers.items():
             if block in blocks:
-                depth = blocks.index(block)
+                depth, seen = blocks.index(block) / max(1, len(blocks) - 1), True
             elif not block:  # what comes after the blocks counts with the last one, what comes before with the first
-                depth = len(blocks) - 1 if depth else 0
-            scales[name] = self.spec.first + (self.spec.last - self.spec.first) * depth / max(1, len(blocks) - 1)
+                depth = 1.0 if seen else 0.0
+            scales[name] = self.spec.first + (self.spec.last - self.spec.first) * depth
         return scales
 
 

@@ -214,6 +214,5 @@ def test_the_examples_of_answer_loss_are_those_of_the_id_loss_where_that_is_all(
             correct = {"range": {"test": {"likelihood": "10", "loss": losses}}}
             (sweep.folder.run(f"{method}-0", seed).path / "correct.json").write_text(json.dumps(correct))
     found = {each.metric: each for each in sweep.statistics().comparisons}
-    mine, same = found["answer_loss"], found["id_loss"] if "id_loss" in found else None
-    assert mine.example_error > 0
-    assert same is None or mine.example_error == pytest.approx(same.example_error)
+    assert found["answer_loss"].example_error > 0
+    assert found["answer_loss"].example_error == pytest.approx(found["id_loss"].example_error)

@@ -61,10 +61,10 @@ class FullAttachment:
             trained.copy_(base + scales[name] * (trained.float() - base))
 
     @torch.no_grad()
-    def subtract_base(self) -> None:
-        """Turn the weights into their changes, to be read until detach(): |trained - base| without a second copy."""
+    def restore(self) -> None:
+        """Give the weights their base values; each rank those that it stores."""
         for name, parameter in self.module.named_parameters():
-            local(parameter).sub_(self._base[name])
+            local(parameter).copy_(self._base[name])
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """All trained weights in the model's dtype, shared ones once."""
@@ -78,10 +78,9 @@ class FullAttachment:
 
     @torch.no_grad()
     def detach(self) -> None:
-        """Freeze the model and restore its base values; each rank those that it stores."""
+        """Freeze the model and restore its base values."""
         self.module.requires_grad_(False)
-        for name, parameter in self.module.named_parameters():
-            local(parameter).copy_(self._base[name])
+        self.restore()
 
 
 class Full(TunerMethod):

@@ -116,8 +116,8 @@ class TaskSpec(Frozen):
     options: tuple[Text, ...] | None = Field(default=None, description="the answers that all rows choose from")
     labels: Labels | None = Field(
         default=None,
-        description="of the format choice: labels are the choices' own names, letters, texts, indices from 0, or numbers "
-        "from 1; null: what all rows can be",
+        description="of the format choice: labels are the choices' own names, letters, texts, indices from 0, or "
+        "numbers from 1; null: what all rows can be",
     )
     formulation: Formulation | None = Field(
         default=None,

@@ -167,12 +167,13 @@ def _reader(reading: Reading) -> Reader:
             continue  # is told of when its example is made
     if names := next(filter(None, (reading.names(each) for each in _LABELS)), ()):
         return lambda value, found: _by_place(0)(value, found) if value != -1 and names else None
-    way, *others = sorted(_READERS, key=lambda way: -sum(row.read(way) is not None for row in rows))
-    # A row's own names are what its label is about; and where numbers may begin at 0, they do, as on the hub.
-    others = [each for each in others if way != "name" and (way, each) != ("index", "number")]
-    if "index" in others:
+    fit = {way: sum(row.read(way) is not None for row in rows) for way in _READERS}
+    way = max(_READERS, key=lambda each: fit[each])
+    # A row's own names are what its label is about; and numbers begin at 0 where they can, as on the hub.
+    others = [each for each in _READERS if each != way and way != "name" and fit[each] == len(rows)]
+    if "index" in (way, *others):
         others = [each for each in others if each != "number"]
-    _refuse_ambiguous(rows, way, [each for each in others if all(row.read(each) is not None for row in rows)])
+    _refuse_ambiguous(rows, way, others)
     return _READERS[way]
 
 

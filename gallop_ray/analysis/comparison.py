@@ -18,7 +18,8 @@ _LEAST_SHARE = 1e-3  # the seeds' share of a squared error, at least: at 10^6 de
 _NOTHING = 1e-12  # differences of accuracies closer than this are equal up to rounding
 
 Examples = Mapping[str, NDArray[np.float64]]
-"""By task, (seeds, examples): whether each answer is right, times the task's weight in the metric."""
+"""By task, or `<task trained on>/<task>`, (seeds, examples): whether each answer is right, times the task's weight in
+the metric."""
 
 
 @dataclass(frozen=True)
@@ -182,14 +183,18 @@ def _std(values: NDArray[np.float64]) -> float:
 
 
 def _differences(first: Side, second: Side, seeds: Sequence[int]) -> Examples | None:
-    """Differences of the answers; None unless both sides recorded the same examples at all seeds."""
+    """Differences of the answers by task; None unless both sides recorded the same examples at all seeds.
+
+    What several rounds reach on a task is added up: they meet the same examples, which must not count as so many more.
+    """
     tables = [[side.examples.get(seed) for seed in seeds] for side in (first, second)]
     shapes = {tuple((t, len(a)) for t, a in each.items()) if each else () for table in tables for each in table}
     if len(shapes) != 1 or shapes == {()}:
         return None
     ours, theirs = tables
-    tasks = [task for task, _ in shapes.pop()]
-    return {
-        task: np.stack([one[task] - other[task] for one, other in zip(ours, theirs, strict=True) if one and other])
-        for task in tasks
-    }
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, _ in shapes.pop():
+        table = np.stack([a[name] - b[name] for a, b in zip(ours, theirs, strict=True) if a and b])
+        task = name.rpartition("/")[2]
+        found[task] = found[task] + table if task in found else table
+    return found

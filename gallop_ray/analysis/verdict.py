@@ -84,9 +84,9 @@ def open_text(
 def selection_text(sweep: Sweep) -> str | None:
     """A sentence if the objective has seen the tasks on which forgetting is measured, else None."""
     seen = [metric for metric in sweep.objective.all_metrics if (each := find(metric)) is None or each.needs_ood]
-    if not seen:
-        return None
     tasks = dict.fromkeys(task for each in sweep.data.rounds for task in each.ood)
+    if not seen or not tasks:
+        return None
     return (
         f"The search goes by {' and '.join(seen)}, so it sees validation data of the OOD tasks "
         f"({listed(list(tasks))}): OOD accuracy and forgetting are those of a model selected for these tasks (oracle "

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, prune
@@ -60,11 +59,12 @@ def merged_delta(deltas: Sequence[Delta], how: str, keep: float) -> dict[str, tu
     have the sign of their sum. `dare`: each entry stays with probability `keep`, divided by it; then they add up.
     """
     found = {}
+    if how == "ties" and keep < 1:
+        deltas = [_trimmed(delta, keep) for delta in deltas]
     for name in sorted({name for delta in deltas for name in delta}):
         parts = [delta[name] for delta in deltas if name in delta]
-        if keep < 1:
-            method: Literal["magnitude", "random"] = "magnitude" if how == "ties" else "random"
-            parts = [(i, prune(d, keep, method, rescale=how == "dare")) for i, d in parts]
+        if how == "dare" and keep < 1:
+            parts = [(i, prune(d, keep, "random", rescale=True)) for i, d in parts]
         indices = reduce(union, (i.long() for i, _ in parts))
         stacked = torch.stack([_spread(indices, *part) for part in parts])
         if how == "ties":
@@ -76,6 +76,20 @@ def merged_delta(deltas: Sequence[Delta], how: str, keep: float) -> dict[str, tu
             dtype = parts[0][0].dtype
             found[name] = (indices[changed].to(dtype), values[changed].float())
     return found
+
+
+def _trimmed(delta: Delta, keep: float) -> Delta:
+    """The `keep` share of an adapter's entries with the largest |delta|, whichever weights they are of.
+
+    Not weight by weight: most would go from those with few entries. Of equal ones the first by name and index stay.
+    """
+    names = sorted(delta)
+    sizes = [delta[name][1].numel() for name in names]
+    size = torch.cat([delta[name][1].abs() for name in names]) if names else torch.empty(0)
+    kept = torch.zeros(size.shape, dtype=torch.bool)
+    kept[size.argsort(descending=True, stable=True)[: round(keep * len(size))]] = True
+    of_each = zip(names, kept.split(sizes), strict=True) if names else ()
+    return {name: (delta[name][0][its], delta[name][1][its]) for name, its in of_each}
 
 
 def _spread(within: Tensor, indices: Tensor, delta: Tensor) -> Tensor:

@@ -61,10 +61,10 @@ class FullAttachment:
             trained.copy_(base + scales[name] * (trained.float() - base))
 
     @torch.no_grad()
-    def subtract_base(self) -> None:
-        """Turn the weights into their changes, to be read until detach(): |trained - base| without a second copy."""
+    def restore(self) -> None:
+        """Give the weights their base values; each rank those that it stores."""
         for name, parameter in self.module.named_parameters():
-            local(parameter).sub_(self._base[name])
+            local(parameter).copy_(self._base[name])
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """All trained weights in the model's dtype, shared ones once."""
@@ -78,10 +78,9 @@ class FullAttachment:
 
     @torch.no_grad()
     def detach(self) -> None:
-        """Freeze the model and restore its base values; each rank those that it stores."""
+        """Freeze the model and restore its base values."""
         self.module.requires_grad_(False)
-        for name, parameter in self.module.named_parameters():
-            local(parameter).copy_(self._base[name])
+        self.restore()
 
 
 class Full(TunerMethod):
@@ -148,13 +147,13 @@ class Lines(TunerMethod):
         layers = {name: layer(name) for name, _ in model.named_parameters()}
         blocks = _text_blocks(model, dict.fromkeys(filter(None, layers.values())))
         scales: dict[str, float] = {}
-        depth = 0
+        depth, seen = 0.0, False
         for name, block in layers.items():
             if block in blocks:
-                depth = blocks.index(block)
+                depth, seen = blocks.index(block) / max(1, len(blocks) - 1), True
             elif not block:  # what comes after the blocks counts with the last one, what comes before with the first
-                depth = len(blocks) - 1 if depth else 0
-            scales[name] = self.spec.first + (self.spec.last - self.spec.first) * depth / max(1, len(blocks) - 1)
+                depth = 1.0 if seen else 0.0
+            scales[name] = self.spec.first + (self.spec.last - self.spec.first) * depth
         return scales
 
 

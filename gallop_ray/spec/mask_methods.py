@@ -54,7 +54,9 @@ class SiftSpec(MaskMethodSpec):
     type: Literal["sift"] = "sift"
     selection_ratio: Fraction | None = Field(default=None, description="null: the first batch, as in the paper")
     first: Literal["batch", "micro_batch"] = Field(
-        default="batch", description="what of the first batch is scored; the latter is what the authors' code does"
+        default="batch",
+        description="what of the first batch is scored; the latter, of so many examples as the sweep's own "
+        "training.micro_batch_size, is what the authors' code does",
     )
     scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
 

@@ -370,7 +370,9 @@ def task_weights(name: str, task: str, ood: list[str], base: float | None) -> di
     """
     metric = find(name)
     weights = None if metric is None or metric.weights is None else metric.weights(base or 0.0)
-    if weights is None:
+    if metric is None or weights is None:
         return {}
+    if metric.without_ood and not ood:  # then it is the task's own score, whole
+        return {task: 1.0}
     mine, others = weights
     return {**({task: mine} if mine else {}), **({each: others / len(ood) for each in ood} if others else {})}

@@ -25,6 +25,7 @@ def _measure_name(name: str, info: ValidationInfo) -> str:
 MeasureName = Annotated[str, AfterValidator(_measure_name)]
 SplitName = Literal["train", "validation", "test"]
 Formulation = Literal["cloze", "label"]
+Labels = Literal["name", "letter", "text", "index", "number"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 _ENVIRONMENT = Environment()
@@ -32,7 +33,7 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 FORMATS = ("house", "messages", "sharegpt", "prompt", "alpaca", "choice", "label", "text", "template")
 """Those that are built in; what fits which columns, gallop_ray.tasks.formats says."""
 _FREE = ("messages", "sharegpt", "prompt", "alpaca", "text")  # formats whose answers are free text
-OF_SOURCES = ("config", "revision", "splits", "format", "columns", "prompt", "answer", "options")
+OF_SOURCES = ("config", "revision", "splits", "format", "columns", "prompt", "answer", "options", "labels")
 """The fields that are about a source's rows."""
 FORMAT_GROUP = "gallop_ray.formats"
 """The entry points by which a package offers formats: `name = "module:object"`, an object of class Format."""
@@ -113,6 +114,11 @@ class TaskSpec(Frozen):
     prompt: Text | None = Field(default=None, description="Jinja template of a row's columns, for what is asked")
     answer: Text | None = Field(default=None, description="Jinja template of a row's columns, for the answer")
     options: tuple[Text, ...] | None = Field(default=None, description="the answers that all rows choose from")
+    labels: Labels | None = Field(
+        default=None,
+        description="of the format choice: labels are the choices' own names, letters, texts, indices from 0, or "
+        "numbers from 1; null: what all rows can be",
+    )
     formulation: Formulation | None = Field(
         default=None,
         description="choose by the answers' texts (cloze) or by their labels; null: data.formulation, else by texts "

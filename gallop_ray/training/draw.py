@@ -45,7 +45,8 @@ def draw(context: RunContext, spec: MaskMethodSpec) -> SelectionSample:
     if ratio is None:
         batch = next(batches(range(examples), context.training.batch_size, context.seed))
         if getattr(spec, "first", "batch") == "micro_batch":
-            batch = batch[: context.training.micro_batch_size]
+            # As the sweep asks for: a run takes smaller ones after out of memory, and would train other entries.
+            batch = batch[: sweep.training.micro_batch_size]
         return SelectionSample(batch, (len(batch),), first_batch=True)
     own = share_of(examples, ratio)
     known = [each for each in sweep.methods if (each.name, each.type) == (spec.name, spec.type)]

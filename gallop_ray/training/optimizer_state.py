@@ -50,12 +50,12 @@ class OptimizerState:
     def _stage(self) -> int:
         return int(self.engine.zero_optimization_stage())
 
-    def _pieces(self) -> Iterator[_Piece]:
+    def _piece(self, number: int) -> _Piece | None:
         find = {0: _whole, 1: _in_partition, 2: _in_partition, 3: _in_shard}[self._stage]
-        for number, parameter in enumerate(self.parameters):
-            piece = find(self.engine.optimizer, parameter, number)
-            if piece is not None:
-                yield piece
+        return find(self.engine.optimizer, self.parameters[number], number)
+
+    def _pieces(self) -> Iterator[_Piece]:
+        yield from filter(None, map(self._piece, range(len(self.parameters))))
 
     @torch.no_grad()
     def clear_padding(self) -> None:
@@ -72,6 +72,19 @@ class OptimizerState:
         state = {MASTER: self._gather(pieces, lambda flat: flat)}
         state |= {key: self._gather(pieces, lambda flat, key=key: kept[flat][key]) for key in keys}  # type: ignore[misc]
         return state, shared
+
+    def master(self, number: int) -> Tensor:
+        """The float32 values (k,) of one parameter, by its number, on every rank. Collective.
+
+        As `read` has them, without the memory for those of all parameters.
+        """
+        bits = torch.zeros(full_shape(self.parameters[number]).numel(), dtype=torch.int32, device=collective_device())
+        if (p := self._piece(number)) is not None:
+            part = p.flat.detach().reshape(-1)[p.at : p.at + p.size].float()
+            bits[p.start : p.start + p.size] = part.to(bits.device).view(torch.int32)
+        if self._stage and world_size() > 1:
+            dist.all_reduce(bits)
+        return bits.view(torch.float32)
 
     def _gather(self, pieces: Sequence[_Piece], tensor: Callable[[Tensor], Tensor]) -> list[Tensor]:
         sizes = [full_shape(p).numel() for p in self.parameters]

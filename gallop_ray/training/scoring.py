@@ -129,7 +129,9 @@ class _Scoring:
 
     def key(self, spec: MaskMethodSpec, rung: int) -> str:
         """A hash of everything a method's ranking depends on: its options but `_NO_FORMULA`, and the gradient sums."""
-        options = {**spec.model_dump(mode="json", exclude=_NO_FORMULA), **_code(spec)}
+        options: dict[str, Any] = spec.model_dump(mode="json", exclude=_NO_FORMULA)
+        if code := _code(spec):  # such a score may draw from the seed's generator; ours use gradients and weights alone
+            options |= {**code, "seed": self.context.seed}
         return hashlib.sha256(self.rungs[rung].encode() + _canonical(options)).hexdigest()
 
     def look_up(self) -> Ranked | None:

@@ -1,6 +1,6 @@
 """Masks that are chosen after some training of something else, which is then undone: RoSA, LT-SFT."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -55,24 +55,41 @@ def warmed_up_mask(context: RunContext, method: Hybrid, candidates: Sequence[Can
 def changes_of_full_training(context: RunContext, candidates: Sequence[Candidate], steps: int) -> OwnedGradients:
     """Train all parameters for so many steps, 0 for as many as the run has, and undo it: trained minus base.
 
-    In the model's dtype, as its weights are: what bfloat16 rounds away is no change. Collective. Raises Diverged and
-    ValueError as training does.
+    From the optimizer's float32 values: many bfloat16 weights have been rounded back to where they were, and those that
+    have not all moved by a few equal amounts. Collective. Raises Diverged and ValueError as training does.
     """
     owned = OwnedGradients(candidates)
     attachment = Full(FullSpec()).attach(context.resident.model)
+
+    def keep_trained(engine: Engine) -> None:
+        state = engine.state(attachment.parameters)
+        numbers = {id(parameter): number for number, parameter in enumerate(attachment.parameters)}
+        last, trained = -1, torch.empty(0)
+        for m, c in enumerate(candidates):
+            if (number := numbers[id(c.weight)]) != last:  # the experts of one parameter follow each other
+                last, trained = number, state.master(number).view(full_shape(c.weight))
+            if owned.owners[m] == rank():  # in host memory: beside the optimizer a GPU may not have room
+                owned.sums[m] = c.of(trained).cpu()
+
     try:
-        _train(context, attachment, steps or optimizer_steps(context.training, len(context.resident.train)))
-        attachment.subtract_base()
-        for m, (_, change) in enumerate(gathered(candidates)):
+        steps = steps or optimizer_steps(context.training, len(context.resident.train))
+        _train(context, attachment, steps, keep_trained)
+        attachment.restore()
+        for m, (_, base) in enumerate(gathered(candidates)):
             if owned.owners[m] == rank():
-                owned.sums[m] = change.detach().float().clone()
+                owned.sums[m] = owned.sums[m].to(base.device).sub_(base.detach().float())
     finally:
         attachment.detach()
     return owned
 
 
-def _train(context: RunContext, attachment: Attachment, steps: int) -> None:
-    """Train with the run's own options, schedule included, and leave the trained values in the attachment."""
+def _train(
+    context: RunContext, attachment: Attachment, steps: int, after: Callable[[Engine], None] | None = None
+) -> None:
+    """Train with the run's own options, schedule included, and leave the trained values in the attachment.
+
+    after: is given the engine while it still has its optimizer.
+    """
     warm, parameters = _shortened(context, steps), attachment.parameters
     size = sum(full_shape(p).numel() for p in parameters)
     config = context.resident.config(warm.training, size, warm.micro_steps)
@@ -80,6 +97,8 @@ def _train(context: RunContext, attachment: Attachment, steps: int) -> None:
     try:
         with context.phases.phase("training"):
             train(warm, attachment, engine)
+        if after is not None:
+            after(engine)
         engine.keep_whole()
     finally:
         engine.close()

@@ -118,6 +118,26 @@ def test_the_errors_are_those_of_crossed_seeds_and_examples() -> None:
     assert by_examples == pytest.approx(2 * 0.25 * of_example**2 / examples, rel=0.05)
 
 
+def test_the_same_examples_in_several_rounds_count_once() -> None:
+    """Three rounds that answer alike say as much of a task as one of them."""
+    generator = np.random.default_rng(0)
+    tables = [(generator.random((5, 80)) < share).astype(float) for share in (0.6, 0.5)]
+    values = [dict(enumerate(table.mean(1))) for table in tables]
+
+    def compared(names: Sequence[str]) -> Comparison:
+        sides = [
+            Side(name, name, means, {s: {task: row / len(names) for task in names} for s, row in enumerate(table)})
+            for name, means, table in zip("ab", values, tables, strict=True)
+        ]
+        found = compare("id_accuracy", *sides)
+        assert found is not None
+        return found
+
+    assert compared(["t"]).example_error > 0
+    assert compared(["a/t", "b/t", "c/t"]).example_error == pytest.approx(compared(["t"]).example_error)
+    assert compared(["a/t", "b/u"]).example_error < compared(["t"]).example_error, "other tasks, other examples"
+
+
 def test_an_interval_is_never_narrower_than_the_seeds_own() -> None:
     """Examples that alone would allow much less than such a lucky agreement of the seeds."""
     generator = np.random.default_rng(3)

@@ -10,6 +10,7 @@ import pytest
 
 from gallop_ray.analysis.statistics import SweepStatistics, sweep_statistics
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.spec.metrics import task_weights
 from gallop_ray.spec.schema import Sweep
 from tests.sweep.written import small_sweep
 
@@ -191,3 +192,27 @@ def test_the_mean_and_the_forget_ratio_are_judged_by_the_same_examples(tmp_path:
     assert found["forget_ratio"].difference == pytest.approx(-other.difference / 0.8)
     assert found["forget_ratio"].seed_error == pytest.approx(other.seed_error / 0.8)
     assert found["forget_ratio"].example_error == pytest.approx(other.example_error / 0.8)
+
+
+@pytest.mark.parametrize("metric", ["val_answer_loss", "val_margin"])
+def test_without_other_tasks_the_examples_weigh_as_the_metric_does(metric: str) -> None:
+    assert task_weights(metric, "range", [], None) == {"range": 1.0}
+    assert task_weights(metric, "range", ["max"], 0.5) == {"range": 0.5, "max": 0.5}
+
+
+def test_the_examples_of_answer_loss_are_those_of_the_id_loss_where_that_is_all(tmp_path: Path) -> None:
+    sweep = Simulated(tmp_path)
+    data, objective = {"root": "generated", "train": "range", "ood": []}, {"metric": "val_answer_loss"}
+    sweep.sweep = small_sweep(tmp_path, seeds=3, data=data, objective=objective)
+    generator = np.random.default_rng(0)
+    for method in ("gallop", "random"):
+        hard = generator.exponential(size=EXAMPLES)
+        for seed in range(3):
+            losses = (hard + 0.1 * generator.exponential(size=EXAMPLES)).tolist()
+            mean = float(np.mean(losses))
+            sweep.write(method, seed, right(0.5), id_loss=mean, val_answer_loss=mean)
+            correct = {"range": {"test": {"likelihood": "10", "loss": losses}}}
+            (sweep.folder.run(f"{method}-0", seed).path / "correct.json").write_text(json.dumps(correct))
+    found = {each.metric: each for each in sweep.statistics().comparisons}
+    assert found["answer_loss"].example_error > 0
+    assert found["answer_loss"].example_error == pytest.approx(found["id_loss"].example_error)

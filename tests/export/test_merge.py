@@ -26,7 +26,7 @@ def dense(part: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
 
 
 def trimmed(whole: np.ndarray, keep: float) -> np.ndarray:
-    smallest = np.argsort(-np.abs(whole))[int(keep * np.count_nonzero(whole)) :]
+    smallest = np.argsort(-np.abs(whole))[round(keep * np.count_nonzero(whole)) :]
     found = whole.copy()
     found[smallest] = 0
     return found
@@ -52,6 +52,29 @@ def test_a_merge_equals_its_formula(how: str, keep: float) -> None:
     np.testing.assert_allclose(dense(found), expected, atol=1e-6)
     assert found[0].dtype == torch.int32
     assert bool((found[0][1:] > found[0][:-1]).all())
+
+
+def test_ties_takes_the_largest_of_the_whole_adapter_and_not_of_each_matrix() -> None:
+    """With a fifth of 1 or of 3 entries rounded down, none of 200 would be left."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = {f"{i:03}": 1 if i < 50 else 3 for i in range(100)}
+    deltas = [
+        {name: (torch.arange(k).int(), torch.randn(k, generator=generator).abs()) for name, k in sizes.items()}
+        for _ in range(2)
+    ]
+    deltas[1] = {name: (i + 10, d) for name, (i, d) in deltas[1].items()}  # nothing in common
+    found = merged_delta(deltas, "ties", 0.2)
+    for delta, first in zip(deltas, (0, 10), strict=True):
+        every = torch.cat([d for _, d in delta.values()]).sort(descending=True).values
+        kept = torch.cat([d[(i >= first) & (i < first + 10)] for i, d in found.values()])
+        assert torch.equal(kept.sort(descending=True).values, every[: round(0.2 * 200)])
+
+
+def test_of_equal_entries_exactly_the_share_is_kept_the_first_by_name() -> None:
+    entries = torch.arange(4).int()
+    part = {name: (entries, torch.ones(4)) for name in ("b", "a")}
+    found = merged_delta([part, {"c": (entries, torch.ones(4))}], "ties", 0.5)
+    assert {name: i.tolist() for name, (i, _) in found.items()} == {"a": [0, 1, 2, 3], "c": [0, 1]}
 
 
 def test_dare_keeps_the_sum_on_average_and_a_share_of_the_entries() -> None:

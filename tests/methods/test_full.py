@@ -44,6 +44,18 @@ def test_the_change_is_scaled(options: dict[str, Any], early: float, late: float
     assert tiny.same(dict(model.named_parameters()), base)
 
 
+def test_what_comes_after_an_only_block_is_late() -> None:
+    model = tiny.model()
+    model.model.layers = model.model.layers[:1]
+    spec = Configuration.model_validate(
+        {"method": {"type": "lines", "first": 0.25, "last": 0.9}, "training": {}}
+    ).method
+    method: Any = make_method(spec)
+    scales = method._scales(model)
+    assert (scales["model.embed_tokens.weight"], scales["model.norm.weight"]) == (0.25, 0.9)
+    assert {scale for name, scale in scales.items() if "layers.0." in name} == {0.25}
+
+
 SEED, STEPS, SHARE = 3, 5, 0.3
 
 

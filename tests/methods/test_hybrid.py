@@ -21,6 +21,7 @@ from gallop_ray.training.engine import Engine
 from gallop_ray.training.loop import learning_rate, train
 from gallop_ray.training.optimizers import make_optimizer
 from gallop_ray.training.selection import select
+from gallop_ray.training.warm_up import changes_of_full_training
 from tests.methods.test_contract import TUNERS
 from tests.training import tiny
 
@@ -189,6 +190,24 @@ def _shaken(parameters: list[Any], but: Sequence[Any] = ()) -> None:
 def test_parts_that_do_not_fit_are_refused(parts: list[dict[str, Any]], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         HybridSpec.model_validate({"parts": parts})
+
+
+def barely_trained(stage: int) -> float:
+    """On each rank: the share of its entries that full training in bfloat16 by much less than its precision changed."""
+    sweep = tiny.sweep(stage, "bfloat16", steps=STEPS, learning_rate=1e-6, clip_norm=None, weight_decay=0.0)
+    resident = tiny.resident(sweep)
+    before = tiny.whole_weights(resident.model)
+    context = tiny.context(resident, SEED, method={"type": "lt_sft", "density": 0.04})
+    owned = changes_of_full_training(context, find_candidates(resident.model), STEPS)
+    assert tiny.same(tiny.whole_weights(resident.model), before), "the full fine-tuning is undone"
+    return float(torch.cat([change.view(-1) for change in owned.sums.values()]).count_nonzero()) / sum(
+        change.numel() for change in owned.sums.values()
+    )
+
+
+@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_changes_that_bfloat16_rounds_away_count(ranks: Callable, stage: int) -> None:
+    assert min(ranks(2)(barely_trained, stage)) > 0.95
 
 
 def lottery(stage: int) -> dict[str, list[int]]:

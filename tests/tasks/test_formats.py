@@ -1,6 +1,7 @@
 """What people have, as the documentation of public tools shows it, becomes examples."""
 
 import bz2
+import csv
 import gzip
 import json
 import re
@@ -127,6 +128,38 @@ def test_labels_that_count_from_one_are_seen_in_all_rows(tmp_path):
 def test_numbers_among_the_answers_are_meant_as_answers_where_all_labels_are_among_them(tmp_path):
     rows = [{"question": f"{i} + {i}?", "options": ["8", "3", str(2 * i)], "answer": str(2 * i)} for i in range(10, 30)]
     assert {one.label for one in read(lines(tmp_path / "rows.jsonl", *rows))} == {2}
+
+
+AMBIGUOUS = {
+    "text or letter": (["b", "a", "c"], "a", {"text": "a", "letter": "b"}),
+    "text or index": (["3", "2", "1", "0"], "1", {"text": "1", "index": "2", "number": "3"}),
+    "text or number": (["4", "3", "2", "1"], "4", {"text": "4", "number": "1"}),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_labels_that_could_be_meant_in_two_ways_are_refused_until_the_task_says_which(tmp_path, name):
+    choices, label, meant = AMBIGUOUS[name]
+    clear = [{"question": "x", "choices": choices, "label": choices[0]}] if name == "text or letter" else []
+    path = tmp_path / "rows.csv"
+    rows = [*clear, *[{"question": f"{i}?", "choices": choices, "label": label} for i in range(20)]]
+    table = [["question", "choices", "label"], *([r["question"], json.dumps(r["choices"]), r["label"]] for r in rows)]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(table)
+    first, other = list(meant)[:2]
+    with pytest.raises(ValueError, match=rf"rows.csv:2: label .* means .*labels: ({first}|{other})`") as error:
+        read(path)
+    assert f"`labels: {first}`" in str(error.value)
+    assert f"`labels: {other}`" in str(error.value)
+    for way, answer in meant.items():
+        assert read(path, labels=way)[-1].answer == answer
+
+
+def test_labels_that_mean_the_same_in_two_ways_are_read(tmp_path):
+    rows = [{"question": f"{i}?", "choices": ["a", "b", "c"], "label": "abc"[i % 3]} for i in range(20)]
+    assert all(one.answer == json.loads(one.row)["label"] for one in read(lines(tmp_path / "rows.jsonl", *rows)))
+    with pytest.raises(ValueError, match="labels is not for the format prompt, only for choice"):
+        read(lines(tmp_path / "p.jsonl", *ROWS), labels="text")
 
 
 def test_classes_are_all_that_there_are(tmp_path):

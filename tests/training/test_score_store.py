@@ -6,16 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from gallop_ray.methods import make_method
+from gallop_ray.methods import MaskMethod, make_method
 from gallop_ray.sparse.candidates import find_candidates
-from gallop_ray.spec.method import LoraRank
+from gallop_ray.spec.method import GradientMethodSpec, LoraRank
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.training.draw import draw
 from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.scoring import _Scoring
 from gallop_ray.training.selection import select
@@ -253,3 +254,48 @@ def keys_by_attention(folder: Path) -> list[str]:
 def test_another_attention_has_scores_of_its_own(ranks: Callable, tmp_path: Path) -> None:
     sdpa, eager, again = ranks(1)(keys_by_attention, tmp_path).pop()
     assert sdpa == again != eager
+
+
+class OwnMethod(MaskMethod):
+    """A method from outside the package, whose score may draw."""
+
+
+class OwnSpec(GradientMethodSpec):
+    """Its options."""
+
+    implementation: ClassVar[Any] = OwnMethod
+    type: Literal["own"] = "own"
+
+
+def keys_by_seed(folder: Path) -> dict[str, list[str]]:
+    """The keys at two seeds of rankings of all examples, which are the same ones at both."""
+    gallop = {"type": "gallop", "selection_ratio": 1.0}
+    whole, found = resident(folder, [gallop], {}), {"gallop": [], "own": []}  # type: ignore[var-annotated]
+    candidates = find_candidates(whole.model)
+    for seed in (0, 1):
+        context = tiny.context(whole, seed, method=gallop)
+        method: Any = make_method(context.configuration.method)
+        scoring = _Scoring(context, candidates, method, method.quotas(candidates, whole.parameters))
+        found["gallop"].append(scoring.key(method.spec, scoring.rung))
+        found["own"].append(scoring.key(OwnSpec(name="own", selection_ratio=1.0), scoring.rung))
+    return found
+
+
+def test_a_ranking_is_of_its_seed_where_the_score_may_draw(ranks: Callable, tmp_path: Path) -> None:
+    found = ranks(1)(keys_by_seed, tmp_path).pop()
+    assert found["gallop"][0] == found["gallop"][1], "its examples and weights are the same ones"
+    assert found["own"][0] != found["own"][1]
+
+
+def first_micro_batches() -> list[list[int]]:
+    """The examples that sift scores: as asked for, and with micro-batches halved to fit into memory."""
+    sift = {"type": "sift", "first": "micro_batch"}
+    whole = resident(None, [sift], {})
+    contexts = [tiny.context(whole, method=sift, micro_batch_size=size) for size in (2, 1)]
+    return [draw(context, context.configuration.method).order for context in contexts]  # type: ignore[arg-type]
+
+
+def test_smaller_micro_batches_score_the_same_first_one(ranks: Callable) -> None:
+    asked, halved = ranks(1)(first_micro_batches).pop()
+    assert len(asked) == 2
+    assert halved == asked

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gallop_ray.spec.tasks import Labels
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.formats.contract import Format, Maker, Reading, missing, text_of
 from gallop_ray.tasks.formats.lists import as_list, parsed
@@ -121,22 +122,73 @@ def _by_place(first: int) -> Reader:
     return read
 
 
-_READERS: tuple[Reader, ...] = (_by_name, _by_letter, _by_text, _by_place(0), _by_place(1))
+_READERS: Mapping[Labels, Reader] = {
+    "name": _by_name,
+    "letter": _by_letter,
+    "text": _by_text,
+    "index": _by_place(0),
+    "number": _by_place(1),
+}
+_SAID: Mapping[Labels, str] = {
+    "name": "as a choice's own name",
+    "letter": "as a letter",
+    "text": "as an answer's text",
+    "index": "as an index from 0",
+    "number": "as a number from 1",
+}
 _KEPT = 5000  # rows that decide how labels are meant
 
 
+@dataclass(frozen=True)
+class _Labelled:
+    """A row's label and choices, and where the row stands."""
+
+    place: str
+    value: Any
+    found: _Found
+
+    def read(self, way: Labels) -> int | None:
+        return _READERS[way](self.value, self.found)
+
+
 def _reader(reading: Reading) -> Reader:
-    """How the labels of a task are meant: the first way in which all rows have one, else most of them."""
-    rows = [row for table in reading.tables for _, row in table.rows][:_KEPT]
-    pairs = []
-    for row in rows:
+    """How the labels of a task are meant: as it says, else the way in which all rows have one, else most of them.
+
+    Raises ValueError where all rows have one in two ways that are not the same.
+    """
+    if reading.task.labels is not None:
+        return _READERS[reading.task.labels]
+    placed = [each for table in reading.tables for each in table.rows][:_KEPT]
+    rows = []
+    for place, row in placed:
         try:
-            pairs.append((_label(row, ""), _found(row, "")))
+            rows.append(_Labelled(place, _label(row, ""), _found(row, "")))
         except ValueError:
             continue  # is told of when its example is made
     if names := next(filter(None, (reading.names(each) for each in _LABELS)), ()):
         return lambda value, found: _by_place(0)(value, found) if value != -1 and names else None
-    return max(_READERS, key=lambda read: sum(read(*pair) is not None for pair in pairs))
+    fit = {way: sum(row.read(way) is not None for row in rows) for way in _READERS}
+    way = max(_READERS, key=lambda each: fit[each])
+    # A row's own names are what its label is about; and numbers begin at 0 where they can, as on the hub.
+    others = [each for each in _READERS if each != way and way != "name" and fit[each] == len(rows)]
+    if "index" in (way, *others):
+        others = [each for each in others if each != "number"]
+    _refuse_ambiguous(rows, way, others)
+    return _READERS[way]
+
+
+def _refuse_ambiguous(rows: Sequence[_Labelled], way: Labels, others: Sequence[Labels]) -> None:
+    """`others`: further ways in which all rows have a label."""
+    for other in others:
+        for row in rows:
+            mine, theirs = row.read(way), row.read(other)
+            if mine is not None and theirs is not None and mine != theirs:
+                texts = row.found.texts
+                raise ValueError(
+                    f"{row.place}: label {row.value!r} means {texts[mine]!r} {_SAID[way]} and {texts[theirs]!r} "
+                    f"{_SAID[other]}, and all rows can be read either way; give the task `labels: {way}` or "
+                    f"`labels: {other}`"
+                )
 
 
 def _choice_maker(reading: Reading) -> Maker:

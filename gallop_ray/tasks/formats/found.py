@@ -33,6 +33,7 @@ _USED_BY = {
     "prompt": ("template", "choice", "label", "prompt", "alpaca"),
     "answer": ("template",),
     "options": ("template", "label"),
+    "labels": ("choice",),
 }
 
 

@@ -48,7 +48,9 @@ def main(folder: SweepFolder) -> None:
     if found.errors:
         raise found.errors[0]
     trials = [found[number] for number in range(len(found))]
-    ended = {each.metrics["objective"]: each.config for each in trials if each.metrics and "objective" in each.metrics}
+    ended = {
+        each.metrics["objective"]: each.config or {} for each in trials if each.metrics and "objective" in each.metrics
+    }
     finish = ray.remote(num_cpus=1)(_finish)
     ray.get([finish.remote(ended[max(ended)], seed, str(folder.path)) for seed in sweep.seeds[1:]])
     ray.shutdown()

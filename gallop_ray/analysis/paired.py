@@ -28,6 +28,8 @@ def p_worse(
     if not weights:
         return None
     by_seed = [{task: _differences(mine[s], other[s], task, metric) for task in weights} for s in seeds]
+    if len(train_tasks) > 1:
+        weights, by_seed = _over_rounds(weights, by_seed)
     found = _p_over_examples(weights, by_seed)
     if len(seeds) > 1:
         totals = [sum(w * fmean(each[task]) for task, w in weights.items()) for each in by_seed]
@@ -60,6 +62,23 @@ def _of_a_round(tasks: Sequence[str], metric: str, train_task: str) -> dict[str,
 def _differences(mine: Correct, other: Correct, task: str, metric: str) -> list[float]:
     ours, theirs = (numbers(plain(each[task]["validation"], made_of(metric)) or "") for each in (mine, other))
     return [a - b for a, b in zip(ours, theirs, strict=True)]
+
+
+def _over_rounds(
+    weights: Mapping[str, float], by_seed: Sequence[Mapping[str, Sequence[float]]]
+) -> tuple[dict[str, float], list[dict[str, list[float]]]]:
+    """What all rounds reach on a task, added up: they meet the same examples, which must not count as so many more."""
+    rounds: dict[str, list[str]] = {}
+    for name in weights:
+        rounds.setdefault(name.partition("/")[2], []).append(name)
+    added = [
+        {
+            task: [sum(parts) for parts in zip(*([weights[n] * d for d in seed[n]] for n in names), strict=True)]
+            for task, names in rounds.items()
+        }
+        for seed in by_seed
+    ]
+    return dict.fromkeys(rounds, 1.0), added
 
 
 def _p_over_examples(weights: Mapping[str, float], by_seed: Sequence[Mapping[str, Sequence[float]]]) -> float:

@@ -75,6 +75,19 @@ def test_tasks_are_strata_with_welchs_degrees_of_freedom() -> None:
     assert p_worse({5: mine}, {5: other}, "val_id_accuracy", ["t0"]) < 0.01
 
 
+def test_the_same_examples_in_several_rounds_count_once() -> None:
+    """Rounds that answer an OOD task alike say no more than one of them."""
+    mine, other = answers(0.4, 0.5, seed=1), answers(0.6, 0.5, seed=2)
+    alone = p_worse({0: mine}, {0: other}, "val_id_accuracy", ["t0"])
+    rounds = ("t1", "t2", "t3")
+    of_three = [{f"{t}/{name}": each["t0"] for t in rounds for name in (*rounds, "x")} for each in (mine, other)]
+    together = p_worse({0: of_three[0]}, {0: of_three[1]}, "val_ood_accuracy", rounds)
+    # Each of t1, t2, t3 in two rounds and x in three, all with the same answers: four columns of one example each.
+    assert alone is not None
+    assert together is not None
+    assert together > stats.norm.sf(-2 * stats.norm.ppf(alone)), "four tasks at most, not nine"
+
+
 def test_without_a_difference_or_a_common_seed_nothing_is_worse() -> None:
     same = answers(0.5, 0.5)
     assert p_worse({0: same}, {0: same}, "val_mean_accuracy", ["t0"]) == 1.0

@@ -68,7 +68,10 @@ _METRICS = ("id_accuracy", "ood_accuracy", "forget_ratio")
 
 
 def view_of(metric: str) -> dict[str, object]:
-    """The state of MLflow's list of runs, as its page keeps it."""
+    """The state of MLflow's list of runs, as its page keeps it.
+
+    No attributes: they stand first, and wide ones such as the datasets push the metrics out of the window.
+    """
     metrics = dict.fromkeys((metric, *_METRICS))
     return {
         "orderByKey": f"metrics.`{metric}`",
@@ -81,8 +84,6 @@ def view_of(metric: str) -> dict[str, object]:
         "selectedColumns": [
             *(f"metrics.`{metric_name(name)}`" for name in metrics),
             *(f"params.`{name}`" for name in _PARAMS),
-            "attributes.`User`",
-            "attributes.`Source`",
         ],
     }
 

@@ -77,7 +77,7 @@ def page(browser: Any) -> Iterator[Any]:
 def _runs(pages: str, level: str) -> list[Any]:
     from mlflow import MlflowClient
 
-    server, experiment = re.fullmatch(r"(.*)/#/experiments/(\d+)/runs", pages).groups()  # type: ignore[union-attr]
+    server, experiment = re.match(r"(.*)/#/experiments/(\d+)/runs", pages).groups()  # type: ignore[union-attr]
     return list(MlflowClient(server).search_runs([experiment], f"tags.`gallop_ray.level` = '{level}'"))
 
 
@@ -91,7 +91,7 @@ def _comparison(pages: str) -> str:
 
 
 def test_the_experiment_lists_the_runs_nested_below_the_sweep(pages: str, page: Any) -> None:
-    page.goto(pages)
+    page.goto(pages.partition("?")[0])
     sweep = page.get_by_role("row").filter(has_text="small")
     sweep.get_by_role("link", name="small", exact=True).first.wait_for()
     assert page.get_by_text("gallop lr=0.1").count() == 0, "configurations are folded in"
@@ -100,8 +100,17 @@ def test_the_experiment_lists_the_runs_nested_below_the_sweep(pages: str, page: 
     page.get_by_text(re.compile(r"random lr=0\.2 [0-9a-f]{8}")).first.wait_for()
 
 
-def test_the_table_of_runs_shows_the_datasets_and_the_model(pages: str, page: Any) -> None:
+def test_the_page_opens_with_the_best_first_and_what_a_sweep_is_compared_by(pages: str, page: Any) -> None:
     page.goto(pages)
+    name = page.get_by_text(re.compile(r"^(gallop|random) lr=0\.[12] [0-9a-f]{8}$"))
+    name.first.wait_for()
+    assert name.first.inner_text().startswith("random lr=0.2"), "the largest val_mean_accuracy"
+    for column in ("val_mean_accuracy", "id_accuracy", "density", "learning_rate"):
+        assert page.get_by_text(column, exact=True).count(), column
+
+
+def test_the_table_of_runs_shows_the_datasets_and_the_model(pages: str, page: Any) -> None:
+    page.goto(pages.partition("?")[0])
     row = page.get_by_role("row").filter(has_text="small")
     row.get_by_text("range (a1a1a1a1a1a1)").wait_for()
     told = row.get_by_role("gridcell").filter(has_text="range (").inner_text().split("\n,\n")
@@ -132,7 +141,7 @@ def test_four_configurations_are_compared_by_what_differs_and_what_was_measured(
 
 def test_the_sweep_says_the_verdict_and_its_report_renders(pages: str, page: Any) -> None:
     (sweep,) = _runs(pages, "sweep")
-    page.goto(f"{pages}/{sweep.info.run_id}")
+    page.goto(f"{pages.partition('?')[0]}/{sweep.info.run_id}")
     page.get_by_text("random is best.").first.wait_for()
     address = page.get_by_role("link", name="The report").get_attribute("href")
     page.goto(pages.partition("/#")[0] + "/" + address)

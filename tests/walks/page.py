@@ -18,6 +18,7 @@ _FENCE = re.compile(r"```(\w*)$")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(\.\d+)?(e-?\d+)?")
 _RUN = re.compile(r"(?P<sweep>\S+)/(?P<method>[a-z_]+)-[0-9a-f]{8}/seed-\d")
 _NOT_HERE = ("git ", "make ", "pip ", "source ")  # the installation, which whoever runs this has behind them
+_TO_A_RUNNING_SWEEP = ("gallop-ray pause", "gallop-ray stop")
 _SERVERS = ("gallop-ray ui", "mlflow server")
 
 
@@ -106,7 +107,8 @@ class Reader:
             shlex.split(command), cwd=self.home, env=self.env, capture_output=True, text=True, timeout=900
         )
         said = done.stdout + done.stderr
-        assert done.returncode == 0, f"{at}: {command} ended with {done.returncode}:\n{said}"
+        idle = command.startswith(_TO_A_RUNNING_SWEEP) and "is not running" in said
+        assert done.returncode == 0 or idle, f"{at}: {command} ended with {done.returncode}:\n{said}"
         return said
 
     def write(self, fields: dict[str, Any], at: str) -> None:
@@ -150,12 +152,15 @@ class Reader:
         """What is typed where the page shows `text`."""
         for old, new in self.instead.items():
             text = text.replace(old, new)
+        self.named: set[Path] = set()
         return _RUN.sub(self._run_of, text)
 
     def _run_of(self, found: re.Match[str]) -> str:
-        """The first run of the method that the sweep at hand has."""
+        """A run of the method that the sweep at hand has: another one each time that a command names one."""
         sweep = found["sweep"].lstrip("\"'")
-        run = next(iter(sorted((self.home / sweep).glob(f"{found['method']}-*/seed-*"))))
+        runs = sorted((self.home / sweep).glob(f"{found['method']}-*/seed-*"))
+        run = next(each for each in runs if each not in self.named)
+        self.named.add(run)
         return found["sweep"].removesuffix(sweep) + str(run.relative_to(self.home))
 
 

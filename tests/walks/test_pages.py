@@ -60,6 +60,7 @@ def test_a_howto(home: Path, page: str) -> None:
         "runs/arith": "runs/my_sweep",
         "runs/science": "runs/my_sweep",
         "/srv": str(home / "srv"),
+        "my_sweep --follow": "my_sweep",  # it would wait for whoever runs the sweep
         "gallop-ray run tickets.yaml": f"gallop-ray run tickets.yaml {SHORT}",
     }
     (home / "srv/mlflow").mkdir(parents=True, exist_ok=True)

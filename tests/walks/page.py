@@ -130,8 +130,9 @@ class Reader:
         assert done.returncode == 0, f"{at}: {program}\n{done.stderr}"
 
     def serve(self, command: str, at: str) -> str:
-        """Start a server, wait until it names its address, and leave it running until the page's end."""
-        log = self.home / f"server-{len(self.servers)}.log"
+        """Start a server in the place of the last one, and wait until it names its address."""
+        self.close()
+        log = self.home / "server.log"
         with log.open("w") as file:
             server = subprocess.Popen(shlex.split(command), cwd=self.home, env=self.env, stdout=file, stderr=file)
         self.servers.append(server)
@@ -147,6 +148,7 @@ class Reader:
         for server in self.servers:
             server.send_signal(signal.SIGINT)
             server.wait(60)
+        self.servers.clear()
 
     def replaced(self, text: str) -> str:
         """What is typed where the page shows `text`."""

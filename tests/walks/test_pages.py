@@ -25,7 +25,7 @@ def test_what_a_page_shows_is_held_against_what_is_printed() -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model and data of one's own, and what README begins with: a finished sweep of these."""
+    """A folder with a model and data of one's own."""
     folder = tmp_path_factory.mktemp("home")
     model, tokenizer = of_pocket_vocabulary()
     model.save_pretrained(folder / "my_model")
@@ -39,7 +39,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_readme(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def after_readme(home: Path) -> Path:
+    """The folder when all of README's commands have been typed in it."""
     shutil.copytree(Path(__file__).parents[2] / "sweeps", home / "sweeps")
     instead = {
         "gallop-ray run sweeps/": "gallop-ray plan sweeps/",  # hours; `make quickstart` is for them
@@ -47,12 +49,17 @@ def test_readme(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "runs/other": "runs/my_sweep",
     }
     Reader(home, instead).follow("README.md")
-    assert (home / "runs/my_sweep/report/report.html").stat().st_size > 0
+    return home
+
+
+def test_readme(after_readme: Path) -> None:
+    assert (after_readme / "runs/my_sweep/report/report.html").stat().st_size > 0
 
 
 @pytest.mark.parametrize("page", ["resume", "merge", "mlflow", "model", "data", "report"])
-def test_a_howto(home: Path, page: str) -> None:
+def test_a_howto(after_readme: Path, page: str) -> None:
     """On the sweep that README's commands left; the sweep file is README's."""
+    home = after_readme
     sweep = yaml.safe_load((home / "my_sweep.yaml").read_text())
     short = {"budget": {"configurations": 1}, "seeds": 2, "training": {**sweep["training"], "steps": 2}}
     (home / "sweep.yaml").write_text(yaml.safe_dump({**sweep, **short}))

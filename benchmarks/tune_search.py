@@ -15,9 +15,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
-from gallop_ray.spec.configuration import configuration_key, resolve
+from gallop_ray.spec.configuration import configuration_key, method_space, resolve
 from gallop_ray.spec.rungs import rungs_of
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.space import ChoiceRange, LogRange, Range
 
 _LOSS = "loss"
 
@@ -30,17 +31,15 @@ def main(folder: SweepFolder) -> None:
     assert steps is not None
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, place=str(folder.path)), {"CPU": 1}),
-        param_space={
-            "method.density": tune.loguniform(1e-3, 1e-1),
-            "method.selection_ratio": tune.choice([0.05, 0.2, 1.0]),
-            "training.learning_rate": tune.loguniform(1e-4, 3e-2),
-        },
+        param_space={path: _domain(values) for path, values in method_space(sweep, sweep.methods[0].name).items()},
         tune_config=tune.TuneConfig(
             metric=_LOSS,
             mode="min",
             num_samples=sweep.budget.configurations or 1,
             search_alg=OptunaSearch(seed=sweep.search.seed),
-            scheduler=ASHAScheduler(time_attr="step", max_t=steps, grace_period=rungs[0], reduction_factor=3),
+            scheduler=ASHAScheduler(
+                time_attr="step", max_t=steps, grace_period=rungs[0], reduction_factor=sweep.pruning.reduction
+            ),
         ),
         run_config=tune.RunConfig(name="tune", storage_path=str(folder.path / "ray")),
     )
@@ -54,6 +53,16 @@ def main(folder: SweepFolder) -> None:
     finish = ray.remote(num_cpus=1)(_finish)
     ray.get([finish.remote(ended[max(ended)], seed, str(folder.path)) for seed in sweep.seeds[1:]])
     ray.shutdown()
+
+
+def _domain(values: Range) -> Any:
+    """A range of the sweep file as Tune has it."""
+    match values:
+        case LogRange(log=(low, high)):
+            return tune.loguniform(low, high)
+        case ChoiceRange(choice=choices):
+            return tune.choice(choices)
+    raise ValueError(f"{values} has no counterpart here")
 
 
 def _rungs(sweep: Sweep) -> list[int]:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from gallop_ray.tasks.metrics import task_of
+
 LEVEL = 0.05
 LEAST_SEEDS = 3
 """Fewer decide nothing: two that happen to agree make any t large, and show nothing about the distribution."""
@@ -195,6 +197,6 @@ def _differences(first: Side, second: Side, seeds: Sequence[int]) -> Examples | 
     found: dict[str, NDArray[np.float64]] = {}
     for name, _ in shapes.pop():
         table = np.stack([a[name] - b[name] for a, b in zip(ours, theirs, strict=True) if a and b])
-        task = name.rpartition("/")[2]
+        task = task_of(name)
         found[task] = found[task] + table if task in found else table
     return found

@@ -7,7 +7,7 @@ from statistics import fmean, variance
 from scipy.special import stdtr
 
 from gallop_ray.spec.metrics import made_of, maximized, task_weights
-from gallop_ray.tasks.metrics import Correct, plain, those_measured
+from gallop_ray.tasks.metrics import Correct, plain, task_of, those_measured
 from gallop_ray.tasks.values import numbers
 
 
@@ -70,7 +70,7 @@ def _over_rounds(
     """What all rounds reach on a task, added up: they meet the same examples, which must not count as so many more."""
     rounds: dict[str, list[str]] = {}
     for name in weights:
-        rounds.setdefault(name.partition("/")[2], []).append(name)
+        rounds.setdefault(task_of(name), []).append(name)
     added = [
         {
             task: [sum(parts) for parts in zip(*([weights[n] * d for d in seed[n]] for n in names), strict=True)]

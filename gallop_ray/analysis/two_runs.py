@@ -10,7 +10,7 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.identity import split_hashes
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.metrics import test_metrics
-from gallop_ray.tasks.metrics import Correct
+from gallop_ray.tasks.metrics import Correct, task_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _examples(run: RunFolder, task: str) -> object:
     """The hash of a task's test examples, as its sweep has recorded it; without one, the sweep itself."""
     folder = SweepFolder(run.whole.path.parent.parent)
     hashes = {name: digest for name, split, digest in split_hashes(folder) if split == "test"}
-    return hashes.get(task.rpartition("/")[2], folder.path.resolve())
+    return hashes.get(task_of(task), folder.path.resolve())
 
 
 def _metrics(first: RunFolder, second: RunFolder) -> Iterator[tuple[str, tuple[float | None, float | None]]]:

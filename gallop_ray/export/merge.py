@@ -85,10 +85,10 @@ def _trimmed(delta: Delta, keep: float) -> Delta:
     """
     names = sorted(delta)
     sizes = [delta[name][1].numel() for name in names]
-    size = torch.cat([delta[name][1].abs() for name in names]) if names else torch.empty(0)
+    size = torch.cat([delta[name][1].abs() for name in names])
     kept = torch.zeros(size.shape, dtype=torch.bool)
     kept[size.argsort(descending=True, stable=True)[: round(keep * len(size))]] = True
-    of_each = zip(names, kept.split(sizes), strict=True) if names else ()
+    of_each = zip(names, kept.split(sizes), strict=True)
     return {name: (delta[name][0][its], delta[name][1][its]) for name, its in of_each}
 
 

@@ -243,13 +243,13 @@ def _paused(sweep: Sweep, rows: Sequence[Row]) -> Iterator[str]:
     """The line about runs that wait at rungs, of sweeps that have any."""
     if not climbs(sweep):
         return
-    most, largest = plan_sweep(sweep, None).configurations, max(paused_bytes(each) for *_, each in rows)
+    most, largest = plan_sweep(sweep, None).configurations, max(_paused_bytes(each) for *_, each in rows)
     held = f"up to {_size(held_at_most(sweep))} of the host's memory per slot (resources.held_gb)"
     on_disk = f"on disk up to {_size(largest)} each, for at most {most} of them {_size(most * largest)}"
     yield f"Paused runs: {held}; {on_disk}."
 
 
-def paused_bytes(each: Estimate) -> int:
+def _paused_bytes(each: Estimate) -> int:
     """The checkpoint of a run: each trained value and its two moments in float32, and the place of each, if masked."""
     return (3 * _FLOAT32 + _PLACE) * each.trained
 

@@ -4,6 +4,7 @@ Where configurations climb rungs, a trial is one rung of one configuration.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from gallop_ray.disk.trouble import NO_SPACE, is_storage_trouble
 from gallop_ray.errors import Halted
 from gallop_ray.records.code import use_metrics
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
-from gallop_ray.records.results import CONFIRMATION, SEARCH
+from gallop_ray.records.results import CONFIRMATION, SEARCH, RunResult
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.summary import objective_value
 from gallop_ray.search.pruning import Contestant, reason_at_rung, reason_to_prune
@@ -223,14 +224,17 @@ class ConfigurationTrial(tune.Trainable):
             return None
         mine = self._configuration
         same = [c for c in self._folder.configurations() if c.method == mine.method and c.key != mine.key]
-        same = [c for c in same if not any(each.failed for each in c.results())]  # which cannot be chosen instead
+        results = {each: each.results() for each in same}
+        # What has failed cannot be chosen instead, however well it stands.
+        rivals = [each for each in same if not any(result.failed for result in results[each])]
         if self._rung is not None and self._rung.at is not None:
             here = self._at_rung(mine, self._rung.at)
-            others = [found for each in same if (found := self._at_rung(each, self._rung.at))]
+            others = [found for each in rivals if (found := self._at_rung(each, self._rung.at))]
             reason = None if here is None else reason_at_rung(self._sweep, mine.method, here, others)
             return None if reason is None or here is None else f"stopped early at step {here.step}: {reason}"
         try:
-            return reason_to_prune(self._sweep, self._contestant(mine), [self._contestant(c) for c in same])
+            contestants = [self._contestant(each, results[each]) for each in rivals]
+            return reason_to_prune(self._sweep, self._contestant(mine, mine.results()), contestants)
         except ValueError as error:  # of a rule of the user's; finished runs are not lost for it
             self._warning = f"{error}; {mine.key} is not pruned"
             return None
@@ -239,9 +243,9 @@ class ConfigurationTrial(tune.Trainable):
         judged = configuration.run(self._sweep.seeds[0]).rungs().at(rung)
         return None if judged is None else AtRung(configuration.key, judged.step, judged.loss, judged.losses)
 
-    def _contestant(self, configuration: ConfigurationFolder) -> Contestant:
+    def _contestant(self, configuration: ConfigurationFolder, results: Sequence[RunResult]) -> Contestant:
         metric = self._sweep.objective.metric
-        finished = {each.seed: each.value(metric) for each in configuration.results() if each.finished}
+        finished = {each.seed: each.value(metric) for each in results if each.finished}
         values = {seed: value for seed in self._sweep.seeds if (value := finished.get(seed)) is not None}
         return Contestant(configuration.key, values, lambda seed: _correct(configuration.run(seed)))
 

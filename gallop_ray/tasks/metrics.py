@@ -17,6 +17,11 @@ Correct = Mapping[str, Mapping[str, Mapping[str, Values]]]
 _Value = TypeVar("_Value")
 
 
+def task_of(key: str) -> str:
+    """The task of a key of Correct, which of runs with several rounds is `<task trained on>/<task>`."""
+    return key.rpartition("/")[2]
+
+
 def plain(ways: Mapping[str, _Value], of: Of = "share") -> _Value | None:
     """What metrics without a suffix go by: the first way that was measured, unless it is the loss; or that itself."""
     if of != "share":

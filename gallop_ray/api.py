@@ -16,22 +16,42 @@ from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.machine import DeepspeedSpec, ResourcesSpec, RetentionSpec, TrackingSpec
 from gallop_ray.spec.mask_methods import (
+    FisherSpec,
     GallopSpec,
+    GasduSpec,
+    GemSpec,
     LiftSpec,
+    LtSftSpec,
     MagnitudeSpec,
     RandomSpec,
+    S2ftSpec,
     SaftSpec,
     SaraSpec,
     SiftSpec,
+    SkeletonSpec,
     SmtSpec,
     SnipSpec,
     SpielSpec,
+    TaylorSpec,
+    WandaSpec,
 )
 from gallop_ray.spec.method import LoraRank
-from gallop_ray.spec.other_methods import DoraSpec, FullSpec, LinesSpec, LoraSpec, PeftSpec, VanillaSpec, WiseFtSpec
+from gallop_ray.spec.other_methods import (
+    ChildTuningSpec,
+    DoraSpec,
+    FullSpec,
+    HybridSpec,
+    LinesSpec,
+    LoraSpec,
+    PeftSpec,
+    RosaSpec,
+    VanillaSpec,
+    WiseFtSpec,
+)
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.schema import ConfirmationSpec, Sweep
 from gallop_ray.spec.search import BudgetSpec, ObjectiveSpec, PruningSpec, SearchSpec
+from gallop_ray.spec.tasks import TaskSpec
 from gallop_ray.spec.training import EvaluationSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -46,20 +66,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BudgetSpec",
+    "ChildTuningSpec",
     "ConfirmationSpec",
     "Damaged",
     "DataSpec",
     "DeepspeedSpec",
     "DoraSpec",
     "EvaluationSpec",
+    "FisherSpec",
     "FullSpec",
     "GallopSpec",
+    "GasduSpec",
+    "GemSpec",
     "Halted",
+    "HybridSpec",
     "Incompatible",
     "LiftSpec",
     "LinesSpec",
     "LoraRank",
     "LoraSpec",
+    "LtSftSpec",
     "MagnitudeSpec",
     "ModelSpec",
     "NothingToDrawError",
@@ -69,19 +95,25 @@ __all__ = [
     "RandomSpec",
     "ResourcesSpec",
     "RetentionSpec",
+    "RosaSpec",
+    "S2ftSpec",
     "SaftSpec",
     "SaraSpec",
     "SearchSpec",
     "SiftSpec",
+    "SkeletonSpec",
     "SmtSpec",
     "SnipSpec",
     "SpielSpec",
     "Sweep",
     "SweepFileError",
+    "TaskSpec",
+    "TaylorSpec",
     "TrackingSpec",
     "TrainingSpec",
     "UserError",
     "VanillaSpec",
+    "WandaSpec",
     "WiseFtSpec",
     "apply_adapter",
     "best",
@@ -264,10 +296,10 @@ def export(
     Raises:
         ValueError: the run has not finished, its adapter has no such form, or the folder is not free.
     """
-    from gallop_ray.export.request import checked
+    from gallop_ray.exports.request import checked
 
     request = checked(str(run), to, None if output is None else str(output), rank)
-    from gallop_ray.export.write import export as write
+    from gallop_ray.exports.write import export as write
 
     return write(request)
 

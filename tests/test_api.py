@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
 import gallop_ray
+from gallop_ray.spec.method import BUILT_IN
 from tests.sweep.written import Written, small_sweep
 
 
@@ -98,3 +100,13 @@ def test_importing_and_loading_a_sweep_import_nothing_heavy() -> None:
 
 def test_all_that_is_offered_is_there() -> None:
     assert all(getattr(gallop_ray, name) is not None for name in gallop_ray.__all__)
+
+
+def test_no_package_takes_the_name_of_what_is_offered() -> None:
+    """Importing a package inside ours gives its name to it for good, and `gallop_ray.export(...)` worked once."""
+    assert not {package.name for package in iter_modules(gallop_ray.__path__)} & set(gallop_ray.__all__)
+
+
+def test_the_spec_of_every_method_is_offered() -> None:
+    offered = [getattr(gallop_ray, name) for name in gallop_ray.__all__]
+    assert {spec.__name__ for spec in BUILT_IN.values() if spec not in offered} == set()

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gallop_ray.export.peft_folder import _refuse_unread
+from gallop_ray.exports.peft_folder import _refuse_unread
 from gallop_ray.library.adapter import attach
 from gallop_ray.library.selection import select_mask
 from gallop_ray.methods import make_method

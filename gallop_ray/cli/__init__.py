@@ -12,8 +12,8 @@ from gallop_ray.cli.sweep_file import add_sweep_file_commands, run
 from gallop_ray.cli.unexpected import NO_MISTAKE, told
 from gallop_ray.cli.watched import FAILED, LastWord, watched
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
-from gallop_ray.export.merge_request import HOWS, checked_merge
-from gallop_ray.export.request import TARGETS, checked, checked_run, finished_run
+from gallop_ray.exports.merge_request import HOWS, checked_merge
+from gallop_ray.exports.request import TARGETS, checked, checked_run, finished_run
 from gallop_ray.spec.problems import SweepFileError
 
 _USER_ERROR = 2
@@ -226,7 +226,7 @@ def _best(arguments: argparse.Namespace) -> int:
 
 def _generate(arguments: argparse.Namespace) -> int:
     checked_run(arguments.run)  # before torch is imported
-    from gallop_ray.export.generate import print_answers
+    from gallop_ray.exports.generate import print_answers
 
     with suppress(KeyboardInterrupt):
         print_answers(arguments.run, arguments.prompt, arguments.file, arguments.max_new_tokens)
@@ -259,7 +259,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     request = checked(arguments.run, arguments.to, arguments.output, arguments.rank)
-    from gallop_ray.export.write import export
+    from gallop_ray.exports.write import export
 
     print(export(request))
     return 0
@@ -269,7 +269,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     request = checked_merge(
         arguments.runs, arguments.how, arguments.keep, arguments.seed, arguments.to, arguments.output
     )
-    from gallop_ray.export.merge import merge
+    from gallop_ray.exports.merge import merge
 
     print(merge(request))
     return 0

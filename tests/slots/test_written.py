@@ -15,7 +15,7 @@ from gallop_ray.spec.configuration import configuration_key, resolve
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import accuracies
 from gallop_ray.training.resident import load_base_model
-from tests.export.trained import save_base
+from tests.exports.trained import save_base
 
 
 def sweep_of(base: Path, train: Any) -> Sweep:

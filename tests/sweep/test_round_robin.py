@@ -10,7 +10,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from gallop_ray.export.request import checked
+from gallop_ray.exports.request import checked
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder
 from tests.sweep import command

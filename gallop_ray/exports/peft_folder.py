@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gallop_ray.disk.tensors import DELTA, PEFT
-from gallop_ray.export.lora import to_lora
-from gallop_ray.export.request import Request
-from gallop_ray.export.shira import to_shira
+from gallop_ray.exports.lora import to_lora
+from gallop_ray.exports.request import Request
+from gallop_ray.exports.shira import to_shira
 from gallop_ray.methods import TunerMethod, make_method
 from gallop_ray.methods.hybrid import Hybrid
 from gallop_ray.sparse.adapter import apply_adapter, load_adapter, refuse_misfit

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from gallop_ray.export.request import Request
+from gallop_ray.exports.request import Request
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder
 from gallop_ray.records.stored import open_sweep

@@ -8,9 +8,9 @@ import torch
 from peft import PeftModel
 
 from gallop_ray.cli import main
-from gallop_ray.export.merge import merged_delta, overlap
+from gallop_ray.exports.merge import merged_delta, overlap
 from gallop_ray.sparse.adapter import apply_adapter, load_adapter
-from tests.export.trained import Trained, weights
+from tests.exports.trained import Trained, weights
 
 
 def sparse(seed: int, entries: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,8 +10,8 @@ import torch
 from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, prune
 from torch import Tensor
 
-from gallop_ray.export.merge_request import MergeRequest
-from gallop_ray.export.write import whole_or_nothing
+from gallop_ray.exports.merge_request import MergeRequest
+from gallop_ray.exports.write import whole_or_nothing
 from gallop_ray.sparse.adapter import apply_adapter, load_adapter, save_adapter
 from gallop_ray.sparse.mask import contained, positions, union
 

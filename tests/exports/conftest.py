@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.export.trained import Trained, save_base, train
+from tests.exports.trained import Trained, save_base, train
 
 
 @pytest.fixture(scope="session")

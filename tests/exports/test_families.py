@@ -19,7 +19,7 @@ from transformers import (
 
 from gallop_ray.cli import main
 from gallop_ray.training.pocket import pocket_tokenizer
-from tests.export.trained import Trained, logits, train
+from tests.exports.trained import Trained, logits, train
 
 SIZES = {
     "hidden_size": 32,

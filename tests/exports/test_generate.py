@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from gallop_ray.cli import main
-from gallop_ray.export.generate import asked_of
-from gallop_ray.export.merged import merged
-from gallop_ray.export.request import Request, checked_run
+from gallop_ray.exports.generate import asked_of
+from gallop_ray.exports.merged import merged
+from gallop_ray.exports.request import Request, checked_run
 from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.examples import free
 from gallop_ray.training.models import load_model
-from tests.export.trained import METHODS, Trained, save_base, train
+from tests.exports.trained import METHODS, Trained, save_base, train
 
 PROMPT = "second 3 7 2 9"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from gallop_ray.disk.tensors import DELTA, metadata_of
-from gallop_ray.export.request import checked_run, free_folder
+from gallop_ray.exports.request import checked_run, free_folder
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.data import ModelSpec
 

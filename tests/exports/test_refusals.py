@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from gallop_ray.cli import main
 from gallop_ray.sparse.adapter import load_adapter, save_adapter
-from tests.export.trained import Trained
+from tests.exports.trained import Trained
 
 ROOT = Path(__file__).parents[2]
 

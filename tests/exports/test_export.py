@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 
 from gallop_ray.cli import main
 from gallop_ray.disk.tensors import metadata_of
-from gallop_ray.export.shira import smallest_form
+from gallop_ray.exports.shira import smallest_form
 from gallop_ray.sparse.adapter import apply_adapter, save_adapter
-from tests.export.trained import Trained, logits, weights
+from tests.exports.trained import Trained, logits, weights
 from tests.training import tiny
 
 DTYPES = ["float32", "bfloat16"]

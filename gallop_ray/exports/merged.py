@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gallop_ray.disk.tensors import DELTA, FULL, HYBRID, PEFT
-from gallop_ray.export.peft_folder import attach_peft
-from gallop_ray.export.request import Request
+from gallop_ray.exports.peft_folder import attach_peft
+from gallop_ray.exports.request import Request
 from gallop_ray.methods.hybrid import tensors_of_parts
 from gallop_ray.methods.peft import on_disk
 from gallop_ray.sparse.adapter import add_delta, apply_adapter, refuse_misfit, refuse_other_base

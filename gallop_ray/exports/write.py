@@ -8,10 +8,10 @@ from pathlib import Path
 
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import DELTA
-from gallop_ray.export.asked import write_prompt
-from gallop_ray.export.merged import write_merged
-from gallop_ray.export.peft_folder import write_lora, write_peft
-from gallop_ray.export.request import Request, Target
+from gallop_ray.exports.asked import write_prompt
+from gallop_ray.exports.merged import write_merged
+from gallop_ray.exports.peft_folder import write_lora, write_peft
+from gallop_ray.exports.request import Request, Target
 from gallop_ray.records.masks import read_mask
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
 from gallop_ray.sparse.checked import load_whole

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gallop_ray.export.merged import merged
-from gallop_ray.export.request import Request, checked_run
+from gallop_ray.exports.merged import merged
+from gallop_ray.exports.request import Request, checked_run
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder
 from gallop_ray.records.stored import open_sweep

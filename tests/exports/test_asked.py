@@ -11,8 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from gallop_ray.cli import main
-from gallop_ray.export.merged import merged
-from gallop_ray.export.request import Request, checked_run
+from gallop_ray.exports.merged import merged
+from gallop_ray.exports.request import Request, checked_run
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.schema import Sweep
@@ -20,7 +20,7 @@ from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
 from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.load import load_task
 from gallop_ray.training.models import load_model
-from tests.export.trained import Trained
+from tests.exports.trained import Trained
 
 
 def exported(trained: Trained, method: str, to: str, folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gallop_ray
-from tests.export.trained import Trained, logits, weights
+from tests.exports.trained import Trained, logits, weights
 from tests.training import tiny
 
 

@@ -85,7 +85,7 @@ def test_nodes_come_and_one_vanishes(head: Head, tmp_path: Path) -> None:
         methods=[{"type": "random"}, {"type": "gallop"}],
         search={"space": {"training.learning_rate": {"choice": [1e-3, 2e-3, 3e-3, 4e-3]}}},
         budget={"configurations": 2},
-        training={**command.TINY["training"], "steps": 400, "checkpoint_steps": 50},
+        training={**command.TINY["training"], "steps": 200, "checkpoint_steps": 25},
         resources={"workers_per_slot": 1, "cpus_per_worker": 1},
     )
     folder = SweepFolder(tmp_path / "runs" / "tiny")
@@ -97,7 +97,8 @@ def test_nodes_come_and_one_vanishes(head: Head, tmp_path: Path) -> None:
         victims = raylets(head)
         assert len(victims) == 2
         victims[0].send_signal(signal.SIGKILL)
-        output, _ = process.communicate(timeout=400)
+        # Ray's fake nodes are not replaced once they are dead, so that one slot runs what is left.
+        output, _ = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 0, output

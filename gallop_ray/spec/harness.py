@@ -16,6 +16,8 @@ EXTRA = "pip install 'gallop_ray[harness]'"
 _SUFFIXES = (".yaml", ".yml")
 _NAME = re.compile(rb"""^(task|group|class|include)[ ]*:[ ]*["']?([^"'#\r\n]*?)["']?[ ]*(?:#.*)?$""", re.MULTILINE)
 
+_FUNCTION = re.compile(rb"""!function\s+["']?([\w.]+)\.\w+""")
+
 
 def harness_path(text: str) -> str:
     """A task's name as it is; a path with `~` and variables replaced, and made absolute, for workers run elsewhere."""
@@ -42,9 +44,11 @@ def task_path(name: str) -> Path:
 
 
 def task_files(path: Path) -> list[Path]:
-    """A task's file, and the one that it includes, and so on."""
+    """A task's file, those of the functions that it names, and the file that it includes, and so on."""
     included = _keys(path).get("include")
-    return [path, *(task_files(path.parent / included) if included else ())]
+    modules = {found.decode("utf-8", "replace") for found in _FUNCTION.findall(path.read_bytes())}
+    functions = [file for name in sorted(modules) if (file := path.parent / f"{name}.py").is_file()]
+    return [path, *functions, *(task_files(path.parent / included) if included else ())]
 
 
 def _named(name: str, root: Path) -> Path:

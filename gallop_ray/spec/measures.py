@@ -94,6 +94,8 @@ def known() -> list[str]:
 
 def reference(name: str) -> str:
     """A measure's name as it is kept: `file.py:function` is `file:function`. Raises ValueError."""
+    if is_reference(name.replace(".py:", ":")) and (own := plain_name(name)) in BUILT_IN:
+        raise ValueError(f"{name}: a measure that is built in is called {own}; give your function another name")
     if found := _FILE.fullmatch(name):
         return f"{found[1]}:{found[2]}"
     if name in known() or is_reference(name):
@@ -104,12 +106,17 @@ def reference(name: str) -> str:
     raise ValueError(f"must be one of {listed}, or module:function or file.py:function{did_you_mean(name, known())}")
 
 
+def plain_name(name: str) -> str:
+    """What a measure is called in records: one of the user's own as its function."""
+    return name.rpartition(":")[2]
+
+
 def measure(name: str) -> Measure:
     """The measure of a name as `reference` gives it. One that is not built in is known by its function's name."""
     if name in BUILT_IN:
         return BUILT_IN[name]
     if is_reference(name):
-        plain = name.partition(":")[2]
+        plain = plain_name(name)
         return Measure(plain, plain.replace("_", " "), "generation", name)
     return Measure(name, name.replace("_", " "), "generation", installed(GROUP)[name].value)
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from gallop_ray.spec.basics import BASICS, basics_name, basics_source
 from gallop_ray.spec.frozen import Frozen
 from gallop_ray.spec.harness import harness_path
-from gallop_ray.spec.measures import Normalize, reference
+from gallop_ray.spec.measures import Normalize, plain_name, reference
 from gallop_ray.spec.places import expanded, is_file, is_folder
 from gallop_ray.spec.plugins import installed, is_reference
 from gallop_ray.spec.problems import did_you_mean
@@ -62,6 +62,14 @@ def kind_of_file(name: str) -> str | None:
     return next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), None)
 
 
+def stem_of_file(name: str) -> str:
+    """The name without the suffixes that say how a file is packed and read."""
+    for suffix in (*COMPRESSED, *SUFFIXES):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    return name
+
+
 def is_local(source: str) -> bool:
     """Whether a source is a path or a glob, and not a hub id."""
     return has_magic(source) or kind_of_file(source) is not None or is_folder(source) or is_file(source)
@@ -104,7 +112,8 @@ class TaskSpec(Frozen):
     revision: str | None = Field(default=None, description="of a hub id: branch, tag or commit")
     splits: dict[SplitName, Share | Text] = Field(
         default={},
-        description="ours to theirs: a split's name, a file or a glob; or the share of the training rows to hold out",
+        description="ours to theirs: a split's name, a file or a glob; or a share of the training rows, of which the "
+        "test split has the rest where only `train` is given",
     )
     format: str | None = Field(
         default=None,
@@ -116,7 +125,7 @@ class TaskSpec(Frozen):
     options: tuple[Text, ...] | None = Field(default=None, description="the answers that all rows choose from")
     labels: Labels | None = Field(
         default=None,
-        description="of the format choice: labels are the choices' own names, letters, texts, indices from 0, or "
+        description="of choices and classes: labels are the choices' own names, letters, texts, indices from 0, or "
         "numbers from 1; null: what all rows can be",
     )
     formulation: Formulation | None = Field(
@@ -158,6 +167,17 @@ class TaskSpec(Frozen):
         """Whether it is said here that the task counts by its loss: of free text that is so unless it has a measure."""
         return self.measure == "loss" or (self.measure is None and self.format in _FREE)
 
+    @field_validator("splits", mode="after")
+    @classmethod
+    def _of_all(cls, splits: dict[SplitName, float | str]) -> dict[SplitName, float | str]:
+        shares = {split: value for split, value in splits.items() if isinstance(value, float)}
+        total = sum(shares.values())
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares add up to {total:g}; they are parts of the same rows, so at most 1")
+        if total > 1 - 1e-9 and "train" not in shares:
+            raise ValueError("the shares add up to 1, so that nothing is left to train on; make them smaller")
+        return splits
+
     @field_validator("format", mode="after")
     @classmethod
     def _known_format(cls, name: str | None) -> str | None:
@@ -166,6 +186,15 @@ class TaskSpec(Frozen):
             listed = ", ".join(map(repr, known))
             raise ValueError(f"must be one of {listed}, or module:object{did_you_mean(name, known)}")
         return name
+
+    @field_validator("also", mode="after")
+    @classmethod
+    def _called_apart(cls, also: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        named = [name for name in dict.fromkeys((info.data.get("measure"), *also)) if name]
+        called = [plain_name(name) for name in named]
+        if twice := next((name for name in called if called.count(name) > 1), None):
+            raise ValueError(f"two measures are called {twice}; give their functions different names")
+        return also
 
     @field_validator("prompt", "answer", mode="after")
     @classmethod

@@ -37,9 +37,20 @@ def rendered(
 
 def chat_end(tokenizer: Any) -> list[int]:
     """What the template writes after an assistant's answer, as tokens; where that is nothing, the sequence's end."""
-    marker = end_marker(tokenizer, tokenizer.chat_template)
+    marker = end_marker(tokenizer, template_of(tokenizer))
     ids: list[int] = tokenizer(marker, add_special_tokens=False)["input_ids"] if marker else []
     return ids or [tokenizer.eos_token_id]
+
+
+def template_of(tokenizer: Any, tools: Sequence[Any] | None = None) -> str | None:
+    """The chat template that a conversation is written by: some tokenizers have another one where there are tools.
+
+    Raises ValueError where there are several, and none is said to be the usual one.
+    """
+    if tokenizer.chat_template is None:
+        return None
+    template: str = tokenizer.get_chat_template(tools=tools)
+    return template
 
 
 @lru_cache(maxsize=8)
@@ -55,19 +66,23 @@ def end_marker(tokenizer: Any, template: Any) -> str:
 
 
 @lru_cache(maxsize=8)
-def takes_system(tokenizer: Any, template: Any) -> bool:
-    """Whether the tokenizer's template, `template`, writes a system message. Where it does not, that is said once."""
+def takes_system(tokenizer: Any, template: Any, role: str = "system") -> bool:
+    """Whether the tokenizer's template, `template`, writes a message of the system, or of another role before a user's.
+
+    Where it does not, that is said once.
+    """
     user, text = {"role": "user", "content": "x"}, "a system message"
     try:
         rendered([user], tokenizer, prompt=True)
     except ValueError:
         return True  # it needs more than a user's turn: whoever uses it is told what
     try:
-        if text in rendered([{"role": "system", "content": text}, user], tokenizer, prompt=True):
+        if text in rendered([{"role": role, "content": text}, user], tokenizer, prompt=True):
             return True
     except ValueError:
         pass
-    _LOG.warning("the model's chat template takes no system message: it is put before the first user's turn")
+    instead = "it is put before the first user's turn" if role == "system" else "it is given as one of the system"
+    _LOG.warning(f"the model's chat template takes no {role} message: {instead}")
     return False
 
 
@@ -76,15 +91,15 @@ def fix_time(tokenizer: Any, moment: datetime) -> None:
 
     Raises ValueError for a template with a syntax error.
     """
-    if not isinstance(tokenizer.chat_template, str):
-        return
     from gallop_ray.compat.transformers import template_globals
 
-    try:
-        names = template_globals(tokenizer.chat_template)
-    except Exception:
-        return  # whoever uses the template is told what is wrong with it
-    names["strftime_now"] = moment.strftime
+    several = tokenizer.chat_template
+    for template in several.values() if isinstance(several, dict) else (several,):
+        try:
+            names = template_globals(template)
+        except Exception:
+            continue  # whoever uses the template is told what is wrong with it
+        names["strftime_now"] = moment.strftime
 
 
 def changes_with_time(tokenizer: Any) -> bool:

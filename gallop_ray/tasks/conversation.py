@@ -4,14 +4,16 @@ Where the template marks them, by `{% generation %}`, it decides. Elsewhere a tu
 conversation before it, which is checked to be the same tokens alone as in the whole.
 """
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from gallop_ray.tasks.boundary import prompt_alone
-from gallop_ray.tasks.chat import end_marker, rendered, takes_system
+from gallop_ray.tasks.chat import end_marker, rendered, takes_system, template_of
 from gallop_ray.tasks.examples import Example, Message
+from gallop_ray.tasks.written import refuse_lost
 
 _BLANKS = " \t"
 _MARKS = re.compile(r"\{%-?\s*generation\b")
@@ -35,8 +37,10 @@ def turns_of(example: Example, tokenizer: Any) -> list[Turn]:
     Raises ValueError for a system message that no user's turn follows, of a template that takes none.
     """
     _refuse_no_template(tokenizer)
-    turns = [_turn(each) for each in example.messages]
-    if turns[0]["role"] != "system" or takes_system(tokenizer, tokenizer.chat_template):
+    turns, template = [_turn(each) for each in example.messages], template_of(tokenizer)
+    if turns[0]["role"] == "developer" and not takes_system(tokenizer, template, "developer"):
+        turns[0]["role"] = "system"
+    if turns[0]["role"] != "system" or takes_system(tokenizer, template):
         return turns
     first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
     if first is None:
@@ -46,19 +50,28 @@ def turns_of(example: Example, tokenizer: Any) -> list[Turn]:
 
 
 def asked_text(example: Example, tokenizer: Any) -> str:
-    """The conversation up to where the assistant's last turn begins."""
-    return rendered(turns_of(example, tokenizer)[:-1], tokenizer, prompt=True, tools=_tools(example))
+    """The conversation up to where the assistant's last turn begins. Raises ValueError for a turn that is lost."""
+    turns, tools = turns_of(example, tokenizer)[:-1], _tools(example)
+    text = rendered(turns, tokenizer, prompt=True, tools=tools)
+    refuse_lost(turns, [False] * len(turns), tools, text)
+    return text
 
 
 def tokens_of(example: Example, tokenizer: Any, last: bool = False) -> Turns:
-    """The whole conversation, with all turns of the assistant as its own, or only the last.
+    """The whole conversation, with all turns of the assistant that are learnt as its own, or only the last.
 
-    Raises ValueError where the template refuses it, or does not tell these turns apart.
+    Raises ValueError where the template refuses it, does not write all of it, or does not tell these turns apart.
     """
     turns, tools = turns_of(example, tokenizer), _tools(example)
-    found = _Rendered(turns, tools, tokenizer)
-    marked = isinstance(tokenizer.chat_template, str) and bool(_MARKS.search(tokenizer.chat_template))
-    return found.marked(last) if marked and tokenizer.is_fast else found.by_difference(last)
+    said = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    own = [place for place, one in zip(said, _said(example), strict=True) if one.learnt]
+    found = _Rendered(turns, tools, tokenizer, own[-1:] if last else own)
+    marked = bool(_MARKS.search(template_of(tokenizer, tools) or ""))
+    return found.marked(said) if marked and tokenizer.is_fast else found.by_difference()
+
+
+def _said(example: Example) -> list[Message]:
+    return [each for each in example.messages if each.role == "assistant"]
 
 
 def _turn(message: Message) -> Turn:
@@ -82,10 +95,12 @@ class _Rendered:
     turns: list[Turn]
     tools: list[Any] | None
     tokenizer: Any
+    learnt: list[int]
+    """Which of the turns."""
 
-    def marked(self, only_last: bool) -> Turns:
-        """By the template's own marks."""
-        self._text(len(self.turns))  # says what the template refuses
+    def marked(self, said: list[int]) -> Turns:
+        """By the template's own marks, of all turns that the assistant has said."""
+        self._whole()  # says what the template refuses
         whole = self.tokenizer.apply_chat_template(
             self.turns, tools=self.tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
@@ -95,15 +110,29 @@ class _Rendered:
         ends = len(own) - own[::-1].index(True)
         asked = prompt_alone(self._text(len(self.turns) - 1, prompt=True), self.tokenizer, special=False)
         last = len(asked) if ids[: len(asked)] == asked else _last_run(own)
-        own = [each and (not only_last or place >= last) for place, each in enumerate(own[:ends])]
-        return Turns(ids[:ends], own, last)
+        if self.learnt == said[-1:]:
+            own = [each and place >= last for place, each in enumerate(own)]
+        elif self.learnt != said:
+            own = self._only_learnt(own, said)
+        return Turns(ids[:ends], own[:ends], last)
 
-    def by_difference(self, only_last: bool) -> Turns:
+    def _only_learnt(self, own: list[bool], said: list[int]) -> list[bool]:
+        """The marks of the turns that are learnt, where each turn of the assistant has one run of marks."""
+        begins = [place for place, each in enumerate(own) if each and not (place and own[place - 1])]
+        if len(begins) != len(said):
+            raise ValueError(
+                f"the chat template marks {len(begins)} turns as the assistant's, and there are {len(said)}, of which "
+                "some are not learnt: correct its {% generation %}, or set the task's `learn` to last"
+            )
+        marked = dict(zip(said, itertools.pairwise([*begins, len(own)]), strict=True))
+        kept = {place for turn in self.learnt for place in range(*marked[turn])}
+        return [each and place in kept for place, each in enumerate(own)]
+
+    def by_difference(self) -> Turns:
         """By what each turn adds."""
-        whole = self._text(len(self.turns))
+        whole = self._whole()
         ids = self._ids(whole)
-        learnt = [i for i, turn in enumerate(self.turns) if turn["role"] == "assistant"]
-        spans = [self._span(i, whole, ids) for i in (learnt[-1:] if only_last else learnt)]
+        spans = [self._span(i, whole, ids) for i in self.learnt]
         own = [any(begin <= place < end for begin, end in spans) for place in range(spans[-1][1])]
         ids = ids[: len(own)]
         if not self._marker(len(self.turns) - 1, whole) and ids[-1] != self.tokenizer.eos_token_id:
@@ -139,7 +168,12 @@ class _Rendered:
         return not (content and until.rstrip().endswith(content))
 
     def _end_marker(self) -> str:
-        return end_marker(self.tokenizer, self.tokenizer.chat_template)
+        return end_marker(self.tokenizer, template_of(self.tokenizer))
+
+    def _whole(self) -> str:
+        text = self._text(len(self.turns))
+        refuse_lost(self.turns, [i in self.learnt for i in range(len(self.turns))], self.tools, text)
+        return text
 
     def _text(self, count: int, prompt: bool = False) -> str:
         return rendered(self.turns[:count], self.tokenizer, prompt, self.tools)

@@ -1,7 +1,8 @@
 """From examples to tokens, and the loss of an answer. Training and evaluation build their tokens here."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -100,6 +101,15 @@ def _at(example: Example) -> str:
     return f"{example.place}: " if example.place else ""
 
 
+@contextmanager
+def _placed(example: Example) -> Iterator[None]:
+    """Whatever is wrong with an example begins with where it stands."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{_at(example)}{error}") from error
+
+
 @lru_cache(maxsize=1 << 15)
 def encode_prompt(example: Example, tokenizer: Any, prompt: str, max_length: int) -> list[int]:
     """The token ids of a prompt to generate from.
@@ -132,10 +142,8 @@ def encode(example: Example, tokenizer: Any, prompt: str, max_length: int, learn
 
 
 def _conversation(example: Example, tokenizer: Any, max_length: int, learn: Learn) -> Encoded:
-    try:
+    with _placed(example):
         turns = tokens_of(example, tokenizer, learn == "last")
-    except ValueError as error:
-        raise ValueError(f"{_at(example)}{error}") from error
     if (answer := len(turns.ids) - turns.last) >= max_length:
         raise TooLong(no_room(example, answer, max_length))
     ids = _cut_left(turns.ids, max_length, tokenizer)
@@ -210,7 +218,8 @@ def _plain(example: Example, prompt: str) -> bool:
 
 def _prompt_text(example: Example, tokenizer: Any, prompt: str) -> str:
     if example.messages:
-        return asked_text(example, tokenizer)
+        with _placed(example):
+            return asked_text(example, tokenizer)
     asked = "\n".join(part for part in (example.instruction, example.input) if part)
     if example.joint is not None:
         return asked + example.joint

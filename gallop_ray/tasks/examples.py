@@ -19,11 +19,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation. `more` is JSON of its other keys, such as tool_calls, as the template has them."""
+    """One turn of a conversation. `more` is JSON of its other keys, such as tool_calls, as the template has them.
+
+    learnt: whether a turn of the assistant is learnt, and not only read.
+    """
 
     role: str
     content: str
     more: str = ""
+    learnt: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gallop_ray.spec.rungs import climbs, rung_weights
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.encode import Encoded, TooLong, encode, encode_options, no_room
+from gallop_ray.tasks.encode import Encoded, TooLong, encode, encode_options, encode_prompt, no_room
 from gallop_ray.tasks.examples import Example, TaskData
+from gallop_ray.tasks.measuring import measuring
 
 _NO_LIMIT = 10**9
 
@@ -82,8 +84,8 @@ def fitted(sweep: Sweep, task: TaskData, tokenizer: Any) -> Fitted:
 def too_long(sweep: Sweep, tasks: Mapping[str, TaskData], tokenizer: Any) -> list[str]:
     """A line for each example that cannot be used for its length, in the order of the data.
 
-    Choices are measured in all splits, so their answers have to fit. Of the others only what is trained on has to: the
-    rest is asked by prompts alone.
+    Answers have to fit of what is trained on, of choices, and wherever losses are measured; the rest is asked alone.
+    Raises ValueError for a conversation that the chat template does not write.
     """
     return [line for task in tasks.values() for line in _unfit(sweep, task, tokenizer)]
 
@@ -99,10 +101,34 @@ def _unfit(sweep: Sweep, task: TaskData, tokenizer: Any) -> Iterator[str]:
             elif whole and item.cut:
                 yield _refused(one, item, training.max_length)
     loosely = [one for one in trained if not whole and training.too_long != "drop" and one.kind != "plain"]
-    measured = [one for split in task.prompted[1:] for one in split if one.kind == "choice"]
-    yield from _answers_too_long(
-        [one for one in (*loosely, *measured) if not one.messages], tokenizer, training.max_length
-    )
+    asked, judged = _measured(sweep, task)
+    answered = [one for one in (*loosely, *judged) if not one.messages]
+    yield from _answers_too_long(answered, tokenizer, training.max_length)
+    talks = [one for one in judged if one.messages]
+    for _, item in _encoded(sweep, TaskData(task.name, train=talks), tokenizer):
+        if isinstance(item, TooLong):
+            yield str(item)
+    for one in asked:
+        if one.messages:
+            encode_prompt(one, tokenizer, sweep.data.prompt, training.max_length)
+
+
+def _measured(sweep: Sweep, task: TaskData) -> tuple[list[Example], list[Example]]:
+    """The examples that are measured: those that are asked alone, and those whose answers are judged for their tokens.
+
+    Plain text is neither: it is cut.
+    """
+    asked: list[Example] = []
+    judged: list[Example] = []
+    for examples, test in ((task.validation, False), (task.test, True)):
+        if not examples or task.harness is not None or examples[0].kind == "plain":
+            continue
+        how = measuring(sweep, task.name, examples)
+        by_loss = any(each.by == "loss" for each in how.of(test))
+        rungs = not test and climbs(sweep) and task.name in rung_weights(sweep)
+        judges = how.kind == "choice" or by_loss or rungs
+        (judged if judges else asked).extend(examples)
+    return asked, judged
 
 
 def _answers_too_long(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Iterator[str]:

@@ -52,10 +52,15 @@ def other_kind(content: bytes) -> str | None:
     return kind
 
 
+def loads(text: str | bytes) -> Any:
+    """What JSON holds. A NaN, which JSON does not have and pandas writes, is a value that is missing: null."""
+    return json.loads(text, parse_constant=lambda name: None if name == "NaN" else float(name))
+
+
 def json_object(line: bytes, place: str) -> dict[str, Any]:
     """The object on a line. Raises ValueError, which begins with `place`, where there is none."""
     try:
-        row: Any = json.loads(line.decode("utf-8"))
+        row: Any = loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         wrong = f"byte 0x{line[error.start]:02x} at {error.start + 1}"
         raise ValueError(f"{place}: not UTF-8 ({wrong}); save the file as UTF-8") from error

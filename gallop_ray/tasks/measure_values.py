@@ -14,7 +14,7 @@ from gallop_ray.tasks.examples import Example
 
 def values_of(each: Measure, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
     """What a measure says of generated texts. Raises ValueError where it fails, or gives what no measure may give."""
-    if each.name == "generated":
+    if not each.function:  # `generated`
         return [float(is_right(read_answer(text, one), one)) for text, one in zip(outputs, examples, strict=True)]
     if each.needs and find_spec(each.needs) is None:
         raise ValueError(f"measure {each.name} needs a package: pip install 'gallop_ray[measures]'")

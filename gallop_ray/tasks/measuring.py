@@ -18,6 +18,7 @@ from gallop_ray.tasks.progress import part
 from gallop_ray.tasks.values import Values, packed
 
 _BY_KIND: dict[Kind, str] = {"choice": "likelihood", "number": "generated", "text": "loss", "plain": "loss"}
+_LATIN = ("rouge1", "rougeL")
 _TRIED = 8  # right answers that an own measure is tried with
 
 
@@ -75,7 +76,22 @@ class Measuring:
                 )
             if each.function:
                 some = examples if each.name == "json_equal" else examples[:_TRIED]
-                values_of(each, [one.answer for one in some], some)
+                _refuse_blind(each, values_of(each, [one.answer for one in some], some), some)
+
+
+def _refuse_blind(each: Measure, values: Sequence[float], examples: Sequence[Example]) -> None:
+    """Raise ValueError where a built-in measure gives nothing for the right answer itself: no output can score."""
+    for value, one in zip(values, examples, strict=True):
+        if value == 0 and each.name in BUILT_IN and each.name != "json_valid":
+            place = f"{one.place}: " if one.place else ""
+            fix = (
+                "it reads Latin letters and digits alone; take chrf"
+                if each.name in _LATIN
+                else "choose another measure"
+            )
+            raise ValueError(
+                f"{place}measure {each.name} gives 0 for the right answer {one.answer[:80]!r} itself; {fix}"
+            )
 
 
 _SAID: dict[Kind, str] = {

@@ -15,6 +15,7 @@ from gallop_ray.tasks.sources.table import Table
 
 TEST_SHARE = 0.1
 """Of the training rows, held out as the test split of a task that has none."""
+_ROUNDING = 1e-9  # 0.8 + 0.1 + 0.1 is more than 1
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class OwnTask:
         """Our splits that have rows of their own, by the source's names, or by a file."""
         given = {split: value for split, value in self.task.splits.items() if isinstance(value, str)}
         found: dict[Split, str] = {split: name for split in SPLITS if (name := self._source.named(split)) is not None}
-        found = {split: name for split, name in found.items() if split not in self.task.splits} | given
+        shared = {split for split, value in self.task.splits.items() if isinstance(value, float) and split != "train"}
+        found = {split: name for split, name in found.items() if split not in shared} | given
         if ALL in self._source.splits and "train" not in found:
             found["train" if self.trained or self.task.splits else "test"] = ALL
         if not found:
@@ -52,10 +54,19 @@ class OwnTask:
     def shares(self) -> Mapping[Split, float]:
         """Our splits that are held out of the training rows, and how many of these they take."""
         given = {split: value for split, value in self.task.splits.items() if isinstance(value, float)}
+        trained = given.pop("train", None)
         tested = self.task.harness is not None  # elsewhere
         if "train" in self._theirs and not tested and "test" not in {**self._theirs, **given}:
-            given["test"] = TEST_SHARE
+            given["test"] = TEST_SHARE if trained is None else 1 - trained - sum(given.values())
+            if given["test"] < _ROUNDING:
+                raise ValueError(f"task {self.name}: the shares in splits leave nothing to test on; make them smaller")
         return given
+
+    @property
+    def _kept(self) -> float:
+        """The share of the training rows that is trained on, at most."""
+        kept = self.task.splits.get("train")
+        return kept if isinstance(kept, float) else 1.0
 
     @cached_property
     def splits(self) -> list[Split]:
@@ -93,7 +104,7 @@ class OwnTask:
 
     def examples(self, split: Split) -> list[Example]:
         """All examples of a split; those of shares are the same whichever is asked for first."""
-        if split in self._theirs and not (split == "train" and self.shares):
+        if split in self._theirs and not (split == "train" and (self.shares or self._kept < 1)):
             return self._made(split)
         return self._shared[split]
 
@@ -106,6 +117,9 @@ class OwnTask:
         for each, share in sorted(self.shares.items()):
             count = round(len(pool) * share)
             found[each], rest = hold_out(rest, count, f"task {self.name}", f"data.tasks.{self.name}.splits")
+        if self._kept + sum(self.shares.values()) < 1 - _ROUNDING:
+            count = round(len(pool) * self._kept)
+            rest, _ = hold_out(rest, count, f"task {self.name}", f"data.tasks.{self.name}.splits")
         return {**found, "train": rest}
 
     def _made(self, split: Split) -> list[Example]:

@@ -36,7 +36,8 @@ def _solved(shot: Example) -> str:
 
 
 def _turns(shots: Sequence[Example], example: Example) -> tuple[Message, ...]:
-    """The shots' turns after the system message, without those of their own."""
+    """The shots' turns after the system message, without those of their own; they are read, and not learnt."""
     head = [each for each in example.messages if each.role in ("system", "developer")]
-    before = [turn for shot in shots for turn in shot.messages if turn.role not in ("system", "developer")]
+    shown = [turn for shot in shots for turn in shot.messages if turn.role not in ("system", "developer")]
+    before = [replace(turn, learnt=False) for turn in shown]
     return (*head, *before, *(each for each in example.messages if each not in head))

@@ -22,6 +22,18 @@ methods: [{type: gallop}]
         ("{source: here.csv, splits: {test: no.csv}}", 'data.tasks.mine.splits.test: "no.csv" is not allowed'),
         ("{source: here.csv, splits: {tset: a}}", "data.tasks.mine.splits.tset"),
         ("{source: here.csv, splits: {test: 1.5}}", "data.tasks.mine.splits.test"),
+        (
+            "{source: here.csv, splits: {validation: 0.6, test: 0.6}}",
+            'data.tasks.mine.splits: {"validation": 0.6, "test": 0.6} is not allowed; the shares add up to 1.2',
+        ),
+        (
+            "{source: here.csv, measure: 'mine.py:exact_match'}",
+            "a measure that is built in is called exact_match; give your function another name",
+        ),
+        (
+            "{source: here.csv, measure: 'mine.py:score', also: ['other.py:score']}",
+            "two measures are called score; give their functions different names",
+        ),
         ("{source: here.csv, config: main}", "data.tasks.mine.config: is not allowed with"),
         ("{columns: {a: b}}", "data.tasks.mine.columns: is not allowed without source"),
         ("{source: here.csv, format: alpacca}", "format: \"alpacca\" is not allowed; must be one of 'house'"),

@@ -138,6 +138,101 @@ def test_tool_calls_and_tools_are_given_to_the_template_as_they_are():
     assert "tool:no(7)<|im_end|>" in tokenizer.decode(item.input_ids)
 
 
+@pytest.mark.parametrize("template", [CHATML, MARKED, LLAMA3], ids=["chatml", "marked", "llama3"])
+def test_turns_that_are_only_read_are_not_learnt(template):
+    turns = tuple(Message(role, f"text {i}", learnt=i != 1) for i, role in enumerate(("user", "assistant") * 3))
+    tokenizer = tokenizer_with(template)
+    item = encode(Example("", "", ("text 5",), (), 0, messages=turns), tokenizer, "chat", 300)
+    assert [each.partition("<|")[0] for each in learnt(item, tokenizer)] == ["text 3", "text 5"]
+    assert "text 1" in tokenizer.decode(item.input_ids)
+
+
+ZEPHYR = (
+    "{% for m in messages %}{% if m.role in ('user', 'system', 'assistant') %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALL = json.dumps({"tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Rome"}}}]})
+WEATHER = json.dumps([{"type": "function", "function": {"name": "weather", "parameters": {}}}])
+ASK, DRY = Message("user", "Rain?"), Message("assistant", "It is dry.")
+THOUGHT = Message("assistant", "no", json.dumps({"reasoning_content": "Rome is dry."}))
+LOST = {
+    "tool": (ZEPHYR, (ASK, Message("tool", "12 mm"), DRY), "", r"turn 2 \(tool\)"),
+    "tool call": (ZEPHYR, (ASK, Message("assistant", "", CALL)), "", "the call of the tool 'weather' in turn 2"),
+    "tools": (CHATML, (ASK, DRY), WEATHER, "the tool 'weather' of `tools`"),
+    "later system": (
+        LLAMA3.replace(
+            "{% for m in messages %}", "{% for m in messages if loop.index == 1 or m.role != 'system' %}"
+        ).replace("loop.index == 1 or ", ""),
+        (ASK, Message("system", "Be kind."), DRY),
+        "",
+        r"turn 2 \(system\)",
+    ),
+    "thought": (CHATML, (ASK, THOUGHT), "", "reasoning_content of turn 2"),
+    "thoughts in what is learnt": (
+        MARKED.replace("{% generation %}{{ m.content }}", "{% generation %}{{ m.content.split('</think>')[-1] }}"),
+        (ASK, Message("assistant", "<think>hm</think>yes")),
+        "",
+        r"turn 2 \(assistant\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_what_the_template_does_not_write_is_refused(name):
+    template, messages, tools, said = LOST[name]
+    talk = Example("", "", (messages[-1].content or "x",), (), 0, messages=messages, tools=tools, place="t.jsonl:3")
+    with pytest.raises(ValueError, match=rf"^t\.jsonl:3: the chat template does not write {said}; take"):
+        encode(talk, tokenizer_with(template), "chat", 300)
+
+
+def test_what_is_asked_is_refused_alike():
+    template, messages, *_ = LOST["tool"]
+    with pytest.raises(ValueError, match=r"^t\.jsonl:3: the chat template does not write turn 2"):
+        encode_prompt(
+            Example("", "", ("x",), (), 0, messages=messages, place="t.jsonl:3"), tokenizer_with(template), "chat", 300
+        )
+
+
+def test_a_template_may_trim_write_json_and_leave_out_thoughts_that_are_only_read():
+    template = (
+        "{% for m in messages %}{{ m.role }}:{% if m.role == 'tool' %}{{ m.content | tojson }}{% elif loop.last %}"
+        "{{ m.content }}{% else %}{{ m.content.split('</think>')[-1] | trim }}{% endif %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    messages = (
+        Message("user", " Rain?\n\nToday? "),
+        Message("assistant", "<think>hm</think>\n\nWait.", learnt=False),
+        Message("tool", '{"rain": "é\\n"}\n'),
+        Message("assistant", "<think>dry</think> no"),
+    )
+    tokenizer = tokenizer_with(template)
+    item = encode(Example("", "", ("no",), (), 0, messages=messages), tokenizer, "chat", 300)
+    assert learnt(item, tokenizer) == ["<think>dry</think> no<|im_end|>"]
+
+
+def test_of_several_templates_the_usual_one_is_taken_and_that_for_tools_with_tools():
+    tokenizer, plain = tokenizer_with(CHATML), tokenizer_with(CHATML)
+    tool_use = "{% for t in tools %}<{{ t.function.name }}>{% endfor %}" + MARKED
+    tokenizer.chat_template = {"default": CHATML, "tool_use": tool_use}
+    assert encode(talk(), tokenizer, "chat", 300) == encode(talk(), plain, "chat", 300)
+    assert encode_prompt(talk(), tokenizer, "chat", 300) == encode_prompt(talk(), plain, "chat", 300)
+    with_tools = encode(talk(tools=WEATHER), tokenizer, "chat", 300)
+    assert tokenizer.decode(with_tools.input_ids).startswith("<weather>")
+    assert learnt(with_tools, tokenizer) == LEARNT["marked"][1]
+
+
+def test_a_developer_is_the_system_where_the_template_knows_no_developer():
+    messages = (Message("developer", "Be kind."), Message("user", "Why?"), Message("assistant", "So."))
+    for template, said in (
+        (CHATML, "developer\nBe kind."),
+        (ZEPHYR, "system\nBe kind."),
+        (MISTRAL, "Be kind.\n\nWhy?"),
+    ):
+        tokenizer = tokenizer_with(template)
+        item = encode(Example("", "", ("So.",), (), 0, messages=messages), tokenizer, "chat", 300)
+        assert said in tokenizer.decode(item.input_ids)
+
+
 def test_turns_that_the_template_does_not_tell_apart_are_refused_with_place_and_fix():
     numbered = "{{ messages | length }}{% for m in messages %}{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}"
     for template, said in (

@@ -43,6 +43,7 @@ CHAT = [
     {"role": "assistant", "content": "8"},
 ]
 TURNS = tuple(Message(each["role"], each["content"]) for each in CHAT)
+READ = tuple(replace(each, learnt=each.role != "assistant" or each.content == "8") for each in TURNS)
 CHOICES = {"question": "Which is a metal?", "choices": ["ice", "iron", "wood"]}
 CLOZE = Example(
     "Question: Which is a metal?\nAnswer:", "", ("ice", "iron", "wood"), ("ice", "iron", "wood"), 1, joint=" "
@@ -66,7 +67,7 @@ KNOWN = {
         {"prompt": "The sky is", "completion": " blue."},
         Example("The sky is", "", (" blue.",), (), 0, joint=""),
     ),
-    "of messages": ({"prompt": CHAT[:-1], "completion": CHAT[-1:]}, Example("", "", ("8",), (), 0, messages=TURNS)),
+    "of messages": ({"prompt": CHAT[:-1], "completion": CHAT[-1:]}, Example("", "", ("8",), (), 0, messages=READ)),
     "question and answer": ({"question": "Why?", "answer": "So."}, Example("Why?", "", ("So.",), (), 0)),
     "an answer that is JSON": (
         {"question": "Split.", "answer": '["a", 1]'},
@@ -186,6 +187,32 @@ def test_tools_and_their_calls_stay_what_they_are(tmp_path):
     assert (example.messages[1].content, json.loads(example.messages[2].more)) == ("", {"name": "add"})
 
 
+def said(role, content, **more):
+    return {"role": role, "content": content, **more}
+
+
+def test_what_a_row_says_is_not_learnt_is_only_read(tmp_path):
+    turns = [said("user", "a"), said("assistant", "b", weight=0), said("user", "c", weight=1), said("assistant", "d")]
+    example = only(tmp_path / "a.jsonl", {"messages": turns})
+    assert [each.learnt for each in example.messages] == [True, False, True, True]
+    assert {each.more for each in example.messages} == {""}
+    ended = only(tmp_path / "b.jsonl", {"messages": [*turns, said("user", "e"), said("assistant", "f", train=False)]})
+    assert (ended.messages, ended.answer) == (example.messages, "d")
+    asked = only(
+        tmp_path / "c.jsonl", {"prompt": [said("user", "a"), said("assistant", "b"), turns[2]], "completion": "d"}
+    )
+    assert [each.learnt for each in asked.messages if each.role == "assistant"] == [False, True]
+    for wrong, message in (
+        ({"messages": [turns[0], said("assistant", "b", weight=0.5)]}, r"a.jsonl:1: turn 2 has weight 0.5; must be 1"),
+        ({"messages": turns[:2]}, r"a.jsonl:1: no turn of the assistant is to be learnt"),
+        ({"messages": turns, "tools": "[{'name': get}]"}, r"a.jsonl:1: tools is .* no list of mappings"),
+        ({"messages": turns, "tools": "weather"}, r"a.jsonl:1: tools is 'weather', no list of mappings"),
+        ({"messages": [said(["user"], "x")]}, r"a.jsonl:1: turn 1 has the role \['user'\]; must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            only(tmp_path / "a.jsonl", wrong)
+
+
 def test_columns_are_mapped_and_templates_filled(tmp_path):
     row = {"frage": "Welches Metall?", "antworten": ["Eis", "Eisen"], "richtig": 1, "note": "x"}
     mapped = {"question": "frage", "choices": "antworten", "label": "richtig"}
@@ -208,6 +235,11 @@ def test_a_template_words_the_question_of_a_pair(tmp_path):
     assert (own.instruction, own.input, own.answer) == ("1: 2?", "", "2")
     pair = only(tmp_path / "a.jsonl", {"question": "x", "answer": "y"}, prompt="Q {{ question }}")
     assert (pair.instruction, pair.answer) == ("Q x", "y")
+
+
+def test_an_example_has_its_row_as_it_was_read(tmp_path):
+    row = {"frage": "Warum?", "antwort": "Darum.", "n": 1}
+    assert json.loads(only(tmp_path / "a.jsonl", row, columns={"question": "frage", "answer": "antwort"}).row) == row
 
 
 def in_csv(path, separator=","):
@@ -339,6 +371,20 @@ def test_names_of_classes_come_from_the_dataset(tmp_path):
         ([ROWS[0], {"question": "x"}], {}, r":2: answer is missing; there are question"),
         ([ROWS[0], {"question": "x", "answer": None}], {}, r":2: answer is null"),
         ([ROWS[0], *[{"question": "", "answer": "x"}] * 8], {}, r"(?s):2: question is empty.*:6: .*and 3 lines more"),
+        ([{**CHOICES, "choices": ["a\ud83d", "b"], "label": 0}], {}, r":1: the answer has half of a character"),
+        ([{"a": "\ud83d"}], {"prompt": "{{ a }}", "answer": "x"}, r":1: the question has half of a character"),
+        (
+            [{"text": "x", "label": "\ud83d"}, {"text": "x", "label": "y"}],
+            {},
+            r":1: the answer has half of a character",
+        ),
+        ([{"messages": CHAT, "tools": [{"name": "\ud83d"}]}], {}, r":1: the conversation has half of a character"),
+        (
+            [{"question": "x", "answer": [72]}],
+            {},
+            r":1: answer is list, not text; write it as text, or give prompt and",
+        ),
+        ([{"text": "x", "Label": "y"}], {}, r":1: the column 'Label' is not read.*columns: {label: Label}"),
         ([{"text": "\ud83d"}], {}, r":1: text has half of a character"),
         ([KNOWN["alpaca"][0], {**KNOWN["alpaca"][0], "system": "x", "output": 3.5}, {"a": 1}], {}, r":3: instruction"),
     ],
@@ -356,6 +402,8 @@ def test_what_cannot_be_used_is_named_with_its_line(tmp_path, rows, fields, mess
         ("a.csv", b"q,q\n1,2\n", "a.csv:1: the column 'q' is there twice"),
         ("a.csv", b"question,answer\ncaf\xe9,1\n", "a.csv:2: not UTF-8 .byte 0xe9"),
         ("a.csv", b"question,answer\n", "a.csv: the file has no rows"),
+        ("a.txt", b"\n\n", "a.txt:1: the file is empty; write a text on each line"),
+        ("a.tsv", b'text\tlabel\n"x\ty\tz\n', "a.tsv:2: not CSV"),
         ("a.csv", b"PK\x03\x04zip", "a.csv:1: the file is a zip archive or a spreadsheet"),
         ("a.json", b'[\n{"question": 1},\n{"question" 2}]', "a.json:3: not JSON"),
         ("a.json", b'[{"question": "x", "answer": "y"}, 5]', "a.json, row 2: not an object"),
@@ -368,6 +416,26 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path / name)
+
+
+def test_blanks_behind_separators_are_no_part_of_names_and_cells(tmp_path):
+    (tmp_path / "a.csv").write_text("text, label\n" + "".join(f'a{i}, "{"xy"[i % 2]}"\n' for i in range(20)))
+    assert {one.options for one in read(tmp_path / "a.csv")} == {("x", "y")}
+    (tmp_path / "b.csv").write_text("text,label \n" + "".join(f"a{i}, {'xy'[i % 2]}\n" for i in range(20)))
+    assert {one.options for one in read(tmp_path / "b.csv", options=[" x", " y"])} == {(" x", " y")}
+
+
+def test_quotes_in_a_tsv_file_that_has_none_around_cells_are_text(tmp_path):
+    rows = ['"Great" movie\tpos', '"Great movie\tpos', 'bad one"\tneg', "fine\tpos"] * 5
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    found = {(one.instruction, one.answer) for one in read(tmp_path / "a.tsv")}
+    assert found <= {(f"{text}\nLabel:", label) for text, label in (row.split("\t") for row in rows)}
+    assert len(found) > 2
+
+
+def test_a_text_may_begin_with_a_bracket(tmp_path):
+    (tmp_path / "a.txt").write_text("[MUSIC] la la\n" * 20)
+    assert {one.answer for one in read(tmp_path / "a.txt")} == {"[MUSIC] la la"}
 
 
 def test_a_file_that_is_not_there_is_no_hub_id(tmp_path):
@@ -432,6 +500,7 @@ def test_solved_examples_stand_before_each_question(tmp_path):
     )
     example = load_task("mine", data(source=str(chats), few_shot=1)).test[0]
     assert [each.role for each in example.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [each.learnt for each in example.messages if each.role == "assistant"] == [False, True]
 
 
 HOUSE = {

@@ -104,6 +104,15 @@ def test_generation_ends_at_a_stop_text() -> None:
     assert len(calls) <= 24
 
 
+RUSSIAN = [free("q", "", "\u041f\u0440\u0438\u0432\u0435\u0442", "a.jsonl:1")]
+
+
+@pytest.mark.parametrize("measure", ["bleu", "chrf", "f1", "contains", "exact_match"])
+def test_measures_read_other_letters_than_latin_ones(measure: str) -> None:
+    how = measuring(sweep(measure=measure), "mine", RUSSIAN)
+    how.check(RUSSIAN)
+
+
 @pytest.mark.parametrize(
     ("examples", "task", "said"),
     [
@@ -111,6 +120,8 @@ def test_generation_ends_at_a_stop_text() -> None:
         (TEXT, {"also": ["generated"]}, "task mine: measure generated is not for free text"),
         (PLAIN, {"measure": "f1"}, "task mine: measure f1 is not for plain text without a prompt"),
         (TEXT, {"measure": "json_equal"}, "the answer '1 x' is no JSON"),
+        (RUSSIAN, {"measure": "rougeL"}, "^a.jsonl:1: measure rougeL gives 0 for the right answer .*; .*take chrf"),
+        (RUSSIAN, {"also": ["numeric"]}, "^a.jsonl:1: measure numeric gives 0 for the right answer"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(examples: list[Example], task: Any, said: str) -> None:

@@ -76,3 +76,34 @@ def test_numbers_that_are_only_measured_may_have_long_answers():
     measured = TaskData("talk", test=[reasoned("?", "", LONG, 3)], validation=[reasoned("?", "", LONG, 3)])
     assert too_long(sweep("cut"), {"talk": measured}, byte_level()) == []
     assert text_lengths(measured.test, byte_level(), "{instruction}").reasoning > 24
+
+
+def talk_of(answer: str, place: str) -> Example:
+    messages = (Message("user", "q"), Message("assistant", answer))
+    return Example("", "", (answer,), (), 0, messages=messages, place=place)
+
+
+@pytest.mark.parametrize("policy", ["cut", "drop"])
+def test_an_answer_whose_loss_is_measured_has_to_fit_in_test_and_validation_too(policy):
+    short, long = free("is it so?", "", "yes", "a.jsonl:1"), free("q", "", LONG, "test.jsonl:7")
+    of_tests = TaskData("talk", [short], [short], [long])
+    (line,) = too_long(sweep(policy), {"talk": of_tests}, byte_level())
+    assert line.startswith("test.jsonl:7: the answer 'one two ")
+    (line,) = too_long(sweep(policy), {"talk": TaskData("talk", [short], [long], [short])}, byte_level())
+    assert "leaves no room in 24 tokens" in line
+    # What is generated has any length, and plain text is cut.
+    assert too_long(sweep(policy, measure="exact_match"), {"talk": of_tests}, byte_level()) == []
+    assert too_long(sweep(policy), {"talk": TaskData("talk", test=[free("", "", LONG)])}, byte_level()) == []
+
+
+def test_conversations_that_are_measured_are_tried_by_the_chat_template():
+    tokenizer, short = tokenizer_with(CHATML), talk_of("yes", "a.jsonl:1")
+    tests = TaskData("talk", [short], [short], [talk_of(LONG, "test.jsonl:7")])
+    (line,) = too_long(sweep("cut"), {"talk": tests}, tokenizer)
+    assert line.startswith("test.jsonl:7: the answer 'one two ")
+    tokenizer.chat_template = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
+    turns = (Message("user", "q"), Message("tool", "12 mm"), Message("assistant", "yes"))
+    lost = TaskData("talk", [], [], [Example("", "", ("yes",), (), 0, messages=turns, place="test.jsonl:7")])
+    for measure in ("loss", "exact_match"):
+        with pytest.raises(ValueError, match=r"^test.jsonl:7: the chat template does not write turn 2 \(tool\)"):
+            too_long(sweep("cut", measure=measure), {"talk": lost}, tokenizer)

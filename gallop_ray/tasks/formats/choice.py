@@ -1,12 +1,13 @@
-"""Multiple choice as the hub has it: a question, its choices and which is right. And classes of texts."""
+"""Multiple choice as the hub has it: a question, its choices and which is right."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gallop_ray.spec.tasks import Labels
 from gallop_ray.tasks.examples import Example
-from gallop_ray.tasks.formats.contract import Format, Maker, Reading, missing, text_of
+from gallop_ray.tasks.formats.contract import Format, Maker, Reading, missing, refuse_unused, text_of
 from gallop_ray.tasks.formats.lists import as_list, parsed
 from gallop_ray.tasks.formats.templates import rendered
 from gallop_ray.tasks.formats.wording import LETTERS, Choice, question_prompt, worded
@@ -28,10 +29,7 @@ _LABELS = (
     *("label", "answer", "answerKey", "answer_key", "answer_idx", "answer_index", "answer_id", "correct"),
     *("correct_answer", "gold", "target", "solution"),
 )
-_CONTEXTS = ("context", "passage", "support", "article")
-_TEXTS = ("text", "sentence", "content", "review", "utterance", "tweet", "headline", "title", "comment", "message")
-_CLASSES = ("label_text", "label", "labels", "category", "class", "intent", "sentiment", "emotion", "topic", "target")
-_MOST_CLASSES = 200
+CONTEXTS = ("context", "passage", "support", "article")
 
 
 def first_of(known: Sequence[str], columns: Collection[str]) -> str | None:
@@ -52,39 +50,63 @@ def _is_choice(columns: Collection[str], row: Row) -> bool:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """Choices of a row, and what they are called there, where a row says it."""
 
     texts: tuple[str, ...]
     names: tuple[str, ...] = ()
 
 
-def _listed(value: Any) -> "_Found | tuple[()]":
+def _texts(values: Iterable[Any]) -> tuple[str, ...]:
+    """Choices as texts; one that is missing is empty."""
+    return tuple("" if value is None else str(value) for value in values)
+
+
+def _listed(value: Any) -> "Found | tuple[()]":
     """A list of texts; or texts and labels, as ARC has them; or a mapping of labels to texts."""
     value = parsed(value)
     if isinstance(value, Mapping):
         texts, names = as_list(value.get("text")), as_list(value.get("label"))
         if texts is not None:
-            return _Found(tuple(map(str, texts)), tuple(map(str, names or ())))
-        return _Found(tuple(map(str, value.values())), tuple(map(str, value)))
+            return Found(_texts(texts), _texts(names or ()))
+        return Found(_texts(value.values()), _texts(value))
     items = as_list(value)
     if items is None:
         return ()
-    if items and all(isinstance(each, Mapping) and "text" in each for each in items):
-        return _Found(tuple(str(each["text"]) for each in items), tuple(str(each.get("label", "")) for each in items))
-    return _Found(tuple(map(str, items)))
+    if items and all(isinstance(each, Mapping) and ("text" in each or "label" in each) for each in items):
+        return Found(_texts(each.get("text") for each in items), _texts(each.get("label") for each in items))
+    return Found(_texts(items))
 
 
-def _found(row: Row, place: str) -> _Found:
+def _found(row: Row, place: str) -> Found:
     if separate := _separate(row):
-        kept = [name for name in separate if row[name] not in (None, "")]
-        return _Found(tuple(str(row[name]) for name in kept), tuple(kept))
+        return _in_columns(row, separate, place)
     column = first_of(_CHOICES, row)
     found = _listed(row[column]) if column else ()
     if not found:
         have = f"{column} is {row[column]!r:.60}, no list" if column else f"choices {missing(row, 'choices')}"
         raise ValueError(f"{place}: {have}; give a list of the answers' texts")
+    return _without_last_blanks(found)
+
+
+def _in_columns(row: Row, filled: Sequence[str], place: str) -> Found:
+    """The choices of columns of their own; the last ones may be blank, for rows need not have equally many.
+
+    Raises ValueError for a blank before others: letters and numbers count all columns.
+    """
+    names = next(names for names in _SEPARATE if filled[0] in names and filled[1] in names)
+    found = _without_last_blanks(Found(_texts(row.get(name) for name in names), names))
+    blank = next((name for name, text in zip(names, found.texts, strict=False) if not text.strip()), None)
+    if blank is not None:
+        raise ValueError(
+            f"{place}: {blank} is blank, and {found.names[-1]} is not; write its text, or take the row out"
+        )
     return found
+
+
+def _without_last_blanks(found: Found) -> Found:
+    count = max((place for place, text in enumerate(found.texts, 1) if text.strip()), default=0)
+    return Found(found.texts[:count], found.names[:count])
 
 
 def _label(row: Row, place: str) -> Any:
@@ -94,27 +116,33 @@ def _label(row: Row, place: str) -> Any:
     return row[column]
 
 
-Reader = Callable[[Any, _Found], int | None]
+Reader = Callable[[Any, Found], int | None]
 """The index of the choice that a label means; None where it means none."""
 
 
-def _by_name(value: Any, found: _Found) -> int | None:
+def _by_name(value: Any, found: Found) -> int | None:
     return found.names.index(str(value)) if str(value) in found.names else None
 
 
-def _by_letter(value: Any, found: _Found) -> int | None:
+def _by_letter(value: Any, found: Found) -> int | None:
     letter = str(value).strip().strip("().").upper() if isinstance(value, str) else ""
     place = LETTERS.find(letter) if len(letter) == 1 else -1
     return place if 0 <= place < len(found.texts) else None
 
 
-def _by_text(value: Any, found: _Found) -> int | None:
-    texts = [text.strip() for text in found.texts]
-    return texts.index(value.strip()) if isinstance(value, str) and value.strip() in texts else None
+def _by_text(value: Any, found: Found) -> int | None:
+    texts = [_compared(text) for text in found.texts]
+    text = _compared(str(value)) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    return texts.index(text) if text in texts else None
+
+
+def _compared(text: str) -> str:
+    """A text without blanks around it, a letter and its accent as one character."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _by_place(first: int) -> Reader:
-    def read(value: Any, found: _Found) -> int | None:
+    def read(value: Any, found: Found) -> int | None:
         text = str(value).strip().removesuffix(".0")
         place = int(text) - first if text.isascii() and text.isdigit() and not isinstance(value, bool) else -1
         return place if 0 <= place < len(found.texts) else None
@@ -122,14 +150,15 @@ def _by_place(first: int) -> Reader:
     return read
 
 
-_READERS: Mapping[Labels, Reader] = {
+in_place = _by_place(0)
+READERS: Mapping[Labels, Reader] = {
     "name": _by_name,
     "letter": _by_letter,
     "text": _by_text,
-    "index": _by_place(0),
+    "index": in_place,
     "number": _by_place(1),
 }
-_SAID: Mapping[Labels, str] = {
+SAID: Mapping[Labels, str] = {
     "name": "as a choice's own name",
     "letter": "as a letter",
     "text": "as an answer's text",
@@ -145,10 +174,10 @@ class _Labelled:
 
     place: str
     value: Any
-    found: _Found
+    found: Found
 
     def read(self, way: Labels) -> int | None:
-        return _READERS[way](self.value, self.found)
+        return READERS[way](self.value, self.found)
 
 
 def _reader(reading: Reading) -> Reader:
@@ -157,7 +186,7 @@ def _reader(reading: Reading) -> Reader:
     Raises ValueError where all rows have one in two ways that are not the same.
     """
     if reading.task.labels is not None:
-        return _READERS[reading.task.labels]
+        return READERS[reading.task.labels]
     placed = [each for table in reading.tables for each in table.rows][:_KEPT]
     rows = []
     for place, row in placed:
@@ -166,15 +195,15 @@ def _reader(reading: Reading) -> Reader:
         except ValueError:
             continue  # is told of when its example is made
     if names := next(filter(None, (reading.names(each) for each in _LABELS)), ()):
-        return lambda value, found: _by_place(0)(value, found) if value != -1 and names else None
-    fit = {way: sum(row.read(way) is not None for row in rows) for way in _READERS}
-    way = max(_READERS, key=lambda each: fit[each])
+        return lambda value, found: in_place(value, found) if value != -1 and names else None
+    fit = {way: sum(row.read(way) is not None for row in rows) for way in READERS}
+    way = max(READERS, key=lambda each: fit[each])
     # A row's own names are what its label is about; and numbers begin at 0 where they can, as on the hub.
-    others = [each for each in _READERS if each != way and way != "name" and fit[each] == len(rows)]
+    others = [each for each in READERS if each != way and way != "name" and fit[each] == len(rows)]
     if "index" in (way, *others):
         others = [each for each in others if each != "number"]
     _refuse_ambiguous(rows, way, others)
-    return _READERS[way]
+    return READERS[way]
 
 
 def _refuse_ambiguous(rows: Sequence[_Labelled], way: Labels, others: Sequence[Labels]) -> None:
@@ -185,8 +214,8 @@ def _refuse_ambiguous(rows: Sequence[_Labelled], way: Labels, others: Sequence[L
             if mine is not None and theirs is not None and mine != theirs:
                 texts = row.found.texts
                 raise ValueError(
-                    f"{row.place}: label {row.value!r} means {texts[mine]!r} {_SAID[way]} and {texts[theirs]!r} "
-                    f"{_SAID[other]}, and all rows can be read either way; give the task `labels: {way}` or "
+                    f"{row.place}: label {row.value!r} means {texts[mine]!r} {SAID[way]} and {texts[theirs]!r} "
+                    f"{SAID[other]}, and all rows can be read either way; give the task `labels: {way}` or "
                     f"`labels: {other}`"
                 )
 
@@ -213,68 +242,14 @@ def _asked(row: Row, place: str, reading: Reading) -> tuple[str, str]:
     if reading.task.prompt is not None:
         text = rendered(reading.task.prompt, row, place, "prompt")
         return text, text
-    question = text_of(row, first_of(_QUESTIONS, row) or "question", place)
-    context = text_of(row, first_of(_CONTEXTS, row) or "context", place, optional=True)
+    column = first_of(_QUESTIONS, row) or "question"
+    refuse_unused(reading, row, ("premise",), column, place)
+    question = text_of(row, column, place)
+    context = text_of(row, first_of(CONTEXTS, row) or "context", place, optional=True)
     if "endings" in row or "ending0" in row:
         return question, question
     return question_prompt(question, context), f"{context}\n{question}" if context else question
 
 
-CHOICE = Format(("question", "choices", "label", "context"), _is_choice, _choice_maker)
-
-
-def _is_classes(columns: Collection[str], row: Row) -> bool:
-    return first_of(_TEXTS, columns) is not None and first_of(_CLASSES, columns) is not None
-
-
-def _class_maker(reading: Reading) -> Maker:
-    task, options = reading.task, _classes(reading)
-
-    def make(row: Row, place: str) -> Example:
-        column = first_of(_CLASSES, row) or "label"
-        if column not in row or row[column] in (None, "", -1):
-            raise ValueError(f"{place}: {column} {missing(row, column) if row.get(column) != -1 else 'is -1: hidden'}")
-        label = class_index(row[column], options)
-        if label is None:
-            raise ValueError(f"{place}: {column} {row[column]!r} is not among the options {', '.join(options)}")
-        if task.prompt is not None:
-            prompt = asked = rendered(task.prompt, row, place, "prompt")
-        else:
-            asked = text_of(row, first_of(_TEXTS, row) or "text", place)
-            prompt = f"{asked}\nLabel:"
-        return worded(Choice(prompt, options, label, place, asked), task.formulation)
-
-    return make
-
-
-def class_index(value: Any, options: Sequence[str]) -> int | None:
-    """Which of the options a value is: the one that is written like it, else the one of its number."""
-    written = (str(value), str(value).lower()) if isinstance(value, bool) else (str(value),)
-    named = next((options.index(text) for text in written if text in options), None)
-    return _by_place(0)(value, _Found(tuple(options))) if named is None else named
-
-
-def _classes(reading: Reading) -> tuple[str, ...]:
-    """The options of all rows: as the task names them, or the dataset; else all that there are, sorted."""
-    if reading.task.options is not None:
-        return reading.task.options
-    columns = [name for table in reading.tables for name in table.columns]
-    column = first_of(_CLASSES, columns) or "label"
-    if names := reading.names(column):
-        return names
-    values = {value for value in reading.values(column) if value not in (None, "", -1)}
-    if len(values) > _MOST_CLASSES:
-        raise ValueError(
-            f"{len(values)} different values in {column}, too many for classes; give format: prompt with `columns`, or "
-            "`options`"
-        )
-    return tuple(str(value) for value in sorted(values, key=_in_order))
-
-
-def _in_order(value: Any) -> tuple[bool, float, str]:
-    """Numbers before texts, by their size."""
-    number = isinstance(value, int | float)
-    return not number, float(value) if number else 0.0, str(value)
-
-
-CLASSES = Format(("text", "label"), _is_classes, _class_maker)
+_COLUMNS = (*_QUESTIONS, *_CHOICES, *_LABELS, *CONTEXTS, *(name for names in _SEPARATE for name in names))
+CHOICE = Format(_COLUMNS, _is_choice, _choice_maker)

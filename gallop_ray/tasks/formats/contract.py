@@ -48,12 +48,27 @@ def text_of(row: Row, column: str, place: str, optional: bool = False) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        have = f"is {type(value).__name__}, not text" if value is not None else missing(row, column)
+        other = f"is {type(value).__name__}, not text; write it as text, or give prompt and answer, two templates"
+        have = other if value is not None else missing(row, column)
         raise ValueError(f"{place}: {column} {have}")
     if not value.strip() and not optional:
         raise ValueError(f"{place}: {column} is empty; write it, or take the row out")
     check_characters(value, column, place)
     return value
+
+
+def refuse_unused(reading: Reading, row: Row, columns: Collection[str], used: str, place: str) -> None:
+    """Raises ValueError for a column that belongs to the question, as its name says, where another alone is taken.
+
+    A task that names its format, or words the question itself, takes what it says.
+    """
+    if reading.task.format is not None or reading.task.prompt is not None:
+        return
+    if unused := next((name for name in columns if name != used and row.get(name) not in (None, "", [])), None):
+        wording = f"prompt: '{{{{ {unused} }}}} {{{{ {used} }}}}'"
+        raise ValueError(
+            f"{place}: {unused} would not be used beside {used}; give {wording}, or `format` to leave it out"
+        )
 
 
 def missing(row: Row, column: str) -> str:

@@ -11,6 +11,8 @@ from gallop_ray.tasks.formats.lists import as_list, parsed
 from gallop_ray.tasks.lines import check_characters
 from gallop_ray.tasks.sources.table import Row
 
+_WEIGHTS = ("weight", "train", "training")
+"""What public formats call whether a turn of the assistant is learnt: 1 or 0, true or false."""
 _ROLES = {
     **{each: each for each in ("system", "developer", "user", "assistant", "tool")},
     **dict.fromkeys(("human", "prompter"), "user"),
@@ -19,12 +21,15 @@ _ROLES = {
 }
 
 
-def conversation(turns: Any, row: Row, place: str) -> Example:
-    """The example of a list of turns, with the system message and the tools of the row's own columns."""
+def conversation(turns: Any, row: Row, place: str, asked: int = 0) -> Example:
+    """The example of a list of turns, with the system message and the tools of the row's own columns.
+
+    The first `asked` turns are a prompt, of which nothing is learnt.
+    """
     items = as_list(turns)
     if items is None:
         raise ValueError(f"{place}: the conversation is {turns!r:.60}, no list of turns with role and content")
-    messages = [_message(turn, number, place) for number, turn in enumerate(items, 1)]
+    messages = [_message(turn, number, place, number > asked) for number, turn in enumerate(items, 1)]
     system = row.get("system")
     if isinstance(system, str) and system.strip() and not (messages and messages[0].role == "system"):
         check_characters(system, "system", place)
@@ -32,33 +37,56 @@ def conversation(turns: Any, row: Row, place: str) -> Example:
     if not messages or messages[-1].role != "assistant":
         had = f"the last turn is of {messages[-1].role}" if messages else "there are no turns"
         raise ValueError(f"{place}: {had}; a conversation ends with what the assistant is to say")
+    while messages[-1].role != "assistant" or not messages[-1].learnt:  # nothing that is learnt depends on it
+        messages.pop()
+        if not messages:
+            raise ValueError(f"{place}: no turn of the assistant is to be learnt; give one the weight 1")
     if all(each.role in ("system", "developer", "assistant") for each in messages):
         raise ValueError(f"{place}: no turn of user; a conversation needs what the assistant answers")
     last = messages[-1]
-    tools = parsed(row.get("tools"))
-    written = json.dumps(tools, ensure_ascii=False, sort_keys=True) if tools and not isinstance(tools, str) else ""
     answer = last.content or last.more
-    return Example("", "", (answer,), (), 0, messages=tuple(messages), tools=written, place=place)
+    return Example("", "", (answer,), (), 0, messages=tuple(messages), tools=_tools(row, place), place=place)
 
 
-def _message(turn: Any, number: int, place: str) -> Message:
+def _tools(row: Row, place: str) -> str:
+    """JSON of the row's tools, a list of mappings; empty where there are none."""
+    value = row.get("tools")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ""
+    tools = as_list(value)
+    if tools is None or not all(isinstance(each, Mapping) for each in tools):
+        raise ValueError(f"{place}: tools is {value!r:.60}, no list of mappings; write it as JSON, or leave it out")
+    return json.dumps(tools, ensure_ascii=False, sort_keys=True, default=str) if tools else ""
+
+
+def _message(turn: Any, number: int, place: str, learnt: bool) -> Message:
     turn = parsed(turn)
     if not isinstance(turn, Mapping):
         raise ValueError(f"{place}: turn {number} is {turn!r:.60}, not a mapping with role and content")
     role_key = "role" if "role" in turn else "from"
     content_key = "content" if "content" in turn or "tool_calls" in turn else "value"
     said = turn.get(role_key)
-    if said not in _ROLES:
+    if not isinstance(said, str) or said not in _ROLES:
         known = ("system", "user", "assistant", "tool")
         raise ValueError(
-            f"{place}: turn {number} has the role {said!r}; must be {', '.join(known)}{did_you_mean(said, known)}"
+            f"{place}: turn {number} has the role {said!r}; must be {', '.join(known)}{did_you_mean(str(said), known)}"
         )
-    more = {str(key): value for key, value in turn.items() if key not in (role_key, content_key) and value is not None}
+    ours = (role_key, content_key, *_WEIGHTS)
+    more = {str(key): value for key, value in turn.items() if key not in ours and value is not None}
     if "tool_calls" in more and not more["tool_calls"]:
         del more["tool_calls"]
     content = _content(turn.get(content_key), number, place, bool(more.get("tool_calls")))
     written = json.dumps(more, ensure_ascii=False, sort_keys=True, default=str) if more else ""
-    return Message(_ROLES[said], content, written)
+    role, weight = _ROLES[said], _weight(turn, number, place)
+    return Message(role, content, written, role != "assistant" or (learnt and weight))
+
+
+def _weight(turn: Mapping[str, Any], number: int, place: str) -> bool:
+    """Whether a turn says of itself that it is learnt; one that says nothing is."""
+    for key in _WEIGHTS:
+        if (value := turn.get(key)) is not None and not (isinstance(value, int | float) and value in (0, 1)):
+            raise ValueError(f"{place}: turn {number} has {key} {value!r}; must be 1, to learn it, or 0")
+    return all(turn.get(key) is None or bool(turn[key]) for key in _WEIGHTS)
 
 
 def _content(value: Any, number: int, place: str, calls: bool) -> str:
@@ -99,10 +127,11 @@ SHAREGPT = Format(("conversations", "tools", "system"), _has("conversations"), _
 
 
 def _turns(value: Any) -> list[Any] | None:
-    """The messages of a cell; None for a text, also for one that is a list of something else."""
+    """The messages of a cell; None for a list of something else, and for a text that may be an answer in JSON."""
     items = as_list(value)
-    written = isinstance(value, str)
-    return None if written and not all(isinstance(each, Mapping) and "role" in each for each in items or [0]) else items
+    if not items or not all(isinstance(parsed(each), Mapping) for each in items):
+        return None
+    return None if isinstance(value, str) and not all("role" in parsed(each) for each in items) else items
 
 
 def prompt_and_completion(row: Row, prompt: str, completion: str, place: str) -> Example | None:
@@ -114,4 +143,4 @@ def prompt_and_completion(row: Row, prompt: str, completion: str, place: str) ->
         asked = [{"role": "user", "content": text_of(row, prompt, place)}]
     if said is None:
         said = [{"role": "assistant", "content": text_of(row, completion, place)}]
-    return conversation([*asked, *said], row, place)
+    return conversation([*asked, *said], row, place, asked=len(asked))

@@ -9,11 +9,13 @@ from gallop_ray.spec.plugins import installed, is_reference, load_installed, loa
 from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.tasks import FORMAT_GROUP, TaskSpec
 from gallop_ray.tasks.examples import Example
-from gallop_ray.tasks.formats.choice import CHOICE, CLASSES
+from gallop_ray.tasks.formats.choice import CHOICE
+from gallop_ray.tasks.formats.classes import CLASSES
 from gallop_ray.tasks.formats.contract import Format, Maker, Reading
 from gallop_ray.tasks.formats.conversations import MESSAGES, SHAREGPT
 from gallop_ray.tasks.formats.house import HOUSE
 from gallop_ray.tasks.formats.pairs import ALPACA, PLAIN, PROMPT, TEMPLATE
+from gallop_ray.tasks.lines import check_characters
 from gallop_ray.tasks.sources.table import Placed, Row, Table, each_row
 
 BUILT_IN = {
@@ -33,7 +35,7 @@ _USED_BY = {
     "prompt": ("template", "choice", "label", "prompt", "alpaca"),
     "answer": ("template",),
     "options": ("template", "label"),
-    "labels": ("choice",),
+    "labels": ("choice", "label", "template"),
 }
 
 
@@ -63,12 +65,8 @@ def maker_of(task: TaskSpec, tables: Sequence[Table]) -> Maker:
     tables = [_renamed(task, table) for table in tables]
     name, found = format_of(task, tables[0])
     _refuse_unused(task, name)
-    make = found.maker(Reading(task, tables))
-
-    def made(row: Row, place: str) -> Example:
-        return _with_row(make(row, place), row)
-
-    return made
+    _refuse_unknown(task, name, found)
+    return found.maker(Reading(task, tables))
 
 
 def _refuse_unused(task: TaskSpec, name: str) -> None:
@@ -81,12 +79,25 @@ def _refuse_unused(task: TaskSpec, name: str) -> None:
             )
 
 
+def _refuse_unknown(task: TaskSpec, name: str, found: Format) -> None:
+    """Raises ValueError for a column of ours that a built-in format does not look for, where no template does."""
+    if name not in BUILT_IN or task.prompt is not None or task.answer is not None:
+        return
+    if unknown := next((ours for ours in task.columns if ours not in found.columns), None):
+        hint = did_you_mean(unknown, found.columns)
+        raise ValueError(
+            f"{task.source}: columns names {unknown!r}, which the format {name} does not look for{hint}; it takes "
+            f"{', '.join(found.columns[:8])}"
+        )
+
+
 def examples_of(task: TaskSpec, rows: list[Placed], make: Maker) -> list[Example]:
     """The examples of a split, all of one kind. Raises ValueError that names what cannot be used."""
     found: list[Example] = []
 
     def of_row(row: Row, place: str) -> Example:
-        example = make(_mapped(task, row, place), place)
+        example = _with_row(make(_mapped(task, row, place), place), row)
+        _refuse_halves(example, place)
         if found and found[0].kind != example.kind:
             had, has = found[0].kind, example.kind
             raise ValueError(f"{place}: this row is of kind {has}, the first one of {had}; make two tasks of them")
@@ -135,6 +146,17 @@ def _map(task: TaskSpec, row: Row) -> Row:
     mapped = {ours: row[theirs] for ours, theirs in task.columns.items() if theirs in row}
     rest = {key: value for key, value in row.items() if key not in mapped and key not in task.columns.values()}
     return {**mapped, **rest}
+
+
+def _refuse_halves(example: Example, place: str) -> None:
+    """Raises ValueError for half of a character anywhere in an example."""
+    turns = "".join(f"{each.content}{each.more}" for each in example.messages)
+    for field, text in (
+        ("the question", f"{example.instruction}{example.input}"),
+        ("the answer", "".join((*example.options, *example.references))),
+        ("the conversation", f"{turns}{example.tools}"),
+    ):
+        check_characters(text, field, place)
 
 
 def _with_row(example: Example, row: Row) -> Example:

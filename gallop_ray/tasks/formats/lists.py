@@ -1,9 +1,10 @@
 """Lists in cells: as they are, or as a CSV file has them, written as JSON or as Python writes them."""
 
 import ast
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from gallop_ray.tasks.lines import loads
 
 
 def as_list(value: Any) -> list[Any] | None:
@@ -18,7 +19,7 @@ def parsed(value: Any) -> Any:
     """What a text that is written like a list or a mapping holds; any other value as it is."""
     if not isinstance(value, str) or value.strip()[:1] not in ("[", "{", "("):
         return value
-    for read in (json.loads, ast.literal_eval):
+    for read in (loads, ast.literal_eval):
         try:
             return read(value)
         except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -1,14 +1,23 @@
 """Jinja templates of a row's columns."""
 
 from functools import lru_cache
+from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateRuntimeError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gallop_ray.spec.problems import first_line
 from gallop_ray.tasks.sources.table import Row
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+def _written(value: Any) -> Any:
+    """What stands in a text; a column that is null has nothing to write."""
+    if value is None:
+        raise TemplateRuntimeError("a column is null; write `{{ column or '' }}`, or take the row out")
+    return value
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_written)
 
 
 @lru_cache(maxsize=64)

@@ -6,13 +6,14 @@ Text files are read here, for datasets' readers know no line numbers, and guess 
 import csv
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gallop_ray.spec.tasks import COMPRESSED, SUFFIXES, kind_of_file
-from gallop_ray.tasks.lines import BOM, check_characters, json_object, lines_of, other_kind
-from gallop_ray.tasks.sources.table import Placed, Row, Table, each_row
+from gallop_ray.tasks.lines import BOM, json_object, lines_of, loads, other_kind
+from gallop_ray.tasks.sources.table import Placed, Table, each_row
 
 _LARGEST_FIELD = 2**31 - 1  # characters; csv stops at 131072 by itself
 
@@ -69,7 +70,7 @@ def _is_one(content: bytes) -> bool:
 
 def _array(content: bytes, path: Path) -> Table:
     try:
-        found: Any = json.loads(content.removeprefix(BOM).decode("utf-8"))
+        found: Any = loads(content.removeprefix(BOM).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 (at byte {error.start}); save the file as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -96,8 +97,14 @@ def _object(row: Any, place: str) -> Placed:
 
 def _texts(content: bytes, path: Path) -> Table:
     """A text a line, the column `text`."""
-    _text(content, path)  # names the line that is not UTF-8
-    return Table([(place, {"text": line.decode("utf-8").strip("\r")}) for place, line in lines_of(content, path)])
+    content = content.removeprefix(BOM)
+    if (reason := other_kind(content)) and not content.lstrip().startswith(b"["):
+        raise ValueError(f"{path}:1: the file is {reason}")
+    lines = enumerate(_text(content, path).split("\n"), 1)
+    rows: list[Placed] = [(f"{path}:{number}", {"text": line.strip("\r")}) for number, line in lines if line.strip()]
+    if not rows:
+        raise ValueError(f"{path}:1: the file is empty; write a text on each line")
+    return Table(rows)
 
 
 def _separated(default: str) -> Callable[[bytes, Path], Table]:
@@ -108,15 +115,37 @@ def _separated(default: str) -> Callable[[bytes, Path], Table]:
         header = text.partition("\n")[0]
         separator = ";" if default == "," and "," not in header and ";" in header else default
         csv.field_size_limit(_LARGEST_FIELD)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        _, *others = header.split(separator)
+        spaced = bool(others) and all(name.startswith(" ") for name in others)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced)
         try:
-            names = next(reader, [])
-            _check_names(names, path)
-            return Table(each_row(_lines(reader, path), lambda values, place: _named(names, values, place)))
+            names, *rows = _lines(reader, path) or [(f"{path}:1", [])]
         except csv.Error as error:
-            raise ValueError(f"{path}:{reader.line_num}: not CSV ({error}); check the quotes") from error
+            if not _unquoted(text, default):
+                raise ValueError(f"{path}:{reader.line_num}: not CSV ({error}); check the quotes") from error
+            names, *rows = _split(text, path)
+        if _unquoted(text, default) and len(rows) + 1 < len(split := _split(text, path)):
+            names, *rows = split
+        columns = [name.strip() for name in names[1]]
+        _check_names(columns, path)
+        return Table(each_row(rows, lambda values, place: _named(columns, values, place)))
 
     return read
+
+
+def _split(text: str, path: Path) -> list[tuple[str, list[str]]]:
+    """The lines of tabs between cells without quotes."""
+    lines = enumerate(text.split("\n"), 1)
+    return [(f"{path}:{number}", line.rstrip("\r").split("\t")) for number, line in lines if line.strip("\r")]
+
+
+def _unquoted(text: str, separator: str) -> bool:
+    """Whether a file is of tabs, with all cells on each line: a quote is then a character as any other.
+
+    Most have no quotes around cells; one that begins with a quote would take the cells up to the next one.
+    """
+    counts = {line.count("\t") for line in text.split("\n") if line.strip("\r")}
+    return separator == "\t" and len(counts) == 1
 
 
 def _text(content: bytes, path: Path) -> str:
@@ -186,19 +215,32 @@ def dataset_table(dataset: Any, place: str) -> Table:
     """The rows of a datasets.Dataset, and the names of its class labels."""
     from datasets import ClassLabel
 
+    dataset = dataset.with_format(None)  # what was saved with one has tensors, or lacks columns
     names = {
         column: tuple(feature.names)
         for column, feature in dataset.features.items()
         if isinstance(feature, ClassLabel) and feature.names
     }
-    return Table([(f"{place}, row {number}", dict(row)) for number, row in enumerate(dataset, 1)], names)
+    rows = [
+        (f"{place}, row {number}", {name: _cell(each) for name, each in row.items()})
+        for number, row in enumerate(dataset, 1)
+    ]
+    return Table(rows, names)
 
 
-def check_row(row: Row, place: str) -> None:
-    """Raises ValueError for a text with half of a character."""
-    for column, value in row.items():
-        if isinstance(value, str):
-            check_characters(value, column, place)
+def _cell(value: Any, listed: bool = False) -> Any:
+    """A value of Arrow's: NaN is null, and mappings in a list do not have what only others of the column have.
+
+    Arrow gives all mappings of a list all keys, with null: a tool call would have the arguments of every other.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, list):
+        return [_cell(each, True) for each in value]
+    if isinstance(value, dict):
+        cells = {key: _cell(each, listed) for key, each in value.items()}
+        return {key: each for key, each in cells.items() if each is not None or not listed}
+    return value
 
 
 _READERS: dict[str, Callable[[bytes, Path], Table]] = {

@@ -50,12 +50,21 @@ def _dataset(rows: Any, name: str) -> Any:
     try:
         if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
             return Dataset.from_pandas(rows, preserve_index=False)
-        return Dataset.from_list([dict(row) for row in rows])
+        mappings = [dict(row) for row in rows]
+        columns = dict.fromkeys(
+            name for row in mappings for name in row
+        )  # from_list takes those of the first row alone
+        return Dataset.from_list([{name: row.get(name) for name in columns} for row in mappings])
     except Exception as error:  # whatever pandas, pyarrow and datasets raise of values without a type
         raise ValueError(
             f"the rows of task {name} cannot be used: {first_line(error)}; give a DataFrame, a "
             "Dataset or a list of dicts"
         ) from error
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two Arrow tables hold the same; a NaN is itself."""
+    return bool(one.equals(other)) or repr(one.to_pylist()) == repr(other.to_pylist())
 
 
 def _write(path: Path, dataset: Any, name: str) -> Path:
@@ -64,7 +73,7 @@ def _write(path: Path, dataset: Any, name: str) -> Path:
     if not len(dataset):
         raise ValueError(f"the rows of task {name} are none")
     if path.exists():
-        if not pq.read_table(path).equals(dataset.with_format("arrow")[:]):
+        if not _same(pq.read_table(path), dataset.with_format("arrow")[:]):
             raise ValueError(
                 f"{path} holds other rows than were given for task {name}; give those that the sweep was begun "
                 "with, or another name to the sweep"

@@ -9,7 +9,7 @@ from typing import Any
 
 from gallop_ray.spec.basics import basics_name
 from gallop_ray.spec.problems import did_you_mean, first_line
-from gallop_ray.spec.tasks import SUFFIXES, TaskSpec, kind_of_file
+from gallop_ray.spec.tasks import SUFFIXES, TaskSpec, kind_of_file, stem_of_file
 from gallop_ray.tasks.basics import basics_table
 from gallop_ray.tasks.examples import SPLITS, Split
 from gallop_ray.tasks.sources.files import dataset_table, file_table
@@ -22,6 +22,8 @@ _ALIASES: dict[Split, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val", "dev", "development"),
     "test": ("test", "testing", "eval"),
 }
+_NO_ROWS = ("readme", "license", "licence", "notice", "citation", "dataset_info", "dataset_infos", "metadata")
+"""What lies beside the files of rows in many folders."""
 
 
 @dataclass(frozen=True)
@@ -80,24 +82,46 @@ def _reader(files: list[Path]) -> Callable[[], Table]:
 
 
 def _by_split(files: list[Path]) -> dict[str, list[Path]]:
-    """The files by the split that their names begin or end with; all together where one of them says none."""
+    """The files by the split that their names say; all together where none says one.
+
+    Raises ValueError where some do: of the others nobody knows whether they may be trained on. And for a file that is
+    there twice, of two kinds.
+    """
+    _refuse_twice(files)
     said = [_split_of(each) for each in files]
-    if None in said:
+    if not any(said):
         return {ALL: files}
+    if None in said:
+        other, known = files[said.index(None)], next(file for file, split in zip(files, said, strict=True) if split)
+        raise ValueError(
+            f"{other}: the name says no split, and that of {known.name} does; give `splits: {{train: FILE, test: "
+            "FILE}}`, files or globs, or take the file out"
+        )
     found: dict[str, list[Path]] = {}
     for split, file in zip(said, files, strict=True):
         found.setdefault(str(split), []).append(file)
     return found if len(found) > 1 else {ALL: files}
 
 
+def _refuse_twice(files: list[Path]) -> None:
+    """Raises ValueError for two files whose names differ in their suffix alone: their rows would count twice."""
+    seen: dict[Path, Path] = {}
+    for file in files:
+        if (same := seen.setdefault(file.parent / stem_of_file(file.name), file)) is not file:
+            raise ValueError(f"{file} and {same.name} are one file of two kinds; take one out, or name one in `source`")
+
+
 def _split_of(path: Path) -> Split | None:
-    words = re.split(r"[._\-]+", path.name.lower())
-    return next((split for split in SPLITS for name in _ALIASES[split] if name in words), None)
+    """The split that the name of a file says: the last of its words that names one, for a task's name comes first."""
+    words = re.split(r"[._\-]+", stem_of_file(path.name).lower())
+    named = {name: split for split in SPLITS for name in _ALIASES[split]}
+    return next((named[word] for word in reversed(words) if word in named), None)
 
 
 def _folder(folder: Path) -> Source:
     """A folder of files, whose names say their splits."""
-    files = sorted(each for each in folder.iterdir() if each.is_file() and kind_of_file(each.name))
+    found = sorted(each for each in folder.iterdir() if each.is_file() and kind_of_file(each.name))
+    files = [each for each in found if stem_of_file(each.name).lower() not in _NO_ROWS] or found
     if not files:
         raise ValueError(
             f"{folder} holds neither a dataset of save_to_disk nor a file that ends in {', '.join(SUFFIXES)}"

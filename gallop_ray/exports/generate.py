@@ -82,7 +82,7 @@ class Speaker:
         if self._like.messages:
             content = "\n".join(filter(None, [instruction, text]))
             return replace(self._like, messages=(Message("user", content), Message("assistant", ".")))
-        return replace(reasoned(instruction, text, ".", 0.0), joint=self._like.joint)
+        return replace(reasoned(instruction, text, ".", 0.0), joint=self._like.joint, shots=self._like.shots)
 
     def _said(self, model: Any, examples: list[Example]) -> list[str]:
         return generation_correct(model, self._tokenizer, examples, self._settings).outputs

@@ -4,8 +4,9 @@ import ctypes.util
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
+from typing import Any
 
 import datasets
 import huggingface_hub
@@ -27,12 +28,14 @@ from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
 from gallop_ray.spec.training import GENERATED_TEXT
+from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.chat import changes_with_time
 from gallop_ray.tasks.encode import CHAT
-from gallop_ray.tasks.examples import TaskData
+from gallop_ray.tasks.examples import Example, TaskData
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths, too_long
 from gallop_ray.tasks.load import load_tasks, local_tasks
+from gallop_ray.tasks.measuring import measuring
 from gallop_ray.tasks.text import hub_texts
 from gallop_ray.training.engine import refuse_extra
 from gallop_ray.training.model_checks import refuse_positions
@@ -187,7 +190,12 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         yield problem("data.prompt is chat, but the model has no chat template", "Write a prompt template")
         return
     longest = sweep.training.max_length
-    if unfit := too_long(sweep, tasks, tokenizer):
+    try:
+        unfit = too_long(sweep, tasks, tokenizer)
+    except ValueError as error:  # of a chat template
+        yield problem(str(error), "")
+        return
+    if unfit:
         more = f"; so it is with {len(unfit) - 1} more" if len(unfit) > 1 else ""
         yield problem(unfit[0] + more, "")
         return
@@ -211,11 +219,29 @@ def _lengths(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         )
     else:
         yield ok(text)
-    for reasoning, answers in ((False, lengths.option), (True, lengths.reasoning)) if sweep.evaluation.generate else ():
-        room = sweep.evaluation.new_tokens(reasoning)
-        if answers > room:
-            text = f"answers have up to {answers} tokens, evaluation.max_new_tokens is {room}: generated ones are cut"
-            yield warning(text, f"Give {answers} or more")
+    for name, task in tasks.items():
+        if measured := [one for part in task.prompted[1:] for one in part[:_LOOKED_AT]]:
+            yield from cut_when_generated(sweep, name, measured, tokenizer)
+
+
+def cut_when_generated(sweep: Sweep, name: str, examples: Sequence[Example], tokenizer: Any) -> Iterator[Finding]:
+    """Whether a task's right answers fit into what is generated for it, if anything is."""
+    how, evaluation = measuring(sweep, name, examples), sweep.evaluation
+    usual = EvaluationSettings(
+        prompt=sweep.data.prompt,
+        max_length=sweep.training.max_length,
+        batch_size=1,
+        max_new_tokens=evaluation.new_tokens(),
+        max_reasoning_tokens=evaluation.new_tokens(reasoning=True),
+    )
+    if not (room := how.new_tokens(usual)):
+        return
+    lengths = text_lengths(examples, tokenizer, sweep.data.prompt)
+    answers = max(lengths.option, lengths.reasoning)
+    if answers > room:
+        of = "evaluation" if how.max_new_tokens is None else f"data.tasks.{name}"
+        text = f"{name}: answers have up to {answers} tokens, {of}.max_new_tokens is {room}: generated ones are cut"
+        yield warning(text, f"Give {answers} or more")
 
 
 def tuners(sweep: Sweep) -> Iterator[Finding]:

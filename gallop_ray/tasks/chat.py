@@ -10,9 +10,14 @@ _LOG = logging.getLogger(__name__)
 _A_DATE, _ANOTHER = datetime(2001, 2, 3, 4, 5, 6), datetime(2012, 11, 10, 9, 8, 7)
 
 
-def chat_text(content: str, tokenizer: Any) -> str:
-    """One user's message, up to where the answer begins. Raises ValueError where the template refuses it."""
-    return rendered([{"role": "user", "content": content}], tokenizer, prompt=True)
+def chat_text(content: str, tokenizer: Any, before: Sequence[tuple[str, str]] = ()) -> str:
+    """One user's message, up to where the answer begins; before it, others with their answers.
+
+    Raises ValueError where the template refuses it.
+    """
+    solved = [(("user", asked), ("assistant", said)) for asked, said in before]
+    turns = [*(turn for pair in solved for turn in pair), ("user", content)]
+    return rendered([{"role": role, "content": text} for role, text in turns], tokenizer, prompt=True)
 
 
 def rendered(
@@ -84,6 +89,22 @@ def takes_system(tokenizer: Any, template: Any, role: str = "system") -> bool:
     instead = "it is put before the first user's turn" if role == "system" else "it is given as one of the system"
     _LOG.warning(f"the model's chat template takes no {role} message: {instead}")
     return False
+
+
+@lru_cache(maxsize=8)
+def takes_json(tokenizer: Any, template: Any) -> bool:
+    """Whether the template writes the arguments of a tool call as they are given, and so needs them as JSON.
+
+    Most take a mapping, as transformers asks for, and would write a text a second time as JSON.
+    """
+    for arguments in ({"city": "Rome"}, '{"city": "Rome"}'):
+        call = {"id": "123456789", "type": "function", "function": {"name": "x", "arguments": arguments}}
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        try:
+            return "'city'" in rendered(turns, tokenizer) or isinstance(arguments, str)
+        except ValueError:
+            continue
+    return False  # whoever uses it is told what it refuses
 
 
 def fix_time(tokenizer: Any, moment: datetime) -> None:

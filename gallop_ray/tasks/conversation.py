@@ -7,17 +7,18 @@ conversation before it, which is checked to be the same tokens alone as in the w
 import itertools
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from gallop_ray.tasks.boundary import prompt_alone
-from gallop_ray.tasks.chat import end_marker, rendered, takes_system, template_of
+from gallop_ray.tasks.chat import end_marker, rendered, takes_json, takes_system, template_of
 from gallop_ray.tasks.examples import Example, Message
 from gallop_ray.tasks.written import refuse_lost
 
 _BLANKS = " \t"
 _MARKS = re.compile(r"\{%-?\s*generation\b")
-_FIX = "mark the assistant's turns in the template by {% generation %}, or set the task's `learn` to last"
+_MARK = "mark the assistant's turns in the template by {% generation %}"
 
 Turn = dict[str, Any]
 
@@ -37,7 +38,8 @@ def turns_of(example: Example, tokenizer: Any) -> list[Turn]:
     Raises ValueError for a system message that no user's turn follows, of a template that takes none.
     """
     _refuse_no_template(tokenizer)
-    turns, template = [_turn(each) for each in example.messages], template_of(tokenizer)
+    template = template_of(tokenizer, _tools(example))
+    turns = [_with_arguments(_turn(each), tokenizer, template) for each in example.messages]
     if turns[0]["role"] == "developer" and not takes_system(tokenizer, template, "developer"):
         turns[0]["role"] = "system"
     if turns[0]["role"] != "system" or takes_system(tokenizer, template):
@@ -78,6 +80,28 @@ def _turn(message: Message) -> Turn:
     return {"role": message.role, "content": message.content, **(json.loads(message.more) if message.more else {})}
 
 
+def _with_arguments(turn: Turn, tokenizer: Any, template: Any) -> Turn:
+    """The turn with the arguments of its tool calls as the template takes them: a mapping, or JSON."""
+    calls = turn.get("tool_calls")
+    if not isinstance(calls, list) or not all(isinstance(each, dict) for each in calls):
+        return turn
+    as_json = takes_json(tokenizer, template)
+    return {**turn, "tool_calls": [_call(each, as_json) for each in calls]}
+
+
+def _call(call: dict[str, Any], as_json: bool) -> dict[str, Any]:
+    if isinstance(call.get("function"), dict):
+        return {**call, "function": _call(call["function"], as_json)}
+    arguments = call.get("arguments")
+    if as_json and isinstance(arguments, dict):
+        return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    if not as_json and isinstance(arguments, str):
+        with suppress(ValueError):
+            found = json.loads(arguments)
+            return {**call, "arguments": found if isinstance(found, dict) else arguments}
+    return call
+
+
 def _tools(example: Example) -> list[Any] | None:
     return json.loads(example.tools) if example.tools else None
 
@@ -97,6 +121,11 @@ class _Rendered:
     tokenizer: Any
     learnt: list[int]
     """Which of the turns."""
+
+    @property
+    def _fix(self) -> str:
+        last = self.learnt == [len(self.turns) - 1]
+        return _MARK if last else f"{_MARK}, or set the task's `learn` to last"
 
     def marked(self, said: list[int]) -> Turns:
         """By the template's own marks, of all turns that the assistant has said."""
@@ -144,7 +173,7 @@ class _Rendered:
         begun = self._text(index, prompt=True).rstrip(_BLANKS)
         if not whole.startswith(begun):
             raise ValueError(
-                f"the chat template begins turn {index + 1}, the assistant's, otherwise than it asks: {_FIX}"
+                f"the chat template begins turn {index + 1}, the assistant's, otherwise than it asks: {self._fix}"
             )
         asked = prompt_alone(begun, self.tokenizer, special=False)
         return self._place(asked, ids), self._place(self._ids(self._until(index, whole, begun)), ids)
@@ -159,7 +188,7 @@ class _Rendered:
         content, marker = str(self.turns[index]["content"] or "").strip(), self._end_marker()
         at = whole.find(content + marker, len(begun)) if content and marker else -1
         if at < 0:
-            raise ValueError(f"the chat template writes turn {index + 1} otherwise where more follows: {_FIX}")
+            raise ValueError(f"the chat template writes turn {index + 1} otherwise where more follows: {self._fix}")
         return whole[: at + len(content) + len(marker)]
 
     def _marker(self, index: int, until: str) -> bool:
@@ -185,7 +214,7 @@ class _Rendered:
     def _place(self, alone: list[int], ids: list[int]) -> int:
         """How many tokens of the whole are those of its beginning, `alone`."""
         if ids[: len(alone)] != alone:
-            raise ValueError(f"the tokens where a turn of the assistant begins or ends cross its border: {_FIX}")
+            raise ValueError(f"the tokens where a turn of the assistant begins or ends cross its border: {self._fix}")
         return len(alone)
 
 

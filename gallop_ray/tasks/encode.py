@@ -13,7 +13,7 @@ from torch import Tensor
 from gallop_ray.tasks.boundary import meet, prompt_alone
 from gallop_ray.tasks.chat import chat_end, chat_text
 from gallop_ray.tasks.conversation import asked_text, tokens_of
-from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.examples import BETWEEN, Example
 from gallop_ray.tasks.token_loss import token_losses
 
 CHAT = "chat"
@@ -220,11 +220,19 @@ def _prompt_text(example: Example, tokenizer: Any, prompt: str) -> str:
     if example.messages:
         with _placed(example):
             return asked_text(example, tokenizer)
-    asked = "\n".join(part for part in (example.instruction, example.input) if part)
     if example.joint is not None:
-        return asked + example.joint
+        return _asked(example) + example.joint
     if prompt == CHAT:
-        return chat_text(asked, tokenizer)
+        return chat_text(_asked(example), tokenizer, [(_asked(each), each.answer) for each in example.shots])
+    solved = "".join(f"{_worded(each, prompt)}{each.answer}{BETWEEN}" for each in example.shots)
+    return solved + _worded(example, prompt)
+
+
+def _asked(example: Example) -> str:
+    return "\n".join(part for part in (example.instruction, example.input) if part)
+
+
+def _worded(example: Example, prompt: str) -> str:
     parts = {"{instruction}": example.instruction, "{input}": example.input}
     # Not str.format: instructions and templates may hold other braces.
     return "".join(parts.get(piece, piece) for piece in _FIELDS.split(prompt))

@@ -14,6 +14,8 @@ MEASURED: tuple[Split, ...] = ("validation", "test")
 
 Kind = Literal["choice", "number", "text", "plain"]
 
+BETWEEN = "\n\n"
+"""What stands between two solved examples."""
 T = TypeVar("T")
 
 
@@ -45,6 +47,7 @@ class Example:
         and `input` are no part of the prompt.
     tools: JSON of the tools that a chat template is given; empty for none.
     references: further right answers of free text.
+    shots: solved examples that stand before it, each worded as it is.
     row: JSON of the row that it was made of, for measures of the user's own.
     """
 
@@ -58,6 +61,7 @@ class Example:
     messages: tuple[Message, ...] = ()
     tools: str = ""
     references: tuple[str, ...] = ()
+    shots: tuple["Example", ...] = ()
     row: str = field(default="", compare=False, repr=False)
     place: str = field(default="", compare=False, repr=False)
 

@@ -13,6 +13,7 @@ from gallop_ray.spec.problems import first_line
 from gallop_ray.spec.tasks import Formulation
 from gallop_ray.tasks.answers import as_number
 from gallop_ray.tasks.examples import Example, Split, reasoned
+from gallop_ray.tasks.formats.contract import with_row
 from gallop_ray.tasks.formats.wording import Choice, question_prompt, worded
 
 Row = dict[str, Any]
@@ -61,7 +62,7 @@ def hub_examples(task: str, split: Split, formulation: Formulation | None = None
             f"cannot load task {task} ({known.path}) from the hub: {first_line(error)}. Check the network, or "
             "set data.root to a folder of <task>.<split>.jsonl"
         ) from error
-    return [known.worded(row, formulation) for row in rows]
+    return [with_row(known.worded(row, formulation), row) for row in rows]
 
 
 def arc(row: Row) -> Choice:

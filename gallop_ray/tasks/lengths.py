@@ -124,7 +124,7 @@ def _measured(sweep: Sweep, task: TaskData) -> tuple[list[Example], list[Example
         if not examples or task.harness is not None or examples[0].kind == "plain":
             continue
         how = measuring(sweep, task.name, examples)
-        by_loss = any(each.by == "loss" for each in how.of(test))
+        by_loss = any(each.by == "loss" for each in how.of(test=True))
         rungs = not test and climbs(sweep) and task.name in rung_weights(sweep)
         judges = how.kind == "choice" or by_loss or rungs
         (judged if judges else asked).extend(examples)

@@ -20,10 +20,13 @@ from gallop_ray.cli import main
 from gallop_ray.mlflow_mirror.sqlite import make_whole
 from gallop_ray.preflight import machine_checks
 from gallop_ray.preflight.data_checks import general_text
-from gallop_ray.preflight.sweep_checks import slots
+from gallop_ray.preflight.sweep_checks import cut_when_generated, slots
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.load import load_sweep
+from gallop_ray.tasks.examples import free
 from gallop_ray.training.models import load_model
+from tests.tasks.test_boundary import byte_level
+from tests.tasks.test_too_long import sweep as talk
 from tests.training.tiny import of_pocket_vocabulary
 
 QUICKSTART = str(Path(__file__).parents[2] / "sweeps/quickstart.yaml")
@@ -237,6 +240,17 @@ def test_texts_that_are_cut_are_told_with_their_lengths(doctor, tmp_path):
     assert "answers have up to 7 tokens, evaluation.max_new_tokens is 4" in warnings
     assert "who has 10 validation and 10 test examples: accuracies move in steps of 10 %" in warnings
     assert "10 of the 10 test examples of who are training examples, too" in warnings
+
+
+def test_right_answers_are_held_against_what_is_generated_for_their_task():
+    tokenizer, text = byte_level(), "one two three " * 20
+    examples = [free("q", "", text, "a.jsonl:1")]
+    tokens = len(tokenizer(text)["input_ids"])
+    for more, said in ((0, []), (-1, [f"talk: answers have up to {tokens} tokens, data.tasks.talk.max_new_tokens"])):
+        asked = talk("cut", measure="f1", max_new_tokens=tokens + more)
+        found = list(cut_when_generated(asked, "talk", examples, tokenizer))
+        assert [each.text.partition(" is ")[0] for each in found] == said
+    assert list(cut_when_generated(talk("cut", max_new_tokens=5), "talk", examples, tokenizer)) == []
 
 
 def own_data(folder, task, splits):

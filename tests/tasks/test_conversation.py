@@ -210,6 +210,25 @@ def test_a_template_may_trim_write_json_and_leave_out_thoughts_that_are_only_rea
     assert learnt(item, tokenizer) == ["<think>dry</think> no<|im_end|>"]
 
 
+@pytest.mark.parametrize("written", ["tojson", "string", "escaped"])
+@pytest.mark.parametrize("given", [{"b": "Rome", "a": 1}, '{"b": "Rome", "a": 1}'], ids=["mapping", "json"])
+def test_arguments_of_tool_calls_are_written_once_and_in_their_order(written, given):
+    how = {
+        "tojson": "{{ c.function.arguments | tojson }}",
+        "string": "{{ c.function.arguments }}",
+        "escaped": "{{ c.function.arguments if c.function.arguments is string else c.function.arguments | tojson }}",
+    }[written]
+    template = CHATML.replace(
+        "{{ m.content }}",
+        f"{{{{ m.content }}}}{{% for c in m.tool_calls %}}{{{{ c.function.name }}}}{how}{{% endfor %}}",
+    )
+    more = json.dumps({"tool_calls": [{"function": {"name": "weather", "arguments": given}}]})
+    tokenizer = tokenizer_with(template)
+    messages = (ASK, Message("assistant", "", more))
+    item = encode(Example("", "", ("x",), (), 0, messages=messages), tokenizer, "chat", 300)
+    assert learnt(item, tokenizer) == ['weather{"b": "Rome", "a": 1}<|im_end|>']
+
+
 def test_of_several_templates_the_usual_one_is_taken_and_that_for_tools_with_tools():
     tokenizer, plain = tokenizer_with(CHATML), tokenizer_with(CHATML)
     tool_use = "{% for t in tools %}<{{ t.function.name }}>{% endfor %}" + MARKED

@@ -14,6 +14,8 @@ from gallop_ray.spec.data import DataSpec
 from gallop_ray.tasks.examples import Example, Message
 from gallop_ray.tasks.formats.wording import Choice, worded
 from gallop_ray.tasks.load import load_task
+from gallop_ray.tasks.predictions import prompt_text
+from tests.tasks.test_boundary import byte_level
 
 
 def read(path, splits=("test",), **fields):
@@ -501,6 +503,24 @@ def test_solved_examples_stand_before_each_question(tmp_path):
     example = load_task("mine", data(source=str(chats), few_shot=1)).test[0]
     assert [each.role for each in example.messages] == ["system", "user", "assistant", "user", "assistant"]
     assert [each.learnt for each in example.messages if each.role == "assistant"] == [False, True]
+
+
+def test_shots_are_worded_as_the_question_is(tmp_path):
+    path = lines(tmp_path / "a.jsonl", *({"question": f"q{i}", "answer": f"a{i}"} for i in range(40)))
+    one = load_task("mine", data(source=str(path), few_shot=2)).test[0]
+    asked = re.compile(r"### q\d+\n: a\d+\n\n### q\d+\n: a\d+\n\n### q\d+\n:")
+    assert asked.fullmatch(prompt_text(one, byte_level(), "### {instruction}\n{input}: ").rstrip())
+    assert one.instruction == json.loads(one.row)["question"]
+    tokenizer = byte_level()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    assert re.fullmatch(r"(<user>q\d+<assistant>a\d+){2}<user>q\d+", prompt_text(one, tokenizer, "chat"))
+
+
+def test_one_blank_stands_between_a_prompt_of_ones_own_and_an_option(tmp_path):
+    row = {"a": "Is it?", "b": "no"}
+    for ends, joint in (("", " "), (" ", ""), ("\n", "")):
+        template = {"prompt": f"{{{{ a }}}} Answer:{ends}", "answer": "{{ b }}"}
+        assert only(tmp_path / "a.jsonl", row, options=["no", "yes"], **template).joint == joint
 
 
 HOUSE = {

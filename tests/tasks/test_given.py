@@ -1,5 +1,7 @@
 """Rows that are given in Python."""
 
+import json
+
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
@@ -50,3 +52,37 @@ def test_what_are_no_rows_is_refused(tmp_path):
         given(tmp_path / "b", [1, 2])
     with pytest.raises(ValueError, match=r"data.tasks.mine has a source, and rows were given for it"):
         given(tmp_path / "b", pd.DataFrame(ROWS), source="x.csv")
+
+
+def test_columns_that_only_later_rows_have_are_kept(tmp_path):
+    rows = [{"instruction": f"Do {i}.", "output": "x", **({"input": "CONTEXT"} if i % 2 else {})} for i in range(20)]
+    assert {one.input for one in load_task("mine", given(tmp_path, rows).data).train} == {"", "CONTEXT"}
+
+
+def test_a_value_that_is_missing_is_the_same_the_next_time(tmp_path):
+    for name, rows in (
+        ("list", [{"text": f"{i}", "n": float("nan"), "label": "xy"[i % 2]} for i in range(20)]),
+        ("frame", pd.DataFrame({"text": list("abcd"), "n": [float("nan")] * 4, "label": list("xyxy")})),
+    ):
+        assert given(tmp_path / name, rows) == given(tmp_path / name, rows)
+
+
+def test_turns_and_their_tool_calls_stay_what_they_are(tmp_path):
+    arguments = [{}, {"a": 1}, {"a": "x"}, {"b": None}]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"{i}?"},
+                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments[i % 4]}}]},
+            ]
+        }
+        for i in range(40)
+    ]
+    sweep = given(tmp_path, rows)
+    assert sweep == given(tmp_path, rows)
+    found = {one.messages[1].more for one in load_task("mine", sweep.data).train}
+    assert [json.loads(each)["tool_calls"][0]["function"]["arguments"] for each in sorted(found)] == sorted(
+        arguments, key=json.dumps
+    )
+    with pytest.raises(ValueError, match=r"mine.jsonl holds other rows than were given for task mine"):
+        given(tmp_path, rows[:30])

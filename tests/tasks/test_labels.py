@@ -65,7 +65,7 @@ def test_numbers_of_a_dataset_stand_for_its_own_names(tmp_path, names, fields, e
 
 
 def test_a_hidden_label_is_refused_and_an_option_of_that_name_is_read(tmp_path):
-    with pytest.raises(ValueError, match="label is -1: hidden; take the row out, or give `options` with -1"):
+    with pytest.raises(ValueError, match=r"label is -1: hidden; test on a split .*or give `options` with -1"):
         classes(tmp_path, (-1, 0, 1))
     assert classes(tmp_path, (-1, 0, 1), options=["-1", "0", "1"]) == {-1: "-1", 0: "0", 1: "1"}
 
@@ -153,6 +153,13 @@ def test_rows_with_and_without_a_system_message_are_conversations_alike(tmp_path
         found = load_task("mine", data(source=str(lines(tmp_path / "a.jsonl", *rows))))
         roles = {tuple(each.role for each in one.messages) for one in found.train}
         assert roles == {("user", "assistant"), ("system", "user", "assistant")}
+
+
+def test_completions_that_are_judged_are_not_all_learnt(tmp_path):
+    row = {"prompt": "q", "completion": "a", "label": False}
+    with pytest.raises(ValueError, match=r"a.jsonl:1: label is false, and every completion would be learnt; keep"):
+        only(tmp_path / "a.jsonl", row)
+    assert only(tmp_path / "a.jsonl", row, format="prompt").answer == "a"
 
 
 UNUSED = {

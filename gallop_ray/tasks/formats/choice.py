@@ -10,7 +10,7 @@ from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.formats.contract import Format, Maker, Reading, missing, refuse_unused, text_of
 from gallop_ray.tasks.formats.lists import as_list, parsed
 from gallop_ray.tasks.formats.templates import rendered
-from gallop_ray.tasks.formats.wording import LETTERS, Choice, question_prompt, worded
+from gallop_ray.tasks.formats.wording import LETTERS, Choice, joint_of, question_prompt, worded
 from gallop_ray.tasks.sources.table import Row
 
 _QUESTIONS = ("question", "question_stem", "query", "stem", "goal", "ctx", "prompt", "sentence")
@@ -226,13 +226,19 @@ def _choice_maker(reading: Reading) -> Maker:
     def make(row: Row, place: str) -> Example:
         found, value = _found(row, place), _label(row, place)
         label = read(value, found)
+        if value == -1:
+            raise ValueError(
+                f"{place}: label is -1: hidden; test on a split that has labels (splits: {{test: validation}}), or "
+                "take the row out"
+            )
         if label is None:
             raise ValueError(
                 f"{place}: label {value!r} is none of the answers {list(found.texts)}; write an index from 0, a letter "
                 "or the text of one, all rows alike"
             )
         prompt, asked = _asked(row, place, reading)
-        return worded(Choice(prompt, found.texts, label, place, asked), task.formulation)
+        joint = " " if task.prompt is None else joint_of(prompt)
+        return worded(Choice(prompt, found.texts, label, place, asked, joint), task.formulation)
 
     return make
 

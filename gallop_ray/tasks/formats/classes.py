@@ -10,7 +10,7 @@ from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.formats.choice import CONTEXTS, READERS, SAID, Found, first_of, in_place
 from gallop_ray.tasks.formats.contract import Format, Maker, Reading, missing, refuse_unused, text_of
 from gallop_ray.tasks.formats.templates import rendered
-from gallop_ray.tasks.formats.wording import Choice, worded
+from gallop_ray.tasks.formats.wording import Choice, joint_of, worded
 from gallop_ray.tasks.sources.table import Row
 
 _TEXTS = ("text", "sentence", "content", "review", "utterance", "tweet", "headline", "title", "comment", "message")
@@ -43,14 +43,16 @@ def _class_maker(reading: Reading) -> Maker:
         label = read(_value(row, column, options, place))
         if label is None:
             raise ValueError(f"{place}: {column} {row[column]!r} is not among the options {', '.join(options)}")
+        joint = " "
         if task.prompt is not None:
             prompt = asked = rendered(task.prompt, row, place, "prompt")
+            joint = joint_of(prompt)
         else:
             text = first_of(_TEXTS, row) or "text"
             refuse_unused(reading, row, [name for name in _ASKED if name != text], text, place)
             asked = text_of(row, text, place)
             prompt = f"{asked}\nLabel:"
-        return worded(Choice(prompt, options, label, place, asked), task.formulation)
+        return worded(Choice(prompt, options, label, place, asked, joint), task.formulation)
 
     return make
 
@@ -66,7 +68,10 @@ def _value(row: Row, column: str, options: Sequence[str], place: str) -> Any:
     if not isinstance(value, Hashable):
         raise ValueError(f"{place}: {column} is a {type(value).__name__}; a row has one label, so write each alone")
     if _hidden(value, options):
-        raise ValueError(f"{place}: {column} is -1: hidden; take the row out, or give `options` with -1")
+        raise ValueError(
+            f"{place}: {column} is -1: hidden; test on a split that has labels (splits: {{test: validation}}), take "
+            "the row out, or give `options` with -1"
+        )
     return value
 
 

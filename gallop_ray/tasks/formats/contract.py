@@ -1,7 +1,8 @@
 """What a format is, and what it may know of a task."""
 
+import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gallop_ray.spec.problems import did_you_mean
@@ -38,6 +39,11 @@ class Format:
     """Those that it looks for, under the names by which `columns` maps them."""
     fits: Callable[[Collection[str], Row], bool]
     maker: Callable[[Reading], Maker]
+
+
+def with_row(example: Example, row: Row) -> Example:
+    """The example with its row as it was read."""
+    return replace(example, row=json.dumps(row, ensure_ascii=False, sort_keys=True, default=str))
 
 
 def text_of(row: Row, column: str, place: str, optional: bool = False) -> str:

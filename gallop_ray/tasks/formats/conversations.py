@@ -56,7 +56,7 @@ def _tools(row: Row, place: str) -> str:
     tools = as_list(value)
     if tools is None or not all(isinstance(each, Mapping) for each in tools):
         raise ValueError(f"{place}: tools is {value!r:.60}, no list of mappings; write it as JSON, or leave it out")
-    return json.dumps(tools, ensure_ascii=False, sort_keys=True, default=str) if tools else ""
+    return json.dumps(tools, ensure_ascii=False, default=str) if tools else ""
 
 
 def _message(turn: Any, number: int, place: str, learnt: bool) -> Message:
@@ -76,7 +76,7 @@ def _message(turn: Any, number: int, place: str, learnt: bool) -> Message:
     if "tool_calls" in more and not more["tool_calls"]:
         del more["tool_calls"]
     content = _content(turn.get(content_key), number, place, bool(more.get("tool_calls")))
-    written = json.dumps(more, ensure_ascii=False, sort_keys=True, default=str) if more else ""
+    written = json.dumps(more, ensure_ascii=False, default=str) if more else ""
     role, weight = _ROLES[said], _weight(turn, number, place)
     return Message(role, content, written, role != "assistant" or (learnt and weight))
 

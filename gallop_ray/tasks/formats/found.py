@@ -1,8 +1,6 @@
 """Every format, and which one a task's rows are of."""
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from gallop_ray.spec.plugins import installed, is_reference, load_installed, load_object
@@ -11,7 +9,7 @@ from gallop_ray.spec.tasks import FORMAT_GROUP, TaskSpec
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.formats.choice import CHOICE
 from gallop_ray.tasks.formats.classes import CLASSES
-from gallop_ray.tasks.formats.contract import Format, Maker, Reading
+from gallop_ray.tasks.formats.contract import Format, Maker, Reading, with_row
 from gallop_ray.tasks.formats.conversations import MESSAGES, SHAREGPT
 from gallop_ray.tasks.formats.house import HOUSE
 from gallop_ray.tasks.formats.pairs import ALPACA, PLAIN, PROMPT, TEMPLATE
@@ -96,7 +94,7 @@ def examples_of(task: TaskSpec, rows: list[Placed], make: Maker) -> list[Example
     found: list[Example] = []
 
     def of_row(row: Row, place: str) -> Example:
-        example = _with_row(make(_mapped(task, row, place), place), row)
+        example = with_row(make(_mapped(task, row, place), place), row)
         _refuse_halves(example, place)
         if found and found[0].kind != example.kind:
             had, has = found[0].kind, example.kind
@@ -157,7 +155,3 @@ def _refuse_halves(example: Example, place: str) -> None:
         ("the conversation", f"{turns}{example.tools}"),
     ):
         check_characters(text, field, place)
-
-
-def _with_row(example: Example, row: Row) -> Example:
-    return replace(example, row=json.dumps(row, ensure_ascii=False, sort_keys=True, default=str))

@@ -12,7 +12,7 @@ from typing import Any
 from gallop_ray.spec.tasks import Formulation
 from gallop_ray.tasks.answers import as_number, keys_in
 from gallop_ray.tasks.examples import Example, reasoned
-from gallop_ray.tasks.formats.contract import Format, Maker, Reading
+from gallop_ray.tasks.formats.contract import Format, Maker, Reading, with_row
 from gallop_ray.tasks.formats.wording import Choice, question_prompt, worded
 from gallop_ray.tasks.lines import check_characters
 from gallop_ray.tasks.sources.table import Placed, Row, each_row
@@ -31,7 +31,7 @@ def house_examples(rows: Sequence[Placed], formulation: Formulation) -> list[Exa
     found: list[Example] = []
 
     def make(row: Row, place: str) -> Example:
-        found.append(_like(found, house_example(row, place, formulation)))
+        found.append(with_row(_like(found, house_example(row, place, formulation)), row))
         return found[-1]
 
     return each_row(rows, make)

@@ -12,7 +12,7 @@ from gallop_ray.tasks.formats.contract import Format, Maker, Reading, refuse_unu
 from gallop_ray.tasks.formats.conversations import prompt_and_completion
 from gallop_ray.tasks.formats.lists import as_list
 from gallop_ray.tasks.formats.templates import rendered
-from gallop_ray.tasks.formats.wording import Choice, worded
+from gallop_ray.tasks.formats.wording import Choice, joint_of, worded
 from gallop_ray.tasks.sources.table import Row
 
 _SYSTEMS = ("system", "system_prompt")
@@ -55,6 +55,7 @@ def _pair_maker(reading: Reading) -> Maker:
         if several is None and (found := prompt_and_completion(row, asked, said, place)) is not None:
             return found
         refuse_unused(reading, row, ("choices", "options"), asked, place)
+        _refuse_judged(reading, row, place)
         prompt = _asked(reading, row, asked, place)
         context = _context(reading, row, asked, said, place)
         completion, *references = several or (text_of(row, said, place),)
@@ -79,6 +80,15 @@ def _asked(reading: Reading, row: Row, column: str, place: str) -> str:
     """What is asked: the task's own template, else the column."""
     own = reading.task.prompt
     return text_of(row, column, place) if own is None else rendered(own, row, place, "prompt")
+
+
+def _refuse_judged(reading: Reading, row: Row, place: str) -> None:
+    """Raises ValueError for what is not to be learnt: completions that people judged, each good or bad."""
+    if reading.task.format is None and isinstance(row.get("label"), bool):
+        raise ValueError(
+            f"{place}: label is {str(row['label']).lower()}, and every completion would be learnt; keep those that are "
+            "good, and give format: prompt"
+        )
 
 
 def _context(reading: Reading, row: Row, asked: str, said: str, place: str) -> str:
@@ -184,7 +194,7 @@ def _template_maker(reading: Reading) -> Maker:
         label = read(said.strip())
         if label is None:
             raise ValueError(f"{place}: answer {said!r} is not among the options {', '.join(options)}")
-        return worded(Choice(asked, options, label, place), task.formulation)
+        return worded(Choice(asked, options, label, place, joint=joint_of(asked)), task.formulation)
 
     return make
 

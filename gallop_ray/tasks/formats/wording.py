@@ -17,6 +17,7 @@ class Choice:
     """A prompt up to where the answer begins, the answers' texts, and the index of the right one.
 
     asked: the question alone, which the answers are listed under; the prompt by default.
+    joint: what stands between the prompt and an answer.
     """
 
     prompt: str
@@ -24,11 +25,17 @@ class Choice:
     label: int
     place: str = ""
     asked: str = ""
+    joint: str = " "
 
 
 def question_prompt(question: str, context: str = "") -> str:
     """As lm-evaluation-harness words ARC, PIQA and BoolQ."""
     return f"{context}\nQuestion: {question}\nAnswer:" if context else f"Question: {question}\nAnswer:"
+
+
+def joint_of(template: str) -> str:
+    """What stands between a prompt of the user's own and an answer: a blank, unless the prompt ends with one."""
+    return "" if template[-1:].isspace() else " "
 
 
 def worded(choice: Choice, formulation: Formulation | None) -> Example:
@@ -44,7 +51,8 @@ def worded(choice: Choice, formulation: Formulation | None) -> Example:
     if len({text.strip() for text in different}) < max(2, len(different)):
         raise ValueError(f"{at}the answers {list(choice.texts)} are not different; change them")
     if formulation != "label":
-        return Example(choice.prompt, "", different, different, different.index(right), joint=" ", place=choice.place)
+        label = different.index(right)
+        return Example(choice.prompt, "", different, different, label, joint=choice.joint, place=choice.place)
     if choice.texts.count(right) > 1:
         raise ValueError(f"{at}the right answer {right!r} is there twice, so that two letters are right; change it")
     if len(choice.texts) > len(LETTERS):

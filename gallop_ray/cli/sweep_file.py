@@ -9,6 +9,8 @@ from typing import Any
 from gallop_ray.cli.apart import LOG, libraries_apart
 from gallop_ray.cli.watched import AGAIN, FAILED, INTERRUPTED, TERMINATED, LastWord
 from gallop_ray.reporting.terminal import Terminal
+from gallop_ray.spec.checks import is_begun
+from gallop_ray.spec.configuration import names_code, trainings
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.other_methods import HybridSpec, PeftSpec
 from gallop_ray.spec.problems import Path
@@ -93,7 +95,7 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="override a field by its dotted path, for example training.learning_rate=1e-4",
+        help="override a field by its dotted path, for example training.steps=50",
     )
 
 
@@ -128,7 +130,7 @@ def _load(arguments: argparse.Namespace) -> Sweep:
 
 
 def _refused_by_libraries(sweep: Sweep) -> Iterator[tuple[Path, str]]:
-    """What PEFT, Optuna or a user's rule refuse; imported only if the sweep names any, because that takes seconds."""
+    """What PEFT, torch, Optuna or a user's rule refuse; imported only if a sweep needs them, as that takes seconds."""
     if any(isinstance(method, PeftSpec | HybridSpec) for method in sweep.methods):
         from gallop_ray.methods.peft import refused_by_peft
 
@@ -137,6 +139,11 @@ def _refused_by_libraries(sweep: Sweep) -> Iterator[tuple[Path, str]]:
         from gallop_ray.search.samplers import refused_sampler
 
         yield from refused_sampler(sweep)
+    used = [each for method in sweep.methods for each in trainings(sweep, method)]
+    if not is_begun(sweep) and any(map(names_code, used)):
+        from gallop_ray.training.optimizers import refused_training
+
+        yield from refused_training(sweep)
     if sweep.search.warm_start:
         from gallop_ray.search.warm_start import refused_warm_start
 

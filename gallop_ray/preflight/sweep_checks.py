@@ -22,8 +22,7 @@ from gallop_ray.preflight.plan import estimates, held_at_most, no_estimate, offl
 from gallop_ray.search.storage import database
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.basics import BASICS_TEXT
-from gallop_ray.spec.configuration import longest_text
-from gallop_ray.spec.method import MaskMethodSpec
+from gallop_ray.spec.configuration import variants
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
@@ -48,9 +47,8 @@ from gallop_ray.training.models import (
     preset_folder,
     try_model,
 )
-from gallop_ray.training.optimizers import try_optimizer
+from gallop_ray.training.optimizers import try_trainings
 from gallop_ray.training.packing_check import packs, refuse_packing
-from gallop_ray.training.schedules import schedule_of
 
 _SECONDS = 3.0
 _LOOKED_AT = 200  # examples of a split
@@ -90,8 +88,8 @@ def _loads(sweep: Sweep) -> Iterator[Finding]:
         return
     yield ok(f"model {sweep.model.name}: loads, {sum(p.numel() for p in model.parameters()):,} parameters")
     known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(known, int) and longest_text(sweep) > known:
-        text = f"training.max_length is {longest_text(sweep)}, the model was trained on {known} positions"
+    if isinstance(known, int) and sweep.training.max_length > known:
+        text = f"training.max_length is {sweep.training.max_length}, the model was trained on {known} positions"
         yield warning(f"{text}: it has not seen positions beyond", f"Give {known} or less")
 
 
@@ -246,7 +244,7 @@ def cut_when_generated(sweep: Sweep, name: str, examples: Sequence[Example], tok
 
 def tuners(sweep: Sweep) -> Iterator[Finding]:
     """Whether PEFT accepts the model and the options, judged by shapes; the first slot tries it with weights."""
-    methods = [make_method(spec) for spec in sweep.methods]
+    methods = [make_method(each) for spec in sweep.methods for each in variants(sweep, spec, "target_modules")]
     named = [method for method in methods if isinstance(method, PeftMethod | Hybrid)]
     if not named:
         return
@@ -270,11 +268,9 @@ def tuners(sweep: Sweep) -> Iterator[Finding]:
 
 
 def optimizer(sweep: Sweep) -> Iterator[Finding]:
-    """Whether the optimizer and the schedule can be made and train what the methods train."""
+    """Whether the optimizers and the schedules can be made and train what the methods train."""
     try:
-        schedule_of(sweep.training.schedule, 1)
-        for spec in sweep.methods:
-            try_optimizer(sweep.training, (4,) if isinstance(spec, MaskMethodSpec) else (4, 4), spec.entry_ages)
+        try_trainings(sweep)
     except ValueError as error:
         yield problem(str(error), "")
 

@@ -38,19 +38,19 @@ from gallop_ray.slots.nodes import not_seen
 from gallop_ray.slots.rounds import execute_rounds
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.memory import free_memory
-from gallop_ray.spec.configuration import asked, densities
+from gallop_ray.spec.configuration import asked, variants
 from gallop_ray.spec.machine import ResourcesSpec
 from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, Sweep
+from gallop_ray.spec.search import SearchSpec
 from gallop_ray.tasks.progress import now_and_then
 from gallop_ray.training.attach import try_to_attach
 from gallop_ray.training.context import NullReporter
-from gallop_ray.training.optimizers import try_optimizer
+from gallop_ray.training.optimizers import try_trainings
 from gallop_ray.training.pause import Judged
 from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute_until, look, measure_base
-from gallop_ray.training.schedules import schedule_of
 
 
 def serve(config: Mapping[str, Any]) -> None:
@@ -117,7 +117,8 @@ def _answer(resident: LoadedModel, folder: SweepFolder, job: Job, slot: str, ran
         if isinstance(job, BaseJob):
             report = None if rank else now_and_then(folder.note_base_progress)
             return Outcome("finished", result=asdict(measure_base(resident, report)))
-        _check_methods(resident)
+        # What searched values a sweep that is resumed has, its earlier runs have shown.
+        _check_methods(resident, of_search=not folder.configurations())
         return Outcome("finished")
     except Exception as error:
         failure = classify(error)
@@ -167,18 +168,14 @@ def _begin(record: RunFolder, configuration: Configuration, job: RunJob, slot: s
     record.write("environment", environment_record())
 
 
-def _check_methods(resident: LoadedModel) -> None:
+def _check_methods(resident: LoadedModel, of_search: bool) -> None:
     """Raise ValueError for what the model, torch or PEFT do not have, before anything is spent on it."""
-    sweep = resident.sweep
+    sweep = resident.sweep if of_search else resident.sweep.model_copy(update={"search": SearchSpec()})
     look(resident)
-    for spec in sweep.methods:
-        schedule_of(sweep.training.schedule, 1)
-        try_optimizer(sweep.training, (4,) if isinstance(spec, MaskMethodSpec) else (4, 4), spec.entry_ages)
-        make_method(spec)
+    try_trainings(sweep)
+    for spec in (each for method in sweep.methods for each in variants(sweep, method, "target_modules", "density")):
+        method: Any = make_method(spec)
         if isinstance(spec, MaskMethodSpec):
-            candidates = find_candidates(resident.model, spec.target_modules)
-            for value in densities(sweep, spec):
-                each: Any = make_method(spec.model_copy(update={"density": value}))
-                each.quotas(candidates, resident.parameters)
-        elif isinstance(make_method(spec), PeftMethod | Hybrid):
+            method.quotas(find_candidates(resident.model, spec.target_modules), resident.parameters)
+        elif isinstance(method, PeftMethod | Hybrid):
             try_to_attach(resident, spec)

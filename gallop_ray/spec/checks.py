@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
 from gallop_ray.spec.harness import task_path
@@ -28,8 +27,14 @@ from gallop_ray.spec.search_checks import (
     grid_is_finite,
     lora_has_one_scale,
     method_paths,
+    options_fit_together,
+    owned_options,
     range_values,
+    sampler_has_options,
+    settled_fields,
+    steps_or_epochs,
     training_paths,
+    values_are_the_fields,
 )
 from gallop_ray.spec.secrets import hidden
 from gallop_ray.spec.tasks import OF_SOURCES, TaskSpec, is_local, is_missing
@@ -47,11 +52,6 @@ _OWNED_BY_US = {
     # They would write beside MLflow, and their keys into the records.
     **dict.fromkeys(("comet", "csv_monitor", "tensorboard", "wandb"), "tracking"),
 }
-_OPTIMIZER_OWNED = {
-    "lr": "training.learning_rate",
-    "weight_decay": "training.weight_decay",
-    "params": "methods",
-}
 _DATABASES = ("sqlite", "postgresql", "mysql")
 _COPIED_WEIGHTS = {
     "zero_hpz_partition_size": (0, 1),
@@ -66,15 +66,26 @@ def check(document: Document, draft: Draft) -> Iterator[Problem]:
     """The problems between fields, for checks whose fields are valid by themselves."""
     for needs, findings in _CHECKS:
         if all(draft.good(tuple(each.split("."))) for each in needs):
-            for paths, message in findings(draft.sweep):
+            for paths, message in _since_begun(draft.sweep, findings):
                 yield document.problem(_written(document, paths), message)
+
+
+def _since_begun(sweep: Sweep, findings: Callable[[Sweep], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a check finds; nothing of those that came later than a sweep that is already there, and is resumed."""
+    found = list(findings(sweep))
+    yield from [] if found and findings in _OF_NEW_SWEEPS and is_begun(sweep) else found
+
+
+def is_begun(sweep: Sweep) -> bool:
+    """Whether there is a sweep of this name already, which is resumed."""
+    return is_file(f"{sweep.output}/{sweep.name}/spec.json")
 
 
 def broken_rules(sweep: Sweep) -> Iterator[Finding]:
     """What does not fit together in a sweep, without looking at files."""
     for _, findings in _CHECKS:
         if findings not in _OF_FILES:
-            yield from findings(sweep)
+            yield from _since_begun(sweep, findings)
 
 
 def verify(sweep: Sweep) -> Sweep:
@@ -95,7 +106,7 @@ def checked_sweep(data: dict[str, Any]) -> Sweep:
         wrong = by_path(error.errors(include_url=False), data)
         found = [(path, explain(errors, Sweep)) for path, errors in wrong.items()]
     else:
-        found = [(paths[0], message) for _, findings in _CHECKS for paths, message in findings(sweep)]
+        found = [(paths[0], message) for _, findings in _CHECKS for paths, message in _since_begun(sweep, findings)]
     if found:
         name = f"sweep {data.get('name', '')}".strip()
         raise SweepFileError([Problem(name, None, dotted(path), message) for path, message in found])
@@ -240,7 +251,7 @@ def _model_can_be_read(sweep: Sweep) -> Iterator[Finding]:
     if found := folder_problem(folder):
         yield (("model", "name"),), f"{shown(name)} cannot be loaded: {found}"
         return
-    limit, longest = position_table(read_config(folder)), longest_text(sweep)
+    limit, longest = position_table(read_config(folder)), sweep.training.max_length
     if limit is not None and longest > limit:
         message = f"{longest} is not allowed; the model has {limit} positions, so give {limit} or less"
         yield (("training", "max_length"), ("model", "name")), message
@@ -352,13 +363,6 @@ def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
             yield ((*at, "zero_optimization", key),), message
 
 
-def _optimizer_options(sweep: Sweep) -> Iterator[Finding]:
-    """Options that would silently win over fields of the training, which configurations may search."""
-    for key, ours in _OPTIMIZER_OWNED.items():
-        if key in sweep.training.optimizer_options:
-            yield (("training", "optimizer_options", key),), f"is not allowed here; set {ours} instead"
-
-
 def _whole_gpus(sweep: Sweep) -> Iterator[Finding]:
     gpus = sweep.resources.gpus_per_worker
     if gpus > 1 and not gpus.is_integer():
@@ -383,7 +387,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("pruning", "resources", "data", "objective"), _rungs_fit),
     (("seeds", "confirmation", "objective"), _fresh_seeds),
     (("data.prompt",), _prompt_shows_task),
-    (("model.name", "training.max_length", "search.space"), _model_can_be_read),
+    (("model.name", "training.max_length"), _model_can_be_read),
     (("data.root",), _root_exists),
     (("data",), _sources_exist),
     (("evaluation.text",), _text_exists),
@@ -392,12 +396,17 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("data.tasks",), _harness_fields),
     (("model.name", "evaluation.text", "search.storage"), _no_buckets),
     (("deepspeed.extra",), _deepspeed_extra),
-    (("training.optimizer_options",), _optimizer_options),
+    (("training.optimizer_options", "search.space"), owned_options),
     (("resources",), _whole_gpus),
     ((), fixed_paths),
+    ((), settled_fields),
+    (("training.steps", "methods", "search.space"), steps_or_epochs),
     ((), training_paths),
     (("methods",), method_paths),
     ((), range_values),
+    (("methods", "training", "search.space"), values_are_the_fields),
+    (("methods", "search.space"), options_fit_together),
+    (("search.sampler", "search.sampler_options"), sampler_has_options),
     (("search.sampler", "search.space"), grid_is_finite),
     (("methods", "search"), first_points_fit),
     (("methods", "search.space"), lora_has_one_scale),
@@ -414,3 +423,12 @@ _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
     _harness_tasks,
 )
 """Checks that depend on the machine: done where a sweep is read or run, not where its records are only displayed."""
+_OF_NEW_SWEEPS: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
+    options_fit_together,
+    owned_options,
+    sampler_has_options,
+    settled_fields,
+    steps_or_epochs,
+    values_are_the_fields,
+)
+"""Checks of what has no effect, which earlier versions let pass: a sweep that they began must run to its end."""

@@ -3,9 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import product
 from typing import Any
 
+from pydantic import ValidationError
+
+from gallop_ray.spec.frozen import Frozen
 from gallop_ray.spec.method import Density, MaskMethodSpec, MethodSpec
+from gallop_ray.spec.plugins import is_reference
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.spec.space import Range, extremes, points
 from gallop_ray.spec.training import TrainingSpec
@@ -14,6 +20,11 @@ from gallop_ray.spec.training import TrainingSpec
 def searchable(model: type[MethodSpec] | type[TrainingSpec]) -> list[str]:
     """The fields of a section that may be searched: not a method's type and name, which identify it."""
     return [field for field in model.model_fields if field not in ("type", "name")]
+
+
+def offered(model: type[MethodSpec] | type[TrainingSpec]) -> list[str]:
+    """The searchable fields whose values make a difference; sweeps of earlier versions may search others."""
+    return [field for field in searchable(model) if model is not TrainingSpec or field not in TrainingSpec.fixed]
 
 
 def normalised(path: str, method: MethodSpec) -> str | None:
@@ -36,7 +47,7 @@ def section_model(normal_path: str, method: MethodSpec) -> type[MethodSpec] | ty
 
 def known_paths(methods: Sequence[MethodSpec]) -> list[str]:
     """Every path that may be in a search space over these methods."""
-    training = [f"training.{field}" for field in searchable(TrainingSpec)]
+    training = [f"training.{field}" for field in offered(TrainingSpec)]
     paths = dict.fromkeys(training)
     for method in methods:
         for option in searchable(type(method)):
@@ -63,13 +74,6 @@ def method_space(sweep: Sweep, method_name: str) -> dict[str, Range]:
     return {path: sweep.search.space[key] for path, key in keys.items()}
 
 
-def longest_text(sweep: Sweep) -> int:
-    """The largest training.max_length of any configuration, in tokens."""
-    searched = (values for path, values in sweep.search.space.items() if path.endswith("training.max_length"))
-    lengths = [length for values in searched for length in extremes(values) if isinstance(length, int)]
-    return max(lengths, default=sweep.training.max_length)
-
-
 def space_keys(sweep: Sweep, method: MethodSpec) -> dict[str, str]:
     """For each normalised path that a method searches, the key of the sweep's search space that applies."""
     if not method.trains:
@@ -89,11 +93,45 @@ def first_points(sweep: Sweep, method: MethodSpec) -> list[dict[str, object]]:
     ]
 
 
+def tried_values(sweep: Sweep, method: MethodSpec, path: str) -> list[Any]:
+    """What a field can be in a method's configurations, as the field takes it: its own value, or those searched.
+
+    Of a range its ends. path: normalised, such as `training.optimizer`. A value that the field refuses is left out.
+    """
+    section: Frozen = sweep.training if path.startswith("training.") else method
+    field = path.partition(".")[2]
+    key = space_keys(sweep, method).get(path)
+    if key is None:
+        return [getattr(section, field)]
+    found = []
+    for value in extremes(sweep.search.space[key]):
+        with suppress(ValidationError):
+            found.append(getattr(type(section).model_validate({**dict(section), field: value}), field))
+    return found
+
+
+def trainings(sweep: Sweep, method: MethodSpec) -> list[TrainingSpec]:
+    """The trainings of a method that differ in what an optimizer or a schedule is made of."""
+    fields = ("optimizer", "optimizer_options", "schedule", "weight_decay")
+    every = product(*(tried_values(sweep, method, f"training.{field}") for field in fields))
+    return [sweep.training.model_copy(update=dict(zip(fields, values, strict=True))) for values in every]
+
+
+def names_code(training: TrainingSpec) -> bool:
+    """Whether its optimizer or schedule is more than what is always there, so that it has to be tried."""
+    return training.optimizer != "adamw" or bool(training.optimizer_options) or is_reference(training.schedule)
+
+
+def variants(sweep: Sweep, method: MethodSpec, *options: str) -> list[MethodSpec]:
+    """A method with every value of these options that its configurations may have, of ranges the ends."""
+    had = [option for option in options if option in type(method).model_fields]
+    every = product(*(tried_values(sweep, method, f"method.{option}") for option in had))
+    return [method.model_copy(update=dict(zip(had, values, strict=True))) for values in every]
+
+
 def densities(sweep: Sweep, method: MaskMethodSpec) -> list[Density]:
     """The densities of a method in a sweep: all of them, or the ends of a range."""
-    searched = method_space(sweep, method.name).get("method.density")
-    values = extremes(searched) if searched else (method.density,)
-    return [type(method).model_validate({**dict(method), "density": value}).density for value in values]
+    return tried_values(sweep, method, "method.density")
 
 
 def selection_ratios(sweep: Sweep, method: MethodSpec) -> list[float | None]:

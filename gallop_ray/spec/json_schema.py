@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from gallop_ray.spec.configuration import searchable
+from gallop_ray.spec.configuration import offered, searchable
 from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.plugins import REFERENCE
 from gallop_ray.spec.registry import method_specs
@@ -81,7 +81,7 @@ def _space(schema: dict[str, Any]) -> dict[str, Any]:
     definitions = schema["$defs"]
     definitions["Range"] = {"description": "The values to try.", **ranges}
     reference = {"$ref": "#/$defs/Range"}
-    training = {field: definitions["TrainingSpec"]["properties"][field] for field in searchable(TrainingSpec)}
+    training = {field: definitions["TrainingSpec"]["properties"][field] for field in offered(TrainingSpec)}
     options: dict[str, Any] = {}
     for model in method_specs():
         of_method = definitions[model.__name__]["properties"]

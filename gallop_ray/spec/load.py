@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from gallop_ray.spec.checks import check
+from gallop_ray.spec.checks import check, is_begun
 from gallop_ray.spec.document import read_document
 from gallop_ray.spec.draft import make_draft
-from gallop_ray.spec.overrides import apply_overrides, source
+from gallop_ray.spec.overrides import apply_overrides, source, without_effect
 from gallop_ray.spec.plain_yaml import Dumper
 from gallop_ray.spec.plugins import look_in
 from gallop_ray.spec.problems import Path as FieldPath
@@ -31,6 +31,8 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), further: Further
     apply_overrides(document, overrides)
     draft, wrong_fields = make_draft(document)
     problems = [*document.problems, *wrong_fields, *check(document, draft)]
+    if not problems and not is_begun(draft.sweep):
+        problems = list(without_effect(document, draft.sweep))
     if not problems and further is not None:
         problems = [document.problem(field, message) for field, message in further(draft.sweep)]
     if problems:

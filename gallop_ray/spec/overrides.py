@@ -1,8 +1,10 @@
 """`--set path=value`: single fields of a sweep file given on the command line."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.document import Document, Place, parse_value
 from gallop_ray.spec.problems import Path, Problem, SweepFileError, did_you_mean, dotted
 from gallop_ray.spec.schema import Sweep
@@ -26,6 +28,25 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
 def source(override: str) -> str:
     """The text in place of file and line for an override."""
     return f"--set {override if len(override) <= _LONGEST else override[:_LONGEST] + '...'}"
+
+
+def without_effect(document: Document, sweep: Sweep) -> Iterator[Problem]:
+    """The overrides of fields that every method they reach searches, so that their values are never used."""
+    for path, place in document.places.items():
+        if place.file == document.file or path[:1] not in (("training",), ("methods",)):
+            continue
+        here = path[0] == "training"
+        methods = sweep.methods if here else [sweep.methods[int(each)] for each in path[1:2]]
+        written = path[1:2] if here else path[2:3]
+        value = document.data["training"] if here and not written else {}
+        for field in written or value:
+            searched = [
+                space_keys(sweep, method).get(f"{'training' if here else 'method'}.{field}") for method in methods
+            ]
+            if searched and None not in searched:
+                fix = f"; set search.space.{searched[0]}={{choice: [VALUE]}}"
+                message = f"{field} is searched (search.space.{searched[0]}), so that its value is never used{fix}"
+                yield document.problem(path, message)
 
 
 def _apply(document: Document, text: str, origin: str) -> None:
@@ -53,9 +74,12 @@ def _drop_steps(document: Document) -> None:
 def _path(data: dict[str, Any], name: str, origin: str) -> Path:
     if name.startswith("search.space."):  # the keys of the search space contain dots themselves
         return ("search", "space", name.removeprefix("search.space."))
-    head, *rest = (int(part) if part.isdecimal() else part for part in name.split("."))
+    head, *rest = (int(part) if re.fullmatch("0|[1-9][0-9]*", part) else part for part in name.split("."))
     methods = _method_names(data)
     if head in methods and head not in Sweep.model_fields:
+        if rest[:1] == ["training"]:
+            fix = f"for one method alone set search.space.{name}={{choice: [VALUE]}}"
+            raise _refused(origin, name, f"is no option of the method; {fix}, and training.FIELD for all")
         return ("methods", methods.index(head), *rest)
     if head not in Sweep.model_fields:
         known = [*Sweep.model_fields, *methods]

@@ -1,20 +1,36 @@
 """The checks of a search space: that its paths exist and that every value in reach is allowed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, product
 
 from pydantic import ValidationError
 
-from gallop_ray.spec.configuration import known_paths, normalised, searchable, section_model, space_keys
+from gallop_ray.spec.configuration import (
+    known_paths,
+    normalised,
+    offered,
+    searchable,
+    section_model,
+    space_keys,
+    tried_values,
+)
 from gallop_ray.spec.frozen import leaf_types
 from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.problems import Path, by_path, did_you_mean, explain, shown
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import PLAIN_SAMPLERS
 from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, extremes, holds, points
 from gallop_ray.spec.training import TrainingSpec
 
 # The paths concerned, the one to blame first, and what is wrong.
 Finding = tuple[Sequence[Path], str]
 
+_OPTIMIZER_OWNED = {
+    "lr": "training.learning_rate",
+    "weight_decay": "training.weight_decay",
+    "params": "methods",
+}
+_MOST_CORNERS = 1000
 _COUNT_STEPS = {"adam", "adamax", "nadam", "radam", "adafactor"}
 
 # Paths share their first part, which makes them more alike than their fields are.
@@ -23,9 +39,9 @@ _CLOSE = 0.8
 
 def training_paths(sweep: Sweep) -> Iterator[Finding]:
     """Paths under `training.` that are not fields."""
-    known = [f"training.{field}" for field in searchable(TrainingSpec)]
+    known = [f"training.{field}" for field in offered(TrainingSpec)]
     for key in sweep.search.space:
-        if key.startswith("training.") and key not in known:
+        if key.startswith("training.") and key.partition(".")[2] not in searchable(TrainingSpec):
             yield _at(key), f"there is no such field{did_you_mean(key, known, _CLOSE) or _allowed(known)}"
 
 
@@ -36,6 +52,61 @@ def fixed_paths(sweep: Sweep) -> Iterator[Finding]:
         if head in Sweep.model_fields and head != "training":
             reason = "is fixed for a sweep, because slots keep the model and the data resident"
             yield _at(key), f"cannot be searched: {head} {reason}; write one sweep file per value"
+
+
+def settled_fields(sweep: Sweep) -> Iterator[Finding]:
+    """Fields of the training that are searched and would be the same in every configuration."""
+    for key in sweep.search.space:
+        *_, section, field = ("", *key.split("."))
+        if section == "training" and field in TrainingSpec.fixed:
+            reason = "is fixed for a sweep, because slots keep the data as tokens"
+            reason = "changes no result" if field.startswith("checkpoint") else reason
+            yield _at(key), f"cannot be searched: {field} {reason}; write one sweep file per value"
+
+
+def steps_or_epochs(sweep: Sweep) -> Iterator[Finding]:
+    """Epochs that are searched where the training has steps, which override them."""
+    for method in sweep.methods:
+        key = space_keys(sweep, method).get("training.epochs")
+        if key is not None and None not in tried_values(sweep, method, "training.steps"):
+            message = f"has no effect for {method.name}, because training.steps overrides the epochs"
+            yield (*_at(key), ("training", "steps")), f"{message}; leave out one of the two"
+
+
+def owned_options(sweep: Sweep) -> Iterator[Finding]:
+    """Options of the optimizer that would silently win over fields of the training, which configurations may search."""
+    written: dict[Path, object] = {("training", "optimizer_options"): sweep.training.optimizer_options}
+    for key, values in sweep.search.space.items():
+        if key.endswith("training.optimizer_options"):
+            written |= {("search", "space", key, "choice", n): each for n, each in enumerate(extremes(values))}
+    for path, options in written.items():
+        for option in options if isinstance(options, dict) else ():
+            if option in _OPTIMIZER_OWNED:
+                yield ((*path, option), path), f"is not allowed here; set {_OPTIMIZER_OWNED[option]} instead"
+
+
+def sampler_has_options(sweep: Sweep) -> Iterator[Finding]:
+    """Options for a sampler whose arguments are set here."""
+    name = sweep.search.sampler
+    if sweep.search.sampler_options and name in PLAIN_SAMPLERS:
+        fix = {"tpe": "; name the class, `sampler: TPESampler`", "nsga2": "; name the class, `sampler: NSGAIISampler`"}
+        message = f"is not allowed with {name}, whose arguments are set for you{fix.get(name, '')}"
+        yield (("search", "sampler_options"), ("search", "sampler")), f"{message}, or leave it out"
+
+
+def options_fit_together(sweep: Sweep) -> Iterator[Finding]:
+    """Values of a method that it takes one by one, but not beside others that may be searched, too."""
+    for method in sweep.methods:
+        paths = {path: key for path, key in space_keys(sweep, method).items() if path.startswith("method.")}
+        fields = [path.partition(".")[2] for path in paths]
+        corners = product(*(extremes(sweep.search.space[key]) for key in paths.values()))
+        for corner in islice(corners, _MOST_CORNERS if fields else 0):
+            values = dict(zip(fields, corner, strict=True))
+            if message := _misfit_of_all(method, values):
+                shared = ", ".join(f"{field} {shown(value)}" for field, value in values.items())
+                at = tuple(_at(key)[0] for key in reversed(paths.values()))
+                yield at, f"{shared} is not allowed for {method.name}; {message}"
+                break
 
 
 def method_paths(sweep: Sweep) -> Iterator[Finding]:
@@ -53,8 +124,20 @@ def range_values(sweep: Sweep) -> Iterator[Finding]:
     """Ends and choices that a field does not allow."""
     for key, values in sweep.search.space.items():
         reached = [(path, method) for method in sweep.methods if (path := normalised(key, method))]
-        fields = dict.fromkeys((section_model(path, method), path.partition(".")[2]) for path, method in reached)
-        yield from dict.fromkeys(found for field in fields for found in _refused_values(key, *field, values))
+        sections = [
+            (sweep.training if section_model(path, method) is TrainingSpec else method, path.partition(".")[2])
+            for path, method in reached
+        ]
+        yield from dict.fromkeys(found for section in sections for found in _refused_values(key, *section, values))
+
+
+def values_are_the_fields(sweep: Sweep) -> Iterator[Finding]:
+    """Choices that the field takes for the same value."""
+    for method in sweep.methods:
+        for path, key in space_keys(sweep, method).items():
+            taken = tried_values(sweep, method, path)
+            if twice := [value for place, value in enumerate(taken) if value in taken[:place]]:
+                yield _at(key, "choice"), f"the values must differ, but {shown(twice[0])} is there twice"
 
 
 def grid_is_finite(sweep: Sweep) -> Iterator[Finding]:
@@ -85,10 +168,10 @@ def best_can_be_kept(sweep: Sweep) -> Iterator[Finding]:
     unknown = "best is not allowed without training.validate_steps; give it the optimizer steps between validations"
     for place, method in enumerate(sweep.methods):
         keys = space_keys(sweep, method)
-        if not method.trains or "best" not in _choices(sweep, keys, "keep"):
+        if not method.trains or "best" not in tried_values(sweep, method, "training.keep"):
             continue
         at = _at(keys["training.keep"]) if "training.keep" in keys else (("training", "keep"),)
-        if None in _choices(sweep, keys, "validate_steps"):
+        if None in tried_values(sweep, method, "training.validate_steps"):
             yield at, unknown
         if sweep.objective.metrics:
             yield at, several
@@ -112,8 +195,7 @@ def lora_has_one_scale(sweep: Sweep) -> Iterator[Finding]:
 def decay_has_a_target(sweep: Sweep) -> Iterator[Finding]:
     """Weight decay to the base where a method keeps no base values to decay to."""
     for place, method in enumerate(sweep.methods):
-        keys = space_keys(sweep, method)
-        if not method.decays_to_base and "base" in _choices(sweep, keys, "decay_to"):
+        if not method.decays_to_base and "base" in tried_values(sweep, method, "training.decay_to"):
             message = f"{shown(method.type)} is not allowed with training.decay_to: base, which only masks have"
             yield (("methods", place, "type"),), f"{message}; leave out one of the two"
 
@@ -122,7 +204,7 @@ def entries_have_ages(sweep: Sweep) -> Iterator[Finding]:
     """Optimizers with bias correction by one step count, with masks whose entries have different ages."""
     for place, method in enumerate(sweep.methods):
         keys = space_keys(sweep, method)
-        named = [str(each).lower() for each in _choices(sweep, keys, "optimizer")]
+        named = [str(each).lower() for each in tried_values(sweep, method, "training.optimizer")]
         for optimizer in set(named) & _COUNT_STEPS if method.entry_ages else ():
             at = _at(keys["training.optimizer"]) if "training.optimizer" in keys else (("training", "optimizer"),)
             message = f"{optimizer} is not allowed with {method.type}, which chooses some entries later than others"
@@ -151,9 +233,20 @@ def _misfit(space: Mapping[str, Range], key: str, value: object) -> str | None:
     return f"{shown(value)} is not allowed; search.space has {shown(space[key].model_dump(mode='json'))} here"
 
 
+def _misfit_of_all(method: MethodSpec, values: Mapping[str, object]) -> str | None:
+    """Why a method refuses values together, each of which it takes."""
+    try:
+        type(method).model_validate({**dict(method), **values})
+    except ValidationError as error:
+        of_all = [each for each in error.errors(include_url=False) if not each["loc"]]
+        return str(of_all[0].get("ctx", {}).get("error", of_all[0]["msg"])) if of_all else None
+    return None
+
+
 def _refused_values(
-    key: str, model: type[MethodSpec] | type[TrainingSpec], field: str, values: Range
+    key: str, section: MethodSpec | TrainingSpec, field: str, values: Range
 ) -> Iterator[tuple[tuple[Path, ...], str]]:
+    model = type(section)
     kind = next(iter(type(values).model_fields))
     types = leaf_types(model.model_fields[field].annotation)
     if not isinstance(values, ChoiceRange) and not types & {int, float}:
@@ -163,10 +256,10 @@ def _refused_values(
     else:
         for place, value in enumerate(extremes(values)):
             try:
-                model.model_validate({field: value})
+                model.model_validate(data := {**dict(section), field: value})
             except ValidationError as error:
-                for errors in by_path(error.errors(include_url=False), {field: value}).values():
-                    if errors[0]["type"] != "missing":  # the other fields are the method's own
+                for path, errors in by_path(error.errors(include_url=False), data).items():
+                    if path:  # what has none is between fields, see options_fit_together
                         yield _at(key, kind, place), explain(errors, model)
 
 
@@ -176,25 +269,19 @@ def _uneven_batch(sweep: Sweep, method: MethodSpec) -> Iterator[tuple[tuple[Path
     paths = [_at(keys[f"training.{field}"])[0] for field in fields if f"training.{field}" in keys]
     paths += [("training", "batch_size"), ("training", "micro_batch_size"), ("resources", "workers_per_slot")]
     workers = sweep.resources.workers_per_slot
-    batches, micros = (_values(sweep, keys, field) for field in fields)
+    batches, micros = (_values(sweep, method, field) for field in fields)
     for batch, micro in ((batch, micro) for batch in batches for micro in micros if batch % (micro * workers)):
         product = f"micro_batch_size x workers_per_slot = {micro} x {workers} = {micro * workers}"
         yield tuple(paths), f"batch_size {batch} is not allowed; must be a multiple of {product}"
         return
 
 
-def _choices(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[object]:
-    """The values of a training field in the search, a range by its ends, or its only value."""
-    key = keys.get(f"training.{field}")
-    return (getattr(sweep.training, field),) if key is None else extremes(sweep.search.space[key])
-
-
-def _values(sweep: Sweep, keys: dict[str, str], field: str) -> Sequence[int]:
+def _values(sweep: Sweep, method: MethodSpec, field: str) -> Sequence[int]:
     """The values of a training field in the search, or its only value; empty where one is invalid."""
-    key = keys.get(f"training.{field}")
-    values = (getattr(sweep.training, field),) if key is None else points(sweep.search.space[key])
+    key = space_keys(sweep, method).get(f"training.{field}")
+    values = None if key is None else points(sweep.search.space[key])
     if isinstance(values, range):
         # Not all need be tried: of numbers in a row that all divide a batch, or are all multiples of one, there are
         # fewer, for the smallest number that 1 to 43 divide is beyond any batch size.
         return values[:43] if values.start > 0 else ()
-    return [value for value in values or () if isinstance(value, int) and value > 0]
+    return tried_values(sweep, method, f"training.{field}")

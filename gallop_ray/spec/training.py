@@ -1,6 +1,6 @@
 """How a run is trained and evaluated."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
@@ -21,6 +21,9 @@ def _schedule(name: str) -> str:
 
 class TrainingSpec(Frozen):
     """The optimisation of one run. batch_size counts examples per optimizer step over all workers."""
+
+    fixed: ClassVar[tuple[str, ...]] = ("max_length", "too_long", "checkpoint_steps", "checkpoint_minutes")
+    """Fields that are the same for a whole sweep: slots keep the data as tokens, and checkpoints change no result."""
 
     epochs: float = Field(default=1.0, gt=0, description="passes over the training examples; may be a part of one")
     steps: int | None = Field(default=None, ge=1, description="optimizer steps; overrides epochs")

@@ -12,7 +12,6 @@ from transformers import (
     PretrainedConfig,
 )
 
-from gallop_ray.spec.configuration import longest_text
 from gallop_ray.spec.model_folder import position_table, refused_kind
 from gallop_ray.spec.schema import Sweep
 
@@ -105,7 +104,7 @@ def embeddings(model: Any) -> int:
 
 def refuse_positions(model: Any, sweep: Sweep) -> None:
     """Raises ValueError where texts may be longer than the model has positions."""
-    limit, longest = position_limit(model), longest_text(sweep)
+    limit, longest = position_limit(model), sweep.training.max_length
     if limit is not None and longest > limit:
         raise ValueError(
             f"training.max_length is {longest}, but the model has {limit} positions; set training.max_length to "

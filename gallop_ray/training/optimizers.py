@@ -1,7 +1,7 @@
 """Optimizers by name, and weight decay to the base values."""
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,13 @@ from torch import nn
 from gallop_ray.methods import MaskMethod, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase, EntryAdamW
+from gallop_ray.spec.configuration import trainings
+from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.spec.plugins import is_reference, load_object
-from gallop_ray.spec.problems import did_you_mean, first_line
+from gallop_ray.spec.problems import Path, did_you_mean, first_line
+from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.training import TrainingSpec
+from gallop_ray.training.schedules import schedule_of
 
 
 def make_optimizer(
@@ -56,6 +60,30 @@ def try_optimizer(training: TrainingSpec, shape: Sequence[int] = (4,), entry_age
             return
     what = "the entries of a mask, a vector" if len(shape) == 1 else "a matrix"
     raise ValueError(f"training.optimizer: {name} cannot train {what}: {reason}; name another, such as adamw")
+
+
+def try_trainings(sweep: Sweep) -> None:
+    """Every optimizer and schedule that a configuration may have, tried for what its method trains.
+
+    Raises ValueError for the first that cannot be.
+    """
+    for spec in sweep.methods:
+        for training in trainings(sweep, spec) if spec.trains else ():
+            schedule_of(training.schedule, 1)
+            try_optimizer(training, (4,) if isinstance(spec, MaskMethodSpec) else (4, 4), spec.entry_ages)
+
+
+def refused_training(sweep: Sweep) -> Iterator[tuple[Path, str]]:
+    """The problem with an optimizer, its options or a schedule, if any: path in the sweep, and why."""
+    try:
+        try_trainings(sweep)
+    except ValueError as error:
+        fields = ("optimizer_options", "optimizer", "schedule")
+        field = next((each for each in fields if str(error).startswith(f"training.{each}: ")), "schedule")
+        searched = (key for key in sweep.search.space if key.endswith(f"training.{field}"))
+        key = next(searched, None)
+        path = ("training", field) if key is None else ("search", "space", key)
+        yield path, f"is not allowed; {str(error).removeprefix(f'training.{field}: ')}"
 
 
 def optimizer_class(name: str) -> Any:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gallop_ray.spec.configuration import tried_values
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.spec.space import extremes
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.tasks.packing import Packed, collate_packed
 from gallop_ray.training.model_checks import embeddings, first_line
@@ -19,8 +19,7 @@ _ONE, _OTHER, _THIRD = [5, 9, 3, 8, 4, 7, 6], [4, 6, 9, 3, 5], [8, 3, 7, 6, 9]
 
 def packs(sweep: Sweep) -> bool:
     """Whether some configuration of a sweep packs."""
-    searched = [values for path, values in sweep.search.space.items() if path.endswith("training.packing")]
-    return sweep.training.packing or any(True in extremes(values) for values in searched)
+    return any(True in tried_values(sweep, method, "training.packing") for method in sweep.methods)
 
 
 def refuse_packing(model: Any) -> None:

@@ -40,11 +40,17 @@ def test_more_seeds_come_last(load: Load) -> None:
 
 
 def test_what_differs_is_named_with_both_values(load: Load) -> None:
-    overrides = ("training.learning_rate=0.5", "data.limits.train=7", "gallop.density=0.5", "seeds=1", "search.seed=3")
+    overrides = (
+        "training.learning_rate=0.5",
+        "data.limits.train=7",
+        "gallop.selection_ratio=0.5",
+        "seeds=1",
+        "search.seed=3",
+    )
     assert changed(load, *overrides) == [
         "data.limits.train: was nothing, is 7",
         "training.learning_rate: was 0.0001, is 0.5",
-        "gallop.density: was 0.01, is 0.5",
+        "gallop.selection_ratio: was 0.1, is 0.5",
         "seeds: was [0, 1], is [0]",
         "search.seed: was 0, is 3",
     ]

@@ -1,0 +1,139 @@
+"""Settings that would have no effect, or whose values cannot be what they are asked to be."""
+
+from pathlib import Path
+
+import pytest
+
+from gallop_ray.spec.checks import verify
+from gallop_ray.spec.configuration import resolve, trainings
+from gallop_ray.spec.load import load_sweep, spec_json
+from gallop_ray.spec.references import references
+from gallop_ray.spec.schema import Sweep
+from tests.spec.conftest import SMALLEST, Load, Problems
+
+SPACE = "search:\n  space:\n    "
+
+
+@pytest.mark.parametrize(
+    ("more", "entry", "expected"),
+    [
+        (
+            "",
+            "training.max_length: {choice: [16, 24]}",
+            ": cannot be searched: max_length is fixed for a sweep, because",
+        ),
+        ("", "lora.training.too_long: {choice: [cut, drop]}", ": cannot be searched: too_long is fixed for a sweep"),
+        (
+            "",
+            "training.checkpoint_steps: {choice: [5, null]}",
+            ": cannot be searched: checkpoint_steps changes no result",
+        ),
+        (
+            "training: {steps: 5}\n",
+            "training.epochs: {choice: [1, 2]}",
+            ": has no effect for gallop, because training.steps overrides the epochs; leave out one of the two",
+        ),
+        (
+            "",
+            "training.optimizer_options: {choice: [{weight_decay: 0.5}, {betas: [0.9, 0.95]}]}",
+            ".choice.0.weight_decay: is not allowed here; set training.weight_decay instead",
+        ),
+        (
+            "",
+            "training.batch_size: {choice: [8, 18.0, 16]}",
+            ": batch_size 18 is not allowed; must be a multiple of micro_batch_size x workers_per_slot = 8 x 1 = 8",
+        ),
+        ("", 'training.packing: {choice: ["yes", true]}', ".choice: the values must differ, but true is there twice"),
+    ],
+)
+def test_a_search_that_would_change_nothing_is_refused(
+    problems: Problems, more: str, entry: str, expected: str
+) -> None:
+    lines = problems(f"{more}{SPACE}{entry}\n")
+    assert lines[0].startswith(f"sweep.yaml:{7 + more.count(chr(10))}: search.space.{entry.split(':')[0]}{expected}")
+
+
+def test_searched_epochs_count_where_steps_may_be_left_out(load: Load) -> None:
+    load(f"{SPACE}training.epochs: {{choice: [1, 2]}}\n    training.steps: {{choice: [null, 5]}}\n")
+
+
+def test_values_of_a_method_are_judged_beside_its_own_and_beside_each_other(load: Load, problems: Problems) -> None:
+    def spiel(options: str, space: str) -> tuple[str, str]:
+        return f"{SPACE}{space}\n", f"methods=[{{type: spiel{options}}}]"
+
+    load(*spiel(", refresh_every: 100", "spiel.accumulate: {integer: [5, 50]}"))
+    load(*spiel("", "spiel.accumulate: {choice: [40, 50]}\n    spiel.refresh_every: {choice: [60, 100]}"))
+    (line,) = problems(*spiel(", accumulate: 10", "spiel.refresh_every: {choice: [8, 20]}"))
+    assert line == (
+        "sweep.yaml:7: search.space.spiel.refresh_every: refresh_every 8 is not allowed for spiel; accumulate must not "
+        "exceed refresh_every, which is 8"
+    )
+    (line,) = problems(*spiel("", "spiel.accumulate: {choice: [5, 8]}\n    spiel.refresh_every: {choice: [6, 20]}"))
+    assert "search.space.spiel.refresh_every: accumulate 8, refresh_every 6 is not allowed for spiel" in line
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_samplers_whose_arguments_are_set_take_none(load: Load, problems: Problems, sampler: str) -> None:
+    more = "search: {{sampler: {}, sampler_options: {{n_startup_trials: 3}}}}\n"
+    (line,) = problems(more.format(sampler))
+    assert line.startswith(f"sweep.yaml:5: search.sampler_options: is not allowed with {sampler}, whose arguments")
+    assert load(more.format("TPESampler")).search.sampler_options == {"n_startup_trials": 3}
+
+
+def test_every_training_that_an_optimizer_is_made_of_is_known_beforehand(load: Load) -> None:
+    space = "training.optimizer: {choice: [adamw, sgd]}\n    gallop.training.schedule: {choice: [linear, cosine]}\n"
+    sweep = load(SPACE + space)
+    gallop, lora = ([(each.optimizer, each.schedule) for each in trainings(sweep, method)] for method in sweep.methods)
+    assert gallop == [("adamw", "linear"), ("adamw", "cosine"), ("sgd", "linear"), ("sgd", "cosine")]
+    assert lora == [("adamw", "linear"), ("sgd", "linear")]
+
+
+def test_a_sweep_that_an_earlier_version_began_is_resumed_with_what_is_refused_now(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(f"{SMALLEST}output: {tmp_path}\n{SPACE}training.max_length: {{choice: [16, 24]}}\n")
+    with pytest.raises(ValueError, match="max_length is fixed for a sweep"):
+        load_sweep(file)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "spec.json").write_text("{}")
+    sweep = load_sweep(file)
+    assert verify(sweep) == sweep
+    assert Sweep.model_validate_json(spec_json(sweep)) == sweep
+    assert resolve(sweep, "lora", {"training.max_length": 24}).training.max_length == 24
+
+
+SEARCHED = f"{SPACE}training.learning_rate: {{log: [1e-5, 1e-3]}}\n    gallop.density: {{choice: [0.1, 0.2]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "training.learning_rate=1e-2",
+            "training.learning_rate: learning_rate is searched (search.space.training.learning_rate), so that its "
+            "value is never used; set search.space.training.learning_rate={choice: [VALUE]}",
+        ),
+        ("training={learning_rate: 1e-2}", "training: learning_rate is searched (search.space.training.learning_rate)"),
+        ("gallop.density=0.2", "methods.0.density: density is searched (search.space.gallop.density), so that"),
+        (
+            "lora.training.learning_rate=1e-2",
+            "lora.training.learning_rate: is no option of the method; for one method alone set search.space.lora."
+            "training.learning_rate={choice: [VALUE]}, and training.FIELD for all",
+        ),
+        ("data.ood.01=first", "data.ood.01: there is no entry `01`; the entries are 0 to 1"),
+    ],
+)
+def test_an_override_that_nothing_would_use_is_refused(problems: Problems, override: str, expected: str) -> None:
+    (line,) = problems(SEARCHED, override)
+    assert line.startswith(f"--set {override}: {expected}")
+
+
+def test_an_override_that_one_method_uses_is_taken(load: Load) -> None:
+    space = f"{SPACE}gallop.training.learning_rate: {{log: [1e-5, 1e-3]}}\n"
+    assert load(space, "training.learning_rate=1e-2").training.learning_rate == 1e-2
+    assert load(SEARCHED, "search.space.training.learning_rate={choice: [1e-2]}").search.space
+
+
+def test_code_that_is_searched_is_kept_with_the_sweep(load: Load) -> None:
+    sweep = load(f"{SPACE}lora.training.schedule: {{choice: [linear, 'mine:falling']}}\n")
+    assert "mine:falling" in references(sweep)

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from gallop_ray.cli import sealed
 from gallop_ray.compat.ray import put_package
+from gallop_ray.disk.bucket.address import is_bucket
 from gallop_ray.spec.document import read_document
 from gallop_ray.spec.overrides import apply_overrides
 from gallop_ray.spec.places import is_folder
@@ -28,7 +29,9 @@ from gallop_ray.spec.secrets import hidden, without_secrets
 from gallop_ray.spec.tasks import is_local
 
 _ADDRESS = "RAY_API_SERVER_ADDRESS"  # as `ray job` has it
-_PASSED_ON = re.compile("HF_TOKEN|PGPASSWORD|MLFLOW_.+")
+_PASSED_ON = re.compile(
+    "HF_TOKEN|PGPASSWORD|MLFLOW_.+|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|REGION|ENDPOINT_URL)"
+)
 _FOLDER = "gallop_ray_folder"
 """What tells a job of this sweep from one of another user's, of the same name: the metadata that names its folder."""
 _POLL_SECONDS = 1.0
@@ -172,7 +175,7 @@ def _how(address: str, name: str, sweep: Sweep) -> str:
         f"          ray job stop --address {address} {name}   (at once)",
         "  the same command resumes it",
     ]
-    if not Path(sweep.output).expanduser().is_absolute():
+    if not is_bucket(sweep.output) and not Path(sweep.output).expanduser().is_absolute():
         lines.append(f"  note: output {sweep.output} will be below ~/gallop_ray on the head: right for one node only")
     return "\n".join(lines)
 

@@ -3,11 +3,11 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path as FilePath
 from typing import Any
 
 from gallop_ray.cli.apart import LOG, libraries_apart
 from gallop_ray.cli.watched import AGAIN, FAILED, INTERRUPTED, TERMINATED, LastWord
+from gallop_ray.disk.bucket.address import placed
 from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.spec.checks import is_begun
 from gallop_ray.spec.configuration import names_code, trainings
@@ -228,6 +228,6 @@ def _apart(sweep: Sweep, arguments: argparse.Namespace, word: LastWord) -> Abstr
     """In its own process a sweep keeps the output of libraries off the terminal, unless verbose."""
     if arguments.word is None or arguments.verbose:
         return nullcontext()
-    folder = FilePath(sweep.output) / sweep.name
+    folder = placed(f"{sweep.output}/{sweep.name}")
     word.log = folder / LOG
     return libraries_apart(folder)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from gallop_ray.disk.bucket.tree import tree_of
 from gallop_ray.disk.damage import Damaged
 
 _NO_FILE = {
@@ -53,7 +54,9 @@ def stat_of(path: Path) -> os.stat_result | None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or whatever is in its place."""
+    """Remove a file, or whatever is in its place; of a file in a bucket, its object first."""
+    if (tree := tree_of(path)) is not None:
+        tree.removes(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

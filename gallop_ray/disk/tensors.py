@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
+from gallop_ray.disk.bucket.tree import present
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.regular import opened_regular
 
@@ -18,6 +19,7 @@ def opened(path: Path, framework: Literal["numpy", "pt"] = "numpy") -> Iterator[
     Raises Damaged where it is not a complete safetensors file, FileNotFoundError where it is missing, other OSErrors
     where it cannot be read; reading inside raises the same.
     """
+    present(path)  # one that lies in a bucket comes when it is first opened
     with opened_regular(path):  # safetensors says "not found" also about a file without read permission
         pass
     try:

@@ -55,7 +55,8 @@ def is_over_quota(error: BaseException) -> bool:
 def is_storage_trouble(error: BaseException) -> bool:
     """Whether an exception comes from the storage and not from a program: every run would meet it."""
     found = as_os_error(error)
-    return is_disk_full(error) or (found is not None and found.errno in _ANSWERS)
+    # EREMOTEIO: of a bucket, whose errors are whole sentences.
+    return is_disk_full(error) or (found is not None and found.errno in (*_ANSWERS, errno.EREMOTEIO))
 
 
 def described_trouble(error: BaseException, path: object = None) -> str:

@@ -1,4 +1,7 @@
-"""Atomic files: written as a draft next to their place, synchronised, then renamed."""
+"""Atomic files: written as a draft next to their place, synchronised, then renamed.
+
+Where the place is a copy of what lies in a bucket, they go there first; see disk/bucket.
+"""
 
 import errno
 import os
@@ -9,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gallop_ray.disk.bucket.store import BucketTrouble
+from gallop_ray.disk.bucket.tree import tree_of
 from gallop_ray.disk.trouble import as_os_error
 
 # Our drafts, those of earlier versions, and safetensors' own, which a kill leaves in the folder it was writing to.
@@ -28,6 +33,7 @@ def drafted(path: Path, durable: bool = True) -> Iterator[Path]:
     # A draft per writer: where two write at once, one of them wins as a whole.
     folder = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     draft = folder / path.name
+    tree = tree_of(path)
     try:
         folder.mkdir()
         draft.touch()
@@ -37,9 +43,14 @@ def drafted(path: Path, durable: bool = True) -> Iterator[Path]:
             draft.chmod(mode)
         if durable:
             _synchronise(draft)
+        sent = None if tree is None else tree.before(path, draft, durable)
         os.replace(draft, path)
+        if tree is not None:
+            tree.wrote(path, sent)
         if durable:  # the folder, too: the new name is in there, not in the file
             _synchronise(path.parent)
+    except BucketTrouble:
+        raise
     except Exception as error:
         if (refused := as_os_error(error)) is not None and refused.errno is not None:
             raise OSError(refused.errno, os.strerror(refused.errno), str(path)) from error
@@ -94,6 +105,8 @@ def append(path: Path, data: bytes) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
+    if (tree := tree_of(path)) is not None:
+        tree.wrote(path)
 
 
 _BLOCK = 4096

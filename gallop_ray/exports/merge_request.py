@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from gallop_ray.disk.tensors import DELTA, metadata_of
-from gallop_ray.exports.request import checked_run, free_folder
+from gallop_ray.exports.request import checked_run, free_folder, run_path
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.data import ModelSpec
 
@@ -63,7 +63,7 @@ def checked_merge(
 
 def _adapter(run: str) -> tuple[Path, ModelSpec | None]:
     """An adapter's file and, of a run, its base model."""
-    path = Path(run).expanduser().resolve()
+    path = run_path(run)
     if path.is_file():
         return path, None
     if not (path / "adapter.safetensors").exists() or (path / "spec.json").exists():

@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from gallop_ray.disk.bucket.address import checked_address, is_bucket
+from gallop_ray.disk.bucket.tree import present
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import DELTA, FULL, HYBRID, PEFT, metadata_of
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder, RunFolder
+from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.data import ModelSpec
 
 Target = Literal["delta", "peft", "lora", "merged"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 _RUN = r"seed-\d+"
+_SHORTEST = 5  # of an address up to a run: scheme, nothing, bucket, sweep, configuration
 _POSSIBLE: dict[str, tuple[Target, ...]] = {
     DELTA: ("delta", "peft", "lora", "merged"),
     PEFT: ("peft", "merged"),
@@ -79,9 +83,20 @@ def checked_run(run: str) -> tuple[RunFolder, dict[str, str]]:
 
 def finished_run(run: str) -> RunFolder:
     """A finished run, or a finished round of one. Raises ValueError that says what it is instead."""
-    folder = _folder(Path(run).expanduser().resolve())
+    folder = _folder(run_path(run))
     _refuse_unfinished(folder)
     return folder
+
+
+def run_path(run: str) -> Path:
+    """The path of a run, or of another file; of a run in a bucket, where it can be read on this machine."""
+    if not is_bucket(run):
+        return Path(run).expanduser().resolve()
+    parts = checked_address(run).split("/")
+    at = next((place for place, part in enumerate(parts) if re.fullmatch(_RUN, part)), 0)
+    if at < _SHORTEST:
+        raise ValueError(f"{run} is no run; give <output>/<sweep>/<configuration>/seed-<n>")
+    return open_sweep("/".join(parts[: at - 1])).folder.path.joinpath(*parts[at - 1 :])
 
 
 def _folder(path: Path) -> RunFolder:
@@ -105,7 +120,7 @@ def _metadata(run: RunFolder) -> dict[str, str]:
     if (parts := run.parts()) != [run]:
         rounds = ", ".join(str(part.path) for part in parts)
         raise ValueError(f"{run.path} has an adapter for each task that it was trained on; give one of {rounds}")
-    if not run.adapter.exists():
+    if not present(run.adapter):
         raise ValueError(f"{run.adapter} is not there any more; restore it, or run the seed again")
     metadata = metadata_of(run.adapter)
     if metadata.get("format") not in _POSSIBLE:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gallop_ray.analysis.ranking import best, best_run
+from gallop_ray.disk.bucket.tree import present
 from gallop_ray.mlflow_mirror.store import MlflowStore
 from gallop_ray.records.folders import MASK_REPORT, PAGE, VERDICT, SweepFolder
 from gallop_ray.records.predictions import FILE
@@ -22,7 +23,7 @@ def handed_out(folder: SweepFolder, sweep: Sweep) -> RunFolder | None:
     """The run whose adapter is uploaded: the best seed of the best configuration; None where no adapter is left."""
     found = best(folder.results(), sweep.objective)
     run = best_run(folder, found[0], sweep.objective) if found else None
-    return run if run is not None and run.adapter.exists() else None
+    return run if run is not None and present(run.adapter) else None
 
 
 def upload_sweep_artifacts(folder: SweepFolder, sweep: Sweep, store: MlflowStore, run_id: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gallop_ray.disk.bucket.address import copies, is_bucket
 from gallop_ray.mlflow_mirror.extras import ID_TAG, Extras
 from gallop_ray.mlflow_mirror.sqlite import address_of, file_of, is_broken, make_whole, prepare, remove_stray, set_aside
 from gallop_ray.mlflow_mirror.trouble import REFUSALS, Refused
@@ -50,7 +51,7 @@ def tracking_uri(sweep: Sweep) -> str:
 def default_uri(output: str) -> str:
     """MLFLOW_TRACKING_URI, or an SQLite file in the output folder."""
     return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or address_of(
-        Path(output).expanduser().resolve() / _DATABASE
+        (copies(output, "work") if is_bucket(output) else Path(output).expanduser().resolve()) / _DATABASE
     )
 
 

@@ -13,6 +13,7 @@ import webbrowser
 from pathlib import Path
 from urllib.parse import quote
 
+from gallop_ray.disk.bucket.address import is_bucket
 from gallop_ray.mlflow_mirror.sqlite import address_of, file_of, make_whole
 from gallop_ray.mlflow_mirror.store import VIEW, VIEW_TAG, default_uri, tracking_uri
 from gallop_ray.records.folders import SweepFolder
@@ -28,6 +29,8 @@ _ANSWER_SECONDS = 20.0
 
 def stored_at(directory: str) -> tuple[str, str]:
     """The tracking uri and experiment of a sweep by its folder, or the default ones for a folder of sweeps."""
+    if is_bucket(directory):
+        raise ValueError(f"{directory}: MLflow's default store lies on the machine that ran the sweep; give --uri")
     if not SweepFolder(Path(directory).expanduser()).exists():
         return default_uri(directory), TrackingSpec().experiment
     sweep = open_sweep(directory).sweep

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ray
 
+from gallop_ray.disk.bucket.address import is_bucket
 from gallop_ray.mlflow_mirror.store import default_uri, tracking_uri
 from gallop_ray.preflight import machine_checks, sweep_checks
 from gallop_ray.preflight.data_checks import general_text
@@ -94,7 +95,9 @@ def _ray(found: RayAddress, sweep: Sweep | None) -> Iterator[Finding]:
         yield ok(f"Ray cluster at {found.name}: nodes {nodes}, CPUs {cpus:g}, GPUs {gpus:g}")
         if sweep is not None:
             yield _room(sweep)
-        for each in node_troubles(Path(sweep.output if sweep else "runs").expanduser().absolute()):
+        output = sweep.output if sweep else "runs"
+        where = output if is_bucket(output) else str(Path(output).expanduser().absolute())
+        for each in node_troubles(where):
             yield Finding("problem", each.what, each.fix, refused=True)
     leave()
 

@@ -15,6 +15,8 @@ import torch
 from packaging.requirements import Requirement
 
 from gallop_ray.compat.probe import incompatibilities
+from gallop_ray.disk.bucket.address import is_bucket
+from gallop_ray.disk.bucket.store import reach
 from gallop_ray.disk.locks import Lock, NoLocks
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.mlflow_mirror.sqlite import file_of
@@ -122,7 +124,10 @@ def cache() -> Iterator[Finding]:
 
 
 def disk(output: str) -> Iterator[Finding]:
-    """Disk space and permissions where a sweep would write."""
+    """Disk space and permissions where a sweep would write, or whether the bucket takes what a sweep asks of it."""
+    if is_bucket(output):
+        yield _bucket(output)
+        return
     folder = Path(output).expanduser().absolute()
     there = next(each for each in (folder, *folder.parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -139,6 +144,14 @@ def disk(output: str) -> Iterator[Finding]:
         yield warning(line, "Adapters may fill it: retention: {adapters: best}, or disk_gb as a budget")
     else:
         yield ok(line)
+
+
+def _bucket(address: str) -> Finding:
+    try:
+        reach(address)
+    except OSError as error:
+        return Finding("problem", f"output {address}: {error.strerror or error}", refused=True)
+    return ok(f"output {address}: can be read, written and listed, and has conditional writes")
 
 
 def _refused(folder: Path) -> str | None:

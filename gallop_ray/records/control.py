@@ -6,21 +6,30 @@ starts without it.
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from gallop_ray.disk.bucket.address import address_of
+from gallop_ray.disk.bucket.lease import Lease, LeaseLost, is_leased
+from gallop_ray.disk.bucket.store import BucketTrouble, reach
+from gallop_ray.disk.bucket.tree import SHARE_SECONDS, Tree, tree_of
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.locks import Lock, is_held
+from gallop_ray.disk.regular import remove
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.typed import Number, StoredRecord, note_unread, write_record
 
 Asked = Literal["pause", "stop", "stop now"]
 
 LOOK_SECONDS = 0.5
+_BUCKET_LOOK_SECONDS = 5.0  # requests cost money
+_GOODBYE_SECONDS = 1.0  # of the three between SIGTERM and SIGKILL
 _LOCK = ".lock"
+_CONTROL = "control.json"
 
 
 class Driver(StoredRecord):
@@ -51,23 +60,66 @@ class StoppedNow(KeyboardInterrupt):
 
 @contextmanager
 def alone(folder: SweepFolder) -> Iterator[None]:
-    """Context manager: no other process runs or changes the sweep.
+    """Context manager: no other process runs or changes the sweep. Of a bucket, its records are here then.
 
     Raises ValueError where one already does, and where the storage has no locks.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder.path / _LOCK)
     if not lock.acquire(timeout=1):  # commands that test the lock hold it for a moment
-        raise ValueError(f"{folder.path} is being run by another process; wait for it, or stop it first")
+        raise ValueError(f"{address_of(folder.path)} is being run by another process; wait for it, or stop it first")
     try:
-        yield
+        if (tree := tree_of(folder.path)) is None:
+            yield
+        else:
+            with _leased(tree, folder):
+                yield
     finally:
         lock.release()
 
 
+_LEASES: dict[Path, Lease] = {}
+
+
+@contextmanager
+def _leased(tree: Tree, folder: SweepFolder) -> Iterator[None]:
+    reach(tree.address)
+    lease = _LEASES[folder.path] = Lease(tree, folder.path)
+    with tree.waiting(SHARE_SECONDS):  # now a wrong address is likelier than an outage
+        lease.acquire()
+    over = threading.Event()
+    try:
+        with tree.waiting(SHARE_SECONDS):
+            tree.pull(folder.path)
+        threading.Thread(target=_follow, args=(tree, folder, over), name="control", daemon=True).start()
+        yield
+        tree.flush()
+    except BaseException:
+        with suppress(BucketTrouble, LeaseLost):
+            tree.flush(patience=_GOODBYE_SECONDS)
+        raise
+    finally:
+        over.set()
+        lease.release()
+        del _LEASES[folder.path]
+
+
+def _follow(tree: Tree, folder: SweepFolder, over: threading.Event) -> None:
+    """Bring commands here, where the driver and its trials look for them."""
+    while not over.wait(_BUCKET_LOOK_SECONDS):
+        with suppress(OSError):  # whoever writes next waits for the bucket
+            tree.refresh(folder.path / _CONTROL, patience=SHARE_SECONDS)
+
+
+def when_taken_over(folder: SweepFolder, tell: Callable[[Exception], None]) -> None:
+    """Have a driver told, from another thread, that it has lost its sweep in a bucket to another one."""
+    if (lease := _LEASES.get(folder.path)) is not None:
+        lease.told = tell
+
+
 def begin(folder: SweepFolder) -> None:
     """Record that this process, which holds the lock, runs the sweep; commands to its predecessor are dropped."""
-    (folder.path / "control.json").unlink(missing_ok=True)
+    remove(folder.path / _CONTROL)
     write_record(
         folder.path / "driver.json", {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
     )
@@ -81,7 +133,9 @@ def note_slots(folder: SweepFolder, slots: int) -> None:
 
 def driver(folder: SweepFolder) -> Driver | None:
     """The process that runs the sweep, as far as it has been recorded; None while none does."""
-    return (last_driver(folder) or Driver()) if is_held(folder.path / _LOCK) else None
+    tree = tree_of(folder.path)
+    runs = is_held(folder.path / _LOCK) if tree is None else is_leased(tree, folder.path)
+    return (last_driver(folder) or Driver()) if runs else None
 
 
 def last_driver(folder: SweepFolder) -> Driver | None:
@@ -91,16 +145,16 @@ def last_driver(folder: SweepFolder) -> Driver | None:
 
 def asked(folder: SweepFolder) -> Asked | None:
     """The command that the driver has been given; None where it simply continues."""
-    found = _read(folder.path / "control.json", _Command)
+    found = _read(folder.path / _CONTROL, _Command)
     return None if found is None else found.asked
 
 
 def ask(folder: SweepFolder, what: Asked | None) -> None:
     """Give the driver a command; None withdraws the last one."""
     if what is None:
-        (folder.path / "control.json").unlink(missing_ok=True)
+        remove(folder.path / _CONTROL)
     else:
-        write_record(folder.path / "control.json", {"asked": what, "time": time.time()})
+        write_record(folder.path / _CONTROL, {"asked": what, "time": time.time()})
 
 
 def _read(path: Path, kind: type[_Read]) -> _Read | None:

@@ -34,7 +34,12 @@ def write_json(path: Path, value: Mapping[str, Any], durable: bool = True) -> No
 
     durable: as in `drafted`.
     """
-    _write_whole(path, (json.dumps(_finite(value), indent=2, allow_nan=False), "\n"), durable)
+    _write_whole(path, (json_text(value),), durable)
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """What `write_json` writes."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Record | None:

@@ -1,15 +1,16 @@
 """What a sweep was started with: identity.json, with hashes of the base model and the data behind names and paths."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from pydantic import Field
 
+from gallop_ray.disk.bucket.tree import tree_of
 from gallop_ray.disk.locks import locked
 from gallop_ray.records.files import Record, read_json
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.records.typed import StoredRecord, write_record
+from gallop_ray.records.typed import StoredRecord, versioned_text, write_record
 
 _FILE, _LOCK, _BEGUN = "identity.json", ".identity.lock", "begun"
 SETTINGS = "model settings"
@@ -25,12 +26,11 @@ class _Identity(StoredRecord):
 
 def begun(folder: SweepFolder) -> datetime:
     """When the sweep was started: set by the first call, for all later starts and all slots."""
-    with locked(folder.path / _LOCK):
-        stored = read_json(folder.path / _FILE)
-        if stored is None:
-            stored = {_BEGUN: datetime.now().isoformat(timespec="seconds")}
-            write_record(folder.path / _FILE, stored)
-    return datetime.fromisoformat(str(stored[_BEGUN]))
+
+    def begin(stored: Record | None) -> Record | None:
+        return None if stored else {_BEGUN: datetime.now().isoformat(timespec="seconds")}
+
+    return datetime.fromisoformat(str(_exchange(folder, begin)[_BEGUN]))
 
 
 def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:
@@ -39,20 +39,45 @@ def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:
     found: hashes, nested by what they are of. Raises ValueError naming what has changed. A sweep of an older version,
     which has none, stores them now.
     """
-    with locked(folder.path / _LOCK):
-        stored = read_json(folder.path / _FILE) or {}
+    changed: list[str] = []
+
+    def compare(stored: Record | None) -> Record | None:
+        stored = stored or {}
         kept = {key: value for key, value in stored.items() if key not in _NO_HASHES}
         if not kept:
-            write_record(folder.path / _FILE, {**stored, **found})
-            return
-        changed = list(_changes("", kept, found))
+            return {**stored, **found}
+        changed[:] = _changes("", kept, found)
         if not changed and not found.keys() <= kept.keys():  # what its version did not keep
-            write_record(folder.path / _FILE, {**found, **stored})
+            return {**found, **stored}
+        return None
+
+    _exchange(folder, compare)
     if changed:
         raise ValueError(
             f"{folder.path} was begun with other content under the same names: {', '.join(changed)}; put back what it "
             "was begun with, or give this sweep another name"
         )
+
+
+def _exchange(folder: SweepFolder, change: Callable[[Record | None], Record | None]) -> Record:
+    """Replace the stored record by what `change` makes of it, None for nothing; what is stored then.
+
+    Alone: other workers, on other nodes as well, do the same.
+    """
+    path = folder.path / _FILE
+    with locked(folder.path / _LOCK):
+        if (tree := tree_of(path)) is None:
+            stored = read_json(path)
+            if (new := change(stored)) is not None:
+                write_record(path, new)
+            return new or stored or {}
+        while True:
+            tree.refresh(path)
+            stored = read_json(path)
+            if (new := change(stored)) is None:
+                return stored or {}
+            if tree.exchange(path, versioned_text(new).encode()):
+                return new
 
 
 def split_hashes(folder: SweepFolder) -> list[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from gallop_ray.disk.bucket.tree import present
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.regular import opened_regular, remove, stat_of
 from gallop_ray.disk.tensors import opened as opened_tensors
@@ -93,14 +94,14 @@ class RunFolder:
 
     def strip(self) -> None:
         """Remove the adapter, and note that first: the next start would miss it, and run the run again."""
-        if not self.adapter.exists():
+        if not present(self.adapter):
             return
         try:
             write_record(self.path / _STRIPPED, {})
         except OSError:  # on a full disk only the adapter makes space for the note
-            self.adapter.unlink(missing_ok=True)
+            remove(self.adapter)
             write_record(self.path / _STRIPPED, {})
-        self.adapter.unlink(missing_ok=True)  # a trial in another process may have been faster
+        remove(self.adapter)  # a trial in another process may have been faster
 
     @property
     def checkpoint(self) -> Path:
@@ -151,7 +152,7 @@ class RunFolder:
 
         What that has trained is kept up to its checkpoint.
         """
-        if not self.rungs().rungs or not self.checkpoint.is_file():
+        if not self.rungs().rungs or not present(self.checkpoint):
             return False
         lines = complete_lines(self.metrics)
         pauses = [number for number, line in enumerate(lines) if _event_of(line).get("event") == "run_paused"]
@@ -222,7 +223,7 @@ class RunFolder:
         self.event("run_ended")
         write_record(self.path / "result.json", result)
         if result["status"] in ("finished", "pruned"):
-            self.checkpoint.unlink(missing_ok=True)
+            remove(self.checkpoint)
             remove_drafts(self.path)
 
     def result(self) -> RunResult | None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gallop_ray.disk.bucket.address import is_bucket, placed
+from gallop_ray.disk.bucket.tree import SHARE_SECONDS, tree_of
 from gallop_ray.disk.damage import note_damage
 from gallop_ray.records.code import use_metrics
 from gallop_ray.records.folders import SweepFolder
@@ -48,11 +50,16 @@ class StoredSweep:
 
 
 def open_sweep(directory: str | Path) -> StoredSweep:
-    """Open a sweep by its folder. Unknown parts of its spec are left out, and reported once.
+    """Open a sweep by its folder, or by its address in a bucket, to read it.
 
-    Raises ValueError for a folder that is not a sweep, and for a damaged spec.
+    Unknown parts of its spec are left out, and reported once. Raises ValueError for a folder that is not a sweep, and
+    for a damaged spec.
     """
-    path = Path(directory).expanduser().resolve()
+    if is_bucket(str(directory)):
+        path, output = _copied(str(directory))
+    else:
+        path = Path(directory).expanduser().resolve()
+        output = str(path.parent)
     if not path.is_dir():
         raise ValueError(f"{path} does not exist; give the folder of a sweep, <output>/<sweep name>")
     folder = SweepFolder(path)
@@ -61,8 +68,20 @@ def open_sweep(directory: str | Path) -> StoredSweep:
     sweep, left_out = _as_far_as_known(folder.spec(), path / "spec.json", is_newer(version))
     _say(path / "spec.json", version, left_out, sweep)
     # The folder may have been moved or renamed since the spec was written.
-    moved = sweep.model_copy(update={"output": str(path.parent), "name": path.name})
+    moved = sweep.model_copy(update={"output": output, "name": path.name})
     return StoredSweep(folder, completed(folder, moved), version, tuple(left_out))
+
+
+def _copied(address: str) -> tuple[Path, str]:
+    """Where a sweep of a bucket can be read on this machine, brought up to date, and its output's address."""
+    path = placed(address, "view")
+    tree = tree_of(path)
+    assert tree is not None
+    with tree.waiting(SHARE_SECONDS):
+        tree.pull(path)
+    if not (path / "spec.json").exists():
+        raise ValueError(f"{address} is not a sweep: the bucket has no spec.json there. Give <output>/<sweep name>")
+    return path, tree.address
 
 
 def _say(path: Path, version: str, left_out: list[str], sweep: Sweep) -> None:

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.regular import read_regular
-from gallop_ray.records.files import write_json
+from gallop_ray.records.files import json_text, write_json
 
 VERSION = "1.2"
 """The version of the records that are written now: `major.minor`."""
@@ -66,7 +66,16 @@ class StoredRecord(BaseModel):
 
 def write_record(path: Path, value: Mapping[str, Any], durable: bool = True) -> None:
     """Replace a record atomically, as `write_json`, with its version first."""
-    write_json(path, {"version": VERSION} | dict(value) | {"version": VERSION}, durable)
+    write_json(path, _versioned(value), durable)
+
+
+def versioned_text(value: Mapping[str, Any]) -> str:
+    """What `write_record` writes."""
+    return json_text(_versioned(value))
+
+
+def _versioned(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"version": VERSION} | dict(value) | {"version": VERSION}
 
 
 def wrong(error: ValidationError) -> str:

@@ -5,6 +5,7 @@ import yaml
 from gallop_ray.analysis.best import Best, as_sweep_file, best_of_methods
 from gallop_ray.analysis.diagnoses import diagnoses
 from gallop_ray.analysis.statistics import sweep_statistics
+from gallop_ray.disk.bucket.address import address_of
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.metrics import shown_value, unit_of
 from gallop_ray.spec.plain_yaml import Dumper
@@ -16,8 +17,9 @@ def print_best(directory: str, of_each_method: bool, as_yaml: bool = False) -> N
     folder, sweep = stored.folder, stored.sweep
     found = best_of_methods(folder, sweep)
     if not found:
+        where = address_of(folder.path)
         raise ValueError(
-            f"no configuration of {folder.path} has finished without a failed run; see `gallop-ray status {directory}`"
+            f"no configuration of {where} has finished without a failed run; see `gallop-ray status {directory}`"
         )
     if as_yaml:
         print(yaml.dump(as_sweep_file(found[0], sweep), Dumper=Dumper, sort_keys=False, allow_unicode=True), end="")
@@ -50,5 +52,6 @@ def _measured(name: str, mean: float | None, std: float | None) -> str:
 def _adapters(best: Best) -> list[str]:
     if not best.adapters:
         return ["adapter: none is left"]
-    lines = [(f"adapter: {each}", f"gallop-ray export {each.parent} --to merged") for each in best.adapters]
+    places = [(address_of(each), address_of(each.parent)) for each in best.adapters]
+    lines = [(f"adapter: {file}", f"gallop-ray export {run} --to merged") for file, run in places]
     return [line for pair in lines for line in pair]

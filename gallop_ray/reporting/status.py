@@ -12,12 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from gallop_ray.analysis.status import Best, MethodStatus, Running, StatusReader, SweepStatus, counted
+from gallop_ray.disk.bucket.tree import pull, tree_of
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.reporting.progress import spoken_left, where
 from gallop_ray.spec.metrics import shown_value, unit_of
 
 _COUNTS = ("total", "finished", "running", "pruned", "failed", "to_do")
 _FOLLOW_SECONDS = 2.0
+_BUCKET_SECONDS = 10.0  # requests cost money
 
 
 def print_status(directory: str, as_json: bool, follow: bool) -> None:
@@ -28,22 +31,20 @@ def print_status(directory: str, as_json: bool, follow: bool) -> None:
     if as_json:
         print(json.dumps(asdict(status)), flush=True)
         while follow and status.driver:
-            time.sleep(_FOLLOW_SECONDS)
-            status = reader.look()
+            status = _later(stored.folder, reader)
             print(json.dumps(asdict(status)), flush=True)
     elif not follow:
         Console(markup=False).print(render(status))
     elif not Console().is_terminal:
-        _print_lines(reader, status)
+        _print_lines(stored.folder, reader, status)
     else:
         with Live(render(status), auto_refresh=False) as live:
             while status.driver:
-                time.sleep(_FOLLOW_SECONDS)
-                status = reader.look()
+                status = _later(stored.folder, reader)
                 live.update(render(status), refresh=True)
 
 
-def _print_lines(reader: StatusReader, status: SweepStatus) -> None:
+def _print_lines(folder: SweepFolder, reader: StatusReader, status: SweepStatus) -> None:
     """For a pipe or a file: a line whenever something has changed, and the whole status at the end."""
     shown = ""
     while True:
@@ -52,9 +53,15 @@ def _print_lines(reader: StatusReader, status: SweepStatus) -> None:
             shown = line
         if not status.driver:
             break
-        time.sleep(_FOLLOW_SECONDS)
-        status = reader.look()
+        status = _later(folder, reader)
     Console(markup=False).print(render(status))
+
+
+def _later(folder: SweepFolder, reader: StatusReader) -> SweepStatus:
+    """The status a little later; of a sweep in a bucket, brought here before."""
+    time.sleep(_FOLLOW_SECONDS if tree_of(folder.path) is None else _BUCKET_SECONDS)
+    pull(folder.path)
+    return reader.look()
 
 
 def status_line(status: SweepStatus) -> str:

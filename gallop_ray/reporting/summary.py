@@ -12,6 +12,7 @@ from gallop_ray.analysis.ranking import best
 from gallop_ray.analysis.statistics import sweep_statistics
 from gallop_ray.analysis.status import StatusReader
 from gallop_ray.analysis.timing import NAMED, slot_times, wall_seconds
+from gallop_ray.disk.bucket.address import address_of
 from gallop_ray.mlflow_mirror.store import tracking_uri
 from gallop_ray.records import control
 from gallop_ray.records.folders import PAGE, SweepFolder
@@ -23,11 +24,11 @@ from gallop_ray.tasks.metrics import base_metrics
 
 def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     """Print the tables and where everything is. Returns whether no run failed, and all were run that should be."""
-    results, base = folder.results(), folder.base()
+    results, base, where = folder.results(), folder.base(), address_of(folder.path)
     # No markup: reasons and paths may contain brackets.
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
     if not results or base is None:
-        console.print(f"nothing has run yet in {folder.path}; gallop-ray resume starts it")
+        console.print(f"nothing has run yet in {where}; gallop-ray resume starts it")
         return True
     metrics = base_metrics(base, sweep.data)
     if len(folder.configurations()) > len(sweep.methods):
@@ -40,15 +41,15 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
     for each in diagnoses(folder, sweep, chosen):
         console.print(f"{each.kind}: {each.text}", soft_wrap=True, highlight=False)
     console.print(timing_table(folder))
-    console.print(f"records: {folder.path}")
-    console.print(f"MLflow:  {hidden(tracking_uri(sweep))}  (gallop-ray ui --output {folder.path})", soft_wrap=True)
+    console.print(f"records: {where}")
+    console.print(f"MLflow:  {hidden(tracking_uri(sweep))}  (gallop-ray ui --output {where})", soft_wrap=True)
     if (page := folder.path / PAGE).exists():
-        console.print(f"report:  {page}", soft_wrap=True)
+        console.print(f"report:  {address_of(page)}", soft_wrap=True)
     left = StatusReader(folder, sweep).look().runs.to_do
     on_purpose = bool(sweep.budget.hours or control.asked(folder))
     lost = [] if on_purpose else folder.unfinished()
     if left and (on_purpose or lost):
-        console.print(f"stopped early: {left} runs remaining; gallop-ray resume {folder.path}", soft_wrap=True)
+        console.print(f"stopped early: {left} runs remaining; gallop-ray resume {where}", soft_wrap=True)
     failed = [result for result in results if result.failed]
     for bad in failed:
         console.print(f"{bad.configuration} seed {bad.seed} {bad.status}: {bad.reason}", style="red", soft_wrap=True)

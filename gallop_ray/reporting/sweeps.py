@@ -9,13 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from gallop_ray.analysis.status import StatusReader
+from gallop_ray.disk.bucket.address import copies, is_bucket
+from gallop_ray.disk.bucket.tree import pull
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.stored import open_sweep
 
 
 def print_sweeps(output: str) -> None:
     """Print one line per sweep. Raises ValueError for a folder that does not exist or has none."""
-    folder = Path(output).expanduser()
+    folder = _copied(output) if is_bucket(output) else Path(output).expanduser()
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give the folder of sweeps, which is `output` in a sweep file")
     found = [each for each in folder.iterdir() if SweepFolder(each).exists()]
@@ -27,6 +29,13 @@ def print_sweeps(output: str) -> None:
     for path in sorted(found, key=_begun, reverse=True):
         table.add_row(*_cells(path))
     Console(markup=False).print(table)
+
+
+def _copied(output: str) -> Path:
+    """The sweeps of a bucket, brought here."""
+    folder = copies(output, "view")
+    pull(folder)
+    return folder
 
 
 def _begun(path: Path) -> float:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gallop_ray.disk.bucket.tree import stamp
+from gallop_ray.disk.regular import remove
 from gallop_ray.disk.trouble import is_storage_trouble
 from gallop_ray.errors import BaseChanged, Diverged
 from gallop_ray.records.folders import SweepFolder
@@ -103,13 +105,13 @@ class Attempts:
         self.micro_batch_size = smaller
         # From its first step: results must be those of a run with this size throughout.
         for part in self._record.parts():
-            part.checkpoint.unlink(missing_ok=True)
+            remove(part.checkpoint)
         return True
 
-    def _progress(self) -> list[int]:
+    def _progress(self) -> list[str]:
         """A value that changes with every checkpoint and with every finished round."""
         files = [file for part in self._record.parts() for file in (part.checkpoint, part.path / "result.json")]
-        return [file.stat().st_mtime_ns for file in files if file.exists()]
+        return [version for file in files if (version := stamp(file)) is not None]
 
 
 def explained(outcome: Outcome, micro_batch_size: int) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +14,8 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gallop_ray.compat.ray import is_dead, remove_orphaned_groups
+from gallop_ray.disk.bucket.address import is_bucket, placed
+from gallop_ray.disk.bucket.lease import LEASE_VARIABLE, holder_of
 from gallop_ray.slots.cluster import possible_slots
 from gallop_ray.slots.jobs import Refusal
 from gallop_ray.slots.slot import Slot, Work
@@ -20,7 +23,11 @@ from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Sweep
 
 _LOG = logging.getLogger(__name__)
-_ENTRUSTED = ("HF_TOKEN",)
+_ENTRUSTED = re.compile("HF_TOKEN")
+_ENTRUSTED_WITH_A_BUCKET = re.compile(
+    "HF_TOKEN|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|REGION|DEFAULT_REGION|ENDPOINT_URL.*)|"
+    "GOOGLE_SERVICE_ACCOUNT.*|AZURE_STORAGE_.+"
+)
 _PLAN_SECONDS = 5.0
 _ROOM_SECONDS = 1.0
 _PENDING = 4  # slots that wait for nodes, at most: each costs two processes in the meantime
@@ -214,9 +221,22 @@ class Room:
         self._pool.shrink.remote(left)
 
 
+def credentials(place: str) -> dict[str, str]:
+    """What processes on any node take over from the driver's environment to use a place, a path or an address.
+
+    Not in the job's runtime environment, which Ray logs in plain text.
+    """
+    names = _ENTRUSTED_WITH_A_BUCKET if is_bucket(place) else _ENTRUSTED
+    return {name: value for name, value in os.environ.items() if names.fullmatch(name)}
+
+
+def entrusted(folder: str) -> dict[str, str]:
+    """The same for processes of a sweep; in a bucket they write under the driver's lease."""
+    holder = holder_of(placed(folder)) if is_bucket(folder) else None
+    return credentials(folder) | ({LEASE_VARIABLE: holder} if holder else {})
+
+
 def start_pool(most: int, sweep: str, folder: str, work: Work | None = None) -> Any:
     """A pool on the driver's own node, so that it lives as long as the driver."""
-    # Not in the job's runtime environment, which Ray logs in plain text.
-    variables = {name: os.environ[name] for name in _ENTRUSTED if name in os.environ}
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return SlotPool.options(scheduling_strategy=here).remote(most, sweep, folder, work, variables)
+    return SlotPool.options(scheduling_strategy=here).remote(most, sweep, folder, work, entrusted(folder))

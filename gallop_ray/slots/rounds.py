@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from gallop_ray.disk.regular import remove
 from gallop_ray.records.files import Record
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder, RunFolder
@@ -109,7 +110,7 @@ def _finished(folder: RoundFolder) -> Record | None:
     result = folder.result()
     if result is None:
         return None
-    folder.checkpoint.unlink(missing_ok=True)
+    remove(folder.checkpoint)
     return {**result.as_json(), **{name: folder.read(name) for name in _APART}}
 
 
@@ -119,7 +120,7 @@ def _finish(folder: RoundFolder, result: Record) -> None:
     # The result last: a round that has one is never run again.
     rest = {name: value for name, value in result.items() if name not in _APART}
     folder.end({"configuration": folder.configuration, "round": folder.task, "status": "finished", **rest})
-    folder.checkpoint.unlink(missing_ok=True)
+    remove(folder.checkpoint)
 
 
 def together(results: Mapping[str, Record]) -> Record:

@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
 
+from gallop_ray.disk.bucket.address import placed
 from gallop_ray.slots.jobs import Job, Outcome, Refusal
 from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Sweep
@@ -105,7 +105,7 @@ class Slot:
             torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
             run_config=RunConfig(
                 name=f"{self._name}-{uuid.uuid4().hex[:6]}",  # Ray Train would take an old one for a run to resume
-                storage_path=str(Path(self._folder) / "ray"),
+                storage_path=str(placed(self._folder) / "ray"),
                 failure_config=FailureConfig(max_failures=-1),  # always: the slot itself counts (_STARTS)
                 callbacks=[WorkerFailures(me)],  # type: ignore[list-item]
             ),

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gallop_ray.disk.bucket.address import is_bucket, is_installed
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
 from gallop_ray.spec.harness import task_path
@@ -343,6 +344,12 @@ def _no_buckets(sweep: Sweep) -> Iterator[Finding]:
         yield (("search", "storage"),), f"{message}, which begins with {', '.join(f'{each}://' for each in _DATABASES)}"
 
 
+def _bucket_can_be_reached(sweep: Sweep) -> Iterator[Finding]:
+    if is_bucket(sweep.output) and not is_installed():
+        message = f"{shown(sweep.output)} is not allowed here; buckets need obstore, pip install 'gallop_ray[cloud]'"
+        yield (("output",),), message
+
+
 def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
     extra = sweep.deepspeed.extra
     zero: Any = extra.get("zero_optimization", {})
@@ -395,6 +402,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("data.tasks", "data.train", "data.ood"), _harness_tasks),
     (("data.tasks",), _harness_fields),
     (("model.name", "evaluation.text", "search.storage"), _no_buckets),
+    (("output",), _bucket_can_be_reached),
     (("deepspeed.extra",), _deepspeed_extra),
     (("training.optimizer_options", "search.space"), owned_options),
     (("resources",), _whole_gpus),
@@ -417,6 +425,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )
 _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
+    _bucket_can_be_reached,
     _model_can_be_read,
     _root_exists,
     _text_exists,

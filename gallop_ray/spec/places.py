@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from gallop_ray.disk.bucket.address import SCHEMES, checked_address, is_bucket
 from gallop_ray.spec.frozen import Text
 
 _LONGEST_PART, _LONGEST = 255, 2000  # bytes; file systems take parts of 255, and paths of 4096 with all that we add
@@ -32,11 +33,15 @@ def expanded(text: str) -> str:
     return text
 
 
-def local_folder(text: str) -> str:
-    """The path of a folder to write to. Raises ValueError also for addresses such as s3://."""
+def folder_or_bucket(text: str) -> str:
+    """The path of a folder to write to, or an address in a bucket. Raises ValueError also for other addresses."""
+    if is_bucket(text):
+        return checked_address(_VARIABLE.sub(_value, text))
     if _SCHEME.match(text):
+        schemes = ", ".join(f"{each}://" for each in SCHEMES)
         raise ValueError(
-            "must be the path of a folder that every node sees, not an address; mount it and give its path"
+            f"must be the path of a folder that every node sees, or an address in a bucket ({schemes}); mount any "
+            "other storage and give its path"
         )
     return expanded(text)
 

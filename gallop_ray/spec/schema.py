@@ -19,7 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.spec.frozen import Frozen, Text
 from gallop_ray.spec.machine import DeepspeedSpec, ResourcesSpec, RetentionSpec, TrackingSpec
-from gallop_ray.spec.places import local_folder
+from gallop_ray.spec.places import folder_or_bucket
 from gallop_ray.spec.registry import AnyMethodSpec
 from gallop_ray.spec.search import LOSS_OBJECTIVE, BudgetSpec, ObjectiveSpec, PruningSpec, SearchSpec, by_default
 from gallop_ray.spec.training import EvaluationSpec, TrainingSpec, declared_metric
@@ -86,9 +86,10 @@ class Sweep(Frozen):
         description="the sweep's folder below `output`",
         json_schema_extra={"pattern": f"^{_FOLDER_NAME}$"},
     )
-    output: Annotated[Text, AfterValidator(local_folder)] = Field(
+    output: Annotated[Text, AfterValidator(folder_or_bucket)] = Field(
         default="runs",
-        description="folder of sweeps, on storage that every node sees; `~` and $VARIABLES are replaced",
+        description="folder of sweeps, on storage that every node sees, or a place in a bucket, `s3://bucket/prefix`; "
+        "`~` and $VARIABLES are replaced",
     )
     model: ModelSpec
     data: DataSpec

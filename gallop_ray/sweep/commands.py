@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from gallop_ray.disk.bucket.address import address_of, is_bucket, placed
+from gallop_ray.disk.regular import remove
 from gallop_ray.records import control
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.records.run_folder import RunFolder
@@ -12,9 +14,10 @@ def pause(directory: str) -> str:
     """Ask the driver to start no more runs; returns what to tell the user."""
     folder = _running(directory, "pause")
     if control.asked(folder) in ("stop", "stop now"):
-        raise ValueError(f"{folder.path} is stopping already")
+        raise ValueError(f"{address_of(folder.path)} is stopping already")
     control.ask(folder, "pause")
-    return f"{folder.path} pauses once its active runs have finished; `gallop-ray resume {directory}` continues it"
+    where = address_of(folder.path)
+    return f"{where} pauses once its active runs have finished; `gallop-ray resume {directory}` continues it"
 
 
 def stop(directory: str, now: bool) -> str:
@@ -22,7 +25,7 @@ def stop(directory: str, now: bool) -> str:
     folder = _running(directory, "stop")
     control.ask(folder, "stop now" if now else "stop")
     first = "stops now, checkpoints are kept" if now else "stops once its active runs have finished"
-    return f"{folder.path} {first}; `gallop-ray resume {directory}` resumes it"
+    return f"{address_of(folder.path)} {first}; `gallop-ray resume {directory}` resumes it"
 
 
 def resume_paused(directory: str) -> str | None:
@@ -32,15 +35,15 @@ def resume_paused(directory: str) -> str | None:
         return None
     if control.asked(folder) != "pause":
         state = "is running" if control.asked(folder) is None else "is stopping; resume it when it has ended"
-        raise ValueError(f"{folder.path} {state}; see `gallop-ray status {directory}`")
+        raise ValueError(f"{address_of(folder.path)} {state}; see `gallop-ray status {directory}`")
     control.ask(folder, None)
-    return f"{folder.path} resumes"
+    return f"{address_of(folder.path)} resumes"
 
 
 def _running(directory: str, what: str) -> SweepFolder:
     folder = open_sweep(directory).folder
     if control.driver(folder) is None:
-        raise ValueError(f"{folder.path} is not running: there is nothing to {what}")
+        raise ValueError(f"{address_of(folder.path)} is not running: there is nothing to {what}")
     return folder
 
 
@@ -52,6 +55,8 @@ def retry(directory: str, failed: bool, names: Sequence[str]) -> str:
     folder = open_sweep(directory).folder
     if failed == bool(names):
         raise ValueError("say what to retry: either --failed, or configurations and runs by name")
+    if is_bucket(directory):
+        folder = SweepFolder(placed(directory))  # written under the sweep's lease, as by a driver
     with control.alone(folder):
         runs = _bad(folder.runs()) if failed else [run for name in names for run in _named(folder, name)]
         for key in {run.configuration for run in runs}:
@@ -73,7 +78,9 @@ def _named(folder: SweepFolder, name: str) -> list[RunFolder]:
     key, _, seed = name.strip("/").partition("/")
     configuration = folder.configuration(key)
     if not (configuration.path / "configuration.json").exists():
-        raise ValueError(f"{folder.path} has no configuration {key!r}; see `gallop-ray status {folder.path}`")
+        raise ValueError(
+            f"{address_of(folder.path)} has no configuration {key!r}; see `gallop-ray status {address_of(folder.path)}`"
+        )
     found = [run for run in _bad(configuration.runs()) if seed in ("", run.path.name)]
     if not found:
         raise ValueError(f"{name} has no run that failed or diverged: only such are retried")
@@ -83,8 +90,8 @@ def _named(folder: SweepFolder, name: str) -> list[RunFolder]:
 def _forget(run: RunFolder) -> None:
     """Remove a run's result and checkpoints, which lead to where it failed; events stay, for counting attempts."""
     for part in run.parts():
-        part.checkpoint.unlink(missing_ok=True)
-    (run.path / "result.json").unlink()
+        remove(part.checkpoint)
+    remove(run.path / "result.json")
 
 
 def reopen(configuration: ConfigurationFolder) -> None:

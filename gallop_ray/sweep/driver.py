@@ -14,6 +14,8 @@ from ray import tune
 from gallop_ray.analysis.ranking import best_of_search
 from gallop_ray.analysis.status import StatusReader
 from gallop_ray.compat.tune import DroppingScheduler, QuietProgress
+from gallop_ray.disk.bucket.address import address_of, copies, is_bucket, placed
+from gallop_ray.disk.bucket.tree import push
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
 from gallop_ray.errors import Halted, UserError
 from gallop_ray.mlflow_mirror.mirror import MlflowMirror
@@ -30,7 +32,7 @@ from gallop_ray.reporting.progress import SweepDisplay, found_line
 from gallop_ray.reporting.terminal import Terminal
 from gallop_ray.search.study import Studies
 from gallop_ray.slots.cluster import beside_driver
-from gallop_ray.slots.pool import Room
+from gallop_ray.slots.pool import Room, entrusted
 from gallop_ray.spec.checks import verify
 from gallop_ray.spec.compare import differences
 from gallop_ray.spec.plan import plan_sweep
@@ -50,7 +52,7 @@ from gallop_ray.sweep.trial import ConfigurationTrial, TrialContext
 
 
 def located(sweep: Sweep) -> Sweep:
-    """The sweep with absolute paths, which mean the same to every process.
+    """The sweep with absolute paths, which mean the same to every process; a bucket's address is one.
 
     A submitted job runs in a copy of the working directory that Ray deletes eventually; there a relative output is
     below ~/gallop_ray instead.
@@ -58,7 +60,7 @@ def located(sweep: Sweep) -> Sweep:
     start = Path.cwd()
     if "runtime_resources" in start.parts:
         start = Path.home() / "gallop_ray"
-    output = str((start / Path(sweep.output).expanduser()).resolve())
+    output = sweep.output if is_bucket(sweep.output) else str((start / Path(sweep.output).expanduser()).resolve())
     model = sweep.model.model_copy(update={"name": _absolute_folder(sweep.model.name)})
     tasks = {name: _located_task(task) for name, task in sweep.data.tasks.items()}
     data = sweep.data.model_copy(update={"root": _absolute_folder(sweep.data.root), "tasks": tasks})
@@ -112,14 +114,16 @@ def run_sweep(
     Raises UserError for user mistakes, SweepFileError for a sweep that breaks a rule, and Halted for any other early
     stop.
     """
-    folder = SweepFolder(Path(sweep.output) / sweep.name)
     if file is None:
-        use_code(folder)
+        use_code(SweepFolder(placed(f"{sweep.output}/{sweep.name}", "view")))
     sweep = verify(sweep)
+    if is_bucket(sweep.output):  # from here on a folder, whose files go to the bucket
+        sweep = sweep.model_copy(update={"output": str(copies(sweep.output, "work"))})
+    folder = SweepFolder(Path(sweep.output) / sweep.name)
     if lacks_secrets(sweep):
         raise UserError(
-            f"{folder.path} keeps no passwords of tracking.uri and search.storage, and the sweep file that has them "
-            "was not found; run `gallop-ray run SWEEP_FILE`"
+            f"{address_of(folder.path)} keeps no passwords of tracking.uri and search.storage, and the sweep file that "
+            "has them was not found; run `gallop-ray run SWEEP_FILE`"
         )
     try:
         _run_sweep(sweep, folder, verbose, file, terminal)
@@ -130,7 +134,7 @@ def run_sweep(
     except Exception as error:
         if (reason := gone()) is not None:  # first: without its processes Ray raises errors of any class
             raise reason from error
-        if is_storage_trouble(error):
+        if is_storage_trouble(error) and not isinstance(error, UserError):
             raise refused_by_storage(folder, sweep.retention, 0, error) from error
         if isinstance(error, ray.exceptions.RayError):
             raise Halted(_cause(error)) from error
@@ -165,11 +169,13 @@ def _run_sweep(
             _remember(folder, sweep)
             note_source(folder, sweep, file)
             changed = keep_code(folder, sweep)
+            push(folder.path / "code")
             keep_metrics(folder, sweep)
             control.begin(folder)
             found_wrong = [*changed, *recheck(folder, sweep)]
             clear_leftovers(folder)
         end = stack.enter_context(raise_on_termination(folder))
+        control.when_taken_over(folder, end)
         # The run folders are the truth: results, studies and MLflow are rebuilt from them at every start.
         folder.rebuild_results()
         found = found_line(StatusReader(folder, sweep).look())
@@ -178,7 +184,7 @@ def _run_sweep(
         display = stack.enter_context(SweepDisplay(folder, plans, sweep.objective, terminal=terminal))
         mirror = stack.enter_context(_mirrored(folder, sweep, studies, file))
         page = stack.enter_context(ReportApart(folder, sweep))
-        display.note(f"{sweep.name}: records in {folder.path}{found and f'; {found}'}")
+        display.note(f"{sweep.name}: records in {address_of(folder.path)}{found and f'; {found}'}")
         for line in found_wrong:
             display.note(line)
         if not _complete(sweep, folder, studies):
@@ -197,10 +203,11 @@ def _remember(folder: SweepFolder, sweep: Sweep) -> None:
     """Store the spec, or compare it with the one that this folder was started with. Raises UserError."""
     if folder.exists() and (differing := differences(open_sweep(folder.path).whole(), sweep)):
         raise UserError(
-            f"{folder.path} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
+            f"{address_of(folder.path)} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
             "give this one another name, or remove the folder"
         )
-    folder.create(json.loads(without_secrets(sweep).model_dump_json()))
+    stored = without_secrets(sweep).model_copy(update={"output": address_of(folder.path.parent)})
+    folder.create(json.loads(stored.model_dump_json()))
     _reopen_incomplete(folder, sweep)
 
 
@@ -280,7 +287,9 @@ def _tune(
     deadline: float | None,
     watch: Watch,
 ) -> None:
-    context = TrialContext(without_secrets(sweep).model_dump_json(), folder.path, pool, deadline)
+    context = TrialContext(
+        without_secrets(sweep).model_dump_json(), folder.path, pool, deadline, entrusted(address_of(folder.path))
+    )
     # Trials only wait. With a CPU each, they would leave none for the workers and deadlock; on the driver's node they
     # live exactly as long as it does.
     trainable = tune.with_resources(tune.with_parameters(ConfigurationTrial, context=context), beside_driver())

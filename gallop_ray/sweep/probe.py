@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gallop_ray.analysis.timing import run_times
+from gallop_ray.disk.bucket.address import is_bucket
 from gallop_ray.records import control
 from gallop_ray.records.events import Step
 from gallop_ray.records.results import RunResult
@@ -52,6 +53,8 @@ class RunForecast:
 
 def print_probe(sweep: Sweep) -> None:
     """Probe a sweep with absolute paths and print the forecast. Raises ValueError where a method's run fails."""
+    if is_bucket(sweep.output):
+        raise ValueError("--probe measures into a folder; give one with --set output=/path")
     Path(sweep.output).mkdir(parents=True, exist_ok=True)
     # On the sweep's own storage, which every node sees.
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=sweep.output) as output:

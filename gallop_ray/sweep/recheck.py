@@ -2,7 +2,9 @@
 
 import shutil
 
+from gallop_ray.disk.bucket.tree import tree_of
 from gallop_ray.disk.damage import Damaged
+from gallop_ray.disk.regular import remove
 from gallop_ray.disk.tensors import metadata_of
 from gallop_ray.disk.whole import remove_drafts
 from gallop_ray.records.folders import SweepFolder
@@ -31,7 +33,7 @@ def recheck(folder: SweepFolder, sweep: Sweep) -> list[str]:
     lost: list[str] = []
     for run in folder.runs():
         if (result := run.result()) and result.finished and (reason := _lacks(run, result, sweep)):
-            (run.path / "result.json").unlink()
+            remove(run.path / "result.json")
             lost.append(f"{run.configuration} seed {run.seed} ({reason})")
     for configuration in folder.configurations():
         status = configuration.status()
@@ -48,7 +50,10 @@ def _lacks(run: RunFolder, result: RunResult, sweep: Sweep) -> str | None:
     """What is wrong with a finished run's adapters; None for nothing, or where it needs none."""
     if not result.trained_parameters:
         return None
+    tree = tree_of(run.path)
     for part in run.parts():
+        if tree is not None and not part.adapter.exists() and tree.kept(part.adapter) is not None:
+            continue  # in the bucket, which takes files as a whole only
         try:
             metadata_of(part.adapter)
         except FileNotFoundError:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from gallop_ray.records.folders import SweepFolder
+from gallop_ray.disk.bucket.tree import push
+from gallop_ray.records.folders import MASK_REPORT, SweepFolder
 from gallop_ray.records.source import handed_down
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.schema import Sweep
@@ -29,7 +30,10 @@ def report(folder: SweepFolder, sweep: Sweep, output: str | None = None) -> Path
     from gallop_ray.reporting.report.write import write_report
     from gallop_ray.search.importance import importances
 
-    return write_report(folder, sweep, importances(folder, sweep), path)
+    page = write_report(folder, sweep, importances(folder, sweep), path)
+    if path is None:
+        push(page.parent)
+    return page
 
 
 class ReportApart:
@@ -74,6 +78,8 @@ def _write(directory: str) -> None:
     stored = open_sweep(directory)
     folder, sweep = stored.folder, stored.sweep
     _attempt(f"report on the masks of {folder.path}", partial(write_mask_report, folder, sweep.objective))
+    for name in MASK_REPORT:
+        _attempt(f"{name} in the bucket", partial(push, folder.path / name))
     _attempt(f"report on {folder.path}", partial(report, folder, sweep))
 
 

@@ -9,6 +9,7 @@ import ray
 
 from gallop_ray.compat.probe import DRIVER, probe_all
 from gallop_ray.compat.ray import ended_process
+from gallop_ray.disk.bucket.address import address_of
 from gallop_ray.errors import Halted, UserError
 from gallop_ray.records import control
 from gallop_ray.records.folders import SweepFolder
@@ -70,7 +71,7 @@ def slot_pool(
     """
     _join(verbose, note)
     try:
-        if troubles := node_troubles(folder.path):
+        if troubles := node_troubles(address_of(folder.path)):
             raise UserError("\n".join(map(str, troubles)))
         with watching_ray(end), _pool(sweep, folder, note) as pool:
             yield pool
@@ -104,7 +105,7 @@ def _pool(sweep: Sweep, folder: SweepFolder, note: Callable[[str], None]) -> Ite
     control.note_slots(folder, slots)
     workers = sweep.resources.workers_per_slot
     note(f"starting {slots} slot{'s' * (slots > 1)} of {workers} worker{'s' * (workers > 1)}")
-    pool = start_pool(most, without_secrets(sweep).model_dump_json(), str(folder.path))
+    pool = start_pool(most, without_secrets(sweep).model_dump_json(), address_of(folder.path))
     try:
         yield pool
     except KeyboardInterrupt:

@@ -3,15 +3,18 @@
 Where configurations climb rungs, a trial is one rung of one configuration.
 """
 
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
+from gallop_ray.disk.bucket.lease import borrow
+from gallop_ray.disk.bucket.tree import flush, pull
 from gallop_ray.disk.trouble import NO_SPACE, is_storage_trouble
 from gallop_ray.errors import Halted
 from gallop_ray.records.code import use_metrics
@@ -43,6 +46,7 @@ class TrialContext:
     folder: Path
     pool: Any
     deadline: float | None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class ConfigurationTrial(tune.Trainable):
@@ -54,6 +58,8 @@ class ConfigurationTrial(tune.Trainable):
         # STORED: a trial runs no method, so it need not import the user's.
         self._sweep = Sweep.model_validate_json(context.sweep, context=STORED)
         self._folder, self._pool = SweepFolder(context.folder), context.pool
+        os.environ.update(context.variables)
+        borrow(self._folder.path)
         use_metrics(self._folder)
         self._gate = Admission(self._folder, self._sweep.objective, context.deadline)
         self._lease: tuple[str, Any] | None = None
@@ -121,6 +127,7 @@ class ConfigurationTrial(tune.Trainable):
         while True:
             rung = self._rung if self._rung is not None and self._rung.at is not None else None
             name, outcome = self._execute(RunJob(self._configuration.key, seed, attempts.micro_batch_size, rung))
+            pull(record.path)  # of a bucket: the workers may have written it on another node
             if not attempts.again(outcome):
                 break
         if self._finished(seed):
@@ -128,6 +135,7 @@ class ConfigurationTrial(tune.Trainable):
         if outcome.status == "paused":
             assert rung is not None
             record.pause({"rung": rung.at, **outcome.result, "micro_batch_size": attempts.micro_batch_size})
+            flush(record.path)
             self._needed = max(self._needed, needed_bytes(record))
             return
         self._record(record, name, outcome, attempts)

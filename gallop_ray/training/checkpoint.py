@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gallop_ray.disk.bucket.tree import present, share
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import opened
 from gallop_ray.sparse.checked import load_whole, save_checked
@@ -92,6 +93,7 @@ class Checkpoint:
             tensors["unlogged"] = self.interim.unlogged
             metadata[_INTERIM] = json.dumps({k: v for k, v in vars(self.interim).items() if k != "unlogged"})
         save_checked(path, tensors, metadata)
+        share(path)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -137,7 +139,7 @@ def last_checkpoint(path: Path) -> Checkpoint | None:
     A damaged one costs the run its progress and is reported once.
     """
     # All ranks resume, or none: a network disk may show the file to some nodes later than to others.
-    if not all_ranks(path.exists()):
+    if not all_ranks(present(path)):
         return None
     found = None
     try:

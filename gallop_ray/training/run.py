@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gallop_ray.disk.regular import remove
 from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment
 from gallop_ray.sparse.candidates import looking, reached
@@ -97,8 +98,8 @@ def execute_until(
                     what.attachment.save(reporter.adapter, _metadata(resident, configuration, seed))
     except BaseChanged:
         if rank() == 0:  # adapter and checkpoint do not belong to the base model whose hash they carry
-            reporter.adapter.unlink(missing_ok=True)
-            reporter.checkpoint.unlink(missing_ok=True)
+            remove(reporter.adapter)
+            remove(reporter.checkpoint)
         raise
     if isinstance(measured, Paused):
         return _put_aside(context, measured, state, what.scores)

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gallop_ray.disk.bucket.tree import refresh, share
 from gallop_ray.disk.locks import Lock, NoLocks
 from gallop_ray.disk.whole import remove_drafts
 from gallop_ray.records.scores import SUMS
@@ -52,6 +53,7 @@ class ScoreStore:
     def ranking(self, key: str, owned: OwnedGradients, quotas: Sequence[Quota]) -> Ranking | None:
         """The ranking of that key, if it exists, is undamaged, and is large enough for these quotas."""
         names = [f"{owned.candidates[m].name}.{kind}" for m in owned.owned for kind in ("indices", "scores")]
+        refresh(self._ranking(key))
         found = load_checked(self._ranking(key), ["asked", *names])
         ranking = None if found is None else _ranking_of(found, owned)
         return ranking if all_ranks(ranking is not None and ranking.holds(quotas)) else None
@@ -121,5 +123,6 @@ def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
         path.parent.mkdir(exist_ok=True)
         remove_drafts(path.parent, of=path.name)
         save_checked(path, tensors)
+        share(path)
     except OSError as error:
         _LOG.warning("scores are not kept in %s: %s", path.parent, error)

@@ -46,8 +46,12 @@ SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
             '5: output: "~nobody-of-that-name/x" is not allowed; must be a path, and there',
         ),
         (
-            "output: s3://bucket/runs\n",
-            '5: output: "s3://bucket/runs" is not allowed; must be the path of a folder that',
+            "output: ftp://host/runs\n",
+            '5: output: "ftp://host/runs" is not allowed; must be the path of a folder that',
+        ),
+        (
+            "output: s3://key:secret@bucket/runs\n",
+            '5: output: "s3://key:secret@bucket/runs" is not allowed; must be s3://',
         ),
         ("output: $NOT_THERE_1a2b/runs\n", '5: output: "$NOT_THERE_1a2b/runs" is not allowed; must be a path, and the'),
         (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.disk.bucket.address import is_bucket
 from gallop_ray.disk.whole import drafted
 from gallop_ray.spec.problems import first_line
 from gallop_ray.spec.schema import Sweep
@@ -22,6 +23,8 @@ def with_rows(sweep: Sweep | Mapping[str, Any], data: Mapping[TaskName, Any]) ->
     content = sweep.model_dump(mode="json") if isinstance(sweep, Sweep) else dict(sweep)
     section = dict(content.get("data") or {})
     tasks = dict(section.get("tasks") or {})
+    if is_bucket(str(content.get("output", ""))):
+        raise ValueError("rows from Python are kept in output, which is a bucket here; write them to files")
     root = (
         Path(content.get("output", Sweep.model_fields["output"].default)).expanduser() / str(content["name"]) / _FOLDER
     )

@@ -47,7 +47,7 @@ def copies(address: str, purpose: Purpose) -> Path:
     address = checked_address(address)
     default = Path(os.environ.get("GALLOP_RAY_CACHE") or Path.home() / ".cache" / "gallop_ray") / "buckets"
     name = re.sub(r"\W+", "-", address)[:60] + "-" + hashlib.sha256(address.encode()).hexdigest()[:8]
-    root = Path(os.environ.get(_CACHE) or default).expanduser().absolute() / name / purpose
+    root = Path(os.environ.get(_CACHE) or default).expanduser().resolve() / name / purpose
     if not (root / MARK).exists():
         root.mkdir(parents=True, exist_ok=True)
         draft = root / f"{MARK}.{os.getpid()}"

@@ -265,7 +265,7 @@ class Tree:
             numbers = tuple(map(int, rest.split()))
         except (OSError, ValueError):
             return None
-        return _Kept(tag, numbers if len(numbers) == 3 else None)  # type: ignore[arg-type]
+        return _Kept(tag, numbers if len(numbers) == 3 else None)
 
     def _note(self, path: Path, tag: str, here: bool) -> None:
         side = self._side(path)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from gallop_ray.disk.bucket.tree import is_there
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import CONFIRMATION, EndedRun
 from gallop_ray.records.run_folder import RunFolder
@@ -146,7 +147,7 @@ def best_run(folder: SweepFolder, best: Summary, objective: ObjectiveSpec) -> Ru
     values = {run.seed: run.value(objective.metric) for run in best.finished}
     measured = {seed: value for seed, value in values.items() if value is not None}
     found = (folder.run(best.configuration, seed) for seed in sorted(measured, key=lambda seed: sign * measured[seed]))
-    return next((run for run in found if any(part.adapter.exists() for part in run.parts())), None)
+    return next((run for run in found if any(is_there(part.adapter) for part in run.parts())), None)
 
 
 def of_the_search(results: Iterable[Run]) -> list[Run]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from gallop_ray.disk.bucket.tree import present
+from gallop_ray.disk.bucket.tree import is_there, present
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.regular import opened_regular, remove, stat_of
 from gallop_ray.disk.tensors import opened as opened_tensors
@@ -94,7 +94,7 @@ class RunFolder:
 
     def strip(self) -> None:
         """Remove the adapter, and note that first: the next start would miss it, and run the run again."""
-        if not present(self.adapter):
+        if not is_there(self.adapter):
             return
         try:
             write_record(self.path / _STRIPPED, {})

@@ -2,7 +2,7 @@
 
 import shutil
 
-from gallop_ray.disk.bucket.tree import tree_of
+from gallop_ray.disk.bucket.tree import is_there
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.regular import remove
 from gallop_ray.disk.tensors import metadata_of
@@ -50,9 +50,8 @@ def _lacks(run: RunFolder, result: RunResult, sweep: Sweep) -> str | None:
     """What is wrong with a finished run's adapters; None for nothing, or where it needs none."""
     if not result.trained_parameters:
         return None
-    tree = tree_of(run.path)
     for part in run.parts():
-        if tree is not None and not part.adapter.exists() and tree.kept(part.adapter) is not None:
+        if not part.adapter.exists() and is_there(part.adapter):
             continue  # in the bucket, which takes files as a whole only
         try:
             metadata_of(part.adapter)

@@ -317,6 +317,12 @@ def present(path: Path) -> bool:
     return tree is not None and path.name != MARK and tree.present(path)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file is there, on this machine or, as far as it has seen, in the bucket. Nothing is fetched."""
+    tree = tree_of(path)
+    return path.exists() or (tree is not None and tree.kept(path) is not None)
+
+
 def stamp(path: Path) -> str | None:
     """A value that changes with every version of a file, wherever it was written; None without one."""
     tree = tree_of(path)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gallop_ray.disk.bucket.store import BucketTrouble
+from gallop_ray.disk.bucket.errors import BucketTrouble
 from gallop_ray.disk.bucket.tree import tree_of
 from gallop_ray.disk.trouble import as_os_error
 

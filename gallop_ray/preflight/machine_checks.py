@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from gallop_ray.compat.probe import incompatibilities
 from gallop_ray.disk.bucket.address import is_bucket
-from gallop_ray.disk.bucket.store import reach
+from gallop_ray.disk.bucket.reach import reach
 from gallop_ray.disk.locks import Lock, NoLocks
 from gallop_ray.disk.trouble import described_trouble
 from gallop_ray.mlflow_mirror.sqlite import file_of

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from gallop_ray.disk.bucket.address import address_of
+from gallop_ray.disk.bucket.errors import BucketTrouble
 from gallop_ray.disk.bucket.lease import Lease, LeaseLost, is_leased
-from gallop_ray.disk.bucket.store import BucketTrouble, reach
+from gallop_ray.disk.bucket.reach import reach, within
 from gallop_ray.disk.bucket.tree import SHARE_SECONDS, Tree, tree_of
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.locks import Lock, is_held
@@ -28,6 +30,7 @@ Asked = Literal["pause", "stop", "stop now"]
 LOOK_SECONDS = 0.5
 _BUCKET_LOOK_SECONDS = 5.0  # requests cost money
 _GOODBYE_SECONDS = 1.0  # of the three between SIGTERM and SIGKILL
+_LONGEST_GOODBYE_SECONDS = 10.0  # where it answers, and there is much to send
 _LOCK = ".lock"
 _CONTROL = "control.json"
 
@@ -96,7 +99,7 @@ def _leased(tree: Tree, folder: SweepFolder) -> Iterator[None]:
         tree.flush()
     except BaseException:
         with suppress(BucketTrouble, LeaseLost):
-            tree.flush(patience=_GOODBYE_SECONDS)
+            within(_LONGEST_GOODBYE_SECONDS, partial(tree.flush, patience=_GOODBYE_SECONDS))
         raise
     finally:
         over.set()

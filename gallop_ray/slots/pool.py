@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gallop_ray.compat.ray import is_dead, remove_orphaned_groups
-from gallop_ray.disk.bucket.address import is_bucket, placed
+from gallop_ray.disk.bucket.address import VARIABLES, is_bucket, placed
 from gallop_ray.disk.bucket.lease import LEASE_VARIABLE, holder_of
 from gallop_ray.slots.cluster import possible_slots
 from gallop_ray.slots.jobs import Refusal
@@ -24,10 +24,7 @@ from gallop_ray.spec.schema import Sweep
 
 _LOG = logging.getLogger(__name__)
 _ENTRUSTED = re.compile("HF_TOKEN")
-_ENTRUSTED_WITH_A_BUCKET = re.compile(
-    "HF_TOKEN|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|REGION|DEFAULT_REGION|ENDPOINT_URL.*)|"
-    "GOOGLE_SERVICE_ACCOUNT.*|AZURE_STORAGE_.+"
-)
+_ENTRUSTED_WITH_A_BUCKET = re.compile(f"HF_TOKEN|{VARIABLES}")
 _PLAN_SECONDS = 5.0
 _ROOM_SECONDS = 1.0
 _PENDING = 4  # slots that wait for nodes, at most: each costs two processes in the meantime

@@ -1,6 +1,7 @@
 """A slot: one long-lived Ray Train run whose workers hold the base model and wait for jobs."""
 
 import asyncio
+import os
 import threading
 import time
 import uuid
@@ -66,6 +67,7 @@ class Slot:
         self._name, self._sweep, self._folder = name, Sweep.model_validate_json(sweep, context=STORED), folder
         self._work = work
         self._variables = variables or {}
+        os.environ.update(self._variables)  # `placed` depends on the bucket's server
         self._changed = asyncio.Condition()
         self._number = 0
         self._turn: _Turn | None = None

@@ -11,7 +11,6 @@ import traceback
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,28 +21,26 @@ import torch.distributed
 
 from gallop_ray.compat.probe import WORKER, probe_all
 from gallop_ray.disk.bucket.address import placed
-from gallop_ray.disk.bucket.lease import borrow
-from gallop_ray.disk.bucket.tree import flush, share, tree_of
+from gallop_ray.disk.bucket.tree import share
 from gallop_ray.disk.trouble import described_trouble
-from gallop_ray.errors import Halted
 from gallop_ray.methods import make_method
 from gallop_ray.methods.hybrid import Hybrid
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.records.code import use_code
 from gallop_ray.records.environment import environment_record
-from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.identity import begun as begun_at
 from gallop_ray.records.identity import settle
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.scores import scores_folder
 from gallop_ray.records.slots import note_loaded
+from gallop_ray.slots.copies import bring, bring_run, sent
 from gallop_ray.slots.failures import classify, out_of_memory_kills
 from gallop_ray.slots.jobs import BaseJob, Job, Outcome, RunJob
 from gallop_ray.slots.nodes import not_seen
 from gallop_ray.slots.rounds import execute_rounds
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.memory import free_memory
-from gallop_ray.sparse.weights import all_ranks
 from gallop_ray.spec.configuration import asked, variants
 from gallop_ray.spec.machine import ResourcesSpec
 from gallop_ray.spec.method import MaskMethodSpec
@@ -58,9 +55,6 @@ from gallop_ray.training.pause import Judged
 from gallop_ray.training.resident import LoadedModel, load_base_model
 from gallop_ray.training.run import execute_until, look, measure_base
 
-_BASE = ("base.json", "base_text.json", "base_predictions.jsonl")
-_START_SECONDS = 120.0
-
 
 def serve(config: Mapping[str, Any]) -> None:
     """The training function of a slot's Ray Train run."""
@@ -68,7 +62,7 @@ def serve(config: Mapping[str, Any]) -> None:
     os.environ.update(ray.get(slot.variables.remote()))
     folder = SweepFolder(placed(config["folder"]))
     try:
-        _bring(folder)
+        bring(folder)
     except OSError as error:
         ray.get(slot.refuse.remote(f"node {socket.gethostname()}: {described_trouble(error)}"))
         return
@@ -97,7 +91,7 @@ def serve(config: Mapping[str, Any]) -> None:
     last = ray.get(slot.join.remote(rank, group, node, out_of_memory_kills()))
     while (numbered := ray.get(slot.next_job.remote(last, node, out_of_memory_kills()))) is not None:
         last, job = numbered
-        outcome = _sent(folder, _answer(resident, folder, job, config["name"], rank))
+        outcome = sent(folder, job, _answer(resident, folder, job, config["name"], rank))
         if not ray.get(slot.answer.remote(last, rank, outcome)):
             # Other ranks may hang in a collective with this one; ending it makes Ray Train restart the group.
             raise RuntimeError(outcome.reason)
@@ -115,29 +109,6 @@ def take_gpu(resources: ResourcesSpec) -> None:
     os.environ["LOCAL_RANK"] = str(device.index)  # by which DeepSpeed finds the GPU
     if resources.gpus_per_worker < 1:
         torch.cuda.set_per_process_memory_fraction(resources.gpus_per_worker, device)
-
-
-def _bring(folder: SweepFolder) -> None:
-    """Of a bucket: fetch what belongs to no single run, and from now on send what was written when a job has ended."""
-    if (tree := tree_of(folder.path)) is None:
-        return
-    tree.held = True
-    borrow(folder.path)
-    with tree.waiting(_START_SECONDS):
-        tree.fill(folder.path, lambda path: not _is_of_a_run(folder, path))
-
-
-def _is_of_a_run(folder: SweepFolder, path: Path) -> bool:
-    return any(part.startswith("seed-") for part in path.relative_to(folder.path).parts[:-1])
-
-
-def _sent(folder: SweepFolder, outcome: Outcome) -> Outcome:
-    """The outcome, once what was written until then lies in the bucket; waits for a bucket that is away."""
-    try:
-        flush(folder.path)
-    except (OSError, Halted) as error:
-        return Outcome("storage", described_trouble(error) if isinstance(error, OSError) else str(error))
-    return outcome
 
 
 def _agreed_name() -> str:
@@ -173,7 +144,7 @@ def _answer(resident: LoadedModel, folder: SweepFolder, job: Job, slot: str, ran
 
 def _run(resident: LoadedModel, folder: SweepFolder, job: RunJob, slot: str, rank: int) -> Outcome:
     configuration_folder = folder.configuration(job.configuration)
-    _bring_run(folder, configuration_folder, job.seed)
+    bring_run(folder, configuration_folder, job.seed)
     asked_for = Configuration.model_validate(configuration_folder.configuration().sections())
     training = asked_for.training.model_copy(update={"micro_batch_size": job.micro_batch_size})
     configuration = asked_for.model_copy(update={"training": training})
@@ -200,22 +171,6 @@ def _run(resident: LoadedModel, folder: SweepFolder, job: RunJob, slot: str, ran
     for document in ("mask", "correct", "outputs"):
         record.write(document, result.pop(document))
     return Outcome("finished", result=result)
-
-
-def _bring_run(folder: SweepFolder, configuration: ConfigurationFolder, seed: int) -> None:
-    """Of a bucket: fetch what the run has left, and what the driver has written since this worker started. Collective.
-
-    By one rank of each node, before any rank writes.
-    """
-    if (tree := tree_of(folder.path)) is None:
-        return
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        tree.pull(configuration.run(seed).path, tensors=True)
-        path = configuration.path / "configuration.json"
-        if not path.exists() or folder.base() is None:
-            mine = {path, *(folder.path / name for name in _BASE)}
-            tree.fill(folder.path, mine.__contains__)
-    all_ranks(True)
 
 
 def _begin(record: RunFolder, configuration: Configuration, job: RunJob, slot: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from gallop_ray.disk.bucket.address import SCHEMES, checked_address, is_bucket
+from gallop_ray.disk.bucket.address import checked_address, is_bucket
 from gallop_ray.spec.frozen import Text
 
 _LONGEST_PART, _LONGEST = 255, 2000  # bytes; file systems take parts of 255, and paths of 4096 with all that we add
@@ -35,15 +35,15 @@ def expanded(text: str) -> str:
 
 def folder_or_bucket(text: str) -> str:
     """The path of a folder to write to, or an address in a bucket. Raises ValueError also for other addresses."""
+    text = expanded(text)  # first: a variable may hold an address
     if is_bucket(text):
-        return checked_address(_VARIABLE.sub(_value, text))
+        return checked_address(text)
     if _SCHEME.match(text):
-        schemes = ", ".join(f"{each}://" for each in SCHEMES)
         raise ValueError(
-            f"must be the path of a folder that every node sees, or an address in a bucket ({schemes}); mount any "
-            "other storage and give its path"
+            "must be the path of a folder that every node sees, or an address in a bucket of S3 or what speaks its "
+            "protocol (s3://); mount any other storage and give its path"
         )
-    return expanded(text)
+    return text
 
 
 def expanded_file_address(text: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from gallop_ray.disk.bucket.tree import push
+from gallop_ray.disk.bucket.lease import LEASE_VARIABLE, borrow, holder_of
+from gallop_ray.disk.bucket.tree import alone, push
 from gallop_ray.records.folders import MASK_REPORT, SweepFolder
 from gallop_ray.records.source import handed_down
 from gallop_ray.records.stored import open_sweep
@@ -30,8 +31,10 @@ def report(folder: SweepFolder, sweep: Sweep, output: str | None = None) -> Path
     from gallop_ray.reporting.report.write import write_report
     from gallop_ray.search.importance import importances
 
-    page = write_report(folder, sweep, importances(folder, sweep), path)
-    if path is None:
+    if path is not None:
+        return write_report(folder, sweep, importances(folder, sweep), path)
+    with alone(folder.path):
+        page = write_report(folder, sweep, importances(folder, sweep))
         push(page.parent)
     return page
 
@@ -53,6 +56,8 @@ class ReportApart:
         """Start writing."""
         command = [sys.executable, "-m", __name__, str(self._folder.path)]
         environment = {**os.environ, **handed_down(self._sweep)}
+        if (holder := holder_of(self._folder.path)) is not None:
+            environment[LEASE_VARIABLE] = holder
         self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     def finish(self) -> None:
@@ -77,6 +82,7 @@ def _write(directory: str) -> None:
 
     stored = open_sweep(directory)
     folder, sweep = stored.folder, stored.sweep
+    borrow(folder.path)
     _attempt(f"report on the masks of {folder.path}", partial(write_mask_report, folder, sweep.objective))
     for name in MASK_REPORT:
         _attempt(f"{name} in the bucket", partial(push, folder.path / name))

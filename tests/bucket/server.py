@@ -15,6 +15,7 @@ from moto.server import ThreadedMotoServer
 
 BUCKET = "sweeps"
 KEYS = {"AWS_ACCESS_KEY_ID": "of-the-tests", "AWS_SECRET_ACCESS_KEY": "planted-secret", "AWS_REGION": "us-east-1"}
+_CODES = {"503": "SlowDown", "409": "ConditionalRequestConflict", "400": "RequestTimeout"}
 Fault = Callable[[str, str], str | None]
 
 
@@ -58,7 +59,7 @@ def objects(endpoint: str, prefix: str = "") -> dict[str, bytes]:
 
 
 class Faulty:
-    """A proxy. `fault` says what becomes of a request: 503, 409, cut, silent, lost, dropped, or None.
+    """A proxy. `fault` says what becomes of a request: 503, 409, 400, cut, silent, lost, dropped, or None.
 
     cut: half of the answer's body. silent: no answer in time. lost: carried out, and the connection closed.
     """
@@ -81,6 +82,7 @@ class Faulty:
             def log_message(self, format: str, *args: Any) -> None:
                 """Nothing."""
 
+        self._over = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -88,6 +90,7 @@ class Faulty:
 
     def close(self) -> None:
         """End the proxy."""
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -95,11 +98,13 @@ class Faulty:
         """Pass a request on, or do what its fault says."""
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         fault = self.fault(request.command, request.path)
-        if fault in ("503", "409"):
-            code = "SlowDown" if fault == "503" else "ConditionalRequestConflict"
+        if fault in _CODES:
+            code = _CODES[fault]
             self._send(request, int(fault), {}, f"<Error><Code>{code}</Code></Error>".encode())
             return
-        if fault == "dropped":
+        if fault == "silent":
+            self._over.wait(60)
+        if fault in ("dropped", "silent"):
             request.close_connection = True
             request.connection.shutdown(socket.SHUT_RDWR)
             return

@@ -19,6 +19,9 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "VALID_SECONDS", 3.0)
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.5)
     monkeypatch.setattr(leases, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "_UNDER_WAY_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "_SEEN_SECONDS", 2.0)
 
 
 @pytest.fixture
@@ -47,6 +50,20 @@ def test_one_at_a_time(machines: list[Tree]) -> None:
     assert not is_leased(machines[1], machines[1].root / "sweep")
     second.acquire()
     second.release()
+
+
+@pytest.mark.parametrize("seconds", [-600, -61, 61, 600])
+def test_a_running_one_is_seen_by_a_machine_whose_clock_differs(
+    machines: list[Tree], monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    first = lease(machines[0])
+    first.acquire()
+    age = leases._age
+    monkeypatch.setattr(leases, "_age", lambda stored: age(stored) + seconds)
+    monkeypatch.setattr(leases, "_is_gone", lambda held: False)
+    assert is_leased(machines[1], machines[1].root / "sweep")
+    first._over.set()  # it falls silent
+    assert not is_leased(machines[1], machines[1].root / "sweep")
 
 
 def test_a_silent_owner_is_followed_and_writes_nothing_more(machines: list[Tree]) -> None:

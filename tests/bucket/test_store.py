@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gallop_ray.disk.bucket.store import Bucket, BucketAway, BucketTrouble
-from tests.bucket.server import Faulty, now_and_then
+from gallop_ray.disk.bucket.errors import BucketAway, BucketTrouble
+from gallop_ray.disk.bucket.reach import reach
+from gallop_ray.disk.bucket.store import Bucket
+from tests.bucket.server import BUCKET, Faulty, client, now_and_then
 
 
 def test_conditions(address: str) -> None:
@@ -71,11 +73,65 @@ def test_a_conflict_that_nobody_won_is_tried_again(address: str, proxy: Faulty) 
     assert Bucket(address).create("k", b"mine") is not None
 
 
+def test_a_stalled_upload_is_tried_again(address: str, proxy: Faulty) -> None:
+    answers = iter(["400"])
+    proxy.fault = lambda method, path: next(answers, None)
+    assert Bucket(address).put("k", b"mine")
+
+
+def test_a_large_object_comes_in_pieces_of_one_version(
+    address: str, proxy: Faulty, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece has its own time and its own retries, and a change in between begins it again."""
+    monkeypatch.setattr("gallop_ray.disk.bucket.store._PIECE", 1000)
+    bucket, gets = Bucket(address), 0
+    bucket.put("k", b"old" * 1000)
+
+    def fault(method: str, path: str) -> str | None:
+        nonlocal gets
+        gets += method == "GET"
+        if gets == 4:
+            client(server).put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/k", Body=b"newer" * 1000)
+        return "cut" if gets == 7 else None
+
+    proxy.fault = fault
+    proxy.requests.clear()
+    found = bucket.fetch("k", tmp_path / "k")
+    assert found is not None
+    assert found.size == 5000
+    assert (tmp_path / "k").read_bytes() == b"newer" * 1000
+    assert sum(method == "GET" for method, _, _ in proxy.requests) < 14  # the cut piece alone came twice
+
+
+def test_empty_objects_of_folders_are_no_files(address: str, server: str) -> None:
+    """As S3's console, s3fs and Mountpoint make them."""
+    bucket, prefix = Bucket(address), address.partition(f"{BUCKET}/")[2]
+    for name in ("", "s/", "s/a/"):
+        client(server).put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=b"")
+    bucket.put("s/a/k", b"1")
+    bucket.put("s/empty", b"")
+    assert set(bucket.list("s/")) == {"s/a/k", "s/empty"}
+    assert set(bucket.list("")) == {"s/a/k", "s/empty"}
+    assert bucket.folders() == {"s"}
+
+
+def test_what_lies_there_already_is_not_listed_for_the_trial(address: str, proxy: Faulty) -> None:
+    bucket = Bucket(address)
+    for number in range(3):
+        bucket.put(f"earlier/{number}", b"1")
+    proxy.requests.clear()
+    reach(address)
+    listed = [path for method, path, _ in proxy.requests if method == "GET" and "list-type" in path]
+    assert len(listed) == 1
+    assert ".tried-" in listed[0]
+    assert set(bucket.list("")) == {"earlier/0", "earlier/1", "earlier/2"}
+
+
 def test_waits_for_a_bucket_that_is_away_and_says_so_once(
     address: str, proxy: Faulty, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("gallop_ray.disk.bucket.store._SILENT_SECONDS", 0.0)
-    faults = iter(["503"] * 10)  # more than obstore itself retries
+    faults = iter(["503"] * 4)
     proxy.fault = lambda method, path: next(faults, None)
     Bucket(address).put("k", b"mine")
     said = [each.getMessage() for each in caplog.records if each.name.startswith("gallop_ray")]

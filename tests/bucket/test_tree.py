@@ -1,19 +1,21 @@
 """Copies of what lies in a bucket: the order in which files get there, and what other machines see."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from gallop_ray.disk.bucket.address import address_of, checked_address, copies, is_bucket, placed
 from gallop_ray.disk.bucket.lease import LeaseLost
-from gallop_ray.disk.bucket.tree import Tree, present, tree_of
+from gallop_ray.disk.bucket.tree import Tree, alone, present, push, tree_of
 from gallop_ray.disk.regular import remove
 from gallop_ray.disk.whole import append, drafted
 from gallop_ray.records.files import read_json, write_json
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.identity import begun, settle
+from gallop_ray.spec.places import folder_or_bucket
 from tests.bucket.conftest import use_machine
-from tests.bucket.server import BUCKET, Faulty, now_and_then, objects
+from tests.bucket.server import BUCKET, Faulty, client, now_and_then, objects
 
 
 def test_addresses() -> None:
@@ -160,7 +162,7 @@ def test_who_may_not_write_writes_nothing(address: str, server: str) -> None:
     def refuse() -> None:
         raise LeaseLost(address)
 
-    tree.guard = refuse
+    tree.bucket.guard = refuse
     with pytest.raises(LeaseLost, match="taken over"):
         write(folder / "spec.json", "{}")
     assert there(address, server) == []
@@ -204,18 +206,43 @@ def test_views_are_apart_from_what_a_driver_writes(address: str) -> None:
     assert address_of(copies(address, "view") / "sweep") == f"{address}/sweep"
 
 
-def test_a_worker_starts_beside_a_driver_of_the_same_machine(address: str) -> None:
-    """What the driver has appended, and not sent, is left alone; what another machine has changed is brought."""
+def test_a_folder_made_by_another_tool_is_no_record(address: str, server: str) -> None:
     folder, tree = begin(address)
-    write(folder / "spec.json", "{}")
-    append(folder / "results.jsonl", b"first\n")
-    tree.flush()
-    append(folder / "results.jsonl", b"second\n")
-    append(folder / "slots.jsonl", b"{}\n")
-    tree.bucket.put("sweep/spec.json", b"changed elsewhere")
-    tree.bucket.put("sweep/base.json", b"new")
-    tree.fill(folder, lambda path: True)
-    assert (folder / "results.jsonl").read_bytes() == b"first\nsecond\n"
-    assert (folder / "slots.jsonl").exists()
-    assert (folder / "spec.json").read_text() == "changed elsewhere"
-    assert (folder / "base.json").read_text() == "new"
+    write(folder / "a" / "configuration.json", "{}")
+    prefix = address.partition(f"{BUCKET}/")[2]
+    for name in ("", "sweep/", "sweep/a/", "sweep/b/"):
+        client(server).put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=b"")
+    (folder / "b").mkdir()
+    tree.pull(folder)
+    assert (folder / "a" / "configuration.json").exists()
+
+
+def test_what_is_being_written_into_a_view_is_not_taken_for_old(address: str, server: str) -> None:
+    """As the report, while `status --follow` brings the sweep in another process."""
+    path = placed(f"{address}/sweep", "view")
+    path.mkdir(parents=True)
+    other = Tree(path.parent)  # as another process has it
+    thread = threading.Thread(target=other.pull, args=(path,))
+    with alone(path):
+        thread.start()
+        (path / "report").mkdir()
+        (path / "report" / "report.html").write_text("new")
+        thread.join(1)
+        push(path / "report")
+    thread.join(30)
+    assert (path / "report" / "report.html").read_text() == "new"
+    assert there(address, server) == ["report/report.html"]
+
+
+def test_other_storages_are_refused_until_they_are_tried() -> None:
+    for other in ("gs://bucket/x", "az://container/x"):
+        with pytest.raises(ValueError, match="a bucket of S3 or what speaks its protocol"):
+            folder_or_bucket(other)
+
+
+def test_an_address_in_a_variable_is_checked_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUT", "s3://key:secret@bucket/x")
+    with pytest.raises(ValueError, match="must be s3://"):
+        folder_or_bucket("$OUT")
+    monkeypatch.setenv("OUT", "s3://bucket/x/")
+    assert folder_or_bucket("$OUT") == "s3://bucket/x"

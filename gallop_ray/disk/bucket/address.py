@@ -1,4 +1,7 @@
-"""Addresses of buckets, and the folders in which a machine keeps copies of what lies there."""
+"""Addresses of buckets, keys in them, and the folders in which a machine keeps copies of what lies there.
+
+Of S3 and what speaks its protocol: no other storage has been tried.
+"""
 
 import hashlib
 import importlib.util
@@ -12,12 +15,20 @@ from typing import Literal
 Purpose = Literal["work", "view"]
 """`work`: of drivers and workers, which write; `view`: of commands that read, also beside a driver."""
 
-SCHEMES = ("s3", "gs", "az")
 MARK = ".bucket.json"
 """In the root of a folder of copies: the address that it stands for."""
-_BUCKET = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,2}}(?!/)(.+)", re.DOTALL)  # pathlib makes one slash of two
+_BUCKET = re.compile(r"s3:/{1,2}(?!/)(.+)", re.DOTALL)  # pathlib makes one slash of two
 _PART = re.compile(r"[^/?#@%*\\\x00-\x1f]+")  # `@`: no keys in addresses
+_SERVER = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _CACHE = "GALLOP_RAY_BUCKET_CACHE"
+VARIABLES = (
+    "AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|(DEFAULT_)?REGION|ENDPOINT(_URL(_S3)?)?|ALLOW_HTTP|S3_EXPRESS|"
+    "VIRTUAL_HOSTED_STYLE_REQUEST|SKIP_SIGNATURE|UNSIGNED_PAYLOAD|CHECKSUM_ALGORITHM|REQUEST_PAYER|"
+    r"SERVER_SIDE_ENCRYPTION|SSE_\w+|CONDITIONAL_PUT)"
+)
+"""A regular expression: what obstore takes from the environment that means the same on every machine."""
+_ODD = re.compile(r"[^A-Za-z0-9._/+-]+")
+_ESCAPED = re.compile(r"(?:=[0-9A-F]{2})+")
 
 
 def is_bucket(text: str) -> bool:
@@ -28,10 +39,20 @@ def is_bucket(text: str) -> bool:
 def checked_address(text: str) -> str:
     """The address of a place in a bucket, without a slash at its end. Raises ValueError for a malformed one."""
     found = _BUCKET.fullmatch(text)
-    parts = found[2].rstrip("/").split("/") if found else []
+    parts = found[1].rstrip("/").split("/") if found else []
     if found is None or not all(_PART.fullmatch(part) and part not in (".", "..") for part in parts):
-        raise ValueError(f"must be {'://, '.join(SCHEMES)}://, the bucket's name and a prefix of plain names")
-    return f"{found[1]}://{'/'.join(parts)}"
+        raise ValueError("must be s3://, the bucket's name and a prefix of plain names")
+    return f"s3://{'/'.join(parts)}"
+
+
+def quoted(path: str) -> str:
+    """A path as a key: all but letters, digits and a few marks as `=` and the hexadecimal of each byte."""
+    return _ODD.sub(lambda found: "".join(f"={byte:02X}" for byte in found[0].encode(errors="surrogateescape")), path)
+
+
+def unquoted(key: str) -> str:
+    """The path of a key."""
+    return _ESCAPED.sub(lambda found: bytes.fromhex(found[0].replace("=", "")).decode(errors="surrogateescape"), key)
 
 
 def is_installed() -> bool:
@@ -46,7 +67,8 @@ def copies(address: str, purpose: Purpose) -> Path:
     """
     address = checked_address(address)
     default = Path(os.environ.get("GALLOP_RAY_CACHE") or Path.home() / ".cache" / "gallop_ray") / "buckets"
-    name = re.sub(r"\W+", "-", address)[:60] + "-" + hashlib.sha256(address.encode()).hexdigest()[:8]
+    server = next((os.environ[name] for name in _SERVER if os.environ.get(name)), "")
+    name = re.sub(r"\W+", "-", address)[:60] + "-" + hashlib.sha256(f"{server}{address}".encode()).hexdigest()[:8]
     root = Path(os.environ.get(_CACHE) or default).expanduser().resolve() / name / purpose
     if not (root / MARK).exists():
         root.mkdir(parents=True, exist_ok=True)

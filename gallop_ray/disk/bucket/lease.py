@@ -1,7 +1,8 @@
 """A lease: which process may write into a sweep that lies in a bucket, where nothing can be locked.
 
 An object that its owner renews. Whoever finds it unchanged for longer than it is valid takes it over. Both by
-compare-and-swap, so that one wins; no clocks are compared. An owner that has lost it writes nothing more.
+compare-and-swap, so that one wins; no clocks are compared. An owner that has lost it writes nothing more: it asks
+before every try of a request, and who takes over waits until one that was under way then has ended.
 """
 
 import json
@@ -17,7 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gallop_ray.disk.bucket.store import Bucket, BucketTrouble, Stored
+from gallop_ray.disk.bucket.errors import BucketAway, BucketTrouble
+from gallop_ray.disk.bucket.reach import within
+from gallop_ray.disk.bucket.store import SMALL_SECONDS, Bucket, Stored
 from gallop_ray.disk.bucket.tree import LEASE, Tree, tree_of
 from gallop_ray.errors import Halted
 
@@ -25,8 +28,11 @@ _LOG = logging.getLogger(__name__)
 VALID_SECONDS = 30.0
 _RENEW_SECONDS = 10.0
 _LOOK_SECONDS = 2.0
-_CHECK_SECONDS = 10.0
+_AGAIN_SECONDS = 1.0
+_UNDER_WAY_SECONDS = SMALL_SECONDS
 _GOODBYE_SECONDS = 2.0
+_SEEN_SECONDS = _RENEW_SECONDS + SMALL_SECONDS / 2
+_CLOCKS_DIFFER_SECONDS = 3600.0
 _NAME = ".lease"
 LEASE_VARIABLE = "GALLOP_RAY_LEASE"
 """Names the lease under which a process of a sweep writes."""
@@ -51,6 +57,7 @@ class Lease:
         self._renewed = 0.0
         self._count = 0
         self._lost = False
+        self._taken_over = False
         self._over = threading.Event()
         self._lock = threading.Lock()
         self.told: Callable[[Exception], None] | None = None
@@ -77,8 +84,14 @@ class Lease:
                 )
             time.sleep(_LOOK_SECONDS)
         (self._folder / _NAME).write_text(self.id)
-        self._tree.guard = self.check
+        self._tree.bucket.guard = self.check
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
+        if self._taken_over:
+            try:
+                time.sleep(_UNDER_WAY_SECONDS)
+            except BaseException:
+                self.release()
+                raise
 
     def _take(self, seen: str | None, since: float) -> bool:
         """Try to take it: where there is none, where it was given back, and after its owner's silence."""
@@ -92,30 +105,40 @@ class Lease:
             if not (held.get("released") or silent or _is_gone(held)):
                 return False
             tag = self._bucket.swap(self._key, self._content(), stored.tag, self._tree.bucket.patience)
+            self._taken_over = not held.get("released")
         if tag is None:
             return False
         self._tag, self._renewed = tag, begun
         return True
 
     def check(self) -> None:
-        """Raise LeaseLost unless this process holds the lease; after a silence, that is asked first."""
+        """Raise LeaseLost unless this process holds the lease; after a silence, that is asked first, once.
+
+        BucketAway where there is no answer.
+        """
         if not self._lost and time.monotonic() - self._renewed > VALID_SECONDS / 2:
             self._renew()
-        if self._lost:
+        if self._lost or self._over.is_set():
             raise LeaseLost(self._where)
 
     def release(self) -> None:
-        """Give the lease back, so that the next process need not wait."""
+        """Give the lease back, so that the next process need not wait; if the bucket answers soon."""
         self._over.set()
-        self._tree.guard = None
+        within(_GOODBYE_SECONDS, self._give_back)
+
+    def _give_back(self) -> None:
         with self._lock, suppress(BucketTrouble):
             if not self._lost:
                 self._bucket.swap(self._key, self._content(released=True), self._tag, _GOODBYE_SECONDS)
 
     def _keep(self) -> None:
-        while not self._over.wait(_RENEW_SECONDS):
+        pause = _RENEW_SECONDS
+        while not self._over.wait(pause):
+            pause = _RENEW_SECONDS
             try:
                 self._renew()
+            except BucketAway:
+                pause = min(pause, _AGAIN_SECONDS)
             except BucketTrouble as error:  # credentials that have run out: what is written next says so
                 _LOG.warning("the lease of %s cannot be renewed: %s", self._where, error.strerror)
             if self._lost:
@@ -128,11 +151,16 @@ class Lease:
             if self._over.is_set() or self._lost:
                 return
             begun = time.monotonic()
-            tag = self._bucket.swap(self._key, self._content(), self._tag)
+            tag = self._bucket.swap(self._key, self._content(), self._tag, patience=0) or self._mine()
             if tag is None:
                 self._lost = True
             else:
                 self._tag, self._renewed = tag, begun
+
+    def _mine(self) -> str | None:
+        """The lease's version if this process has written it: an earlier renewal's, whose answer was lost."""
+        found = self._bucket.get(self._key, patience=0)
+        return found[1].tag if found is not None and _read(found[0]).get("id") == self.id else None
 
     def _content(self, released: bool = False) -> bytes:
         self._count += 1
@@ -150,16 +178,15 @@ class Borrowed:
     def __init__(self, tree: Tree, folder: Path, holder: str) -> None:
         self._bucket, self._key, self._holder = tree.bucket, f"{tree.key(folder)}/{LEASE}", holder
         self._where = f"{tree.address}/{folder.name}"
-        self._checked = -_CHECK_SECONDS
 
     def check(self) -> None:
-        """Raise LeaseLost if the sweep has been taken over; asks the bucket every few seconds at most."""
-        if time.monotonic() - self._checked < _CHECK_SECONDS:
-            return
-        found = self._bucket.get(self._key)
+        """Raise LeaseLost if the sweep has been taken over; BucketAway where there is no answer.
+
+        Asks the bucket every time: the sweep may have been taken over just now.
+        """
+        found = self._bucket.get(self._key, patience=0)
         if found is None or _read(found[0]).get("id") != self._holder:
             raise LeaseLost(self._where)
-        self._checked = time.monotonic()
 
 
 def holder_of(folder: Path) -> str | None:
@@ -176,16 +203,33 @@ def borrow(folder: Path) -> None:
     The driver says which it is by an environment variable, as everything that is entrusted to other processes.
     """
     if (tree := tree_of(folder)) is not None and (holder := os.environ.get(LEASE_VARIABLE)):
-        tree.guard = Borrowed(tree, folder, holder).check
+        tree.bucket.guard = Borrowed(tree, folder, holder).check
+
+
+def is_of_driver(folder: Path) -> bool:
+    """Whether the copies that this process sees are those of the driver under whose lease it writes: up to date."""
+    lease = os.environ.get(LEASE_VARIABLE)
+    return lease is not None and holder_of(folder) == lease
 
 
 def is_leased(tree: Tree, folder: Path) -> bool:
-    """Whether some process runs the sweep, as far as the time of its last renewal tells."""
-    found = tree.bucket.get(f"{tree.key(folder)}/{LEASE}")
+    """Whether some process runs the sweep.
+
+    The time of its last renewal tells, except where that is not so long ago that clocks cannot differ by as much: then
+    it is seen to renew the lease, or not to.
+    """
+    key = f"{tree.key(folder)}/{LEASE}"
+    found = tree.bucket.get(key)
     if found is None:
         return False
-    held = _read(found[0])
-    return not (held.get("released") or _is_gone(held) or _age(found[1]) > 2 * VALID_SECONDS)
+    held, age = _read(found[0]), _age(found[1])
+    if held.get("released") or _is_gone(held) or age > _CLOCKS_DIFFER_SECONDS:
+        return False
+    if abs(age) <= VALID_SECONDS:
+        return True
+    time.sleep(_SEEN_SECONDS)
+    later = tree.bucket.get(key)
+    return later is not None and later[1].tag != found[1].tag and not _read(later[0]).get("released")
 
 
 def _age(stored: Stored) -> float:

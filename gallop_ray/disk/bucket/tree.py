@@ -7,19 +7,19 @@ after.
 """
 
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
-from gallop_ray.disk.bucket.address import MARK, address_of, root_of
-from gallop_ray.disk.bucket.store import Bucket, BucketAway, Stored
+from gallop_ray.disk.bucket.address import MARK, address_of, quoted, root_of, unquoted
+from gallop_ray.disk.bucket.errors import BucketAway
+from gallop_ray.disk.bucket.kept import Kept
+from gallop_ray.disk.bucket.store import Bucket, Stored
+from gallop_ray.disk.locks import locked
 
-_KEPT = ".kept"
 _TENSORS = ".safetensors"
 _AT_ONCE = 16
 SHARE_SECONDS = 20.0
@@ -27,31 +27,13 @@ SHARE_SECONDS = 20.0
 LEASE = "lease.json"
 _OF_THIS_MACHINE = ("base_progress.json", "libraries.log", "source.json", LEASE)
 _SUMS = ".sums"
-_ODD = re.compile(r"[^A-Za-z0-9._/+-]+")
-_ESCAPED = re.compile(r"(?:=[0-9A-F]{2})+")
-
-
-def quoted(path: str) -> str:
-    """A path as a key: all but letters, digits and a few marks as `=` and the hexadecimal of each byte."""
-    return _ODD.sub(lambda found: "".join(f"={byte:02X}" for byte in found[0].encode(errors="surrogateescape")), path)
-
-
-def unquoted(key: str) -> str:
-    """The path of a key."""
-    return _ESCAPED.sub(lambda found: bytes.fromhex(found[0].replace("=", "")).decode(errors="surrogateescape"), key)
-
-
-class _Kept(NamedTuple):
-    """What was last sent or fetched of a file: the object's version, and the file then; none if it was not fetched."""
-
-    tag: str
-    file: tuple[int, int, int] | None
+_LOCK = ".lock"
 
 
 class Tree:
     """The copies below one root. For one process; files have one writer at a time, as on a disk that all share.
 
-    held: whether everything waits for `flush`. guard: called before anything is sent, and raises if it must not be.
+    held: whether everything waits for `flush`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -59,7 +41,7 @@ class Tree:
         self.address = address_of(root)
         self.bucket = Bucket(self.address)
         self.held = False
-        self.guard: Callable[[], None] | None = None
+        self._kept = Kept(root)
         self._unsent: dict[Path, None] = {}  # in the order of writing; whether a file is there says what to do
         self._lock = threading.RLock()
 
@@ -84,7 +66,6 @@ class Tree:
         with self._lock:
             self._send_all(each for each in list(self._unsent) if each.parent == path.parent and each != path)
             self._unsent.pop(path, None)
-            self._ask_guard()
             return self.bucket.put(self.key(path), draft)
 
     def wrote(self, path: Path, tag: str | None = None) -> None:
@@ -96,7 +77,7 @@ class Tree:
                 self._unsent.pop(path, None)
                 self._unsent[path] = None
             else:
-                self._note(path, tag, here=True)
+                self._kept.note(path, tag, here=True)
 
     def removes(self, path: Path) -> None:
         """A file is about to be removed: remove its object first, if it has one."""
@@ -104,14 +85,13 @@ class Tree:
             return
         with self._lock:
             self._unsent.pop(path, None)
-            if self.kept(path) is None:
+            if self._kept.tag(path) is None:
                 return
             if self.held:
                 self._unsent[path] = None
                 return
-            self._ask_guard()
             self.bucket.delete(self.key(path))
-            self._forget(path)
+            self._kept.forget(path)
 
     def flush(self, below: Path | None = None, patience: float | None = None) -> None:
         """Send everything that has been written by this process and not been sent, or what lies below a folder.
@@ -133,41 +113,47 @@ class Tree:
         """Make a folder, or a file, in the bucket that of this machine, which was written without these functions."""
         with self._lock:
             here = {path for path in (folder, *folder.rglob("*")) if path.is_file() and self.sends(path)}
-            for path in sorted(here | set(self._known(folder))):
-                if path not in here or not self._is_sent(path):
+            for path in sorted(here | set(self._kept.below(folder))):
+                if path not in here or not self._kept.is_sent(path):
                     self._unsent[path] = None
             self._send_all(path for path in list(self._unsent) if path.is_relative_to(folder))
 
-    def pull(self, folder: Path, tensors: bool = False) -> None:
+    def pull(self, folder: Path, tensors: bool = False, of: Callable[[Path], bool] = lambda path: True) -> None:
         """Make a folder here that of the bucket, which wins over what was written here and not sent.
 
         For who alone writes there now. tensors: also fetch tensor files, which otherwise come when they are opened.
+        of: which files.
         """
-        with self._lock:
+        with self.alone():
             # Before the bucket is asked: what comes later was sent before it got its name here.
             here = {path for path in folder.rglob("*") if path.is_file() and self.sends(path)}
-            here.update(self._known(folder))
-            there = self._objects(folder)
-            for path in here - there.keys():
+            here.update(self._kept.below(folder))
+            there = {path: stored for path, stored in self._objects(folder).items() if of(path)}
+            for path in filter(of, here - there.keys()):
                 path.unlink(missing_ok=True)
-                self._forget(path)
-            for path in [path for path in self._unsent if path.is_relative_to(folder)]:
+                self._kept.forget(path)
+            for path in [path for path in self._unsent if path.is_relative_to(folder) and of(path)]:
                 del self._unsent[path]
             self._bring(
-                {path: stored for path, stored in there.items() if not self._is_sent(path, stored.tag)}, tensors
+                {path: stored for path, stored in there.items() if not self._kept.is_sent(path, stored.tag)}, tensors
             )
             if tensors:
                 self._fetch_all(path for path in there if not path.exists())
 
-    def fill(self, folder: Path, of: Callable[[Path], bool]) -> None:
-        """Fetch what is missing here, or old, and leave what was written here: others of this machine may do so now.
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Context manager: nothing is pulled meanwhile. Commands in several terminals share what they view."""
+        with self._lock, locked(self.root / _LOCK) if self.root.name == "view" else nullcontext():
+            yield
 
-        of: which files.
-        """
+    def drop_tensors(self, folder: Path) -> None:
+        """Remove tensor files below a folder here that the bucket has: they are fetched again where they are opened."""
         with self._lock:
-            there = {path: stored for path, stored in self._objects(folder).items() if of(path)}
-            old = {path: stored for path, stored in there.items() if not self._is_sent(path, stored.tag)}
-            self._bring({path: stored for path, stored in old.items() if not path.exists() or self._is_sent(path)})
+            for path in folder.rglob(f"*{_TENSORS}"):
+                if path.is_file() and self.sends(path) and self._kept.is_sent(path):
+                    tag = self._kept.tag(path)
+                    path.unlink(missing_ok=True)
+                    self._kept.note(path, str(tag), here=False)
 
     def _objects(self, folder: Path) -> dict[Path, Stored]:
         prefix = self.key(folder)
@@ -179,7 +165,7 @@ class Tree:
         later = [path for path in stale if path.suffix == _TENSORS and not tensors]
         for path in later:
             path.unlink(missing_ok=True)
-            self._note(path, stale[path].tag, here=False)
+            self._kept.note(path, stale[path].tag, here=False)
         self._fetch_all(path for path in stale if path not in later)
 
     def _fetch_all(self, paths: Iterable[Path]) -> None:
@@ -201,14 +187,14 @@ class Tree:
             stored = self.bucket.head(self.key(path), patience)
             if stored is None:
                 path.unlink(missing_ok=True)
-                self._forget(path)
-            elif not self._is_sent(path, stored.tag) or not path.exists():
+                self._kept.forget(path)
+            elif not self._kept.is_sent(path, stored.tag) or not path.exists():
                 self._fetch(path, patience)
 
     def exchange(self, path: Path, data: bytes) -> bool:
         """Replace a file that `refresh` has just brought, unless another process was faster. Whether it has."""
         with self._lock:
-            tag = self.kept(path)
+            tag = self._kept.tag(path)
             key = self.key(path)
             new = self.bucket.create(key, data) if tag is None else self.bucket.swap(key, data, tag)
             if new is not None:
@@ -217,30 +203,22 @@ class Tree:
 
     def present(self, path: Path) -> bool:
         """Whether a file is here, fetched now if the bucket is known to have it."""
-        if not path.exists() and self.sends(path) and self.kept(path) is not None:
+        if not path.exists() and self.sends(path) and self._kept.tag(path) is not None:
             self._fetch(path)
         return path.exists()
 
     def kept(self, path: Path) -> str | None:
         """The version of a file's object, as far as this machine has seen; None for no object."""
-        found = self._read(path)
-        return None if found is None else found.tag
-
-    # -- what is known of files, beside them for all processes of this machine
+        return self._kept.tag(path)
 
     def _send_all(self, paths: Iterable[Path], patience: float | None = None) -> None:
         for path in paths:
-            self._ask_guard()
             if path.exists():
-                self._note(path, self.bucket.put(self.key(path), path, patience), here=True)
+                self._kept.note(path, self.bucket.put(self.key(path), path, patience), here=True)
             else:
                 self.bucket.delete(self.key(path), patience)
-                self._forget(path)
+                self._kept.forget(path)
             self._unsent.pop(path, None)
-
-    def _ask_guard(self) -> None:
-        if self.guard is not None:
-            self.guard()
 
     def _fetch(self, path: Path, patience: float | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,54 +226,14 @@ class Tree:
         try:
             stored = self.bucket.fetch(self.key(path), draft, patience)
             if stored is None:
-                path.unlink(missing_ok=True)
-                self._forget(path)
+                if not path.is_dir():  # the object of another tool's folder has no such key
+                    path.unlink(missing_ok=True)
+                self._kept.forget(path)
                 return
             os.replace(draft, path)
-            self._note(path, stored.tag, here=True)
+            self._kept.note(path, stored.tag, here=True)
         finally:
             draft.unlink(missing_ok=True)
-
-    def _side(self, path: Path) -> Path:
-        return self.root / _KEPT / self._below(path)
-
-    def _read(self, path: Path) -> _Kept | None:
-        try:
-            tag, _, rest = self._side(path).read_text().partition("\n")
-            numbers = tuple(map(int, rest.split()))
-        except (OSError, ValueError):
-            return None
-        return _Kept(tag, numbers if len(numbers) == 3 else None)
-
-    def _note(self, path: Path, tag: str, here: bool) -> None:
-        side = self._side(path)
-        side.parent.mkdir(parents=True, exist_ok=True)
-        draft = side.with_name(f".{side.name}.{os.getpid()}.{threading.get_ident()}")
-        draft.write_text(f"{tag}\n{' '.join(map(str, _file(path) or ())) if here else ''}")
-        os.replace(draft, side)
-
-    def _forget(self, path: Path) -> None:
-        self._side(path).unlink(missing_ok=True)
-
-    def _is_sent(self, path: Path, tag: str | None = None) -> bool:
-        """Whether the object, of that version, is what lies here, or what was left there to be fetched later."""
-        kept = self._read(path)
-        if kept is None or (tag is not None and kept.tag != tag):
-            return False
-        return kept.file == _file(path)
-
-    def _known(self, folder: Path) -> list[Path]:
-        side = self._side(folder) if folder != self.root else self.root / _KEPT
-        found = [each for each in side.rglob("*") if each.is_file() and not each.name.startswith(".")]
-        return [self.root / each.relative_to(self.root / _KEPT) for each in found]
-
-
-def _file(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 @cache
@@ -341,6 +279,12 @@ def flush(folder: Path) -> None:
     """Send what this process has written below a folder, if that lies in a bucket; waits for it."""
     if (tree := tree_of(folder)) is not None:
         tree.flush(folder)
+
+
+def alone(folder: Path) -> AbstractContextManager[None]:
+    """Context manager: what is written here by other means than ours is not taken for old copies before `push`."""
+    tree = tree_of(folder)
+    return nullcontext() if tree is None else tree.alone()
 
 
 def push(folder: Path) -> None:

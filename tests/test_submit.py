@@ -23,8 +23,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from gallop_ray.cli import main, sealed
+from gallop_ray.cli import submit as submission
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.schema import Sweep
 from tests.ray_head import RAY, Head, ray_head
 from tests.sweep.command import ROOT, TINY, write_sweep
 
@@ -117,6 +119,16 @@ def test_a_relative_earlier_sweep_is_refused(
     given = [part for each in later for part in ("--set", each)]
     assert main(["submit", str(file), "--address", _NOWHERE, *given]) == 2
     assert "search.warm_start: runs/tiny is relative to this folder" in capsys.readouterr().err
+
+
+def test_what_lies_in_a_bucket_is_no_file_of_this_folder() -> None:
+    search = {**TINY["search"], "warm_start": ["s3://bucket/x/early"]}
+    sweep = Sweep.model_validate({**TINY, "output": "s3://bucket/x", "search": search})
+    submission._refuse(sweep)
+    assert submission._folder(sweep) == f"s3://bucket/x/{sweep.name}"
+    for name in ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "AWS_SSE_KMS_KEY_ID"):
+        assert submission._PASSED_ON.fullmatch(name)
+    assert not submission._PASSED_ON.fullmatch("AWS_WEB_IDENTITY_TOKEN_FILE")  # a file of this machine
 
 
 def test_without_an_address_it_says_how_to_give_one(

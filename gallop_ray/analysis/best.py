@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.analysis.ranking import Summary, best, best_run
-from gallop_ray.disk.bucket.tree import present
+from gallop_ray.disk.bucket.tree import is_there
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.metrics import test_metrics
 from gallop_ray.spec.schema import Sweep
@@ -74,4 +74,4 @@ def _without_unused(training: dict[str, Any]) -> dict[str, Any]:
 
 def _adapters(folder: SweepFolder, sweep: Sweep, summary: Summary) -> Iterator[Path]:
     run = best_run(folder, summary, sweep.objective)
-    yield from (part.adapter for part in (run.parts() if run else ()) if present(part.adapter))
+    yield from (part.adapter for part in (run.parts() if run else ()) if is_there(part.adapter))

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from gallop_ray.cli import sealed
 from gallop_ray.compat.ray import put_package
-from gallop_ray.disk.bucket.address import is_bucket
+from gallop_ray.disk.bucket.address import VARIABLES, is_bucket
 from gallop_ray.spec.document import read_document
 from gallop_ray.spec.overrides import apply_overrides
 from gallop_ray.spec.places import is_folder
@@ -29,9 +29,7 @@ from gallop_ray.spec.secrets import hidden, without_secrets
 from gallop_ray.spec.tasks import is_local
 
 _ADDRESS = "RAY_API_SERVER_ADDRESS"  # as `ray job` has it
-_PASSED_ON = re.compile(
-    "HF_TOKEN|PGPASSWORD|MLFLOW_.+|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|REGION|ENDPOINT_URL)"
-)
+_PASSED_ON = re.compile(f"HF_TOKEN|PGPASSWORD|MLFLOW_.+|{VARIABLES}")
 _FOLDER = "gallop_ray_folder"
 """What tells a job of this sweep from one of another user's, of the same name: the metadata that names its folder."""
 _POLL_SECONDS = 1.0
@@ -66,7 +64,8 @@ def submit(sweep: Sweep, arguments: Namespace) -> int:
 
 def _folder(sweep: Sweep) -> str:
     """The sweep's folder on the cluster; a relative one is below the same folder for all jobs."""
-    return os.path.normpath(f"{sweep.output}/{sweep.name}")
+    place = f"{sweep.output}/{sweep.name}"
+    return place if is_bucket(place) else os.path.normpath(place)
 
 
 def _refuse_passwords(file: str, overrides: Sequence[str]) -> None:
@@ -103,7 +102,7 @@ def _places(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "model.name", sweep.model.name
     if sweep.evaluation.text and sweep.evaluation.text.endswith(".jsonl"):
         yield "evaluation.text", sweep.evaluation.text
-    yield from (("search.warm_start", place) for place in sweep.search.warm_start)
+    yield from (("search.warm_start", place) for place in sweep.search.warm_start if not is_bucket(place))
     for name, task in sweep.data.tasks.items():
         places = [task.source, *(each for each in task.splits.values() if isinstance(each, str))]
         yield from ((f"data.tasks.{name}", place) for place in places if place and is_local(place))

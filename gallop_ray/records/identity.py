@@ -21,6 +21,7 @@ _NO_HASHES = (_BEGUN, "version")
 class _Identity(StoredRecord):
     """The fields that readers use."""
 
+    begun: str | None = None
     examples: dict[str, dict[str, str]] = Field(default={}, alias="examples of")
 
 
@@ -31,6 +32,15 @@ def begun(folder: SweepFolder) -> datetime:
         return None if stored else {_BEGUN: datetime.now().isoformat(timespec="seconds")}
 
     return datetime.fromisoformat(str(_exchange(folder, begin)[_BEGUN]))
+
+
+def since(folder: SweepFolder) -> datetime | None:
+    """When the sweep was started, as far as that has been recorded."""
+    try:
+        found = _Identity.read(folder.path / _FILE)
+        return None if found is None or found.begun is None else datetime.fromisoformat(found.begun)
+    except ValueError:  # Damaged, too: one bad record must not hide other sweeps
+        return None
 
 
 def settle(folder: SweepFolder, found: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
         console.print(f"{each.kind}: {each.text}", soft_wrap=True, highlight=False)
     console.print(timing_table(folder))
     console.print(f"records: {where}")
-    console.print(f"MLflow:  {hidden(tracking_uri(sweep))}  (gallop-ray ui --output {where})", soft_wrap=True)
+    console.print(f"MLflow:  {hidden(tracking_uri(sweep))}  (gallop-ray ui --output {folder.path})", soft_wrap=True)
     if (page := folder.path / PAGE).exists():
         console.print(f"report:  {address_of(page)}", soft_wrap=True)
     left = StatusReader(folder, sweep).look().runs.to_do

@@ -65,7 +65,9 @@ def located(sweep: Sweep) -> Sweep:
     tasks = {name: _located_task(task) for name, task in sweep.data.tasks.items()}
     data = sweep.data.model_copy(update={"root": _absolute_folder(sweep.data.root), "tasks": tasks})
     evaluation = sweep.evaluation.model_copy(update={"text": _absolute_file(sweep.evaluation.text)})
-    earlier = tuple(str(Path(each).expanduser().resolve()) for each in sweep.search.warm_start)
+    earlier = tuple(
+        each if is_bucket(each) else str(Path(each).expanduser().resolve()) for each in sweep.search.warm_start
+    )
     storage = _absolute_database(sweep.search.storage, start)
     search = sweep.search.model_copy(update={"storage": storage, "warm_start": earlier})
     parts = {"model": model, "data": data, "evaluation": evaluation, "search": search}

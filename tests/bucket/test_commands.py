@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import gallop_ray
 from gallop_ray.cli import main
 from gallop_ray.disk.bucket.address import copies, placed
 from gallop_ray.records import control
+from gallop_ray.records.files import write_json
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.sweep.recheck import recheck
 from tests.bucket.conftest import use_machine
-from tests.bucket.server import BUCKET, objects
+from tests.bucket.server import BUCKET, client, objects
 from tests.sweep.written import Written, small_sweep
 
 Lose = Callable[[], None]
@@ -51,10 +53,25 @@ def test_it_is_read_from_anywhere(sweep: str, lose: Lose, capsys: pytest.Capture
     assert main(["status", sweep, "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert (status["driver"], status["runs"]["finished"], status["runs"]["failed"]) == (None, 2, 1)
-    assert main(["list", sweep.rpartition("/")[0]]) == 0
-    assert "small" in capsys.readouterr().out
     assert len(gallop_ray.results(sweep)) == 3
     assert open_sweep(sweep).sweep.output == sweep.rpartition("/")[0]
+
+
+def test_a_list_looks_into_the_bucket(sweep: str, server: str, lose: Lose, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, output = SweepFolder(placed(sweep)), sweep.rpartition("/")[0]
+    begun = datetime(2026, 1, 2, 3, 4)
+    write_json(folder.path / "identity.json", {"begun": begun.isoformat()})
+    client(server).put_object(Bucket=BUCKET, Key=f"{output.partition(f'{BUCKET}/')[2]}/scores/k", Body=b"1")
+    lose()
+    assert main(["list", output]) == 0
+    said = capsys.readouterr().out
+    assert "small" in said
+    assert f"{begun:%Y-%m-%d %H:%M}" in said
+    assert "scores" not in said
+    for key in objects(server, f"{sweep.partition(f'{BUCKET}/')[2]}/"):
+        client(server).delete_object(Bucket=BUCKET, Key=key)
+    assert main(["list", output]) == 2
+    assert f"{output} holds no sweep" in capsys.readouterr().err
 
 
 def test_the_report_is_written_into_the_bucket(sweep: str, server: str, lose: Lose) -> None:

@@ -214,8 +214,9 @@ def test_a_file_of_studies_is_the_same_from_every_folder(
 
 def test_an_earlier_sweep_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = located(make(tmp_path, warm_start=["runs/pilot", "/srv/sweeps/first"])).search.warm_start
-    assert found == (f"{tmp_path.resolve()}/runs/pilot", "/srv/sweeps/first")
+    given = ["runs/pilot", "/srv/sweeps/first", "s3://bucket/sweeps/early"]
+    found = located(make(tmp_path, warm_start=given)).search.warm_start
+    assert found == (f"{tmp_path.resolve()}/runs/pilot", *given[1:])
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid"])

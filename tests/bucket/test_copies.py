@@ -1,5 +1,6 @@
 """A worker's copies on its node: of this sweep and this driver, and no more than is needed."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def on(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> On:
         monkeypatch.setenv(LEASE_VARIABLE, lease)
         folder = SweepFolder(placed(f"{address}/sweep"))
         folder.path.mkdir(parents=True, exist_ok=True)
+        Bucket(address).put("sweep/lease.json", json.dumps({"id": lease}).encode())
         return folder
 
     return enter

@@ -84,14 +84,14 @@ def test_a_large_object_comes_in_pieces_of_one_version(
 ) -> None:
     """Each piece has its own time and its own retries, and a change in between begins it again."""
     monkeypatch.setattr("gallop_ray.disk.bucket.store._PIECE", 1000)
-    bucket, gets = Bucket(address), 0
-    bucket.put("k", b"old" * 1000)
+    bucket, gets, key = Bucket(address), 0, f"{tmp_path.name}/k"
+    client(server).put_object(Bucket=BUCKET, Key=key, Body=b"old" * 1000)
 
     def fault(method: str, path: str) -> str | None:
         nonlocal gets
         gets += method == "GET"
         if gets == 4:
-            client(server).put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/k", Body=b"newer" * 1000)
+            client(server).put_object(Bucket=BUCKET, Key=key, Body=b"newer" * 1000)
         return "cut" if gets == 7 else None
 
     proxy.fault = fault

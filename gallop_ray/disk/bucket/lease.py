@@ -128,8 +128,9 @@ class Lease:
 
     def _give_back(self) -> None:
         with self._lock, suppress(BucketTrouble):
-            if not self._lost:
-                self._bucket.swap(self._key, self._content(released=True), self._tag, _GOODBYE_SECONDS)
+            released = self._content(released=True)
+            if not self._lost and self._bucket.swap(self._key, released, self._tag, _GOODBYE_SECONDS):
+                self._tree.bucket.guard = None  # from now on as a process that runs no sweep, and may write a report
 
     def _keep(self) -> None:
         pause = _RENEW_SECONDS

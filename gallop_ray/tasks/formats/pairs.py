@@ -1,6 +1,6 @@
 """Free text: a prompt and its completion under the names that people give them, Alpaca, plain text, own templates."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -201,11 +201,13 @@ def _template_maker(reading: Reading) -> Maker:
 
 def _class_reader(reading: Reading, answer: str, options: tuple[str, ...]) -> ClassReader:
     """How the answers of all rows are meant; those that cannot be filled in are told of when examples are made."""
-    values = []
-    for place, row in (each for table in reading.tables for each in table.rows):
-        with suppress(ValueError):
-            values.append(rendered(answer, row, place, "answer").strip())
-    return class_reader(options, values, reading.task.labels)
+
+    def values() -> Iterator[str]:  # asked for only where options are numbers
+        for place, row in (each for table in reading.tables for each in table.rows):
+            with suppress(ValueError):
+                yield rendered(answer, row, place, "answer").strip()
+
+    return class_reader(options, values(), reading.task.labels)
 
 
 TEMPLATE = Format((), lambda columns, row: False, _template_maker)

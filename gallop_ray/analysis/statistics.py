@@ -67,8 +67,8 @@ class SweepStatistics:
 
 def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
     """The statistics of a sweep that is over, active or partly failed."""
-    results = [_with_mean(result) for result in folder.results()]
-    metric = _verdict_metric(results, sweep)
+    results = with_means(folder.results())
+    metric = verdict_metric(results, sweep)
     winners = _best(results, sweep, metric)
     correct = [{run.seed: recorded(folder.run(run.configuration, run.seed)) for run in runs} for _, runs in winners]
     comparisons = {
@@ -86,6 +86,11 @@ def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
     )
 
 
+def with_means(results: Sequence[EndedRun]) -> list[EndedRun]:
+    """Results with the means over tasks on test sets."""
+    return [_with_mean(result) for result in results]
+
+
 def _with_mean(result: EndedRun) -> EndedRun:
     """The result with mean_accuracy and answer_loss on test sets, which are recorded on validation sets only."""
     made = {}
@@ -97,7 +102,8 @@ def _with_mean(result: EndedRun) -> EndedRun:
     return result.model_copy(update=made) if made else result
 
 
-def _verdict_metric(results: Sequence[EndedRun], sweep: Sweep) -> str:
+def verdict_metric(results: Sequence[EndedRun], sweep: Sweep) -> str:
+    """The metric of test sets that a verdict goes by: the objective's."""
     metric = sweep.objective.metric.removeprefix("val_")
     if metric == MARGIN:  # which is of validation sets alone: the answers that it is a margin of
         metric = MEAN_ACCURACY

@@ -59,7 +59,8 @@ def _pair_maker(reading: Reading) -> Maker:
         prompt = _asked(reading, row, asked, place)
         context = _context(reading, row, asked, said, place)
         completion, *references = several or (text_of(row, said, place),)
-        references += _texts(row, "references") or ()
+        others = _texts(row, "references") or (_texts(row, "answers") if said == "answer" else None) or ()
+        references += [each for each in others if each not in (completion, *references)]
         if systems:
             turns = _turns(row, "\n".join(filter(None, (prompt, context))), completion, place)
             return replace(turns, references=tuple(references))

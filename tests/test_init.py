@@ -90,6 +90,8 @@ def test_a_file_is_overwritten_only_when_asked(folder, capsys):
         (["--model", "data"], "data has no config.json"),
         (["--model", "./model"], "there is no folder ./model"),
         (["--model", "poket"], "there is no folder poket, and it is neither pocket nor smollm2-135m, nor a hub id"),
+        (["--force", "data"], "data cannot be written (Is a directory); give another path"),
+        (["data/colours.train.jsonl/x.yaml"], "x.yaml cannot be written ("),
         (["--seeds", "0"], "0 is not allowed; must be a whole number, at least 1"),
         (["--name", "a/b", "x.yaml"], "name: "),
     ],

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from gallop_ray.analysis.comparison import LEAST_SEEDS
 from gallop_ray.analysis.edges import two_values
 from gallop_ray.analysis.verdict import listed, seeds_text, selection_text
-from gallop_ray.spec.configuration import method_space, space_keys
+from gallop_ray.spec.configuration import method_space, space_keys, tried_values
 from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.schema import Sweep
@@ -17,7 +17,11 @@ _MOST_POINTS = 1000  # of a grid whose omitted values are named; the search for 
 
 def advice(sweep: Sweep) -> list[str]:
     """Sentences about what this sweep's results will and will not show; empty where there is nothing to say."""
-    said = [text for look in (_learning, cut_grids, _two_values, _scales, _seeds) for text in look(sweep)]
+    said = [
+        text
+        for look in (_learning, cut_grids, _never_pruned, _rungs_out_of_reach, _two_values, _scales, _seeds)
+        for text in look(sweep)
+    ]
     return [*said, *filter(None, [selection_text(sweep)])]
 
 
@@ -55,6 +59,33 @@ def cut_grids(sweep: Sweep) -> Iterator[str]:
         never = f": {listed(left)} never" if left else ""
         what = f"{plan.method}: budget.configurations {plan.configurations} cuts its grid of {size} points"
         yield f"{what}{never}; raise it, or leave it out to try them all"
+
+
+def _never_pruned(sweep: Sweep) -> Iterator[str]:
+    """Pruning that waits for more configurations than there are, or that has settings but no rule."""
+    pruning, usual = sweep.pruning, type(sweep.pruning)()
+    if pruning.type == "none":
+        changed = [
+            f
+            for f in ("after_seeds", "after_configurations", "reduction", "significance")
+            if getattr(pruning, f) != getattr(usual, f)
+        ]
+        if changed:
+            yield f"pruning.{changed[0]} has no effect with pruning.type none; choose median, race or asha"
+    elif pruning.type in ("median", "race"):
+        most = max(plan.configurations for plan in plan_sweep(sweep, None).methods)
+        if pruning.after_configurations > most - 1:
+            what = f"{pruning.type} stops nothing: it waits for {pruning.after_configurations} other configurations"
+            yield f"{what}, and a method has {most} at most; lower pruning.after_configurations, or raise the budget"
+
+
+def _rungs_out_of_reach(sweep: Sweep) -> Iterator[str]:
+    """Rungs behind the end of every run."""
+    steps = [count for method in sweep.methods for count in tried_values(sweep, method, "training.steps")]
+    most = None if None in steps else max(steps)
+    beyond = [each for each in sweep.pruning.rungs or () if isinstance(each, int) and most and each >= most]
+    if beyond:
+        yield f"pruning.rungs: {beyond[0]} is never reached, because a run has {most} steps at most; give smaller ones"
 
 
 def _never_tried(space: Mapping[str, Range], count: int) -> list[str]:

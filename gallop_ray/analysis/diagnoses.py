@@ -4,11 +4,13 @@ The table on the terminal, `status`, `best`, the report and MLflow's description
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, variance
 
+from gallop_ray.analysis.answers import recorded
 from gallop_ray.analysis.chance import at_chance
 from gallop_ray.analysis.edges import edges_of
 from gallop_ray.analysis.learning import Learning, learning, nothing_learnt
@@ -17,7 +19,7 @@ from gallop_ray.records.events import Step
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.metrics import display_name
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.metrics import VACUOUS_BELOW, base_metrics, vacuous
+from gallop_ray.tasks.metrics import VACUOUS_BELOW, Correct, base_metrics, plain, vacuous
 
 _WAYS_APART = 0.2
 _SEEDS_APART = 0.2
@@ -139,7 +141,7 @@ def _sets_disagree(results: _Results) -> Iterator[Diagnosis]:
         if not known:
             continue
         validation, test = (fmean(each) for each in zip(*known, strict=True))
-        if abs(validation - test) > max(_SETS_APART, _SURE * _error(results.sweep, validation, test)):
+        if abs(validation - test) > max(_SETS_APART, _SURE * _error(results, each, validation, test)):
             yield Diagnosis(
                 "validation and test disagree",
                 f"{each.method} has {display_name('id_accuracy')} {100 * validation:.1f} % on the validation set and "
@@ -147,11 +149,24 @@ def _sets_disagree(results: _Results) -> Iterator[Diagnosis]:
             )
 
 
-def _error(sweep: Sweep, validation: float, test: float) -> float:
-    """The standard error of their difference by the number of examples, where that is limited."""
-    limits = sweep.data.limits
-    parts = [(validation, limits.validation), (test, limits.test)]
-    return math.sqrt(sum(share * (1 - share) / count for share, count in parts if count))
+def _error(results: _Results, of: Summary, validation: float, test: float) -> float:
+    """The standard error of their difference if both sets were of one kind; infinite where no examples are known.
+
+    By the examples alone: all seeds meet the same ones.
+    """
+    correct = recorded(results.folder.run(of.configuration, of.finished[0].seed))
+    counts = [_examples(correct, results.sweep, split) for split in ("validation", "test")]
+    if not all(counts):
+        return math.inf
+    share = (validation * counts[0] + test * counts[1]) / sum(counts)
+    return math.sqrt(share * (1 - share) * sum(1 / count for count in counts))
+
+
+def _examples(correct: Correct, sweep: Sweep, split: str) -> int:
+    """How many examples of this split of the tasks trained on were measured by what the task counts by."""
+    rounds = len(sweep.data.rounds) > 1
+    keys = [f"{task}/{task}" if rounds else task for task in sweep.data.train_tasks]
+    return sum(len(plain(correct.get(key, {}).get(split, {})) or ()) for key in keys)
 
 
 def _still_falling(results: _Results) -> Iterator[Diagnosis]:
@@ -167,13 +182,22 @@ def _still_falling(results: _Results) -> Iterator[Diagnosis]:
 
 
 def _fall(folder: SweepFolder, configuration: str, seed: int) -> float | None:
-    """By what share the loss fell in the last fifth, beyond chance; None where it did not, or is of few values."""
-    events = [each for part in folder.run(configuration, seed).parts() for each in part.events()]
-    known = [each.loss for each in events if isinstance(each, Step) and each.loss is not None]
-    size = len(known) // 5
+    """By what share the loss fell in the last fifth, beyond chance; None where it did not, or is of few values.
+
+    Of several rounds, each of which is trained by itself, the largest.
+    """
+    losses: dict[str | None, list[float]] = defaultdict(list)
+    for each in folder.run(configuration, seed).events():
+        if isinstance(each, Step) and each.loss is not None:
+            losses[each.round].append(each.loss)
+    return max((fall for known in losses.values() if (fall := _fall_of(known)) is not None), default=None)
+
+
+def _fall_of(losses: Sequence[float]) -> float | None:
+    size = len(losses) // 5
     if size * 5 < _LEAST_LOSSES:
         return None
-    before, last = known[-2 * size : -size], known[-size:]
+    before, last = losses[-2 * size : -size], losses[-size:]
     fall = fmean(before) - fmean(last)
     error = math.sqrt((variance(before) + variance(last)) / size) if size > 1 else math.inf
     return fall / fmean(before) if fall > max(_FALLING * fmean(before), 2 * error) else None

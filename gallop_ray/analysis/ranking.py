@@ -110,12 +110,12 @@ def _with_most_seeds(found: list[Summary]) -> list[Summary]:
 
 
 def best(results: Iterable[EndedRun], objective: ObjectiveSpec) -> list[Summary]:
-    """The best configuration of each method, the overall best first; by the runs on fresh seeds where there are any.
+    """The best configuration of each method, the overall best first; by the runs that `of_the_verdict` names.
 
     Eligible are those that finished the most seeds among their method's configurations, without a failed run. A method
     without one is missing.
     """
-    return _best_of_each_method(summaries(of_the_verdict(results), objective), 1)
+    return _best_of_each_method(summaries(of_the_verdict(results, objective), objective), 1)
 
 
 def best_of_search(results: Iterable[EndedRun], objective: ObjectiveSpec, count: int = 1) -> list[Summary]:
@@ -126,7 +126,7 @@ def best_of_search(results: Iterable[EndedRun], objective: ObjectiveSpec, count:
 def worth_keeping(results: Iterable[EndedRun], objective: ObjectiveSpec, count: int) -> set[str]:
     """The configurations that `best` or `best_of_search` name, or that are on a Pareto front."""
     every = list(results)
-    rankings = [summaries(of_the_verdict(every), objective), summaries(of_the_search(every), objective)]
+    rankings = [summaries(of_the_verdict(every, objective), objective), summaries(of_the_search(every), objective)]
     chosen = [*_best_of_each_method(rankings[0], 1), *_best_of_each_method(rankings[1], count)]
     on_front = [summary for ranking in rankings for summary in ranking if summary.on_front]
     return {summary.configuration for summary in [*chosen, *on_front]}
@@ -155,10 +155,30 @@ def of_the_search(results: Iterable[Run]) -> list[Run]:
     return [result for result in results if result.stage != CONFIRMATION]
 
 
-def of_the_verdict(results: Iterable[Run]) -> list[Run]:
-    """The runs on fresh seeds if there are any, else all: on the search's seeds the best was partly lucky."""
+def of_the_verdict(results: Iterable[Run], objective: ObjectiveSpec) -> list[Run]:
+    """The runs on fresh seeds once each method has one, else those of the search.
+
+    On the search's seeds the best was partly lucky; but a method without fresh seeds would not be compared at all.
+    """
     every = list(results)
-    return [result for result in every if result.stage == CONFIRMATION] or every
+    fresh = _fresh(every)
+    return fresh if fresh and not without_fresh_seeds(every, objective) else of_the_search(every)
+
+
+def is_confirmed(results: Iterable[EndedRun]) -> bool:
+    """Whether these, from `of_the_verdict`, are runs on fresh seeds."""
+    return any(result.stage == CONFIRMATION for result in results)
+
+
+def without_fresh_seeds(results: Iterable[Run], objective: ObjectiveSpec) -> list[str]:
+    """The methods that still wait for a run on fresh seeds where others have one; empty where nothing is confirmed."""
+    every = list(results)
+    begun = {result.method for result in _fresh(every)}
+    return [each.method for each in best_of_search(every, objective) if each.method not in begun] if begun else []
+
+
+def _fresh(results: Iterable[Run]) -> list[Run]:
+    return [result for result in results if result.stage == CONFIRMATION]
 
 
 def base_summary(base: Mapping[str, Any], objective: ObjectiveSpec) -> Summary:

@@ -12,9 +12,10 @@ import numpy as np
 from gallop_ray.analysis.answers import recorded, weighted, weights_of
 from gallop_ray.analysis.comparison import Comparison, Side, compare, corrected
 from gallop_ray.analysis.learning import Learning, learning, nothing_learnt
-from gallop_ray.analysis.ranking import best, of_the_search, of_the_verdict
+from gallop_ray.analysis.missing import missing_text
+from gallop_ray.analysis.ranking import best, is_confirmed, of_the_search, of_the_verdict, without_fresh_seeds
 from gallop_ray.analysis.spread import Spread, spread
-from gallop_ray.analysis.verdict import Verdict, decide, selection_text
+from gallop_ray.analysis.verdict import Verdict, decide, listed, selection_text
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import CONFIRMATION, SEARCH, EndedRun
 from gallop_ray.spec.metrics import compared
@@ -44,7 +45,7 @@ class SweepStatistics:
     metric: the objective's counterpart on test sets, on which the verdict is based.
     results: of all runs that are over.
     best: each method's best configuration by the objective on validation sets, the best by `metric` first; from the
-    runs on fresh seeds where there are any.
+    runs on fresh seeds once each method has one.
     comparisons: of each pair of these with two common seeds, the higher-ranking one first.
     stability: the mean Kendall tau-b between the methods' rankings at two seeds; None without two methods and two
     common seeds.
@@ -66,24 +67,28 @@ class SweepStatistics:
 
 def sweep_statistics(folder: SweepFolder, sweep: Sweep) -> SweepStatistics:
     """The statistics of a sweep that is over, active or partly failed."""
-    results = [_with_mean(result) for result in folder.results()]
-    metric = _verdict_metric(results, sweep)
+    results = with_means(folder.results())
+    metric = verdict_metric(results, sweep)
     winners = _best(results, sweep, metric)
     correct = [{run.seed: recorded(folder.run(run.configuration, run.seed)) for run in runs} for _, runs in winners]
     comparisons = {
         name: _comparisons(winners, correct, name, weights_of(folder, sweep, name))
         for name in dict.fromkeys([metric, *compared()])
     }
+    verdict = _decided(metric, winners, comparisons[metric], learning(folder, sweep, best(results, sweep.objective)))
     return SweepStatistics(
         metric=metric,
         results=results,
         best=tuple(statistics for statistics, _ in winners),
         comparisons=tuple(each for of_metric in comparisons.values() for each in of_metric),
         stability=rank_stability([_by_seed(runs, metric) for _, runs in winners]),
-        verdict=_verdict(
-            metric, winners, comparisons[metric], sweep, learning(folder, sweep, best(results, sweep.objective))
-        ),
+        verdict=None if verdict is None else _in_full(verdict, folder, sweep, results, winners),
     )
+
+
+def with_means(results: Sequence[EndedRun]) -> list[EndedRun]:
+    """Results with the means over tasks on test sets."""
+    return [_with_mean(result) for result in results]
 
 
 def _with_mean(result: EndedRun) -> EndedRun:
@@ -97,7 +102,8 @@ def _with_mean(result: EndedRun) -> EndedRun:
     return result.model_copy(update=made) if made else result
 
 
-def _verdict_metric(results: Sequence[EndedRun], sweep: Sweep) -> str:
+def verdict_metric(results: Sequence[EndedRun], sweep: Sweep) -> str:
+    """The metric of test sets that a verdict goes by: the objective's."""
     metric = sweep.objective.metric.removeprefix("val_")
     if metric == MARGIN:  # which is of validation sets alone: the answers that it is a margin of
         metric = MEAN_ACCURACY
@@ -129,8 +135,7 @@ Best = list[tuple[ConfigurationStatistics, list[EndedRun]]]
 
 
 def _best(results: Sequence[EndedRun], sweep: Sweep, metric: str) -> Best:
-    runs = of_the_verdict(results)
-    stage = CONFIRMATION if any(run.stage == CONFIRMATION for run in runs) else SEARCH
+    stage = CONFIRMATION if is_confirmed(of_the_verdict(results, sweep.objective)) else SEARCH
     found = [(_statistics(each.runs, stage), each.finished) for each in best(results, sweep.objective)]
     sign = -1 if sweep.objective.maximize else 1
     measured = [each for each in found if metric in each[0].spreads]
@@ -176,15 +181,23 @@ def rank_stability(methods: Sequence[Mapping[int, float]]) -> float | None:
     return fmean(known) if known else None
 
 
-def _verdict(
-    metric: str, best: Best, comparisons: Sequence[Comparison], sweep: Sweep, learnt: Learning | None
-) -> Verdict | None:
+def _decided(metric: str, best: Best, comparisons: Sequence[Comparison], learnt: Learning | None) -> Verdict | None:
     ranking = [statistics.method for statistics, _ in best]
     if len(ranking) < 2:
         return None
     verdict = decide(metric, ranking, comparisons)
     if learnt is not None and learnt.means and not learnt.learnt:
-        verdict = replace(verdict, outcome="nothing learnt", text=f"Nothing learnt: {nothing_learnt(learnt)}.")
-    missing = [method.name for method in sweep.methods if method.name not in ranking]
-    said = [verdict.text, selection_text(sweep), f"Not finished yet: {', '.join(missing)}." if missing else None]
+        return replace(verdict, outcome="nothing learnt", text=f"Nothing learnt: {nothing_learnt(learnt)}.")
+    return verdict
+
+
+def _in_full(verdict: Verdict, folder: SweepFolder, sweep: Sweep, results: Sequence[EndedRun], best: Best) -> Verdict:
+    """The verdict with what qualifies it."""
+    ranking = [statistics.method for statistics, _ in best]
+    said = [verdict.text, selection_text(sweep), _unconfirmed(results, sweep), missing_text(folder, sweep, ranking)]
     return replace(verdict, text=" ".join(filter(None, said)))
+
+
+def _unconfirmed(results: Sequence[EndedRun], sweep: Sweep) -> str | None:
+    waiting = without_fresh_seeds(results, sweep.objective)
+    return f"Fresh seeds decide once each method has one; without any yet: {listed(waiting)}." if waiting else None

@@ -7,8 +7,9 @@ from gallop_ray.analysis.answers import recorded
 from gallop_ray.analysis.flips import Flips, flips
 from gallop_ray.records.files import Record
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.records.identity import split_hashes
+from gallop_ray.records.identity import base_model, split_hashes
 from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.metrics import test_metrics
 from gallop_ray.tasks.metrics import Correct, task_of
 
@@ -19,13 +20,14 @@ class TwoRuns:
 
     metrics: by name the first's and the second's, None where not measured. flips: gained is what the second alone
     answers right. answers: those to the same example that differ, with `other` for the second's. left_out: tasks with
-    other test examples, or measured in one of them only.
+    other test examples, or measured in one of them only. unlike: why metrics are left out, a sentence each.
     """
 
     metrics: dict[str, tuple[float | None, float | None]]
     flips: list[Flips]
     answers: list[Record]
     left_out: list[str]
+    unlike: list[str]
 
 
 def compare(first: RunFolder, second: RunFolder) -> TwoRuns:
@@ -38,8 +40,29 @@ def compare(first: RunFolder, second: RunFolder) -> TwoRuns:
             f"{first.path} and {second.path} have no task with the same test examples; compare runs of one sweep, or "
             "of sweeps with the same data"
         )
-    metrics = {} if left_out else dict(_metrics(first, second))
-    return TwoRuns(metrics, flips(_of(before, same), _of(after, same)), _answers(first, second, same), left_out)
+    unlike, metrics = list(_other_roles(first, second, before, after)), {}
+    if not left_out and not unlike:
+        same_base = base_model(_sweep(first)) == base_model(_sweep(second))
+        names = [metric.name for metric in test_metrics() if same_base or not metric.of_base]
+        metrics = dict(_metrics(first, second, names))
+        unlike = [] if same_base else ["changes from the base are left out: the two have other base models"]
+    return TwoRuns(metrics, flips(_of(before, same), _of(after, same)), _answers(first, second, same), left_out, unlike)
+
+
+def _other_roles(first: RunFolder, second: RunFolder, before: Correct, after: Correct) -> Iterator[str]:
+    """Why "ID accuracy" is not the same number in both."""
+    one, other = (open_sweep(_sweep(run).path).sweep.data for run in (first, second))
+    for role, mine, theirs in (("train", one.train_tasks, other.train_tasks), ("OOD", one.ood, other.ood)):
+        if set(mine) != set(theirs):
+            names = "; ".join(", ".join(each) or "none" for each in (mine, theirs))
+            yield f"metrics are left out: the two have other {role} tasks ({names})"
+    for task in before.keys() & after.keys():
+        if (ways := [next(iter(each[task].get("test", {})), None) for each in (before, after)])[0] != ways[1]:
+            yield f"metrics are left out: {task} counts by {ways[0]} in the first and by {ways[1]} in the second"
+
+
+def _sweep(run: RunFolder) -> SweepFolder:
+    return SweepFolder(run.whole.path.parent.parent)
 
 
 def _of(correct: Correct, tasks: list[str]) -> Correct:
@@ -48,14 +71,16 @@ def _of(correct: Correct, tasks: list[str]) -> Correct:
 
 def _examples(run: RunFolder, task: str) -> object:
     """The hash of a task's test examples, as its sweep has recorded it; without one, the sweep itself."""
-    folder = SweepFolder(run.whole.path.parent.parent)
+    folder = _sweep(run)
     hashes = {name: digest for name, split, digest in split_hashes(folder) if split == "test"}
     return hashes.get(task_of(task), folder.path.resolve())
 
 
-def _metrics(first: RunFolder, second: RunFolder) -> Iterator[tuple[str, tuple[float | None, float | None]]]:
+def _metrics(
+    first: RunFolder, second: RunFolder, names: list[str]
+) -> Iterator[tuple[str, tuple[float | None, float | None]]]:
     results = first.result(), second.result()
-    for name in [f"{metric.name}{way}" for metric in test_metrics() for way in ("", "_generated")]:
+    for name in [f"{name}{way}" for name in names for way in ("", "_generated")]:
         one, other = (None if result is None else result.value(name) for result in results)
         if one is not None or other is not None:
             yield name, (one, other)

@@ -46,8 +46,11 @@ def init(arguments: argparse.Namespace) -> int:
     answers = _measured(answers, _loaded(path, starter_text(answers, schema)))
     text = starter_text(answers, schema)
     sweep = _loaded(path, text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); give another path") from error
     plan = plan_sweep(sweep, None)
     methods = f"{len(plan.methods)} method{'s' * (len(plan.methods) > 1)}"
     print(f"wrote {path}: {methods}, {plan.configurations} configurations x {plan.seeds} seeds = {plan.runs} runs")

@@ -16,6 +16,7 @@ from gallop_ray.tasks.accuracy import EvaluationSettings, end_ids
 from gallop_ray.tasks.chat import chat_end
 from gallop_ray.tasks.encode import CHAT, encode_prompt, ends_as_chat
 from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.lengths import first_trained
 from gallop_ray.tasks.load import load_task
 from gallop_ray.tasks.measuring import measuring
 from gallop_ray.tasks.predictions import prompt_text
@@ -37,27 +38,33 @@ def write_prompt(request: Request, folder: Path, whole: bool) -> None:
         tokenizer.save_pretrained(folder)
     task = request.run.task if isinstance(request.run, RoundFolder) else sweep.data.train_task
     try:
-        example = load_task(task, sweep.data, ("train",)).train[0]
+        example = first_trained(sweep, load_task(task, sweep.data, ("train",)), tokenizer)
     except (ValueError, OSError) as error:
         _LOG.warning("%s has no example of a prompt: %s", PROMPT_FILE, error)
         asked: dict[str, Any] = {"template": sweep.data.prompt}
     else:
-        settings = _settings(sweep, task, example)
+        settings = settings_of(sweep, task, example)
         asked = _asked(example, tokenizer, settings)
         if whole:
             _generation(own, example, tokenizer, settings).save_pretrained(folder)
     (folder / PROMPT_FILE).write_text(json.dumps(asked, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _settings(sweep: Sweep, task: str, example: Example) -> EvaluationSettings:
+def settings_of(sweep: Sweep, task: str, example: Example, batch_size: int = 1) -> EvaluationSettings:
+    """How a task's answers were generated where they were measured."""
     usual = EvaluationSettings(
         prompt=sweep.data.prompt,
         max_length=sweep.training.max_length,
-        batch_size=1,
+        batch_size=batch_size,
         max_new_tokens=sweep.evaluation.new_tokens(),
         max_reasoning_tokens=sweep.evaluation.new_tokens(reasoning=True),
     )
     return measuring(sweep, task, [example]).settings(usual)
+
+
+def joint_of(example: Example) -> str | None:
+    """What joins prompt and answer; None where a template does. A plain text is continued as it stands."""
+    return "" if example.kind == "plain" else example.joint
 
 
 def _asked(example: Example, tokenizer: Any, settings: EvaluationSettings) -> dict[str, Any]:
@@ -65,11 +72,12 @@ def _asked(example: Example, tokenizer: Any, settings: EvaluationSettings) -> di
     if example.kind != "plain":
         ids = encode_prompt(example, tokenizer, settings.prompt, settings.max_length)
         text = prompt_text(example, tokenizer, settings.prompt)
-    chat = bool(example.messages) or (settings.prompt == CHAT and example.joint is None)
+    joint = joint_of(example)
+    chat = bool(example.messages) or (settings.prompt == CHAT and joint is None)
     return {
-        "form": "chat template" if chat else "as it is" if example.joint is not None else "template",
-        "template": None if chat or example.joint is not None else settings.prompt,
-        "joint": example.joint,
+        "form": "chat template" if chat else "as it is" if joint is not None else "template",
+        "template": None if chat or joint is not None else settings.prompt,
+        "joint": joint,
         "max_length": settings.max_length,
         "max_new_tokens": _new_tokens(example, settings),
         "stop": list(settings.stop),

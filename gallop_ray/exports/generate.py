@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.exports.asked import joint_of, settings_of
 from gallop_ray.exports.merged import merged
 from gallop_ray.exports.request import Request, checked_run
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct
+from gallop_ray.tasks.accuracy import generation_correct
 from gallop_ray.tasks.examples import Example, Message, reasoned
 from gallop_ray.tasks.lines import json_object, read_lines
 from gallop_ray.tasks.load import load_task
@@ -61,12 +62,8 @@ class Speaker:
         self._tuned = merged(model, Request(folder, "merged", folder.path, metadata))
         trained = folder.task if isinstance(folder, RoundFolder) else self._sweep.data.train_task
         self._like = load_task(trained, self._sweep.data, ("train",)).train[0]
-        self._settings = EvaluationSettings(
-            prompt=self._sweep.data.prompt,
-            max_length=self._sweep.training.max_length,
-            batch_size=self._sweep.evaluation.batch_size,
-            max_reasoning_tokens=tokens or self._sweep.evaluation.new_tokens(reasoning=True),
-        )
+        usual = settings_of(self._sweep, trained, self._like, self._sweep.evaluation.batch_size)
+        self._settings = usual if tokens is None else replace(usual, max_reasoning_tokens=tokens)
 
     def answers(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
         """Both models' answers to each instruction with its input."""
@@ -82,7 +79,7 @@ class Speaker:
         if self._like.messages:
             content = "\n".join(filter(None, [instruction, text]))
             return replace(self._like, messages=(Message("user", content), Message("assistant", ".")))
-        return replace(reasoned(instruction, text, ".", 0.0), joint=self._like.joint, shots=self._like.shots)
+        return replace(reasoned(instruction, text, ".", 0.0), joint=joint_of(self._like), shots=self._like.shots)
 
     def _said(self, model: Any, examples: list[Example]) -> list[str]:
         return generation_correct(model, self._tokenizer, examples, self._settings).outputs

@@ -11,6 +11,7 @@ from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge,
 from torch import Tensor
 
 from gallop_ray.exports.merge_request import MergeRequest
+from gallop_ray.exports.request import Request
 from gallop_ray.exports.write import whole_or_nothing
 from gallop_ray.sparse.adapter import apply_adapter, load_adapter, save_adapter
 from gallop_ray.sparse.mask import contained, positions, union
@@ -34,22 +35,21 @@ def merge(request: MergeRequest) -> Path:
         made = {"merged": ", ".join(map(str, request.adapters)), "how": request.how, "keep": str(request.keep)}
         indices, values = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
         save_adapter(path, indices, values, {**request.metadata, **made, "seed": str(request.seed)})
-        if request.model is not None:
-            _write_model(request, path, folder)
+        if request.like is not None:
+            _write_model(request.like, path, folder)
     return request.output
 
 
-def _write_model(request: MergeRequest, adapter: Path, folder: Path) -> None:
-    """The base model with the adapter, instead of the adapter."""
+def _write_model(like: Request, adapter: Path, folder: Path) -> None:
+    """The base model with the adapter, instead of the adapter; asked as the run `like`."""
+    from gallop_ray.exports.asked import write_prompt
     from gallop_ray.training.models import load_model
-    from gallop_ray.training.save import save_model
 
-    assert request.model is not None
-    model, tokenizer = load_model(request.model)
+    model, _ = load_model(like.model)
     apply_adapter(model, adapter)
     adapter.unlink()
-    save_model(model, folder)
-    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    write_prompt(like, folder, whole=True)
 
 
 def merged_delta(deltas: Sequence[Delta], how: str, keep: float) -> dict[str, tuple[Tensor, Tensor]]:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from gallop_ray.disk.tensors import DELTA, metadata_of
-from gallop_ray.exports.request import checked_run, free_folder, run_path
-from gallop_ray.records.folders import SweepFolder
-from gallop_ray.spec.data import ModelSpec
+from gallop_ray.exports.request import Request, checked_run, free_folder, run_path
+from gallop_ray.records.run_folder import RunFolder
 
 How = Literal["sum", "ties", "dare"]
 HOWS: tuple[How, ...] = get_args(How)
@@ -25,8 +24,8 @@ class MergeRequest:
     """Share of each adapter's entries that takes part."""
     seed: int
     output: Path
-    model: ModelSpec | None
-    """The base model to write as a merged folder; None for the adapter alone."""
+    like: Request | None
+    """The run whose base model is merged into, and whose prompt asks the result; None for the adapter alone."""
     metadata: dict[str, str]
     """What the adapters say of their base model."""
 
@@ -35,6 +34,8 @@ def checked_merge(
     runs: Sequence[str], how: How, keep: float | None, seed: int, to: Literal["delta", "merged"], output: str
 ) -> MergeRequest:
     """The request, if it is possible. Raises ValueError that says what prevents it."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed {seed} is not allowed; must be 0 to 2^63 - 1")
     if len(runs) < 2:
         raise ValueError("a merge takes two runs at least")
     if keep is not None and (how == "sum" or not 0 < keep <= 1):
@@ -49,25 +50,24 @@ def checked_merge(
         for key in ("base_hash", "base_settings"):
             if metadata.get(key) != found[0].get(key):
                 raise ValueError(f"{path} was trained on another base model than {adapters[0][0]} ({key} differs)")
-    model = next((model for _, model in adapters if model is not None), None)
-    if to == "merged" and model is None:
+    run = next((run for _, run in adapters if run is not None), None)
+    if to == "merged" and run is None:
         raise ValueError("--to merged needs the base model, which only a run folder names; give one, or use --to delta")
     kept = _KEPT[how] if keep is None else keep
     of_base: dict[str, str] = {
         key: found[0][key] for key in ("base_hash", "base_settings", "base_model") if key in found[0]
     }
-    return MergeRequest(
-        [path for path, _ in adapters], how, kept, seed, free_folder(output), model if to == "merged" else None, of_base
-    )
+    target = free_folder(output)
+    like = Request(run, "merged", target, of_base) if run is not None and to == "merged" else None
+    return MergeRequest([path for path, _ in adapters], how, kept, seed, target, like, of_base)
 
 
-def _adapter(run: str) -> tuple[Path, ModelSpec | None]:
-    """An adapter's file and, of a run, its base model."""
+def _adapter(run: str) -> tuple[Path, RunFolder | None]:
+    """An adapter's file, and whose run's it is."""
     path = run_path(run)
     if path.is_file():
         return path, None
     if not (path / "adapter.safetensors").exists() or (path / "spec.json").exists():
         folder, _ = checked_run(run)
-        spec = SweepFolder(folder.whole.path.parent.parent).spec()
-        return folder.adapter, ModelSpec.model_validate(spec["model"])
+        return folder.adapter, folder
     return path / "adapter.safetensors", None

@@ -12,16 +12,16 @@ from gallop_ray.exports.peft_folder import attach_peft
 from gallop_ray.exports.request import Request
 from gallop_ray.methods.hybrid import tensors_of_parts
 from gallop_ray.methods.peft import on_disk
-from gallop_ray.sparse.adapter import add_delta, apply_adapter, refuse_misfit, refuse_other_base
+from gallop_ray.sparse.adapter import add_delta, apply_adapter, refuse_misfit, refuse_other_base, refuse_other_settings
 from gallop_ray.sparse.checked import load_whole
 from gallop_ray.training.models import load_model
-from gallop_ray.training.save import save_model
 
 
 def write_merged(request: Request, folder: Path) -> None:
     """Write weights and configuration. Raises ValueError where the base model is not the run's."""
     model, _ = load_model(request.model)
-    save_model(merged(model, request), folder)
+    # Not save_model: a mixture's experts get the names of the checkpoint back, which other programs read.
+    merged(model, request).save_pretrained(folder)
 
 
 def merged(model: Any, request: Request) -> Any:
@@ -69,6 +69,7 @@ def _load_full(model: Any, request: Request) -> Any:
             f"{request.model.name} is not of the architecture and dtype that {request.run.adapter} was trained on; "
             "put the base model back as it was"
         )
+    refuse_other_settings(model, request.run.adapter, request.metadata)
     for name, weight in trained.items():
         parameters[name].copy_(weight)
     return model

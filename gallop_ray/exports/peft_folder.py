@@ -18,7 +18,7 @@ from gallop_ray.exports.request import Request
 from gallop_ray.exports.shira import to_shira
 from gallop_ray.methods import TunerMethod, make_method
 from gallop_ray.methods.hybrid import Hybrid
-from gallop_ray.sparse.adapter import apply_adapter, load_adapter, refuse_misfit
+from gallop_ray.sparse.adapter import apply_adapter, load_adapter, refuse_misfit, refuse_other_base
 from gallop_ray.sparse.candidates import note_reached
 from gallop_ray.sparse.checked import load_whole
 from gallop_ray.spec.schema import Configuration
@@ -31,6 +31,7 @@ _ROOT = "base_model.model."  # what PEFT puts before the names of the model's mo
 
 def write_peft(request: Request, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors. Raises ValueError as `to_shira`."""
+    _refuse_changed_base(request)
     config, tensors = _CONVERT[request.metadata["format"]](request)
     _write(request, folder, config, tensors)
     if request.metadata["format"] == PEFT:
@@ -39,6 +40,7 @@ def write_peft(request: Request, folder: Path) -> None:
 
 def write_lora(request: Request, folder: Path) -> None:
     """The same files of a LoRA adapter that approximates the delta; says how well. Raises ValueError as `to_lora`."""
+    _refuse_changed_base(request)
     model, found = _delta(request)
     try:
         config, tensors, how_well = to_lora(model, found, request.rank)
@@ -46,6 +48,15 @@ def write_lora(request: Request, folder: Path) -> None:
         raise ValueError(f"{request.run.path} has no LoRA form: {error}; use --to merged or --to delta") from None
     _write(request, folder, config, tensors, {"approximation": str(how_well)})
     print(how_well, file=sys.stderr)
+
+
+def _refuse_changed_base(request: Request) -> None:
+    """Raise ValueError unless the model that the folder names is still the one that the run was trained on.
+
+    PEFT puts the adapter onto whatever lies there.
+    """
+    model, _ = load_model(request.model)
+    refuse_other_base(model, request.run.adapter, request.metadata)
 
 
 def _write(

@@ -57,6 +57,8 @@ def checked(run: str, to: Target, output: str | None, rank: int | None = None) -
     `output` is a folder; None for <configuration>-seed-<n>-<to> in the working directory, with a round's task. `rank`
     is that of `lora`; None for 16.
     """
+    if to not in TARGETS:  # argparse has refused it, Python has not
+        raise ValueError(f"to is {' or '.join(TARGETS)}, not {to!r}")
     if rank is not None and (to != "lora" or rank < 1):
         raise ValueError("--rank is a positive number, and of --to lora alone")
     folder, metadata = checked_run(run)
@@ -83,7 +85,9 @@ def checked_run(run: str) -> tuple[RunFolder, dict[str, str]]:
 
 def finished_run(run: str) -> RunFolder:
     """A finished run, or a finished round of one. Raises ValueError that says what it is instead."""
-    folder = _folder(run_path(run))
+    path = run_path(run)
+    # `best` prints the path of the adapter.
+    folder = _folder(path.parent if path == RunFolder(path.parent).adapter else path)
     _refuse_unfinished(folder)
     return folder
 

@@ -1,5 +1,6 @@
 """Writes an export: the complete folder or nothing."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import DELTA
+from gallop_ray.disk.trouble import as_os_error
 from gallop_ray.exports.asked import write_prompt
 from gallop_ray.exports.merged import write_merged
 from gallop_ray.exports.peft_folder import write_lora, write_peft
@@ -69,7 +71,9 @@ _WRITERS: dict[Target, Callable[[Request, Path], None]] = {
 
 @contextmanager
 def whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """Context manager: the folder to write into, restored to what it was on failure.
+    """Context manager: the folder to write into, restored to what it was on failure. Its files' modes follow the umask.
+
+    Errors of the storage, also inside a library, become an OSError that names the folder.
 
     Not a draft that is renamed: the folder may be a mount point, or the working directory of the user's shell.
     """
@@ -77,9 +81,22 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder
-    except BaseException:
+        _open_to_others(folder)
+    except BaseException as error:
         for file in folder.iterdir():
             shutil.rmtree(file) if file.is_dir() else file.unlink()
         if not existed:
             folder.rmdir()
+        if isinstance(error, Exception) and (refused := as_os_error(error)) is not None and refused.errno is not None:
+            raise OSError(refused.errno, os.strerror(refused.errno), str(folder)) from error
         raise
+
+
+def _open_to_others(folder: Path) -> None:
+    """Give files the modes that others have which are made here: safetensors renames private ones into place."""
+    (like := folder / ".mode").touch()
+    mode = like.stat().st_mode & 0o777
+    like.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)

@@ -10,6 +10,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gallop_ray.analysis.ranking import best
+from gallop_ray.analysis.statistics import verdict_metric, with_means
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.regular import read_regular
 from gallop_ray.mlflow_mirror.store import Point, Status
@@ -19,7 +20,7 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import RunResult, StoredConfiguration
 from gallop_ray.records.typed import write_record
 from gallop_ray.spec.configuration import space_keys
-from gallop_ray.spec.metrics import test_metrics
+from gallop_ray.spec.metrics import larger_is_better, test_metrics
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.metrics import base_metrics
 
@@ -141,15 +142,18 @@ def _user() -> str:
 def sweep_points(folder: SweepFolder, sweep: Sweep, time: float) -> list[Point]:
     """What sweeps are compared by: the best configuration's objective and test metrics, the base model's, and by how
     much the best is ahead of the second-best method on test sets."""
-    chosen, names = best(folder.results(), sweep.objective), [metric.name for metric in test_metrics()]
+    results = with_means(folder.results())
+    chosen, names = best(results, sweep.objective), [metric.name for metric in test_metrics()]
     names = [*sweep.objective.all_metrics, *names]
     found = {} if not chosen else {name: chosen[0].over_seeds(name)[0] for name in names}
     base = folder.base()
     measured = base_metrics(base, sweep.data) if base else {}
     found |= {f"base/{name}": measured.get(name) for name in names}
-    if len(chosen) > 1 and (of_test := sweep.objective.metric.removeprefix("val_")) in names:
-        first, second = (each.over_seeds(of_test)[0] for each in chosen[:2])
-        found["best/ahead"] = None if first is None or second is None else first - second
+    if len(chosen) > 1:
+        metric = verdict_metric(results, sweep)
+        first, second = (each.over_seeds(metric)[0] for each in chosen[:2])
+        sign = 1 if larger_is_better(metric) else -1
+        found["best/ahead"] = None if first is None or second is None else sign * (first - second)
     return [Point(name, value, time) for name, value in found.items() if value is not None]
 
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 import threading
+import time
 from pathlib import Path
 
 from gallop_ray.disk.trouble import described_trouble, is_storage_trouble
@@ -16,6 +17,8 @@ from gallop_ray.spec.secrets import hidden
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
+_LAST_PAUSES = (1.0, 3.0)
+"""Between the passes at a sweep's end, in seconds."""
 
 
 class MlflowMirror:
@@ -83,6 +86,12 @@ class MlflowMirror:
             done = self._attempt(last=False)
             pause = _POLL_SECONDS if done else min(2 * pause, _LONGEST_PAUSE_SECONDS)
         self._complete = self._attempt(last=True)
+        # A request may be lost, and no later pass of this start makes up for it.
+        for pause in _LAST_PAUSES:
+            if self._complete or not self._finished or (self._trouble and self._trouble.refuses):
+                return
+            time.sleep(pause)
+            self._complete = self._attempt(last=True)
 
     def _attempt(self, last: bool) -> bool:
         """One pass over the folders. Returns whether MLflow accepted everything."""

@@ -49,11 +49,13 @@ def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: s
         experiment: the experiment whose runs are shown; all experiments if it does not exist.
 
     Raises:
-        ValueError: the port is in use.
+        ValueError: the port is in use, or is none.
     """
     if uri.startswith(("http:", "https:")):
         _show(_runs_of(experiment, uri), open_browser)
         return 0
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port {port} does not exist: choose one from 1 to 65535")
     if _answers(port):
         raise ValueError(f"port {port} is in use on this machine: choose another")
     if (path := file_of(uri)) is not None:

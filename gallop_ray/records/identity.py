@@ -23,6 +23,7 @@ class _Identity(StoredRecord):
 
     begun: str | None = None
     examples: dict[str, dict[str, str]] = Field(default={}, alias="examples of")
+    base: str | None = Field(default=None, alias="base model")
 
 
 def begun(folder: SweepFolder) -> datetime:
@@ -94,6 +95,11 @@ def split_hashes(folder: SweepFolder) -> list[tuple[str, str, str]]:
     """The stored (task, split, sha256 of the examples); none before the data was loaded. Raises Damaged."""
     found = _Identity.read(folder.path / _FILE) or _Identity()
     return [(task, split, digest) for task, splits in found.examples.items() for split, digest in splits.items()]
+
+
+def base_model(folder: SweepFolder) -> str | None:
+    """The stored hash of the base model; None before it was loaded. Raises Damaged."""
+    return (_Identity.read(folder.path / _FILE) or _Identity()).base
 
 
 def _changes(path: str, kept: Record, found: Mapping[str, Any]) -> Iterator[str]:

@@ -31,6 +31,7 @@ def _lines(found: TwoRuns) -> Iterator[str]:
         yield f"{display_name(name)}, {unit_of(name)}: {one}, {other}{_difference(name, *values)}"
     for task in found.left_out:
         yield f"{task}: left out, the two have not been measured on the same test examples"
+    yield from found.unlike
     yield ""
     for each in found.flips:
         yield (

@@ -8,7 +8,15 @@ from rich.table import Table
 
 from gallop_ray.analysis import ranking
 from gallop_ray.analysis.edges import MARK, Edge
-from gallop_ray.analysis.ranking import BASE, Summary, base_summary, of_the_search, of_the_verdict, summaries
+from gallop_ray.analysis.ranking import (
+    BASE,
+    Summary,
+    base_summary,
+    is_confirmed,
+    of_the_search,
+    of_the_verdict,
+    summaries,
+)
 from gallop_ray.records.results import RunResult
 from gallop_ray.spec.measures import label_of
 from gallop_ray.spec.metrics import Metric, find, shown_value, test_metrics
@@ -39,8 +47,8 @@ def final_table(
         edges: of the best configurations, by key; their rows are marked, and each edge has a line below.
     """
     aim, every = objective or ObjectiveSpec(), list(results)
-    results = of_the_verdict(every)
-    confirmed = "" if results == every else ", run again on fresh seeds"
+    results = of_the_verdict(every, aim)
+    confirmed = ", run again on fresh seeds" if is_confirmed(results) else ""
     title = f"Pareto front by {_by(aim)}" if aim.metrics else f"Best configuration of each method by {aim.metric}"
     table = _table(title + confirmed, _first_heading(aim), results, aim)
     for row in _best_rows(results, base, aim, edges):
@@ -74,7 +82,7 @@ def markdown_table(
 ) -> str:
     """The final table as Markdown, without the lines below it."""
     aim = objective or ObjectiveSpec()
-    found = of_the_verdict(results)
+    found = of_the_verdict(results, aim)
     headings = [_first_heading(aim), *_headings(aim, found)]
     rule = ["---", *["---:"] * (len(headings) - 1)]
     rows = [headings, rule, *_best_rows(found, base, aim, edges)]

@@ -148,9 +148,16 @@ def refuse_other_base(model: nn.Module, path: Path, metadata: Mapping[str, str])
             f"{path} was trained on a base model with hash {metadata['base_hash'][:12]}, this model's is {here[:12]}; "
             "load the same weights in the same dtype, with no other adapter applied"
         )
-    # Adapters of earlier versions do not say what their base model computed with.
+    refuse_other_settings(model, path, metadata)
+
+
+def refuse_other_settings(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """Raise ValueError where `model` computes with other settings, whatever its weights, than the adapter's base did.
+
+    Adapters of earlier versions do not say what their base computed with.
+    """
     if changed := differing(json.loads(metadata.get("base_settings") or "{}"), base_settings(model)):
         raise ValueError(
-            f"{path} was trained on a base model with the same weights that computes otherwise: {', '.join(changed)}; "
+            f"{path} was trained on a base model that computes otherwise: {', '.join(changed)}; "
             "load it with the configuration that it was trained with"
         )

@@ -67,6 +67,8 @@ class Metric:
     """Additional text for the column's heading."""
     needs_ood: bool = True
     """Whether it involves tasks other than the one trained on."""
+    of_base: bool = False
+    """Whether it is a change from the base model."""
     without_ood: bool = False
     """Whether one that involves other tasks is made without them, where a sweep has none."""
     weights: Weights | None = None
@@ -134,6 +136,7 @@ _TABLE = (
         name="forget_ratio",
         label="forget ratio",
         value=lambda tuned, base: forget_ratio(base.mean_ood, tuned.mean_ood),
+        of_base=True,
         larger_is_better=False,
         heading="Forget",
         note="share of the base model's OOD accuracy that was lost",
@@ -183,6 +186,7 @@ _TABLE = (
         name="ood_loss_increase",
         label="increase of OOD loss",
         value=lambda tuned, base: loss_increase(base.mean_ood, tuned.mean_ood),
+        of_base=True,
         larger_is_better=False,
         heading="Increase",
         note="of the OOD loss over the base model's",

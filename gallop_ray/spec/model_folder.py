@@ -22,7 +22,9 @@ def folder_problem(folder: Path) -> str | None:
 def quantised(config: Any) -> str | None:
     """How the weights are quantised according to config.json, as a dictionary; None where they are not."""
     found = config.get("quantization_config") or config.get("compression_config")
-    return None if not found else str(dict(found).get("quant_method") or "quantised")
+    if not found:
+        return None
+    return str((found.get("quant_method") if isinstance(found, dict) else found) or "quantised")
 
 
 def position_table(config: Any) -> int | None:
@@ -30,16 +32,24 @@ def position_table(config: Any) -> int | None:
     if config.get("model_type") not in _POSITION_TABLES:
         return None
     found = (config.get(key) for key in ("max_position_embeddings", "n_positions"))
-    return next((each for each in found if isinstance(each, int)), None)
+    return next((each for each in found if type(each) is int and each > 0), None)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A folder's config.json; empty where it cannot be read."""
     try:
-        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = _read_json(folder / "config.json")
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _read_json(file: Path) -> Any:
+    """A file's content. Raises ValueError for one that cannot be read, whatever the reason."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, RecursionError) as error:
+        raise ValueError(getattr(error, "strerror", None) or "nested too deeply") from error
 
 
 def _pointers(folder: Path) -> Iterator[str]:
@@ -64,7 +74,7 @@ def _lacking(folder: Path) -> Iterator[str]:
 
 def _kind(folder: Path) -> Iterator[str]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = _read_json(folder / "config.json")
     except ValueError as error:
         yield f"config.json is not valid JSON ({error}); {_DOWNLOAD_AGAIN}, or correct it"
         return
@@ -86,7 +96,7 @@ def _shards(folder: Path) -> Iterator[str]:
     """An index names files: all must be there."""
     for index in folder.glob("*.index.json"):
         try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            named = set(map(_name, _read_json(index)["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError):
             yield f"{index.name} cannot be read; {_DOWNLOAD_AGAIN}"
             return
@@ -94,10 +104,18 @@ def _shards(folder: Path) -> Iterator[str]:
             yield f"{index.name} names {len(absent)} files that are not there, first {absent[0]}; {_DOWNLOAD_AGAIN}"
 
 
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a shard's name must be text")
+    return value
+
+
 def _cut(folder: Path) -> Iterator[str]:
     """A safetensors file says in its header how long it is."""
     for file in sorted(folder.glob("*.safetensors")):
-        if file.stat().st_size != _safetensors_size(file):
+        if not file.is_file():
+            yield f"{file.name} is {'a link to nothing' if file.is_symlink() else 'no file'}; {_DOWNLOAD_AGAIN}"
+        elif file.stat().st_size != _safetensors_size(file):
             yield f"{file.name} is not whole, as after a download that broke off; {_DOWNLOAD_AGAIN}"
 
 
@@ -107,7 +125,7 @@ def _safetensors_size(file: Path) -> int | None:
         length = int.from_bytes(opened.read(8), "little")
         try:
             header: Any = json.loads(opened.read(length)) if length < file.stat().st_size else None
-            ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            ends = [int(one["data_offsets"][1]) for name, one in header.items() if name != "__metadata__"]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
     return 8 + length + max(ends, default=0)

@@ -112,17 +112,25 @@ def points(values: Range) -> tuple[object, ...] | range | None:
 
 def grid_size(space: Mapping[str, Range]) -> int | None:
     """The number of points of a search space; None where a range has no points to count."""
-    counts = [None if (every := points(allowed)) is None else len(every) for allowed in space.values()]
+    counts = [_count(allowed) for allowed in space.values()]
     return None if None in counts else math.prod(count for count in counts if count is not None)
+
+
+def _count(values: Range) -> int | None:
+    if isinstance(values, IntegerRange):  # of which there may be more than len() can say
+        return values.integer[1] - values.integer[0] + 1
+    every = points(values)
+    return None if every is None else len(every)
 
 
 def grid_point(space: Mapping[str, Range], number: int) -> dict[str, object]:
     """The points of a finite space by number, from 0; the last path changes fastest."""
     values: dict[str, object] = {}
     for path, allowed in reversed(list(space.items())):
-        every = points(allowed)
+        every, count = points(allowed), _count(allowed)
         assert every is not None, f"{path} has no points to count"
-        number, place = divmod(number, len(every))
+        assert count is not None
+        number, place = divmod(number, count)
         values[path] = every[place]
     return {path: values[path] for path in space}
 

@@ -99,7 +99,10 @@ def takes_json(tokenizer: Any, template: Any) -> bool:
     """
     for arguments in ({"city": "Rome"}, '{"city": "Rome"}'):
         call = {"id": "123456789", "type": "function", "function": {"name": "x", "arguments": arguments}}
-        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
         try:
             return "'city'" in rendered(turns, tokenizer) or isinstance(arguments, str)
         except ValueError:

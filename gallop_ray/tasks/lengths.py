@@ -81,6 +81,15 @@ def fitted(sweep: Sweep, task: TaskData, tokenizer: Any) -> Fitted:
     return Fitted(items, cut, dropped)
 
 
+def first_trained(sweep: Sweep, task: TaskData, tokenizer: Any) -> Example:
+    """The first example that training learns. Raises ValueError where all are dropped for their length."""
+    policy = sweep.training.too_long
+    for one, item in _encoded(sweep, task, tokenizer):
+        if isinstance(item, Encoded) and not (item.cut and policy == "drop"):
+            return one
+    raise ValueError(f"all examples of {task.name} are longer than training.max_length")
+
+
 def too_long(sweep: Sweep, tasks: Mapping[str, TaskData], tokenizer: Any) -> list[str]:
     """A line for each example that cannot be used for its length, in the order of the data.
 

@@ -19,6 +19,7 @@ from gallop_ray.tasks.hub import HUB_TASKS, hub_examples, hub_splits
 from gallop_ray.tasks.measuring import measuring, refuse_unmeasured_objective
 from gallop_ray.tasks.own import OwnTask
 from gallop_ray.tasks.shots import with_shots
+from gallop_ray.tasks.unused import refuse_unused_fields
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def load_tasks(sweep: Sweep, names: Collection[str] | None = None) -> dict[str, 
     found = {name: load_task(name, data, SPLITS if name in data.train_tasks else MEASURED) for name in asked}
     for name, task in found.items():
         if task.harness is None:
-            measuring(sweep, name, task.test).check([*task.validation, *task.test])
+            how, examples = measuring(sweep, name, task.test), [*task.validation, *task.test]
+            how.check(examples)
+            refuse_unused_fields(sweep, name, examples, how)
         if not sweep.evaluation.generate and any(one.number is not None for one in task.test + task.validation):
             raise ValueError(
                 f"task {name} has no answer options, so its accuracy needs generated answers; set evaluation.generate "

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from gallop_ray.analysis.diagnoses import diagnoses
+from gallop_ray.analysis.diagnoses import _fall, diagnoses
 from gallop_ray.analysis.learning import learning
 from gallop_ray.analysis.ranking import best
 from gallop_ray.analysis.statistics import sweep_statistics
 from gallop_ray.cli import main
 from gallop_ray.mlflow_mirror.artifacts import _description
+from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.report.material import gather
 from gallop_ray.reporting.report.notes import notes
 from gallop_ray.reporting.summary import print_summary
@@ -167,3 +168,29 @@ def test_one_that_learns_is_told_from_one_that_does_not(tmp_path: Path) -> None:
     assert found is not None
     assert (found.learnt, found.not_learnt) == (("gallop",), ("random",))
     assert "nothing learnt" not in kinds(made)
+
+
+@pytest.mark.parametrize(("examples", "said"), [(20, False), (200, True)])
+def test_sets_disagree_only_beyond_what_so_few_examples_do_by_chance(tmp_path: Path, examples: int, said: bool) -> None:
+    """60 % and 45 % of 20 examples each are one set's chance (exact test p = 0.53); of 200 each they are not."""
+    made = a_sweep(tmp_path, LEARNT, {"val_id_accuracy": 0.6, "id_accuracy": 0.45})
+    for run in made.folder.runs():
+        sets = {split: {"likelihood": "1" * examples} for split in ("validation", "test")}
+        run.write("correct", {"range": sets, "max": sets})
+    assert ("validation and test disagree" in kinds(made)) is said
+    for run in made.folder.runs():
+        (run.path / "correct.json").unlink()
+    assert "validation and test disagree" not in kinds(made), "how many examples there are is not known"
+
+
+@pytest.mark.parametrize(("last", "fall"), [(1.0, None), (0.5, 0.5)])
+def test_each_round_has_its_own_end(tmp_path: Path, last: float, fall: float | None) -> None:
+    """Each of two rounds begins at 5 and is flat long before its end, or falls once more in the last fifth."""
+    run = Written(small_sweep(tmp_path)).begin("gallop", 0.1, 0)
+    for task in ("range", "max"):
+        run.round(task).path.mkdir()
+        (run.round(task).path / "spec.json").write_text("{}")
+        for step in range(25):
+            loss = 5.0 if step < 5 else last if step >= 20 and task == "range" else 1.0
+            run.event("step", step=step, loss=loss, round=task)
+    assert _fall(SweepFolder(tmp_path / "small"), run.configuration, 0) == fall

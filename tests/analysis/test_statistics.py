@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gallop_ray.analysis.missing import missing_text
 from gallop_ray.analysis.statistics import SweepStatistics, sweep_statistics
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.reporting.table import markdown_table
 from gallop_ray.spec.metrics import task_weights
 from gallop_ray.spec.schema import Sweep
-from tests.sweep.written import small_sweep
+from tests.sweep.written import Written, small_sweep
 
 SEEDS, SWEEPS, EXAMPLES = 5, 200, 100
 OF_SEED, OF_METHOD = 0.02, 0.05
@@ -164,6 +166,48 @@ def test_validation_chooses_and_fresh_seeds_decide(simulated: Simulated) -> None
     assert confirmed.verdict is not None
     assert (confirmed.verdict.outcome, confirmed.verdict.leader) == ("best", "random")
     assert confirmed.stability == 1
+
+
+def test_until_each_method_has_a_fresh_seed_the_search_decides(simulated: Simulated) -> None:
+    """A confirmation under way, or stopped, hides no method."""
+    for seed in range(3):
+        simulated.write("gallop", seed, right(0.6 + seed / 100))
+        simulated.write("random", seed, right(0.3 + seed / 50))
+    simulated.write("gallop", 1000, right(0.1), stage="confirmation")
+    found = simulated.statistics()
+    assert [(each.method, each.stage, each.seeds) for each in found.best] == [
+        ("gallop", "search", (0, 1, 2)),
+        ("random", "search", (0, 1, 2)),
+    ]
+    assert found.verdict is not None
+    assert found.verdict.text.endswith("Fresh seeds decide once each method has one; without any yet: random.")
+    table = markdown_table(simulated.folder.results(), None, simulated.sweep.objective)
+    assert [row.split(" | ")[0] for row in table.splitlines()[2:]] == ["| gallop", "| random"]
+    simulated.write("random", 1000, right(0.5), stage="confirmation")
+    found = simulated.statistics()
+    assert [(each.method, each.stage) for each in found.best] == [
+        ("random", "confirmation"),
+        ("gallop", "confirmation"),
+    ]
+    assert found.verdict is not None
+    assert "Fresh seeds" not in found.verdict.text
+
+
+def test_a_method_without_a_result_is_not_said_to_be_unfinished(tmp_path: Path) -> None:
+    methods = [{"type": "gallop"}, {"type": "random"}, {"type": "lora"}]
+    made = Written(small_sweep(tmp_path, methods=methods, seeds=[0]))
+    for method, rate, status in (
+        ("gallop", 0.1, "finished"),
+        ("gallop", 0.2, "finished"),
+        ("random", 1e-4, "finished"),
+        ("lora", 1e-4, "diverged"),
+    ):
+        made.end(made.begin(method, rate, 0), 0.5 if status == "finished" else None, status)
+    verdict = sweep_statistics(made.folder, made.sweep).verdict
+    assert verdict is not None
+    assert verdict.text.endswith("Without a result: lora (diverged).")
+    said = missing_text(made.folder, made.sweep, ["gallop"])
+    assert said == "Without a result: random (not measured), lora (diverged)."
 
 
 def test_the_mean_and_the_forget_ratio_are_judged_by_the_same_examples(tmp_path: Path) -> None:

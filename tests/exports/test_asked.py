@@ -51,6 +51,26 @@ def test_the_folder_alone_answers_as_evaluation_has_it(trained: Trained, tmp_pat
     assert (settings.do_sample, settings.max_new_tokens) == (False, asked["max_new_tokens"])
 
 
+def test_an_example_that_was_dropped_for_its_length_is_not_the_one_that_is_shown(
+    trained: Trained, tmp_path: Path
+) -> None:
+    sweep, file = tmp_path / "sweep", tmp_path / "long.jsonl"
+    shutil.copytree(trained.output / "float32", sweep)
+    rows = [{"question": f"max {i} " + "1 2 3 " * 99 * (i > 20), "choices": ["max", "min"], "answer": "min"}
+            for i in range(99)]  # fmt: skip
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = json.loads((sweep / "spec.json").read_text())
+    spec["data"] |= {
+        "train": "long",
+        "tasks": {"long": {"source": str(file), "splits": {"validation": 0.1, "test": 0.1}}},
+    }
+    spec["training"] |= {"too_long": "drop", "max_length": 64}
+    (sweep / "spec.json").write_text(json.dumps(spec))
+    run = sweep / trained.run("gallop").path.relative_to(trained.output / "float32")
+    assert main(["export", str(run), "--to", "delta", "--output", str(tmp_path / "out")]) == 0
+    assert "1 2 3 1" not in json.loads((tmp_path / "out" / "prompt.json").read_text())["example"]["prompt"]
+
+
 def test_without_the_data_the_template_alone_is_said(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

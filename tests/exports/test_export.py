@@ -170,3 +170,14 @@ def test_the_place_follows_from_the_run_when_none_is_given(
     assert main(["export", str(trained.run("gallop").path), "--to", "delta"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "gallop-1-seed-0-delta")
     assert (tmp_path / "gallop-1-seed-0-delta" / "adapter.safetensors").exists()
+
+
+def test_the_path_of_an_adapter_is_that_of_its_run_and_all_files_have_the_modes_of_others(
+    trained: Trained, tmp_path: Path
+) -> None:
+    adapter = trained.run("lora").adapter
+    for to in ("peft", "merged"):
+        assert main(["export", str(adapter), "--to", to, "--output", str(tmp_path / to)]) == 0
+    (like := tmp_path / "like").touch()
+    files = [file for to in ("peft", "merged") for file in (tmp_path / to).iterdir()]
+    assert {file.name: file.stat().st_mode for file in files} == {file.name: like.stat().st_mode for file in files}

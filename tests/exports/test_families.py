@@ -14,6 +14,8 @@ from transformers import (
     Gemma3TextConfig,
     LagunaConfig,
     LagunaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     SiglipVisionConfig,
 )
 
@@ -49,6 +51,12 @@ def laguna() -> torch.nn.Module:
     return LagunaForCausalLM(LagunaConfig(**SIZES, **experts, **ids, shared_expert_intermediate_size=16))
 
 
+def mixtral() -> torch.nn.Module:
+    """With experts of which each is several tensors of the checkpoint."""
+    ids = {"vocab_size": len(pocket_tokenizer()), "eos_token_id": 0, "pad_token_id": 1, "bos_token_id": None}
+    return MixtralForCausalLM(MixtralConfig(**SIZES, **ids, num_local_experts=4, num_experts_per_tok=2))
+
+
 def trained_on(make: Callable[[], torch.nn.Module], ranks: Callable, folder: Path) -> Trained:
     torch.manual_seed(0)
     make().save_pretrained(folder / "base")
@@ -80,5 +88,16 @@ def test_a_folder_of_which_peft_would_lose_a_part_is_not_written(
     assert "--to merged" in said
     assert not (tmp_path / "peft").exists()
     assert main(["export", str(run), "--to", "merged", "--output", str(tmp_path / "merged")]) == 0
+    seen = load_file(run / "seen.safetensors")["logits"]
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), seen)
+
+
+def test_a_merged_mixture_has_the_names_of_its_checkpoint(ranks: Callable, tmp_path: Path) -> None:
+    """Those that other programs read: a model in memory has all experts of a layer in one tensor."""
+    run = trained_on(mixtral, ranks, tmp_path).run("lora").path
+    assert main(["export", str(run), "--to", "merged", "--output", str(tmp_path / "merged")]) == 0
+    found, base = load_file(tmp_path / "merged" / "model.safetensors"), load_file(tmp_path / "base/model.safetensors")
+    assert found.keys() == base.keys()
+    assert "model.layers.0.block_sparse_moe.experts.0.w1.weight" in found
     seen = load_file(run / "seen.safetensors")["logits"]
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), seen)

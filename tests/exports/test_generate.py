@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 from gallop_ray.cli import main
-from gallop_ray.exports.generate import asked_of
+from gallop_ray.exports.generate import Speaker, asked_of
 from gallop_ray.exports.merged import merged
 from gallop_ray.exports.request import Request, checked_run
 from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.examples import free
+from gallop_ray.tasks.predictions import prompt_text
 from gallop_ray.training.models import load_model
 from tests.exports.trained import METHODS, Trained, save_base, train
 
@@ -106,3 +108,29 @@ def test_a_run_that_is_none_is_told_before_anything_is_loaded(tmp_path: Path, ca
 def test_a_number_of_tokens_that_is_none_is_told(trained: Trained, capsys) -> None:
     assert main(["generate", str(trained.run("gallop").path), "--prompt", "x", "--max-new-tokens", "0"]) == 2
     assert "--max-new-tokens 0 is not allowed" in capsys.readouterr().err
+
+
+def changed_data(trained: Trained, folder: Path, **data: object) -> str:
+    """A copy of the gallop run whose sweep has other data."""
+    shutil.copytree(trained.output / "float32", folder)
+    spec = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps(spec | {"data": spec["data"] | data}))
+    return str(folder / trained.run("gallop").path.relative_to(trained.output / "float32"))
+
+
+def test_answers_end_as_those_that_were_measured(trained: Trained, tmp_path: Path) -> None:
+    run = changed_data(trained, tmp_path / "stop", tasks={"second": {"stop": [" "], "max_new_tokens": 3}})
+    settings = Speaker(run)._settings
+    assert (settings.stop, settings.max_new_tokens, settings.max_reasoning_tokens) == ((" ",), 3, 3)
+    assert Speaker(run, 7)._settings.max_reasoning_tokens == 7
+
+
+def test_a_model_of_plain_text_is_asked_to_continue(trained: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "plain.jsonl"
+    file.write_text("".join(json.dumps({"text": f"range {i} {i + 1} {i * 3}"}) + "\n" for i in range(60)))
+    run = changed_data(trained, tmp_path / "plain", train="plain", tasks={"plain": {"source": str(file)}})
+    speaker = Speaker(run)
+    assert prompt_text(speaker._asked("range 1 2", ""), speaker._tokenizer, speaker._settings.prompt) == "range 1 2"
+    assert main(["export", run, "--to", "delta", "--output", str(tmp_path / "out")]) == 0
+    asked = json.loads((tmp_path / "out" / "prompt.json").read_text())
+    assert (asked["form"], asked["template"], asked["joint"]) == ("as it is", None, "")

@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import gallop_ray
 from gallop_ray.cli import main
+from gallop_ray.disk.tensors import metadata_of
 from gallop_ray.sparse.adapter import load_adapter, save_adapter
 from tests.exports.trained import Trained
 
@@ -116,7 +118,8 @@ def test_a_mask_too_full_for_shira_is_told_in_words_of_the_user(copied: Path, tm
     run = copied / "gallop-1" / "seed-0"
     full = "model.layers.0.mlp.up_proj.weight"
     indices = {full: torch.arange(2000, dtype=torch.int32)}
-    save_adapter(run / "adapter.safetensors", indices, {full: torch.ones(2000)}, {"base_hash": "0"})
+    of_base = {"base_hash": metadata_of(run / "adapter.safetensors")["base_hash"]}
+    save_adapter(run / "adapter.safetensors", indices, {full: torch.ones(2000)}, of_base)
     (run / "mask.json").unlink()
     said = refused(run, "peft", tmp_path / "out")
     assert (
@@ -125,9 +128,12 @@ def test_a_mask_too_full_for_shira_is_told_in_words_of_the_user(copied: Path, tm
     assert "use --to merged or --to delta" in said
 
 
-@pytest.mark.parametrize("method", ["gallop", "lora"])
+@pytest.mark.parametrize(
+    ("method", "to"),
+    [("gallop", "merged"), ("lora", "merged"), ("gallop", "lora"), ("gallop", "peft"), ("peft", "peft")],
+)
 def test_another_base_model(
-    copied: Path, trained: Trained, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+    copied: Path, trained: Trained, tmp_path: Path, method: str, to: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, out = Path(shutil.copytree(trained.base, tmp_path / "base")), tmp_path / "out"
     out.mkdir()
@@ -137,9 +143,41 @@ def test_another_base_model(
     model.save_pretrained(base)
     spec = json.loads((copied / "spec.json").read_text())
     (copied / "spec.json").write_text(json.dumps(spec | {"model": spec["model"] | {"name": str(base)}}))
-    assert main(["export", str(copied / f"{method}-1" / "seed-0"), "--to", "merged", "--output", str(out)]) == 2
+    assert main(["export", str(copied / f"{method}-1" / "seed-0"), "--to", to, "--output", str(out)]) == 2
     assert "load the same weights in the same dtype" in capsys.readouterr().err
     assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize(("method", "to"), [("full", "merged"), ("lora", "peft")])
+def test_a_base_model_that_computes_otherwise(
+    copied: Path, trained: Trained, tmp_path: Path, method: str, to: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out = Path(shutil.copytree(trained.base, tmp_path / "base")), tmp_path / "out"
+    settings = json.loads((base / "config.json").read_text())
+    settings["rope_parameters"]["rope_theta"] = 77.0
+    (base / "config.json").write_text(json.dumps(settings))
+    spec = json.loads((copied / "spec.json").read_text())
+    (copied / "spec.json").write_text(json.dumps(spec | {"model": spec["model"] | {"name": str(base)}}))
+    assert main(["export", str(copied / f"{method}-1" / "seed-0"), "--to", to, "--output", str(out)]) == 2
+    assert "computes otherwise: rope_parameters.rope_theta (was 10000.0, is 77.0)" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("to", ["merged", "peft"])
+def test_a_disk_that_takes_no_more(trained: Trained, tmp_path: Path, to: str) -> None:
+    run, out = trained.run("lora").path, tmp_path / "out"
+    command = f"ulimit -f 8; exec {sys.executable} -m gallop_ray export {run} --to {to} --output {out}"
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert f"{out}" in done.stderr.splitlines()[-1]
+    assert "unexpected" not in done.stderr
+    assert not out.exists()
+
+
+def test_a_form_that_there_is_not(trained: Trained) -> None:
+    with pytest.raises(ValueError, match="to is delta or peft or lora or merged, not 'safetensors'"):
+        gallop_ray.export(trained.run("gallop").path, "safetensors")
 
 
 def test_a_full_run_of_another_architecture(

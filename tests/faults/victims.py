@@ -18,7 +18,7 @@ from tests.sweep import command
 PHASES = ("scoring", "selecting", "attaching", "training", "evaluating", "saving")
 # A trial has the name of the class in which Tune wraps ours.
 ACTORS = {"worker": "ray::RayTrainWorker", "slot": "ray::Slot", "trial": "ray::ResourceTrainable"}
-_PATIENCE = 300.0
+_PATIENCE = 900.0
 
 
 @dataclass(frozen=True)

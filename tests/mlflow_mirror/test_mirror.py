@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gallop_ray.mlflow_mirror.mirror import MlflowMirror
-from gallop_ray.mlflow_mirror.store import metric_name, tracking_uri
+from gallop_ray.mlflow_mirror.store import MlflowStore, metric_name, tracking_uri
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.spec.schema import Sweep
@@ -351,6 +351,24 @@ def test_a_dead_server_is_one_warning_and_a_later_one_gets_everything(sweep, cap
     runs = mlflow_runs(sweep)
     assert len(runs) == 3
     assert len(losses(sweep, runs["demo/gallop-1/seed 0"])) == 3
+
+
+def test_a_request_that_is_lost_at_the_end_is_made_again(sweep, caplog, monkeypatch):
+    usual, lost = MlflowStore.set_status, []
+
+    def set_status(store: MlflowStore, run_id: str, status: str, *more: object) -> None:
+        if status == "FINISHED" and not more and len(lost) < 2:
+            lost.append(run_id)
+            raise ConnectionError("the connection was closed")
+        usual(store, run_id, status, *more)
+
+    monkeypatch.setattr(MlflowStore, "set_status", set_status)
+    folder = begin(sweep)
+    run_seed(folder.run("gallop-1", 0), 0.5)
+    folder.configuration("gallop-1").write_status("finished", [0], 0.5)
+    assert mirror(folder, sweep)
+    assert len(lost) == 2
+    assert {run.info.status for run in mlflow_runs(sweep).values()} == {"FINISHED"}
 
 
 def test_an_emptied_store_is_sent_everything_again(sweep, empty_database):

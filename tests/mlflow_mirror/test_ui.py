@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -55,6 +56,12 @@ def test_a_taken_port_is_refused():
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"port {port} is in use"):
             open_ui("sqlite:///unused.db", port, open_browser=False)
+
+
+@pytest.mark.parametrize("port", [0, 99999])
+def test_a_port_that_there_is_not(tmp_path: Path, port: int) -> None:
+    with pytest.raises(ValueError, match=f"port {port} does not exist"):
+        open_ui(f"sqlite:///{tmp_path / 'mlflow.db'}", port, open_browser=False)
 
 
 def test_a_server_has_its_page_already(capsys):

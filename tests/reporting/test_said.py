@@ -157,6 +157,30 @@ def test_compare_refuses_runs_that_share_no_examples(made: Written, tmp_path: Pa
     assert capsys.readouterr().err.count("\n") == 2
 
 
+def test_compare_leaves_out_metrics_that_are_not_the_same_number(made: Written, tmp_path: Path, capsys):
+    mine = str(next(made.folder.runs()).path)
+
+    def compared(name: str, base: str = "one", **data: object) -> str:
+        other = Written(small_sweep(tmp_path / name, data={**made.sweep.data.model_dump(mode="json"), **data}))
+        for folder, model in ((made.folder, "one"), (other.folder, base)):
+            hashes = {"base model": model, "examples of": {task: {"test": task} for task in BASE}}
+            (folder.path / "identity.json").write_text(json.dumps(hashes))
+        run = a_run(other, "gallop", 0, BASE, 0.5)
+        if name == "ways":
+            run.write("correct", {**correct(BASE), "range": {"test": {"exact_match": BASE["range"]}}})
+        assert main(["compare", mine, str(run.path)]) == 0
+        return capsys.readouterr().out
+
+    alike = compared("alike")
+    assert "ID accuracy" in alike
+    assert "left out" not in alike
+    swapped = compared("swapped", train="max", ood=["range"])
+    assert "metrics are left out: the two have other train tasks (range; max)" in swapped
+    assert "ID accuracy" not in swapped
+    assert "metrics are left out: range counts by likelihood in the first and by exact_match" in compared("ways")
+    assert "changes from the base are left out: the two have other base models" in compared("base", base="another")
+
+
 def test_samples_without_a_base_have_no_kind(tmp_path: Path, made: Written):
     run = next(made.folder.runs())
     write_predictions(run.path / "predictions.jsonl", said(BASE, "it"))

@@ -160,7 +160,8 @@ def test_a_dead_slot_is_replaced_and_its_placement_group_removed(start: Callable
         (3, 1, {"workers_per_slot": 2, "cpus_per_worker": 1, "gpus_per_worker": 0.5, "slots": 2}, 1),
     ],
 )
-def test_count(cpus: int, gpus: int, resources: Mapping[str, Any], slots: int) -> None:
+def test_count(cpus: int, gpus: int, resources: Mapping[str, Any], slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # by which tests see no GPU, and Ray starts none
     ray.init(num_cpus=cpus, num_gpus=gpus, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         assert cluster.count_slots(sweep(**resources).resources) == slots

@@ -49,7 +49,28 @@ def adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
 
+def dangling(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("../../blobs/none")
+
+
+def index_of(value: object):
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": value}))
+
+
+def header(text: str):
+    content = len(text).to_bytes(8, "little") + text.encode() + b" "
+    return lambda folder: (folder / "model.safetensors").write_bytes(content)
+
+
 BROKEN = {
+    "a link to nothing": (dangling, "model.safetensors is a link to nothing; download it again"),
+    "a folder": (lambda f: (f / "x.safetensors").mkdir(), "x.safetensors is no file; download it again"),
+    "a number for a shard": (index_of({"a": 3}), "model.safetensors.index.json cannot be read"),
+    "text for offsets": (header('{"a": {"data_offsets": ["x", "y"]}}'), "model.safetensors is not whole"),
+    "nested too deeply": (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json is not valid JSON"),
+    "quantised by a list": (lambda f: config(f, quantization_config=[1]), "its weights are quantised ([1])"),
+    "quantised by a word": (lambda f: config(f, quantization_config="gptq"), "its weights are quantised (gptq)"),
     "cut short": (cut, "model.safetensors is not whole, as after a download that broke off; download it again"),
     "a web page": (lambda f: (f / "model.safetensors").write_text("<!DOCTYPE html>"), "is not whole"),
     "an empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "is not whole"),

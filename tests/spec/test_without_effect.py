@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from gallop_ray.analysis.advice import advice
 from gallop_ray.spec.checks import verify
-from gallop_ray.spec.configuration import resolve, trainings
+from gallop_ray.spec.configuration import method_space, resolve, trainings
 from gallop_ray.spec.load import load_sweep, spec_json
 from gallop_ray.spec.references import references
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.space import grid_point, grid_size
 from tests.spec.conftest import SMALLEST, Load, Problems
 
 SPACE = "search:\n  space:\n    "
@@ -137,3 +139,33 @@ def test_an_override_that_one_method_uses_is_taken(load: Load) -> None:
 def test_code_that_is_searched_is_kept_with_the_sweep(load: Load) -> None:
     sweep = load(f"{SPACE}lora.training.schedule: {{choice: [linear, 'mine:falling']}}\n")
     assert "mine:falling" in references(sweep)
+
+
+def test_a_range_of_more_numbers_than_can_be_listed_is_counted(load: Load) -> None:
+    sweep = load(f"{SPACE}lora.rank: {{integer: [1, 9223372036854775807]}}\n")
+    space = method_space(sweep, "lora")
+    assert grid_size(space) == 2**63 - 1
+    assert grid_point(space, 7) == {"method.rank": 8}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            "seeds: 2\npruning: {type: median}\nbudget: {configurations: 3}\n",
+            "median stops nothing: it waits for 4 other",
+        ),
+        (
+            "training: {steps: 50}\npruning: {type: asha, rungs: [20, 60]}\n",
+            "pruning.rungs: 60 is never reached, because a run has 50 steps at most",
+        ),
+        ("pruning: {reduction: 2}\n", "pruning.reduction has no effect with pruning.type none"),
+    ],
+)
+def test_pruning_that_never_acts_is_said(load: Load, more: str, said: str) -> None:
+    assert [text for text in advice(load(more + SEARCHED)) if text.startswith(said)]
+    assert not [
+        text
+        for text in advice(load(more + SEARCHED, "budget.configurations=8", "pruning.reduction=3", "training.steps=61"))
+        if text.startswith(said)
+    ]

@@ -67,12 +67,22 @@ class Handled:
         return {path: path.stat().st_mtime_ns for path in files if path.exists()}
 
 
+def _is_at_rest(handled: Handled) -> bool:
+    """Paused, and nothing runs for a while: a run that had been let in when the pause came begins after it."""
+    for _ in range(3):
+        now = handled.status()
+        if now.state != "paused" or now.running:
+            return False
+        time.sleep(1)
+    return True
+
+
 def _pause_and_stop(handled: Handled) -> None:
     seen = handled.seen
     handled.start("run", handled.sweep)
     handled.until(lambda: handled.stamps())
     seen["pause"] = handled.do("pause")
-    handled.until(lambda: handled.status().state == "paused")
+    handled.until(lambda: _is_at_rest(handled))
     seen["paused"] = handled.status(), handled.stamps()
     seen["second"] = handled.do("run")
     seen["retry"] = handled.do("retry", "--failed")

@@ -75,6 +75,10 @@ KNOWN = {
         {"question": "Split.", "answer": '["a", 1]'},
         Example("Split.", "", ('["a", 1]',), (), 0),
     ),
+    "one of several right answers": (
+        {"question": "Who?", "answers": ["Ada", "A. Lovelace"], "answer": "Ada"},
+        Example("Who?", "", ("Ada",), (), 0, references=("A. Lovelace",)),
+    ),
     "several right answers": (
         {"question": "Why?", "answer": ["So.", "Because."], "references": ["Thus."]},
         Example("Why?", "", ("So.",), (), 0, references=("Because.", "Thus.")),

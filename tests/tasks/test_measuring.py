@@ -13,6 +13,7 @@ from gallop_ray.tasks.examples import Example, free, reasoned
 from gallop_ray.tasks.losses import example_losses
 from gallop_ray.tasks.measuring import measured, measuring, refuse_unmeasured_objective
 from gallop_ray.tasks.objective import with_default_objective
+from gallop_ray.tasks.unused import refuse_unused_fields
 from gallop_ray.tasks.values import numbers
 from gallop_ray.testing.model import of_pocket_vocabulary
 
@@ -164,3 +165,26 @@ def test_the_default_objective_goes_by_the_rows_of_local_files(tmp_path: Path, r
     said = sweep({"metric": "val_id_accuracy"}, source=str(source))
     assert with_default_objective(said) == said
     assert with_default_objective(sweep(source=str(source), measure="f1")).objective.metric == "val_id_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("examples", "task", "said"),
+    [
+        (TEXT, {"learn": "last"}, "learn is for conversations"),
+        (CHOICE, {"learn": "last"}, "learn is for conversations"),
+        (TEXT, {"normalize": "bytes"}, "normalize is for choices"),
+        (NUMBER, {"formulation": "label"}, "formulation is for choices"),
+        (TEXT, {"stop": ["\n"]}, "stop is for answers that are generated"),
+        (PLAIN, {"max_new_tokens": 4}, "max_new_tokens is for answers that are generated"),
+        (CHOICE, {"normalize": "bytes", "formulation": "label", "stop": ["x"]}, None),
+        (TEXT, {"measure": "f1", "stop": ["\n"], "max_new_tokens": 4}, None),
+    ],
+)
+def test_fields_that_nothing_would_look_at_are_refused(examples: list[Example], task: Any, said: str | None) -> None:
+    asked = sweep(**task)
+    how = measuring(asked, "mine", examples)
+    if said is None:
+        refuse_unused_fields(asked, "mine", examples, how)
+        return
+    with pytest.raises(ValueError, match=rf"data\.tasks\.mine\.{said}, which mine has none of; leave it out"):
+        refuse_unused_fields(asked, "mine", examples, how)

@@ -8,13 +8,13 @@ import pandas as pd
 
 from gallop_ray.analysis import ranking
 from gallop_ray.analysis.frame import frame_of
-from gallop_ray.analysis.ranking import Summary, base_summary, of_the_search, summaries
+from gallop_ray.analysis.ranking import Summary, base_summary, is_confirmed, of_the_search, of_the_verdict, summaries
 from gallop_ray.analysis.statistics import SweepStatistics, sweep_statistics
 from gallop_ray.analysis.status import StatusReader, SweepStatus
 from gallop_ray.records.files import Record
 from gallop_ray.records.folders import MASK_REPORT, SweepFolder
 from gallop_ray.records.masks import read_mask
-from gallop_ray.records.results import CONFIRMATION, RunResult, flatten
+from gallop_ray.records.results import RunResult, flatten
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.reporting.masks import described, mask_report
 from gallop_ray.spec.schema import Sweep
@@ -48,7 +48,7 @@ class ReportData:
 
     @cached_property
     def best(self) -> list[Summary]:
-        """The best configuration of each method that has one, on fresh seeds where there are any."""
+        """The best configuration of each method that has one, on fresh seeds once each method has some."""
         return ranking.best(self.results, self.sweep.objective)
 
     @property
@@ -59,7 +59,7 @@ class ReportData:
     @property
     def confirmed(self) -> bool:
         """Whether the verdict is based on runs on fresh seeds."""
-        return any(result.stage == CONFIRMATION for result in self.results)
+        return is_confirmed(of_the_verdict(self.results, self.sweep.objective))
 
     def best_runs(self) -> list[tuple[str, RunFolder]]:
         """Method and folder of each finished run of the best configurations."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 
+from gallop_ray.analysis.missing import missing_text
 from gallop_ray.records.folders import PAGE, VERDICT, SweepFolder
 from gallop_ray.reporting.report.drawings import drawings, drawn
 from gallop_ray.reporting.report.material import Importances, ReportData, gather
@@ -65,7 +66,11 @@ def _verdict(material: ReportData) -> str:
         return "No configuration has finished without a failed run: there is nothing to say."
     if len(material.best) > 1:
         return "No two methods have been measured on test sets: there is nothing to compare."
-    return f"{material.best[0].method} is the only method with a finished run: there is nothing to compare it with."
+    only = material.best[0].method
+    missing = missing_text(material.folder, material.sweep, [only])
+    return " ".join(
+        filter(None, [f"{only} is the only method with a result: there is nothing to compare it with.", missing])
+    )
 
 
 def _subtitle(material: ReportData) -> str:

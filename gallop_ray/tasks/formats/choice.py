@@ -46,6 +46,8 @@ def _separate(columns: Collection[str]) -> tuple[str, ...]:
 def _is_choice(columns: Collection[str], row: Row) -> bool:
     asked, label = first_of(_QUESTIONS, columns), first_of(_LABELS, columns)
     listed = first_of(_CHOICES, columns)
+    if (listed, label) == ("answers", "answer") and not _separate(columns):
+        return False  # other right answers, as TriviaQA has them
     return bool(asked and label) and (bool(_separate(columns)) or (listed is not None and _listed(row[listed]) != ()))
 
 

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from gallop_ray.spec.tasks import Labels
@@ -34,7 +34,7 @@ def _class_maker(reading: Reading) -> Maker:
     labels = first_of(LABELS, columns) or "label"
     names = reading.names(labels)
     if task.options is None and not names:
-        read = partial(_by_word, found=Found(options, options))
+        read: ClassReader = partial(_by_word, found=Found(options, options))
     else:
         read = class_reader(options, reading.values(labels), task.labels, names)
 
@@ -129,9 +129,13 @@ def _by_names(found: Found, names: Sequence[str], values: Sequence[Any]) -> Clas
 
 def _by_word(value: Any, found: Found) -> int | None:
     words = (str(value), str(value).lower()) if isinstance(value, bool) else (str(value),)
-    words = tuple(unicodedata.normalize("NFC", each) for each in words)
-    texts = [unicodedata.normalize("NFC", each) for each in found.texts]
-    return next((texts.index(word) for word in words if word in texts), None)
+    indices = _indices(found.texts)
+    return next((indices[word] for each in words if (word := _composed(each)) in indices), None)
+
+
+@lru_cache(maxsize=64)
+def _indices(texts: tuple[str, ...]) -> dict[str, int]:
+    return {_composed(text): place for place, text in reversed(list(enumerate(texts)))}
 
 
 def _either(value: Any, found: Found) -> int | None:

@@ -1,6 +1,6 @@
 """Free text: a prompt and its completion under the names that people give them, Alpaca, plain text, own templates."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -59,7 +59,8 @@ def _pair_maker(reading: Reading) -> Maker:
         prompt = _asked(reading, row, asked, place)
         context = _context(reading, row, asked, said, place)
         completion, *references = several or (text_of(row, said, place),)
-        references += _texts(row, "references") or ()
+        others = _texts(row, "references") or (_texts(row, "answers") if said == "answer" else None) or ()
+        references += [each for each in others if each not in (completion, *references)]
         if systems:
             turns = _turns(row, "\n".join(filter(None, (prompt, context))), completion, place)
             return replace(turns, references=tuple(references))
@@ -201,11 +202,13 @@ def _template_maker(reading: Reading) -> Maker:
 
 def _class_reader(reading: Reading, answer: str, options: tuple[str, ...]) -> ClassReader:
     """How the answers of all rows are meant; those that cannot be filled in are told of when examples are made."""
-    values = []
-    for place, row in (each for table in reading.tables for each in table.rows):
-        with suppress(ValueError):
-            values.append(rendered(answer, row, place, "answer").strip())
-    return class_reader(options, values, reading.task.labels)
+
+    def values() -> Iterator[str]:  # asked for only where options are numbers
+        for place, row in (each for table in reading.tables for each in table.rows):
+            with suppress(ValueError):
+                yield rendered(answer, row, place, "answer").strip()
+
+    return class_reader(options, values(), reading.task.labels)
 
 
 TEMPLATE = Format((), lambda columns, row: False, _template_maker)

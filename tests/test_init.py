@@ -88,8 +88,11 @@ def test_a_file_is_overwritten_only_when_asked(folder, capsys):
         (["--train", "range", "--ood", "max", "range"], "range is the task to train on"),
         (["--methods", "galop"], "did you mean `gallop`?"),
         (["--model", "data"], "data has no config.json"),
-        (["--model", "./model"], "there is no folder ./model"),
-        (["--model", "poket"], "there is no folder poket, and it is neither pocket nor smollm2-135m, nor a hub id"),
+        (["--model", "./model"], "model folder ./model does not exist"),
+        (
+            ["--model", "poket"],
+            "unknown model poket: neither a preset (pocket, smollm2-135m) nor a folder; did you mean `pocket`?",
+        ),
         (["--force", "data"], "data cannot be written (Is a directory); give another path"),
         (["data/colours.train.jsonl/x.yaml"], "x.yaml cannot be written ("),
         (["--seeds", "0"], "0 is not allowed; must be a whole number, at least 1"),
@@ -103,11 +106,14 @@ def test_answers_that_cannot_be_are_refused_and_nothing_is_written(folder, capsy
 
 
 def test_what_nobody_expected_is_one_line_and_keeps_its_trace(folder, capsys, monkeypatch):
+    def text(*_: object) -> str:
+        raise ZeroDivisionError("of nothing")
+
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    (folder / "file").touch()
-    assert main(["init", "file/a.yaml"]) == 1
+    monkeypatch.setattr("gallop_ray.cli.init.starter_text", text)
+    assert main(["init", "a.yaml"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("gallop-ray: unexpected FileExistsError: [Errno 17] File exists: ")
+    assert said.startswith("gallop-ray: unexpected ZeroDivisionError: of nothing")
     assert "in init" in (folder / said.partition("(trace in ")[2].rstrip(")")).read_text()
 
 

@@ -15,6 +15,7 @@ from gallop_ray.cli.forgetting import entries_of, proposed
 from gallop_ray.records.environment import environment_record
 from gallop_ray.spec.data import DataSpec, Limits
 from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.model_folder import name_problem
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.problems import SweepFileError, did_you_mean
 from gallop_ray.spec.schema import Sweep
@@ -29,7 +30,6 @@ from gallop_ray.tasks.own import OwnTask
 from gallop_ray.tasks.references import misread
 
 _METHODS = ("gallop", "random", "lora", "full")
-_PRESETS = ("pocket", "smollm2-135m")
 _CHAT_PRESETS = ("smollm2-135m",)
 _LOOKED_AT = 2000  # examples
 _HUB_OOD = ("arc_challenge", "openbookqa", "boolq", "piqa")
@@ -268,8 +268,8 @@ def _model(text: str) -> str:
     folder = Path(text).expanduser()
     if folder.is_dir() and not (folder / "config.json").exists():
         raise ValueError(f"{text} has no config.json; a model folder is what transformers' save_pretrained writes")
-    if not folder.is_dir() and text not in _PRESETS and ("/" not in text or text.startswith((".", "/", "~"))):
-        raise ValueError(f"there is no folder {text}, and it is neither {' nor '.join(_PRESETS)}, nor a hub id")
+    if problem := name_problem(text):
+        raise ValueError(problem)
     return text
 
 

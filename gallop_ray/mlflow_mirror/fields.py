@@ -10,7 +10,6 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gallop_ray.analysis.ranking import best
-from gallop_ray.analysis.statistics import verdict_metric, with_means
 from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.regular import read_regular
 from gallop_ray.mlflow_mirror.store import Point, Status
@@ -142,6 +141,8 @@ def _user() -> str:
 def sweep_points(folder: SweepFolder, sweep: Sweep, time: float) -> list[Point]:
     """What sweeps are compared by: the best configuration's objective and test metrics, the base model's, and by how
     much the best is ahead of the second-best method on test sets."""
+    from gallop_ray.analysis.statistics import verdict_metric, with_means  # here: scipy, which a start does without
+
     results = with_means(folder.results())
     chosen, names = best(results, sweep.objective), [metric.name for metric in test_metrics()]
     names = [*sweep.objective.all_metrics, *names]

@@ -11,7 +11,7 @@ from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
 from gallop_ray.spec.harness import task_path
 from gallop_ray.spec.metrics import TEXT_LOSS, declare, find, objectives
-from gallop_ray.spec.model_folder import folder_problem, position_table, read_config
+from gallop_ray.spec.model_folder import folder_problem, name_problem, position_table, read_config
 from gallop_ray.spec.peft_tuners import tuners_work
 from gallop_ray.spec.places import is_file, is_folder
 from gallop_ray.spec.problems import Path, Problem, SweepFileError, by_path, did_you_mean, dotted, explain, shown
@@ -38,7 +38,7 @@ from gallop_ray.spec.search_checks import (
     values_are_the_fields,
 )
 from gallop_ray.spec.secrets import hidden
-from gallop_ray.spec.tasks import OF_SOURCES, TaskSpec, is_local, is_missing
+from gallop_ray.spec.tasks import OF_SOURCES, TaskSpec, is_local, is_missing, kind_of_file
 
 _OWNED_BY_US = {
     "train_batch_size": "training.batch_size",
@@ -248,6 +248,8 @@ def _prompt_shows_task(sweep: Sweep) -> Iterator[Finding]:
 def _model_can_be_read(sweep: Sweep) -> Iterator[Finding]:
     name, folder = sweep.model.name, FilePath(sweep.model.name).expanduser()
     if not is_folder(name):
+        if problem := name_problem(name):
+            yield (("model", "name"),), problem
         return
     if found := folder_problem(folder):
         yield (("model", "name"),), f"{shown(name)} cannot be loaded: {found}"
@@ -287,9 +289,13 @@ def _sources_exist(sweep: Sweep) -> Iterator[Finding]:
 
 
 def _text_exists(sweep: Sweep) -> Iterator[Finding]:
-    text = sweep.evaluation.text
-    if text and text.endswith(".jsonl") and not is_file(text):
+    text = sweep.evaluation.text or ""
+    if is_folder(text) or (is_file(text) and not text.endswith(".jsonl")):
+        yield (("evaluation", "text"),), f"{shown(text)} is not allowed; give a .jsonl file with a field `text`"
+    elif not is_file(text) and (kind_of_file(text) or text.startswith((".", "/", "~"))):
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; there is no such file"
+    elif text.lower() in ("none", "no", "off"):
+        yield (("evaluation", "text"),), f"{shown(text)} is not allowed; null leaves it out"
 
 
 def _text_to_go_by(sweep: Sweep) -> Iterator[Finding]:

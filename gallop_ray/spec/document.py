@@ -1,5 +1,6 @@
 """A sweep file as plain data that remembers the line of each key and each value."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -146,6 +147,8 @@ class _Reader:
             return self._problem(path, f"{shown(node.value)} does not fit its tag; leave the tag out")
         if isinstance(value, int) and abs(value) > _LARGEST:
             return self._problem(path, f"{node.value[:60]} is not allowed; a whole number is at most {_LARGEST}")
+        if isinstance(value, float) and not math.isfinite(value):  # records are JSON, which has none
+            return self._problem(path, f"{shown(value)} is not allowed; must be a finite number")
         if isinstance(value, str) and not _is_whole(value):
             return self._problem(path, f"{shown(value)} has half of a character; write the whole one")
         return value

@@ -5,12 +5,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.spec.problems import did_you_mean
+
+MODEL_PRESETS = ("pocket", "smollm2-135m")
 _LFS = b"version https://git-lfs"
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZER = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
 # Decoders that look positions up in a table, which is finite.
 _POSITION_TABLES = ("gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "biogpt", "codegen", "gptj", "ctrl")
 _DOWNLOAD_AGAIN = "download it again"
+
+
+def name_problem(name: str) -> str | None:
+    """Why a name can be no model, and the fix: it is no preset, no folder and no hub id; None for what may be one."""
+    path = Path(name).expanduser()
+    if name in MODEL_PRESETS or path.is_dir():
+        return None
+    if path.is_file():
+        return f"model {name} is a file; give the folder that holds config.json, weights and tokenizer"
+    if name.startswith((".", "/", "~")):
+        return f"model folder {name} does not exist on this machine"
+    if "/" in name:
+        return None
+    return (
+        f"unknown model {name}: neither a preset ({', '.join(MODEL_PRESETS)}) nor a folder"
+        f"{did_you_mean(name, MODEL_PRESETS)}; a hub id has an owner, as in openai-community/gpt2"
+    )
 
 
 def folder_problem(folder: Path) -> str | None:

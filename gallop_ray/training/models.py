@@ -1,6 +1,5 @@
 """Base models: presets, hub ids and folders; and the same models without weights, for planning."""
 
-import difflib
 import importlib.util
 import os
 import shutil
@@ -26,7 +25,7 @@ from gallop_ray.disk.locks import NoLocks, locked
 from gallop_ray.sparse.candidates import looking
 from gallop_ray.sparse.memory import is_out_of_memory
 from gallop_ray.spec.data import ModelSpec
-from gallop_ray.spec.model_folder import folder_problem
+from gallop_ray.spec.model_folder import folder_problem, name_problem
 from gallop_ray.training.model_checks import (
     embeddings,
     first_line,
@@ -194,17 +193,8 @@ def model_source(name: str) -> str:
         return PRESETS[name]()
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
-    if Path(name).expanduser().is_file():
-        raise ValueError(f"model {name} is a file; give the folder that holds config.json, weights and tokenizer")
-    if name.startswith((".", "/", "~")):
-        raise ValueError(f"model folder {name} does not exist on this machine")
-    if "/" not in name:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(
-            f"unknown model {name}: neither a preset ({', '.join(PRESETS)}) nor a folder{hint}; a hub id has an owner, "
-            "as in openai-community/gpt2"
-        )
+    if problem := name_problem(name):
+        raise ValueError(problem)
     return name
 
 

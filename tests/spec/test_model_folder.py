@@ -1,6 +1,7 @@
 """What a model folder's files tell by themselves; each folder is one that people really have."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.model_folder import folder_problem
 from tests.training.tiny import of_pocket_vocabulary
 
@@ -109,3 +111,53 @@ def test_a_whole_folder_has_nothing_against_it(whole, tmp_path):
     (tmp_path / "old/model.safetensors").unlink()
     torch.save(weights, tmp_path / "old/pytorch_model.bin")
     assert folder_problem(tmp_path / "old") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/nonexistent/model", "model folder /nonexistent/model does not exist on this machine"),
+        ("./nope", "model folder ./nope does not exist on this machine"),
+        (__file__, "is a file; give the folder that holds config.json"),
+        (
+            "Pocket",
+            "unknown model Pocket: neither a preset (pocket, smollm2-135m) nor a folder; did you mean `pocket`?",
+        ),
+        ("gpt2", "a hub id has an owner, as in openai-community/gpt2"),
+    ],
+)
+def test_what_can_be_no_model_is_refused_with_the_file(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+        load_sweep(written(tmp_path, f"model: {{name: {name}}}"))
+    assert "model.name" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("./none.jsonl", "there is no such file"),
+        ("notes.txt", "there is no such file"),
+        (__file__, "give a .jsonl file with a field `text`"),
+        (str(Path(__file__).parent), "give a .jsonl file with a field `text`"),
+        ("none", "null leaves it out"),
+    ],
+)
+def test_general_text_that_cannot_be_read_is_refused_with_the_file(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f'evaluation.text: "{text}" is not allowed; {said}')):
+        load_sweep(written(tmp_path, f"model: {{name: pocket}}\nevaluation: {{text: {text}}}"))
+
+
+def test_numbers_that_json_does_not_have_are_refused_wherever_they_stand(tmp_path: Path) -> None:
+    options = "training: {optimizer_options: {eps: .inf}}\nmodel: {name: pocket}"
+    with pytest.raises(ValueError, match=r"optimizer_options\.eps: .* is not allowed; must be a finite number"):
+        load_sweep(written(tmp_path, options))
+
+
+def written(tmp_path: Path, lines: str) -> Path:
+    """A sweep file of these sections and what every sweep needs."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        f"name: x\n{lines}\ndata: {{root: generated, train: range}}\nmethods: [{{type: gallop}}]\n"
+        "search: {space: {training.learning_rate: {choice: [0.001, 0.002]}}}\n"
+    )
+    return path

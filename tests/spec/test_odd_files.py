@@ -163,8 +163,12 @@ def test_variables_and_home_are_replaced_in_paths_once(load, monkeypatch, tmp_pa
     monkeypatch.setenv("SCRATCH", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     (tmp_path / "$odd").mkdir()
-    sweep = load("output: $SCRATCH/runs\nsearch: {storage: 'sqlite:///${SCRATCH}/s.db'}\n", "model.name=~/model")
-    assert (sweep.output, sweep.model.name) == (f"{tmp_path}/runs", f"{tmp_path}/me/model")
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me" / "text.jsonl").touch()
+    sweep = load(
+        "output: $SCRATCH/runs\nsearch: {storage: 'sqlite:///${SCRATCH}/s.db'}\n", "evaluation.text=~/text.jsonl"
+    )
+    assert (sweep.output, sweep.evaluation.text) == (f"{tmp_path}/runs", f"{tmp_path}/me/text.jsonl")
     assert sweep.search.storage == f"sqlite:///{tmp_path}/s.db"
     other = load(f"output: {tmp_path}/$odd\nsearch: {{storage: 'postgresql://me:pa$$word@host/s'}}\n")
     assert (other.output, other.search.storage) == (f"{tmp_path}/$odd", "postgresql://me:pa$$word@host/s")

@@ -100,7 +100,7 @@ def test_a_failed_preparation_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_a_model_that_cannot_be_found_is_explained(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=rf"neither a preset \({', '.join(PRESETS)}\).*did you mean pocket\?"):
+    with pytest.raises(ValueError, match=rf"neither a preset \({', '.join(PRESETS)}\).*did you mean `pocket`\?"):
         load_model(ModelSpec(name="pokcet"))
     with pytest.raises(ValueError, match="does not exist on this machine"):
         load_model(ModelSpec(name=str(tmp_path / "nowhere")))

@@ -38,8 +38,9 @@ class TrainingSpec(Frozen):
     )
     schedule: Annotated[str, AfterValidator(_schedule)] = Field(
         default="linear",
-        description="after the warmup: linear, cosine, constant; cosine_with_restarts, polynomial and inverse_sqrt as "
-        "transformers has them; or `module:function`, called with a step and the number of steps for a factor",
+        description="after the warmup: linear, cosine, constant; cosine_with_restarts (of one cycle: cosine), "
+        "polynomial and inverse_sqrt (its time scale is the warmup, 10 000 steps without one) as transformers has "
+        "them; or `module:function`, called with a step and the number of steps for a factor",
     )
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps in which it rises from 0")
     weight_decay: float = Field(default=0.0, ge=0, description="of the trained parameters only")
@@ -60,7 +61,7 @@ class TrainingSpec(Frozen):
     )
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice, to save memory")
     optimizer: Text = Field(
-        default="adamw", description="a name in torch.optim (adamw, sgd, adafactor, ...), or `module:Class`"
+        default="adamw", description="a name in torch.optim (adamw, sgd, nadam, ...), or `module:Class`"
     )
     optimizer_options: dict[str, Any] = Field(default={}, description="more of its arguments, such as betas")
     checkpoint_steps: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints of a run")

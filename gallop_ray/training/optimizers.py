@@ -87,14 +87,14 @@ def goes_by_tensors(training: TrainingSpec) -> bool:
     From stage 1 on DeepSpeed steps one vector of all parameters, of which each worker has a part.
     """
     values, gradients = torch.tensor([1.0, -2.0, 30.0, 40.0]), torch.tensor([0.1, 0.2, -3.0, 50.0])
-    found = []
+    found: list[Tensor] = []
     for sizes in ([2, 2], [4]):
         parameters = [nn.Parameter(part.clone()) for part in values.split(sizes)]
         for parameter, gradient in zip(parameters, gradients.split(sizes), strict=True):
             parameter.grad = gradient.clone()
         make_optimizer(training.model_copy(update={"learning_rate": 0.1}), parameters).step()
         found.append(torch.cat([parameter.detach() for parameter in parameters]))
-    return not torch.allclose(*found)
+    return not torch.allclose(found[0], found[1])
 
 
 def _tried(sweep: Sweep, spec: MethodSpec) -> list[tuple[tuple[int, ...], str]]:

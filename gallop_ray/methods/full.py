@@ -36,6 +36,10 @@ class FullAttachment:
         """All parameters of the model, shared ones once."""
         return list(self.module.parameters())
 
+    def base(self) -> list[Tensor]:
+        """What this rank stores of the base values, flat, in the parameters' order; not to be changed."""
+        return list(self._base.values())
+
     def write(self) -> None:
         """The optimizer trains the weights themselves."""
 

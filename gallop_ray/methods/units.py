@@ -53,8 +53,17 @@ class S2ft(MaskMethod):
     needs_matrices = True
 
     def quotas(self, candidates: Sequence[Candidate], total: int) -> list[Quota]:
-        """Channels to choose. Raises ValueError as MaskMethod.quotas, and for less than half a channel."""
+        """Channels to choose.
+
+        Raises ValueError as MaskMethod.quotas, for less than half a channel, and for a weight whose columns are not its
+        inputs.
+        """
         entries = super().quotas(candidates, total)  # first: it refuses vectors, which have no channels
+        if other := next((c for c in candidates if not c.has_inputs_last), None):
+            raise ValueError(
+                f"s2ft trains columns, all that a weight does with some inputs, and those of {other.name} are not its "
+                "inputs: it is stored (in, out); leave it out of target_modules, or use another method"
+            )
         counts, fix = [c.shape[1] for c in candidates], "name more target_modules"
         return in_units(entries, candidates, counts, self.spec.density, "channel", fix)
 

@@ -22,7 +22,7 @@ from gallop_ray.preflight.plan import estimates, held_at_most, no_estimate, offl
 from gallop_ray.search.storage import database
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.spec.basics import BASICS_TEXT
-from gallop_ray.spec.configuration import variants
+from gallop_ray.spec.configuration import trainings, variants
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
@@ -47,7 +47,7 @@ from gallop_ray.training.models import (
     preset_folder,
     try_model,
 )
-from gallop_ray.training.optimizers import try_trainings
+from gallop_ray.training.optimizers import goes_by_tensors, try_trainings
 from gallop_ray.training.packing_check import packs, refuse_packing
 
 _SECONDS = 3.0
@@ -273,6 +273,15 @@ def optimizer(sweep: Sweep) -> Iterator[Finding]:
         try_trainings(sweep)
     except ValueError as error:
         yield problem(str(error), "")
+        return
+    if sweep.deepspeed.zero_stage == 0 and sweep.model.dtype == "float32":
+        return
+    every = (training for spec in sweep.methods if spec.trains for training in trainings(sweep, spec))
+    for name in dict.fromkeys(training.optimizer for training in every if goes_by_tensors(training)):
+        text = (
+            f"training.optimizer: {name} goes by whole tensors, and ZeRO gives it parts of one vector of all parameters"
+        )
+        yield warning(f"{text}: results depend on zero_stage and workers", "Name another, such as adamw")
 
 
 def extra(sweep: Sweep) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gallop_ray.compat.torch import parameter_table
-from gallop_ray.sparse.layers import is_linear_map
+from gallop_ray.sparse.layers import is_linear_map, is_stored_transposed
 from gallop_ray.sparse.weights import collective_device, full_shape, gather, sum_over_ranks
 from gallop_ray.spec.method import ALL_LINEAR
 
@@ -86,6 +86,13 @@ class Candidate:
         """(out_features, in_features) of a linear layer, (vocabulary, hidden) of an embedding, (hidden,) of a norm."""
         whole = full_shape(self.weight)
         return whole if self.expert is None else whole[1:]
+
+    @property
+    def has_inputs_last(self) -> bool:
+        """Whether its columns are its inputs: not of GPT-2's Conv1D, nor of experts that do not say that they are."""
+        if self.expert is None:
+            return not is_stored_transposed(self.module)
+        return getattr(self.module, "is_transposed", None) is False
 
     @property
     def numel(self) -> int:

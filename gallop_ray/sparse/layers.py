@@ -118,9 +118,13 @@ def is_plain_linear(module: nn.Module) -> bool:
 
 def is_linear_map(module: nn.Module) -> bool:
     """Whether it computes a matrix product plus a bias, such as GPT-2's Conv1D with its weight (in, out)."""
+    return is_plain_linear(module) or is_stored_transposed(module) or _computes_product(module)
+
+
+def is_stored_transposed(module: nn.Module) -> bool:
+    """Whether it is GPT-2's Conv1D, a linear layer with its weight (in, out)."""
     # Where a model has one, its class has been imported; transformers is not needed for any other.
-    conv1d = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", ())
-    return is_plain_linear(module) or isinstance(module, conv1d) or _computes_product(module)
+    return isinstance(module, getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", ()))
 
 
 def _computes_product(module: nn.Module) -> bool:

@@ -32,6 +32,14 @@ class EntryState(Protocol):
         ...
 
 
+class Decay(Protocol):
+    """A weight decay beside the optimizer's own."""
+
+    def apply(self, state_of: "StateOf", learning_rate: float) -> None:
+        """Call before each optimizer step."""
+        ...
+
+
 StateOf = Callable[[Sequence[nn.Parameter]], EntryState]
 """Gives an optimizer's state of parameters that it trains."""
 
@@ -125,6 +133,20 @@ class DecayToBase:
         if self._entries is not self._delta.indices:
             self._entries, self._base = self._delta.indices, self._delta.base()
         state_of(self._delta.parameters).pull(self._base, learning_rate * self._strength)
+
+
+class DecayToStart:
+    """As DecayToBase, of parameters that stay the same ones: v becomes v - r strength (v - start).
+
+    start: flat, in the parameters' order; under ZeRO-3 complete, or what this rank stores.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], start: Sequence[Tensor], strength: float) -> None:
+        self._parameters, self._start, self._strength = list(parameters), list(start), strength
+
+    def apply(self, state_of: StateOf, learning_rate: float) -> None:
+        """Call before each optimizer step."""
+        state_of(self._parameters).pull(self._start, learning_rate * self._strength)
 
 
 class EntryAdamW(torch.optim.Optimizer):

@@ -53,6 +53,14 @@ _OWNED_BY_US = {
     # They would write beside MLflow, and their keys into the records.
     **dict.fromkeys(("comet", "csv_monitor", "tensorboard", "wandb"), "tracking"),
 }
+_SET_BY_US = ("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer")
+_OFFLOADS = {
+    "offload_param": (3, "use zero_stage 3"),
+    "cpu_offload_param": (3, "use zero_stage 3"),
+    "offload_optimizer": (1, "use zero_stage 1 or more"),
+    "cpu_offload": (1, "use zero_stage 1 or more"),
+}
+"""The sections of zero_optimization that offload, and the lowest stage at which they do."""
 _DATABASES = ("sqlite", "postgresql", "mysql")
 _COPIED_WEIGHTS = {
     "zero_hpz_partition_size": (0, 1),
@@ -128,6 +136,15 @@ def _offload_stages(sweep: Sweep) -> Iterator[Finding]:
     if deepspeed.offload_optimizer and deepspeed.zero_stage == 0:
         message = "true is not allowed at zero_stage 0; the optimizer is offloaded at stages 1, 2 and 3"
         yield (("deepspeed", "offload_optimizer"), stage), message
+    zero = deepspeed.extra.get("zero_optimization", {})
+    for key, (lowest, at) in _OFFLOADS.items() if isinstance(zero, dict) else ():
+        if deepspeed.zero_stage < lowest and _is_asked(zero.get(key)):
+            message = f"is not allowed at zero_stage {deepspeed.zero_stage}, where DeepSpeed ignores it; {at}"
+            yield (("deepspeed", "extra", "zero_optimization", key), stage), message
+
+
+def _is_asked(offload: object) -> bool:
+    return bool(offload) and not (isinstance(offload, dict) and offload.get("device", "none") in (None, "none"))
 
 
 def _method_names(sweep: Sweep) -> Iterator[Finding]:
@@ -363,6 +380,9 @@ def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
     for key, ours in _OWNED_BY_US.items():
         if key in extra:
             yield ((*at, key),), f"is not allowed here; set {ours} instead"
+    for key in _SET_BY_US:
+        if key in extra:
+            yield ((*at, key),), "is not allowed here; every run sets it, so leave it out"
     if not isinstance(zero, dict):
         yield ((*at, "zero_optimization"),), f"{shown(zero)} is not allowed; must be a section of `key: value` lines"
         return
@@ -388,7 +408,7 @@ def _whole_gpus(sweep: Sweep) -> Iterator[Finding]:
 
 # The fields that must be right by themselves before a check can say anything, and the check.
 _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] = (
-    (("deepspeed.zero_stage", "deepspeed.offload_parameters", "deepspeed.offload_optimizer"), _offload_stages),
+    (("deepspeed",), _offload_stages),
     ((), _method_names),
     (("seeds",), _seeds_differ),
     (("data.train", "data.ood"), _ood_tasks),

@@ -134,6 +134,12 @@ def densities(sweep: Sweep, method: MaskMethodSpec) -> list[Density]:
     return tried_values(sweep, method, "method.density")
 
 
+def listed_densities(sweep: Sweep, method: MaskMethodSpec) -> list[Density]:
+    """The densities that a method will certainly be tried with or may be by choice; none where they are a range."""
+    searched = method_space(sweep, method.name).get("method.density")
+    return densities(sweep, method) if searched is None or points(searched) is not None else []
+
+
 def selection_ratios(sweep: Sweep, method: MethodSpec) -> list[float | None]:
     """The selection ratios of a method in a sweep; none where they are a continuous range."""
     searched = method_space(sweep, method.name).get("method.selection_ratio")

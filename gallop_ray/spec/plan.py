@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from gallop_ray.spec.configuration import method_named, method_space, resolve
@@ -115,7 +116,8 @@ def optimizer_steps(training: TrainingSpec, train_examples: int) -> int:
     """The optimizer steps of one run: `steps`, else the full batches in `epochs`, and at least one."""
     if training.steps is not None:
         return training.steps
-    return max(1, math.floor(training.epochs * train_examples / training.batch_size))
+    # As it was written: the float product of 0.29 and 100 is below 29.
+    return max(1, math.floor(Fraction(str(training.epochs)) * train_examples / training.batch_size))
 
 
 def _plan_method(sweep: Sweep, method: MethodSpec, train_examples: int | Sequence[int] | None) -> MethodPlan:

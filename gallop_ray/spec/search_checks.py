@@ -196,7 +196,9 @@ def decay_has_a_target(sweep: Sweep) -> Iterator[Finding]:
     """Weight decay to the base where a method keeps no base values to decay to."""
     for place, method in enumerate(sweep.methods):
         if not method.decays_to_base and "base" in tried_values(sweep, method, "training.decay_to"):
-            message = f"{shown(method.type)} is not allowed with training.decay_to: base, which only masks have"
+            message = (
+                f"{shown(method.type)} is not allowed with training.decay_to: base, which only masks and tuners have"
+            )
             yield (("methods", place, "type"),), f"{message}; leave out one of the two"
 
 

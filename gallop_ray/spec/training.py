@@ -38,13 +38,16 @@ class TrainingSpec(Frozen):
     )
     schedule: Annotated[str, AfterValidator(_schedule)] = Field(
         default="linear",
-        description="after the warmup: linear, cosine, constant; cosine_with_restarts, polynomial and inverse_sqrt as "
-        "transformers has them; or `module:function`, called with a step and the number of steps for a factor",
+        description="after the warmup: linear, cosine, constant; cosine_with_restarts (of one cycle: cosine), "
+        "polynomial and inverse_sqrt (its time scale is the warmup, 10 000 steps without one) as transformers has "
+        "them; or `module:function`, called with a step and the number of steps for a factor",
     )
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps in which it rises from 0")
     weight_decay: float = Field(default=0.0, ge=0, description="of the trained parameters only")
     decay_to: Literal["zero", "base"] = Field(
-        default="zero", description="what weight decay pulls a mask's entries to: 0, or their values in the base model"
+        default="zero",
+        description="what weight decay pulls to: 0, or a mask's entries to the base model's values, a tuner's to where "
+        "they began",
     )
     clip_norm: float | None = Field(default=1.0, gt=0, description="largest gradient norm; null does not clip")
     max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer together")
@@ -60,7 +63,7 @@ class TrainingSpec(Frozen):
     )
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice, to save memory")
     optimizer: Text = Field(
-        default="adamw", description="a name in torch.optim (adamw, sgd, adafactor, ...), or `module:Class`"
+        default="adamw", description="a name in torch.optim (adamw, sgd, nadam, ...), or `module:Class`"
     )
     optimizer_options: dict[str, Any] = Field(default={}, description="more of its arguments, such as betas")
     checkpoint_steps: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints of a run")

@@ -15,13 +15,14 @@ from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
-from gallop_ray.sparse.mask import Mask
-from gallop_ray.sparse.optimizers import DecayToBase
+from gallop_ray.sparse.optimizers import Decay
+from gallop_ray.sparse.weights import gather
 from gallop_ray.spec.method import MethodSpec
+from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
 from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext
-from gallop_ray.training.optimizers import decay_to_base
+from gallop_ray.training.optimizers import decay_to_base, decay_to_start
 from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.selection import Selection, select
 from gallop_ray.training.warm_up import warmed_up_mask
@@ -33,7 +34,7 @@ class Attached:
 
     attachment: Attachment
     refresher: Refresher | None = None
-    decay: DecayToBase | None = None
+    decay: Decay | None = None
     candidates: Sequence[Candidate] = ()
     magnitudes: Tensor | None = None
     """Of all candidates, as exponent_counts."""
@@ -82,7 +83,8 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
         else:
             assert isinstance(method, TunerMethod)
             with context.phases.phase("attaching"):
-                what = Attached(method.attach(model))
+                attachment = method.attach(model)
+                what = Attached(attachment, decay=_decay(attachment, context.training))
         try:
             with context.phases.phase("attaching"):
                 if checkpoint is None or checkpoint.interim is None:  # else it attached so before its pause
@@ -115,11 +117,7 @@ def try_to_attach(resident: LoadedModel, spec: MethodSpec) -> None:
 def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | None) -> Attached:
     resident = context.resident
     candidates = find_candidates(resident.model, method.spec.target_modules)
-    if checkpoint is None:
-        selection = select(context, candidates, method)
-    else:
-        source = checkpoint.interim.scores if checkpoint.interim is not None else "checkpoint"
-        selection = Selection(checkpoint.mask, source if method.needs_gradients else None)
+    selection = select(context, candidates, method) if checkpoint is None else _recalled(checkpoint, method)
     with context.phases.phase("attaching"):
         magnitudes = _magnitudes(resident, candidates)
         delta = SparseDelta(resident.model, candidates, selection.mask)
@@ -134,18 +132,33 @@ def _both(context: RunContext, method: Hybrid, checkpoint: Checkpoint | None) ->
     """A hybrid: its mask is chosen on the bare model, or after its warm-up."""
     resident = context.resident
     candidates = method.candidates(resident.model)
-    selection = Selection(checkpoint.mask if checkpoint is not None else Mask({}))
-    if checkpoint is None and method.warmup_steps:
+    if checkpoint is not None:
+        selection = _recalled(checkpoint, method.mask)
+    elif method.warmup_steps:
         method.mask = method.mask_beside(resident.model, candidates, resident.parameters)
-        selection = Selection(warmed_up_mask(context, method, candidates, resident.parameters))
-    elif checkpoint is None:
+        selection = Selection(warmed_up_mask(context, method, candidates, resident.parameters), "computed")
+    else:
         beside = method.mask_beside(resident.model, candidates, resident.parameters)
         selection = select(context, candidates, beside)
     torch.manual_seed(context.seed)  # the tuner must not depend on what came before
     with context.phases.phase("attaching"):
         magnitudes = _magnitudes(resident, candidates)
         attachment = method.attach_both(resident.model, candidates, selection.mask)
-    return Attached(attachment, None, None, candidates, magnitudes)
+    return Attached(attachment, None, None, candidates, magnitudes, selection.scores)
+
+
+def _recalled(checkpoint: Checkpoint, method: MaskMethod) -> Selection:
+    """The mask of a checkpoint; a paused run still knows where its scores came from."""
+    source = checkpoint.interim.scores if checkpoint.interim is not None else "checkpoint"
+    return Selection(checkpoint.mask, source if method.needs_gradients else None)
+
+
+def _decay(attachment: Attachment, training: TrainingSpec) -> Decay | None:
+    """Towards the values of added parameters now, before a checkpoint is read: those that make them do nothing."""
+    if training.decay_to == "zero" or not training.weight_decay:
+        return None
+    start = [gather(each).detach().clone().view(-1) for each in attachment.parameters]
+    return decay_to_start(attachment.parameters, start, training)
 
 
 def _magnitudes(resident: LoadedModel, candidates: Sequence[Candidate]) -> Tensor:

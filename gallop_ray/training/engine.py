@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,7 +84,8 @@ class _Sections(dict[str, Any]):
     """A configuration that records which sections are looked up."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__(config)
+        self.sections = {key: _Section(value) for key, value in config.items() if type(value) is dict}
+        super().__init__({**config, **self.sections})
         self.known = set[object]()
 
     def __getitem__(self, key: str) -> Any:
@@ -101,6 +102,24 @@ class _Sections(dict[str, Any]):
         return super().get(key, default)
 
 
+class _Section(_Sections):
+    """One inside it, of which all is known once it is read as a whole, by **: whoever does that checks the names."""
+
+    def __iter__(self) -> Iterator[str]:
+        self.known.update(super().keys())
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        """As dict.keys, recorded."""
+        self.known.update(super().keys())
+        return super().keys()
+
+    def items(self) -> Any:
+        """As dict.items, recorded."""
+        self.known.update(super().keys())
+        return super().items()
+
+
 def refuse_extra(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype, workers: int) -> None:
     """Raises ValueError, in one line, for an `extra` that DeepSpeed would refuse when it starts, or never read."""
     if not spec.extra:
@@ -111,11 +130,45 @@ def refuse_extra(spec: DeepspeedSpec, training: TrainingSpec, dtype: torch.dtype
         deepspeed.DeepSpeedConfig(sections)
     except Exception as error:  # of many classes, assertions and TypeErrors among them
         raise ValueError(f"deepspeed.extra: DeepSpeed refuses it: {_reason(error)}") from error
-    # DeepSpeed ignores sections that it does not know: one that it never looks up is misspelt.
-    if unknown := [name for name in spec.extra if name not in sections.known]:
-        close = difflib.get_close_matches(unknown[0], map(str, sections.known), n=1)
+    # DeepSpeed ignores what it does not know: what it never looks up is misspelt.
+    _refuse_unread(spec.extra, sections, "section ")
+    for name, section in spec.extra.items():
+        inner = sections.sections.get(name)
+        if isinstance(section, Mapping) and inner is not None and inner.known:
+            _refuse_unread(section, inner, f"{name}.")
+    _refuse_dtypes(sections, dtype)
+
+
+def _refuse_unread(given: Mapping[str, Any], looked_up: _Sections, where: str) -> None:
+    if unknown := [name for name in given if name not in looked_up.known]:
+        close = difflib.get_close_matches(unknown[0], map(str, looked_up.known), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"deepspeed.extra: DeepSpeed has no section {unknown[0]}{hint}")
+        raise ValueError(f"deepspeed.extra: DeepSpeed has no {where}{unknown[0]}{hint}")
+
+
+def _refuse_dtypes(config: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Raises ValueError for types that only an engine refuses, or that give an optimizer whose state is not ours."""
+    types, zero = config.get("data_types") or {}, config["zero_optimization"]
+    found = {name: _type_of(f"data_types.{name}", value) for name, value in types.items() if value is not None}
+    if found.get("param_dtype", dtype) != dtype:
+        raise ValueError("deepspeed.extra: data_types.param_dtype is not model.dtype; leave it out")
+    if (summed := found.get("grad_accum_dtype", dtype)) == dtype:
+        return
+    if zero["stage"] == 0:
+        raise ValueError(f"deepspeed.extra: DeepSpeed sums no gradients in {summed} at zero_stage 0; use zero_stage 2")
+    if (zero["stage"], dtype, summed) == (1, torch.bfloat16, torch.float32) and "offload_optimizer" not in zero:
+        raise ValueError(
+            "deepspeed.extra: grad_accum_dtype fp32 with bfloat16 weights is not allowed at zero_stage 1, where "
+            "DeepSpeed takes an optimizer that checkpoints cannot read; use zero_stage 2"
+        )
+
+
+def _type_of(name: str, value: object) -> torch.dtype:
+    try:
+        found: torch.dtype = deepspeed.runtime.config.DtypeEnum(value).value
+        return found
+    except ValueError:
+        raise ValueError(f"deepspeed.extra: {name}: {value!r} is not allowed; give fp32, bf16 or fp16") from None
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ from gallop_ray.methods import Attachment, StepwiseAttachment
 from gallop_ray.methods.hybrid import HybridAttachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.delta import SparseDelta
-from gallop_ray.sparse.optimizers import DecayToBase
+from gallop_ray.sparse.optimizers import Decay
 from gallop_ray.sparse.weights import all_ranks, collective_device, local, rank, sum_over_ranks, world_size
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.training import TrainingSpec
@@ -51,7 +51,7 @@ def train(
     attachment: Attachment,
     engine: Engine,
     refresher: Refresher | None = None,
-    decay: DecayToBase | None = None,
+    decay: Decay | None = None,
     begun: TrainState | None = None,
     keep: Callable[[TrainState], None] = lambda state: None,
     validation: Validation | None = None,
@@ -125,7 +125,7 @@ def _step(
     batch: Sequence[Encoded],
     state: TrainState,
     refresher: Refresher | None,
-    decay: DecayToBase | None,
+    decay: Decay | None,
 ) -> None:
     """One optimizer step; notes this rank's mean loss."""
     rate, losses = learning_rate(context.training, state.step, state.steps), []

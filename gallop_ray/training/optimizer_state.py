@@ -100,10 +100,14 @@ class OptimizerState:
 
     @torch.no_grad()
     def pull(self, targets: Sequence[Tensor], share: float) -> None:
-        """Move the float32 values by `share` of the way to `targets`, complete vectors (k_m,)."""
+        """Move the float32 values by `share` of the way to `targets`.
+
+        targets: flat; complete vectors (k_m,), or under ZeRO-3 the shards that this rank stores.
+        """
         for p in self._pieces():
-            own = p.flat.detach().view(-1)[p.at : p.at + p.size]
-            own.lerp_(targets[p.number][p.start : p.start + p.size].to(own), share)
+            own, target = p.flat.detach().view(-1)[p.at : p.at + p.size], targets[p.number]
+            start = p.start if target.numel() == full_shape(self.parameters[p.number]).numel() else 0
+            own.lerp_(target[start : start + p.size].to(own), share)
 
     @torch.no_grad()
     def write(self, state: State, shared: Mapping[str, Tensor]) -> None:

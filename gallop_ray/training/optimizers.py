@@ -1,22 +1,25 @@
 """Optimizers by name, and weight decay to the base values."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gallop_ray.methods import MaskMethod, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
-from gallop_ray.sparse.optimizers import DecayToBase, EntryAdamW
+from gallop_ray.sparse.optimizers import DecayToBase, DecayToStart, EntryAdamW
 from gallop_ray.spec.configuration import trainings
-from gallop_ray.spec.method import MaskMethodSpec
+from gallop_ray.spec.method import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.other_methods import DoraSpec, LoraSpec
 from gallop_ray.spec.plugins import is_reference, load_object
 from gallop_ray.spec.problems import Path, did_you_mean, first_line
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.training.schedules import schedule_of
+
+_MASK = "the entries of a mask"
 
 
 def make_optimizer(
@@ -37,29 +40,71 @@ def make_optimizer(
         made: torch.optim.Optimizer = kind(parameters, **options)
         return made
     except TypeError as error:
-        raise ValueError(f"training.optimizer_options: {error}") from None
+        ours = "adamw with steps that each entry counts for itself, as this method's new entries need,"
+        said = str(error).replace(f"{EntryAdamW.__name__}.__init__()", ours)
+        raise ValueError(f"training.optimizer_options: {said}") from None
 
 
-def try_optimizer(training: TrainingSpec, shape: Sequence[int] = (4,), entry_ages: bool = False) -> None:
+def try_optimizer(
+    training: TrainingSpec, shape: Sequence[int] = (4,), entry_ages: bool = False, vector: str = _MASK
+) -> None:
     """A step of the optimizer over a parameter of this shape: the entries of a mask are a vector.
 
-    Raises ValueError for one that cannot be made, that wants what training does not give (a closure, sparse
-    gradients, matrices), or that changes nothing.
+    vector: what a parameter of one dimension stands for. Raises ValueError for an optimizer that cannot be made, that
+    wants what training does not give (a closure, sparse gradients, matrices), that changes nothing, or whose state is
+    neither one number per entry nor one for all.
     """
     tried = nn.Parameter(torch.zeros(*shape))
     tried.grad = torch.ones_like(tried)
     name, reason = training.optimizer, "it leaves a parameter that has a gradient as it was"
     try:
-        make_optimizer(training, [tried], entry_ages).step()
+        made = make_optimizer(training, [tried], entry_ages)
+        made.step()
     except Exception as error:  # torch's own, and whatever a user's class raises
         if str(error).startswith("training."):
             raise
         reason = first_line(error) or type(error).__name__
     else:
         if bool((tried != 0).all()) and bool(tried.isfinite().all()):
+            _refuse_other_shapes(name, made.state[tried], tried.shape)
             return
-    what = "the entries of a mask, a vector" if len(shape) == 1 else "a matrix"
+    what = f"{vector}, a vector" if len(shape) == 1 else "a matrix"
     raise ValueError(f"training.optimizer: {name} cannot train {what}: {reason}; name another, such as adamw")
+
+
+def _refuse_other_shapes(name: str, state: Mapping[str, Any], shape: torch.Size) -> None:
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.ndim and value.shape != shape:
+            raise ValueError(
+                f"training.optimizer: {name} keeps {key} of shape {tuple(value.shape)} for a matrix of {tuple(shape)}, "
+                "which checkpoints cannot hold; use deepspeed.zero_stage 1, or another, such as adamw"
+            )
+
+
+def goes_by_tensors(training: TrainingSpec) -> bool:
+    """Whether a step depends on which entries are one tensor, so that results depend on how ZeRO cuts them.
+
+    From stage 1 on DeepSpeed steps one vector of all parameters, of which each worker has a part.
+    """
+    values, gradients = torch.tensor([1.0, -2.0, 30.0, 40.0]), torch.tensor([0.1, 0.2, -3.0, 50.0])
+    found: list[Tensor] = []
+    for sizes in ([2, 2], [4]):
+        parameters = [nn.Parameter(part.clone()) for part in values.split(sizes)]
+        for parameter, gradient in zip(parameters, gradients.split(sizes), strict=True):
+            parameter.grad = gradient.clone()
+        make_optimizer(training.model_copy(update={"learning_rate": 0.1}), parameters).step()
+        found.append(torch.cat([parameter.detach() for parameter in parameters]))
+    return not torch.allclose(found[0], found[1])
+
+
+def _tried(sweep: Sweep, spec: MethodSpec) -> list[tuple[tuple[int, ...], str]]:
+    """Shapes like those that a method's optimizer steps, and what one of a single dimension stands for."""
+    if isinstance(spec, MaskMethodSpec):
+        return [((4,), _MASK)]
+    if sweep.deepspeed.zero_stage > 0 or sweep.model.dtype == "bfloat16":  # which needs ZeRO, see engine.zero_stage
+        return [((4,), "all parameters, which ZeRO makes one of")]
+    matrices = isinstance(spec, LoraSpec) and not isinstance(spec, DoraSpec)
+    return [((4, 4), "")] if matrices else [((4, 4), ""), ((4,), "norms, biases and the like")]
 
 
 def try_trainings(sweep: Sweep) -> None:
@@ -70,7 +115,8 @@ def try_trainings(sweep: Sweep) -> None:
     for spec in sweep.methods:
         for training in trainings(sweep, spec) if spec.trains else ():
             schedule_of(training.schedule, 1)
-            try_optimizer(training, (4,) if isinstance(spec, MaskMethodSpec) else (4, 4), spec.entry_ages)
+            for shape, vector in _tried(sweep, spec):
+                try_optimizer(training, shape, spec.entry_ages, vector)
 
 
 def refused_training(sweep: Sweep) -> Iterator[tuple[Path, str]]:
@@ -105,6 +151,19 @@ def optimizer_class(name: str) -> Any:
 def _takes(kind: Any, argument: str) -> bool:
     parameters = inspect.signature(kind).parameters
     return argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def without_decay(training: TrainingSpec) -> TrainingSpec:
+    """The options without the weight decay that pulls to the base, which is no optimizer's."""
+    return training.model_copy(update={"weight_decay": 0.0}) if training.decay_to == "base" else training
+
+
+def decay_to_start(
+    parameters: Sequence[nn.Parameter], start: Sequence[Tensor], training: TrainingSpec
+) -> DecayToStart | None:
+    """The decay of parameters towards what they were, flat, before the training; None without one to the base."""
+    wanted = training.decay_to == "base" and training.weight_decay
+    return DecayToStart(parameters, start, training.weight_decay) if wanted else None
 
 
 def decay_to_base(method: MaskMethod, delta: SparseDelta, training: TrainingSpec) -> DecayToBase | None:

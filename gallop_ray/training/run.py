@@ -35,7 +35,7 @@ from gallop_ray.training.engine import Engine
 from gallop_ray.training.held import on_cpu
 from gallop_ray.training.loop import TrainState, train
 from gallop_ray.training.measure import Measured, Validation, measure
-from gallop_ray.training.optimizers import make_optimizer
+from gallop_ray.training.optimizers import make_optimizer, without_decay
 from gallop_ray.training.pause import Judged, Paused, interim, judge, unlogged
 from gallop_ray.training.resident import LoadedModel
 
@@ -186,11 +186,9 @@ def _train_and_measure(
 
 
 def _optimizer(context: RunContext, what: Attached) -> torch.optim.Optimizer:
-    """The run's optimizer, without the weight decay where that goes to the base, which DecayToBase does."""
-    training = context.training
-    if what.delta is not None and training.decay_to == "base":
-        training = training.model_copy(update={"weight_decay": 0.0})
-    return make_optimizer(training, what.attachment.parameters, context.configuration.method.entry_ages)
+    """The run's optimizer, without the weight decay where that goes to the base, which Attached.decay does."""
+    method = context.configuration.method
+    return make_optimizer(without_decay(context.training), what.attachment.parameters, method.entry_ages)
 
 
 def _keep(state: TrainState, what: Attached, engine: Engine, validation: Validation, path: Path) -> None:

@@ -6,14 +6,13 @@ the next rung.
 """
 
 import hashlib
-import inspect
 import json
 import logging
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -26,11 +25,12 @@ from gallop_ray.sparse.candidates import Candidate, refuse_unreached
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Ranking, rank_scores
 from gallop_ray.sparse.scoring import score_owned
-from gallop_ray.spec.configuration import densities, fixed_scores, selection_ratios
+from gallop_ray.spec.configuration import densities, fixed_scores, listed_densities, selection_ratios
 from gallop_ray.spec.method import MaskMethodSpec
+from gallop_ray.spec.own_code import code_hash
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.context import RunContext
-from gallop_ray.training.draw import SelectionSample, draw, rungs
+from gallop_ray.training.draw import SelectionSample, draw, rungs, share_of
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.score_store import ScoreStore
 
@@ -128,10 +128,16 @@ class _Scoring:
         return found
 
     def key(self, spec: MaskMethodSpec, rung: int) -> str:
-        """A hash of everything a method's ranking depends on: its options but `_NO_FORMULA`, and the gradient sums."""
-        options: dict[str, Any] = spec.model_dump(mode="json", exclude=_NO_FORMULA)
-        if code := _code(spec):  # such a score may draw from the seed's generator; ours use gradients and weights alone
-            options |= {**code, "seed": self.context.seed}
+        """A hash of everything a method's ranking depends on: its options but `_NO_FORMULA`, and the gradient sums.
+
+        A score from outside this package may read any of its options and draw from the seed's generator; ours use
+        gradients and weights alone.
+        """
+        own = spec.implementation
+        if isinstance(own, str):
+            options: dict[str, Any] = spec.model_dump(mode="json", exclude=_NO_FORMULA)
+        else:
+            options = {**spec.model_dump(mode="json"), "code": code_hash(own), "seed": self.context.seed}
         return hashlib.sha256(self.rungs[rung].encode() + _canonical(options)).hexdigest()
 
     def look_up(self) -> Ranked | None:
@@ -207,15 +213,24 @@ class _Scoring:
             same = None in ratios if self.draw.first_batch else self.draw.begins_like(rungs(ratios, examples), rung)
             same = same and spec.evidence == own.evidence and spec.target_modules == own.target_modules
             if same and fixed_scores(sweep, spec):
-                yield spec
+                yield from [spec] if isinstance(spec.implementation, str) else self._points(spec, ratios, rung)
+
+    def _points(self, spec: MaskMethodSpec, ratios: Sequence[float | None], rung: int) -> Iterator[MaskMethodSpec]:
+        """A method from outside this package, with every density and ratio of the sweep that this rung serves."""
+        examples, sweep = len(self.context.resident.train), self.context.resident.sweep
+        here = [ratio for ratio in ratios if ratio is None or share_of(examples, ratio) == self.draw.ends[rung]]
+        for density, ratio in product(listed_densities(sweep, spec), here):
+            more = {} if ratio is None else {"selection_ratio": ratio}
+            yield spec.model_copy(update={"density": density, **more})
 
     def _most(self, spec: MaskMethodSpec, quotas: Sequence[Quota] = ()) -> list[Quota]:
         """The largest quotas that the sweep will ask of a ranking, these included."""
         sweep, most = self.context.resident.sweep, {quota.matrices: quota.k for quota in quotas}
-        for each in gradient_methods(sweep):
+        one = not isinstance(spec.implementation, str)  # a score from outside this package may be of one density alone
+        for each in [spec] if one else gradient_methods(sweep):
             if each.name != spec.name and self.key(each, 0) != self.key(spec, 0):
                 continue
-            for density in densities(sweep, each):
+            for density in [spec.density] if one else densities(sweep, each):
                 method: Any = make_method(spec.model_copy(update={"density": density}))
                 try:
                     asked = method.quotas(self.candidates, self.context.resident.parameters)
@@ -239,13 +254,6 @@ def gradient_methods(sweep: Sweep) -> list[MaskMethodSpec]:
     """The methods of a sweep that score gradients."""
     masks = [spec for spec in sweep.methods if isinstance(spec, MaskMethodSpec)]
     return [spec for spec in masks if spec.needs_gradients]
-
-
-def _code(spec: MaskMethodSpec) -> dict[str, str]:
-    """For a method from outside this package, a hash of its module, whose formula may change at any time."""
-    if isinstance(spec.implementation, str):
-        return {}
-    return {"code": hashlib.sha256(Path(inspect.getfile(spec.implementation)).read_bytes()).hexdigest()}
 
 
 def _canonical(value: object) -> bytes:

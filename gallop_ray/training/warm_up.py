@@ -11,6 +11,7 @@ from gallop_ray.methods.hybrid import Hybrid, inside
 from gallop_ray.sparse.candidates import Candidate, gathered, refuse_unreached
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Mask, choose_within, share
+from gallop_ray.sparse.optimizers import Decay
 from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.sparse.weights import full_shape, rank
 from gallop_ray.spec.other_methods import FullSpec
@@ -20,7 +21,7 @@ from gallop_ray.training.context import NullReporter, RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.loop import train
-from gallop_ray.training.optimizers import make_optimizer
+from gallop_ray.training.optimizers import decay_to_start, make_optimizer, without_decay
 
 
 def warmed_up_mask(context: RunContext, method: Hybrid, candidates: Sequence[Candidate], total: int) -> Mask:
@@ -73,7 +74,8 @@ def changes_of_full_training(context: RunContext, candidates: Sequence[Candidate
 
     try:
         steps = steps or optimizer_steps(context.training, len(context.resident.train))
-        _train(context, attachment, steps, keep_trained)
+        decay = decay_to_start(attachment.parameters, attachment.base(), context.training)
+        _train(context, attachment, steps, keep_trained, decay)
         attachment.restore()
         for m, (_, base) in enumerate(gathered(candidates)):
             if owned.owners[m] == rank():
@@ -84,7 +86,11 @@ def changes_of_full_training(context: RunContext, candidates: Sequence[Candidate
 
 
 def _train(
-    context: RunContext, attachment: Attachment, steps: int, after: Callable[[Engine], None] | None = None
+    context: RunContext,
+    attachment: Attachment,
+    steps: int,
+    after: Callable[[Engine], None] | None = None,
+    decay: Decay | None = None,
 ) -> None:
     """Train with the run's own options, schedule included, and leave the trained values in the attachment.
 
@@ -93,10 +99,10 @@ def _train(
     warm, parameters = _shortened(context, steps), attachment.parameters
     size = sum(full_shape(p).numel() for p in parameters)
     config = context.resident.config(warm.training, size, warm.micro_steps)
-    engine = Engine(attachment.module, config, make_optimizer(warm.training, parameters))
+    engine = Engine(attachment.module, config, make_optimizer(without_decay(warm.training), parameters))
     try:
         with context.phases.phase("training"):
-            train(warm, attachment, engine)
+            train(warm, attachment, engine, decay=decay)
         if after is not None:
             after(engine)
         engine.keep_whole()

@@ -15,8 +15,10 @@ from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.scoring import generator_of
 from gallop_ray.sparse.topk import EXCLUDED, largest
 from gallop_ray.spec.mask_methods import LiftSpec
+from gallop_ray.spec.registry import method_spec
 from gallop_ray.training.batches import batches
 from gallop_ray.training.selection import select
+from tests.families import make_model
 from tests.training import tiny
 from tests.training.test_selection import reference_gradients, selection_examples
 
@@ -156,6 +158,21 @@ def by_matrix() -> list[tuple[list[str], int]]:
 
 
 DOWN = [n for n in weights() if n.endswith("down_proj")]
+
+
+@pytest.mark.parametrize(
+    ("family", "named"),
+    [("gpt2", "c_proj"), ("gpt_oss", r"experts\.down_proj\.0"), ("mixtral", None), ("llama", None)],
+)
+def test_s2ft_takes_no_outputs_for_inputs(family: str, named: str | None) -> None:
+    targets = ["mlp.c_proj"] if family == "gpt2" else ["down_proj"]
+    candidates = find_candidates(make_model(family), targets)
+    method: Any = make_method(method_spec("s2ft").model_validate({"type": "s2ft", "density": 0.02}))
+    if named is None:
+        assert method.quotas(candidates, 100_000)
+        return
+    with pytest.raises(ValueError, match=rf"{named} are not its inputs: it is stored \(in, out\)"):
+        method.quotas(candidates, 100_000)
 
 
 def columns() -> Matrices:

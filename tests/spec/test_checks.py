@@ -29,6 +29,20 @@ from gallop_ray.spec.configuration import first_points
             "the optimizer is offloaded at stages 1, 2 and 3",
         ),
         (
+            "deepspeed: {extra: {zero_optimization: {offload_param: {device: cpu}}}}\n",
+            "deepspeed.extra.zero_optimization.offload_param: is not allowed at zero_stage 1, where DeepSpeed "
+            "ignores it; use zero_stage 3",
+        ),
+        (
+            "deepspeed: {zero_stage: 0, extra: {zero_optimization: {offload_optimizer: {device: cpu}}}}\n",
+            "deepspeed.extra.zero_optimization.offload_optimizer: is not allowed at zero_stage 0, where DeepSpeed "
+            "ignores it; use zero_stage 1 or more",
+        ),
+        (
+            "deepspeed: {extra: {zero_allow_untested_optimizer: false}}\n",
+            "deepspeed.extra.zero_allow_untested_optimizer: is not allowed here; every run sets it, so leave it out",
+        ),
+        (
             "training: {optimizer_options: {lr: 1.0}}\n",
             "training.optimizer_options.lr: is not allowed here; set training.learning_rate instead",
         ),

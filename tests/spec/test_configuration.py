@@ -147,6 +147,9 @@ def test_optimizer_steps():
     assert optimizer_steps(TrainingSpec(epochs=0.5, batch_size=8), 100) == 6
     assert optimizer_steps(TrainingSpec(epochs=1, batch_size=64), 10) == 1
     assert optimizer_steps(TrainingSpec(steps=7), 10) == 7
+    for epochs in (0.29, 0.57):  # whose float products with 100 are below 29 and 57
+        training = TrainingSpec(epochs=epochs, batch_size=1, micro_batch_size=1)
+        assert optimizer_steps(training, 100) == round(100 * epochs)
 
 
 def round_trip(sweep: Sweep, folder: Path) -> Sweep:

@@ -249,6 +249,11 @@ def test_validate_compares_the_length_with_the_table_of_positions(tmp_path, caps
         ({"sparse_attention": {}}, "Sparse Attention has been removed"),
         ({"wall_clock_breakdown": "x"}, "unsupported operand"),
         ({"zero_optimisation": {}}, "DeepSpeed has no section zero_optimisation; did you mean zero_optimization?"),
+        ({"data_types": {"grad_acum_dtype": "fp32"}}, "no data_types.grad_acum_dtype; did you mean grad_accum_dtype?"),
+        ({"data_types": {"grad_accum_dtype": "fp32x"}}, "data_types.grad_accum_dtype: 'fp32x' is not allowed; give"),
+        ({"data_types": {"grad_accum_dtype": "fp32"}}, "fp32 with bfloat16 weights is not allowed at zero_stage 1"),
+        ({"data_types": {"param_dtype": "fp32"}}, "data_types.param_dtype is not model.dtype"),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, None),
         ({"steps_per_print": 5, "zero_optimization": {"overlap_comm": False}, "flops_profiler": {}}, None),
     ],
 )

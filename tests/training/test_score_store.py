@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from gallop_ray.methods import MaskMethod, make_method
 from gallop_ray.sparse.candidates import find_candidates
@@ -285,6 +286,28 @@ def test_a_ranking_is_of_its_seed_where_the_score_may_draw(ranks: Callable, tmp_
     found = ranks(1)(keys_by_seed, tmp_path).pop()
     assert found["gallop"][0] == found["gallop"][1], "its examples and weights are the same ones"
     assert found["own"][0] != found["own"][1]
+
+
+class OfDensity(MaskMethod):
+    """Another formula for small densities."""
+
+    Options = GradientMethodSpec
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        assert gradient is not None
+        return gradient.abs() if self.spec.density < 0.03 else (gradient * weight).abs()
+
+
+def by_density(folder: Path | None) -> list[tuple[Chosen, str]]:
+    own = {"type": "tests.training.test_score_store:OfDensity", "selection_ratio": 0.5}
+    whole = resident(folder, [own], {"method.density": {"choice": [0.02, 0.05]}})
+    return [choose(whole, {**own, "density": density})[:2] for density in (0.05, 0.02, 0.05)]
+
+
+def test_a_score_that_reads_the_density_is_stored_by_it(ranks: Callable, tmp_path: Path) -> None:
+    cold, kept = (ranks(1)(by_density, folder).pop() for folder in (None, tmp_path))
+    assert [mask for mask, _ in kept] == [mask for mask, _ in cold]
+    assert [source for _, source in kept] == ["computed", "store", "store"], "one pass ranks both"
 
 
 def first_micro_batches() -> list[list[int]]:

@@ -426,7 +426,9 @@ def _drawn_from(of: "Directory | Results") -> "tuple[pd.DataFrame, ObjectiveSpec
     """The runs to draw, and the objective of their sweep, or the default one for a DataFrame without a sweep."""
     if isinstance(of, str | Path):
         of = results(of)
-    if getattr(of, "directory", None) is None:
+    from gallop_ray.analysis.frame import runs_in
+
+    if getattr(runs_in(of), "directory", None) is None:
         return of, ObjectiveSpec()
     from gallop_ray.records.stored import open_sweep
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,25 @@ def test_results_are_a_frame_with_a_row_a_run_and_figures_are_drawn_from_it(fold
     for drawn_from in (frame, frame[frame["seed"] == 0], folder, str(folder)):
         (axes,) = gallop_ray.plot_learning_rate(drawn_from).axes
         assert axes.get_lines()
+
+
+def test_what_is_no_frame_of_runs_is_refused_in_one_line(folder: Path) -> None:
+    frame = gallop_ray.results(folder)
+    plots = (gallop_ray.plot_front, gallop_ray.plot_cost, gallop_ray.plot_seeds, gallop_ray.plot_density)
+    wrong: list[tuple[Any, str]] = [
+        (
+            frame[["method", "seed"]],
+            "^the runs to draw have no configuration, status: select rows of gallop_ray.results",
+        ),
+        ([1, 2], "^a figure is drawn from a sweep's folder, or from what .* got a list$"),
+        (frame.groupby("method"), "got a DataFrameGroupBy$"),
+    ]
+    for plot in plots:
+        for given, said in wrong:
+            with pytest.raises(ValueError, match=said):
+                plot(given)
+    with pytest.raises(ValueError, match=r"^a row of the runs to draw .*status.*: gallop-\w+$"):
+        gallop_ray.plot_seeds(frame.assign(status="odd"))
 
 
 def test_statistics_are_a_frame_with_a_row_a_metric_of_a_configuration(folder: Path) -> None:

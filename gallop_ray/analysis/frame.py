@@ -1,15 +1,18 @@
 """The runs of a sweep as a pandas DataFrame, from which the figures are drawn."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from gallop_ray.analysis.spread import Spread
 from gallop_ray.analysis.statistics import ConfigurationStatistics
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import RunResult
+from gallop_ray.records.typed import wrong
 from gallop_ray.spec.schema import Sweep
 
 
@@ -28,6 +31,7 @@ class Results(pd.DataFrame):  # type: ignore[misc, unused-ignore]
         return Results
 
 
+_NEEDED = ("configuration", "method", "seed", "status")
 _ALWAYS = ("configuration", "method", "seed", "stage", "status")
 
 
@@ -61,12 +65,29 @@ def spreads_frame(configurations: Iterable[ConfigurationStatistics]) -> pd.DataF
     return pd.DataFrame(rows, columns=columns)
 
 
+def runs_in(frame: object) -> pd.DataFrame:
+    """The same, if it is a frame of runs that figures can be drawn of. Raises ValueError that says what is missing."""
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(
+            f"a figure is drawn from a sweep's folder, or from what gallop_ray.results returns of one; got a "
+            f"{type(frame).__name__}"
+        )
+    if missing := [name for name in _NEEDED if name not in frame.columns]:
+        raise ValueError(
+            f"the runs to draw have no {', '.join(missing)}: select rows of gallop_ray.results, and keep its columns"
+        )
+    return frame
+
+
 def results_of(frame: pd.DataFrame) -> list[RunResult]:
-    """The results of a frame's rows."""
-    # Not strict: pandas makes integers floats in a column that has gaps.
+    """The results of a frame's rows. Raises ValueError for a row that is none."""
     objects = frame.astype(object)
-    rows = objects.where(objects.notna(), None).to_dict("records")
-    return [
-        RunResult.model_validate({name: value for name, value in row.items() if value is not None}, strict=False)
-        for row in rows
-    ]
+    return list(map(_result_of, objects.where(objects.notna(), None).to_dict("records")))
+
+
+def _result_of(row: dict[Hashable, Any]) -> RunResult:
+    try:
+        # Not strict: pandas makes integers floats in a column that has gaps.
+        return RunResult.model_validate({name: each for name, each in row.items() if each is not None}, strict=False)
+    except ValidationError as error:
+        raise ValueError(f"a row of the runs to draw {wrong(error)}: {row.get('configuration')}") from None

@@ -31,8 +31,14 @@ class TwoRuns:
 
 
 def compare(first: RunFolder, second: RunFolder) -> TwoRuns:
-    """Compare two runs of one sweep or of two. Raises ValueError where no task is the same."""
+    """Compare two runs of one sweep or of two. Raises ValueError where no task is the same, or correct.json is lost."""
     before, after = recorded(first), recorded(second)
+    for run, correct in ((first, before), (second, after)):
+        if not correct:
+            raise ValueError(
+                f"{run.path}/correct.json, which says what the run answered right, is missing or damaged: put it back, "
+                "or compare another seed"
+            )
     same = [task for task in before if task in after and _examples(first, task) == _examples(second, task)]
     left_out = [task for task in dict.fromkeys([*before, *after]) if task not in same]
     if not same:

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gallop_ray.disk.bucket.address import is_bucket
-from gallop_ray.mlflow_mirror.sqlite import address_of, file_of, make_whole
+from gallop_ray.mlflow_mirror.sqlite import address_of, file_of
 from gallop_ray.mlflow_mirror.store import VIEW, VIEW_TAG, default_uri, tracking_uri
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.stored import open_sweep
@@ -49,17 +49,20 @@ def open_ui(uri: str, port: int = 5000, open_browser: bool = True, experiment: s
         experiment: the experiment whose runs are shown; all experiments if it does not exist.
 
     Raises:
-        ValueError: the port is in use, or is none.
+        ValueError: the database does not exist; the port is in use, or is none.
     """
     if uri.startswith(("http:", "https:")):
         _show(_runs_of(experiment, uri), open_browser)
         return 0
     if not 1 <= port <= 65535:
         raise ValueError(f"port {port} does not exist: choose one from 1 to 65535")
+    if (path := file_of(uri)) is not None and not path.exists():
+        raise ValueError(
+            f"{path} is not there: no sweep has logged to it; give --output, the folder of sweeps, or --uri"
+        )
     if _answers(port):
         raise ValueError(f"port {port} is in use on this machine: choose another")
-    if (path := file_of(uri)) is not None:
-        make_whole(path)
+    if path is not None:
         uri = uri if path.is_absolute() else address_of(path.absolute())  # the server starts in another folder
     # MLflow creates a folder for artifacts where it is started, although the experiments name their own.
     with tempfile.TemporaryDirectory() as start_folder:

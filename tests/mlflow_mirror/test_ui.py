@@ -49,13 +49,23 @@ def test_the_page_of_a_relative_address_is_served_until_ctrl_c(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.db"]
 
 
-def test_a_taken_port_is_refused():
+def test_a_database_that_is_not_there_is_refused_and_not_made(tmp_path, capsys):
+    from gallop_ray.cli import main
+
+    for asked in (["--output", str(tmp_path / "rums")], ["--uri", f"sqlite:///{tmp_path}/typo/mlflow.db"]):
+        assert main(["ui", "--no-browser", *asked]) == 2
+        assert "mlflow.db is not there: no sweep has logged to it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_port_is_refused(tmp_path):
+    (tmp_path / "m.db").touch()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"port {port} is in use"):
-            open_ui("sqlite:///unused.db", port, open_browser=False)
+            open_ui(f"sqlite:///{tmp_path}/m.db", port, open_browser=False)
 
 
 @pytest.mark.parametrize("port", [0, 99999])

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean, stdev
@@ -185,6 +186,43 @@ def test_nothing_has_run_yet(tmp_path, capsys):
     begin(folder, sweep, "gallop", {"training.learning_rate": 0.001}, 0)
     assert main(["report", str(folder.path), "--output", str(tmp_path / "elsewhere" / "page.html")]) == 0
     Page(tmp_path / "elsewhere" / "page.html")
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {each.relative_to(folder).as_posix(): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+def test_a_page_elsewhere_takes_and_removes_no_file_of_the_user(tmp_path, capsys):
+    folder, _ = write_half_failed_sweep(tmp_path)
+    paper = tmp_path / "paper"
+    mine = ["figures/overlap.svg", "figures/cost.png", "tables/ends.csv", "verdict.txt", "other_files/notes.txt"]
+    for name in mine:
+        (paper / name).parent.mkdir(parents=True, exist_ok=True)
+        (paper / name).write_text("mine")
+    assert main(["report", str(folder.path), "--output", str(paper / "page.html")]) == 0
+    found = files_in(paper)
+    assert {name for name, content in found.items() if content == b"mine"} == set(mine)
+    assert {"page_files/tables/ends.csv", "page_files/figures/cost.svg", "page_files/verdict.txt"} <= set(found)
+    assert "lie in page_files/, in figures/ and tables/" in (paper / "page.html").read_text()
+    assert main(["report", str(folder.path), "--output", str(paper / "page.html")]) == 0
+    assert main(["report", str(folder.path), "--output", str(paper / "other.html")]) == 2
+    assert "other_files, the place of the page's figures and tables" in capsys.readouterr().err
+    assert not (paper / "other.html").exists()
+
+
+def test_what_no_longer_holds_goes_with_the_next_report(tmp_path):
+    folder, _ = write_half_failed_sweep(tmp_path)
+    report = folder.path / "report"
+    assert main(["report", str(folder.path)]) == 0
+    (report / "tables" / "own.csv").write_text("mine")
+    assert {"tables/ends.csv", "tables/ends.tex", "figures/cost.svg"} <= set(files_in(report))
+    for run in folder.runs():
+        shutil.rmtree(run.path)
+    folder.rebuild_results()
+    assert main(["report", str(folder.path)]) == 0
+    names = set(files_in(report))
+    assert "tables/own.csv" in names
+    assert not {"tables/ends.csv", "tables/ends.tex", "figures/cost.svg"} & names
 
 
 @pytest.mark.slow

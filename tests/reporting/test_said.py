@@ -155,6 +155,11 @@ def test_compare_refuses_runs_that_share_no_examples(made: Written, tmp_path: Pa
     assert main(["compare", mine, str(tmp_path / "none")]) == 2
     assert main(["compare", mine, mine, "--examples", "-1"]) == 2
     assert capsys.readouterr().err.count("\n") == 2
+    for damage in ((theirs.path / "correct.json").unlink, lambda: (theirs.path / "correct.json").write_text("{")):
+        damage()
+        assert main(["compare", mine, str(theirs.path)]) == 2
+        said = capsys.readouterr().err
+        assert f"{theirs.path}/correct.json, which says what the run answered right, is missing or damaged" in said
 
 
 def test_compare_leaves_out_metrics_that_are_not_the_same_number(made: Written, tmp_path: Path, capsys):

@@ -139,7 +139,7 @@ def _of_what_lies_behind(material: ReportData) -> list[FigureSpec]:
 
 
 def drawn(found: dict[str, FigureSpec], folder: Path) -> dict[str, PageFigure]:
-    """Draw what can be drawn into the folder, and remove an earlier report's figures that can no longer be drawn."""
+    """Draw what can be drawn into the folder."""
     return {name: PageFigure(name, each.title, each.caption, done) for name, each, done in _drawn(found, folder)}
 
 
@@ -147,9 +147,6 @@ def _drawn(found: dict[str, FigureSpec], folder: Path) -> Iterator[tuple[str, Fi
     for name, drawing in found.items():
         if figure := _figure(drawing):
             yield name, drawing, write_figure(figure, folder, name, drawing.title)
-        else:
-            for suffix in (".svg", ".png"):
-                (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def _figure(drawing: FigureSpec) -> Figure | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import jinja2
 
 from gallop_ray.analysis.missing import missing_text
-from gallop_ray.records.folders import PAGE, VERDICT, SweepFolder
+from gallop_ray.records.folders import PAGE, SweepFolder
+from gallop_ray.reporting.report.beside import finish, folder_of
 from gallop_ray.reporting.report.drawings import drawings, drawn
 from gallop_ray.reporting.report.material import Importances, ReportData, gather
 from gallop_ray.reporting.report.notes import notes
@@ -19,28 +20,37 @@ from gallop_ray.spec.schema import Sweep
 def write_report(
     folder: SweepFolder, sweep: Sweep, importances: Importances | None = None, output: Path | None = None
 ) -> Path:
-    """Write the page and return its path. Next to it: figures/*.svg and *.png, tables/*.csv and *.tex, verdict.txt.
+    """Write the page and return its path. With it: figures/*.svg and *.png, tables/*.csv and *.tex, verdict.txt.
 
     Works at any moment of a sweep. The page is self-contained: it needs no other file and no network.
 
     Args:
         importances: of searched parameters, by method, from `gallop_ray.search.importance`.
-        output: the page's path; by default <sweep>/report/report.html.
+        output: the page's path, the rest then lies in <page>_files; by default <sweep>/report/report.html, with the
+            rest beside it.
+
+    Raises:
+        ValueError: <page>_files exists, and no report has written it.
     """
     path = output or folder.path / PAGE
+    beside = folder_of(path, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     material = gather(folder, sweep, importances)
-    found = sections(material, drawn(drawings(material), path.parent / "figures"))
-    for sheet in (sheet for section in found for sheet in section.sheets):
-        sheet.write(path.parent / "tables")
+    figures = drawn(drawings(material), beside / "figures")
+    found = sections(material, figures)
+    sheets = [sheet for section in found for sheet in section.sheets]
+    for sheet in sheets:
+        sheet.write(beside / "tables")
     draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(_page(material, found), encoding="utf-8")
+    draft.write_text(
+        _page(material, found, "beside this file" if beside == path.parent else f"in {beside.name}/,"), encoding="utf-8"
+    )
     draft.replace(path)  # whoever reloads the page meanwhile sees the old one or the new
-    path.with_name(Path(VERDICT).name).write_text(_verdict(material) + "\n", encoding="utf-8")
+    finish(beside, _verdict(material), figures, (sheet.name for sheet in sheets))
     return path
 
 
-def _page(material: ReportData, found: list[Section]) -> str:
+def _page(material: ReportData, found: list[Section], where: str) -> str:
     parts = files("gallop_ray.reporting.report")
     # Escaped, because names and reasons come from sweep files and libraries.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -55,7 +65,7 @@ def _page(material: ReportData, found: list[Section]) -> str:
         css=(parts / "page.css").read_text(encoding="utf-8"),
         js=(parts / "page.js").read_text(encoding="utf-8"),
         footer=f"Written by gallop_ray {version('gallop_ray')} on {written} from the records of the sweep. Figures as "
-        "SVG and PNG, and tables as CSV and LaTeX, lie beside this file in figures/ and tables/.",
+        f"SVG and PNG, and tables as CSV and LaTeX, lie {where} in figures/ and tables/.",
     )
 
 

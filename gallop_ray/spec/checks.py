@@ -306,7 +306,9 @@ def _sources_exist(sweep: Sweep) -> Iterator[Finding]:
 
 
 def _text_exists(sweep: Sweep) -> Iterator[Finding]:
-    text = sweep.evaluation.text or ""
+    text = sweep.evaluation.text
+    if not text:
+        return
     if is_folder(text) or (is_file(text) and not text.endswith(".jsonl")):
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; give a .jsonl file with a field `text`"
     elif not is_file(text) and (kind_of_file(text) or text.startswith((".", "/", "~"))):

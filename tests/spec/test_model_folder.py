@@ -147,6 +147,10 @@ def test_general_text_that_cannot_be_read_is_refused_with_the_file(tmp_path: Pat
         load_sweep(written(tmp_path, f"model: {{name: pocket}}\nevaluation: {{text: {text}}}"))
 
 
+def test_no_general_text_is_a_choice(tmp_path: Path) -> None:
+    assert load_sweep(written(tmp_path, "model: {name: pocket}\nevaluation: {text: null}")).evaluation.text is None
+
+
 def test_numbers_that_json_does_not_have_are_refused_wherever_they_stand(tmp_path: Path) -> None:
     options = "training: {optimizer_options: {eps: .inf}}\nmodel: {name: pocket}"
     with pytest.raises(ValueError, match=r"optimizer_options\.eps: .* is not allowed; must be a finite number"):

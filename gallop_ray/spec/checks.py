@@ -136,6 +136,13 @@ def _offload_stages(sweep: Sweep) -> Iterator[Finding]:
     if deepspeed.offload_optimizer and deepspeed.zero_stage == 0:
         message = "true is not allowed at zero_stage 0; the optimizer is offloaded at stages 1, 2 and 3"
         yield (("deepspeed", "offload_optimizer"), stage), message
+
+
+def _extra_without_effect(sweep: Sweep) -> Iterator[Finding]:
+    deepspeed, stage = sweep.deepspeed, ("deepspeed", "zero_stage")
+    for key in _SET_BY_US:
+        if key in deepspeed.extra:
+            yield (("deepspeed", "extra", key),), "is not allowed here; every run sets it, so leave it out"
     zero = deepspeed.extra.get("zero_optimization", {})
     for key, (lowest, at) in _OFFLOADS.items() if isinstance(zero, dict) else ():
         if deepspeed.zero_stage < lowest and _is_asked(zero.get(key)):
@@ -265,7 +272,8 @@ def _prompt_shows_task(sweep: Sweep) -> Iterator[Finding]:
 def _model_can_be_read(sweep: Sweep) -> Iterator[Finding]:
     name, folder = sweep.model.name, FilePath(sweep.model.name).expanduser()
     if not is_folder(name):
-        if problem := name_problem(name):
+        # An absolute path may be there on the cluster to which this is submitted.
+        if not name.startswith("/") and (problem := name_problem(name)):
             yield (("model", "name"),), problem
         return
     if found := folder_problem(folder):
@@ -382,9 +390,6 @@ def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
     for key, ours in _OWNED_BY_US.items():
         if key in extra:
             yield ((*at, key),), f"is not allowed here; set {ours} instead"
-    for key in _SET_BY_US:
-        if key in extra:
-            yield ((*at, key),), "is not allowed here; every run sets it, so leave it out"
     if not isinstance(zero, dict):
         yield ((*at, "zero_optimization"),), f"{shown(zero)} is not allowed; must be a section of `key: value` lines"
         return
@@ -432,6 +437,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("model.name", "evaluation.text", "search.storage"), _no_buckets),
     (("output",), _bucket_can_be_reached),
     (("deepspeed.extra",), _deepspeed_extra),
+    (("deepspeed",), _extra_without_effect),
     (("training.optimizer_options", "search.space"), owned_options),
     (("resources",), _whole_gpus),
     ((), fixed_paths),
@@ -461,6 +467,7 @@ _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
 )
 """Checks that depend on the machine: done where a sweep is read or run, not where its records are only displayed."""
 _OF_NEW_SWEEPS: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
+    _extra_without_effect,
     options_fit_together,
     owned_options,
     sampler_has_options,

@@ -116,9 +116,8 @@ def test_a_whole_folder_has_nothing_against_it(whole, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("/nonexistent/model", "model folder /nonexistent/model does not exist on this machine"),
         ("./nope", "model folder ./nope does not exist on this machine"),
-        (__file__, "is a file; give the folder that holds config.json"),
+        (Path(__file__).name, "unknown model test_model_folder.py: neither a preset"),
         (
             "Pocket",
             "unknown model Pocket: neither a preset (pocket, smollm2-135m) nor a folder; did you mean `pocket`?",

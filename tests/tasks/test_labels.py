@@ -70,6 +70,14 @@ def test_a_hidden_label_is_refused_and_an_option_of_that_name_is_read(tmp_path):
     assert classes(tmp_path, (-1, 0, 1), options=["-1", "0", "1"]) == {-1: "-1", 0: "0", 1: "1"}
 
 
+def test_what_is_no_list_of_turns_or_no_text_changes_no_question(tmp_path):
+    row = {"question": "Why?", "answer": "So."}
+    noted = only(tmp_path / "a.jsonl", {**row, "history": "fever"}, format="prompt")
+    assert (noted.instruction, noted.messages) == ("Why?", ())
+    documents = {**row, "context": {"title": ["A"], "sentences": [["B."]]}}
+    assert only(tmp_path / "b.jsonl", documents, format="prompt").input == ""
+
+
 def test_spellings_of_one_word_are_one_class(tmp_path):
     assert set(classes(tmp_path, ("caf\u00e9", "cafe\u0301", "tea")).values()) == {"caf\u00e9", "tea"}
     choice = {"question": "What?", "choices": ["tea", "caf\u00e9"], "answer": "cafe\u0301"}

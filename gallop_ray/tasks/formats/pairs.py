@@ -97,6 +97,8 @@ def _context(reading: Reading, row: Row, asked: str, said: str, place: str) -> s
     column = first_of([name for name in CONTEXTS if name not in (asked, said)], row)
     if column is None or asked not in ("question", "query") or reading.task.prompt is not None:
         return ""
+    if reading.task.format is not None and not isinstance(row[column], str):
+        return ""  # documents with titles, as HotpotQA has them, are left out where the format is named
     return text_of(row, column, place, optional=True)
 
 
@@ -109,7 +111,7 @@ def _meet(row: Row) -> bool:
 
 def _systems(rows: Iterable[Row]) -> bool:
     """Whether the rows are conversations: one with a system message or with turns before is, and all rows are alike."""
-    return any(row.get("history") or any(_is_text(row.get(name)) for name in _SYSTEMS) for row in rows)
+    return any(as_list(row.get("history")) or any(_is_text(row.get(name)) for name in _SYSTEMS) for row in rows)
 
 
 def _is_text(value: Any) -> bool:

@@ -239,7 +239,7 @@ def test_text_without_spaces_between_words(case):
         ("name=" + 300 * "x", "name"),
         ("output=" + 300 * "x", "output"),
         ("output=~nobody-of-that-name/runs", "output"),
-        ("output=s3://bucket/runs", "s3://"),
+        ("output=gs://bucket/runs", "gs://"),
         ("model.name=gs://bucket/model", "gs://"),
         ("confirmation={best: 0}", "confirmation"),
         ("evaluation.text=" + 300 * "x" + ".jsonl", "evaluation.text"),

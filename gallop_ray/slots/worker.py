@@ -41,12 +41,12 @@ from gallop_ray.slots.nodes import not_seen
 from gallop_ray.slots.rounds import execute_rounds
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.memory import free_memory
+from gallop_ray.sparse.weights import all_ranks
 from gallop_ray.spec.configuration import asked, variants
 from gallop_ray.spec.machine import ResourcesSpec
 from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.schema import Configuration, Sweep
-from gallop_ray.spec.search import SearchSpec
 from gallop_ray.tasks.progress import now_and_then
 from gallop_ray.training.attach import try_to_attach
 from gallop_ray.training.context import NullReporter
@@ -125,8 +125,7 @@ def _answer(resident: LoadedModel, folder: SweepFolder, job: Job, slot: str, ran
         if isinstance(job, BaseJob):
             report = None if rank else now_and_then(folder.note_base_progress)
             return Outcome("finished", result=asdict(measure_base(resident, report)))
-        # What searched values a sweep that is resumed has, its earlier runs have shown.
-        _check_methods(resident, of_search=not folder.configurations())
+        _check_methods(resident, begun=not all_ranks(not folder.configurations()))
         return Outcome("finished")
     except Exception as error:
         failure = classify(error)
@@ -178,12 +177,17 @@ def _begin(record: RunFolder, configuration: Configuration, job: RunJob, slot: s
     record.write("environment", environment_record())
 
 
-def _check_methods(resident: LoadedModel, of_search: bool) -> None:
-    """Raise ValueError for what the model, torch or PEFT do not have, before anything is spent on it."""
-    sweep = resident.sweep if of_search else resident.sweep.model_copy(update={"search": SearchSpec()})
+def _check_methods(resident: LoadedModel, begun: bool) -> None:
+    """Raise ValueError for what the model, torch or PEFT do not have, before anything is spent on it.
+
+    begun: there are runs, which have shown what optimizers and searched modules do, whichever way they ended.
+    """
+    sweep = resident.sweep
     look(resident)
-    try_trainings(sweep)
-    for spec in (each for method in sweep.methods for each in variants(sweep, method, "target_modules", "density")):
+    if not begun:
+        try_trainings(sweep)
+    fields = ("density",) if begun else ("target_modules", "density")
+    for spec in (each for method in sweep.methods for each in variants(sweep, method, *fields)):
         method: Any = make_method(spec)
         if isinstance(spec, MaskMethodSpec):
             method.quotas(find_candidates(resident.model, spec.target_modules), resident.parameters)

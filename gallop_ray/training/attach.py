@@ -144,7 +144,7 @@ def _both(context: RunContext, method: Hybrid, checkpoint: Checkpoint | None) ->
     with context.phases.phase("attaching"):
         magnitudes = _magnitudes(resident, candidates)
         attachment = method.attach_both(resident.model, candidates, selection.mask)
-    return Attached(attachment, None, None, candidates, magnitudes, selection.scores)
+    return Attached(attachment, None, None, candidates, magnitudes)
 
 
 def _recalled(checkpoint: Checkpoint, method: MaskMethod) -> Selection:

@@ -90,7 +90,6 @@ def test_without_a_sweep_it_says_which_models_fit(doctor):
         ("resources.held_gb=99999", ", paused runs 1 x 99999 GB, available"),
         ("data.train=rang", "no task rang among the generated tasks"),
         ("model.name=nobody-there/no-such-model-1a2b3c", "neither in the cache nor on the hub"),
-        ("model.name=poket", "unknown model poket"),
         ("output=file/runs", "output file/runs: "),
     ],
 )

@@ -49,7 +49,7 @@ def run(sweep: Sweep) -> RunFolder:
 
 
 ALWAYS = {"adapter/adapter.safetensors", "results.jsonl", "sweep.yaml"}
-MASKS, REPORT = {"masks.json", "masks.png"}, {"report/report.html", "report/verdict.txt"}
+MASKS, REPORT = {"masks.json", "masks.png"}, {"report/report.html", "report/verdict.txt", "report/files.txt"}
 
 
 def artifacts(sweep: Sweep) -> set[str]:

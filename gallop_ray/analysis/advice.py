@@ -8,6 +8,7 @@ from gallop_ray.analysis.verdict import listed, seeds_text, selection_text
 from gallop_ray.spec.configuration import method_space, space_keys, tried_values
 from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.plan import MethodPlan, plan_sweep
+from gallop_ray.spec.rungs import climbs
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search import SAMPLERS
 from gallop_ray.spec.space import Range, grid_point, grid_size, points
@@ -19,7 +20,7 @@ def advice(sweep: Sweep) -> list[str]:
     """Sentences about what this sweep's results will and will not show; empty where there is nothing to say."""
     said = [
         text
-        for look in (_learning, cut_grids, _never_pruned, _rungs_out_of_reach, _two_values, _scales, _seeds)
+        for look in (_learning, cut_grids, _never_pruned, _rungs_out_of_reach, _unused, _two_values, _scales, _seeds)
         for text in look(sweep)
     ]
     return [*said, *filter(None, [selection_text(sweep)])]
@@ -86,6 +87,15 @@ def _rungs_out_of_reach(sweep: Sweep) -> Iterator[str]:
     beyond = [each for each in sweep.pruning.rungs or () if isinstance(each, int) and most and each >= most]
     if beyond:
         yield f"pruning.rungs: {beyond[0]} is never reached, because a run has {most} steps at most; give smaller ones"
+
+
+def _unused(sweep: Sweep) -> Iterator[str]:
+    """Tasks that are described and neither trained on nor tested, and memory for pauses that never come."""
+    unused = [name for name in sweep.data.tasks if name not in (*sweep.data.train_tasks, *sweep.data.ood)]
+    if unused:
+        yield f"data.tasks: {listed(unused)} is neither in data.train nor in data.ood, and so is not used"
+    if sweep.resources.held_gb != type(sweep.resources)().held_gb and not climbs(sweep):
+        yield "resources.held_gb has no effect: no run pauses without pruning of type asha, pruning.rungs or interleave"
 
 
 def _never_tried(space: Mapping[str, Range], count: int) -> list[str]:

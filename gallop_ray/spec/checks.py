@@ -1,28 +1,37 @@
 """Checks between fields of a sweep, which no single field's validation can do."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
-from gallop_ray.disk.bucket.address import is_bucket, is_installed
+from gallop_ray.spec.deepspeed_checks import deepspeed_extra, extra_without_effect, offload_stages
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
-from gallop_ray.spec.harness import task_path
+from gallop_ray.spec.file_checks import (
+    bucket_can_be_reached,
+    harness_tasks,
+    model_can_be_read,
+    no_addresses,
+    revision_is_of_a_hub_id,
+    root_exists,
+    sources_exist,
+    text_exists,
+)
 from gallop_ray.spec.metrics import TEXT_LOSS, declare, find, objectives
-from gallop_ray.spec.model_folder import folder_problem, name_problem, position_table, read_config
 from gallop_ray.spec.peft_tuners import tuners_work
-from gallop_ray.spec.places import is_file, is_folder
-from gallop_ray.spec.problems import Path, Problem, SweepFileError, by_path, did_you_mean, dotted, explain, shown
+from gallop_ray.spec.places import is_file
+from gallop_ray.spec.problems import Finding, Path, Problem, SweepFileError, by_path, dotted, explain, shown
 from gallop_ray.spec.rungs import climbs, rung_weights
 from gallop_ray.spec.schema import UNCHECKED, Sweep
 from gallop_ray.spec.search_checks import (
-    Finding,
     batch_divides,
     best_can_be_kept,
+    decay_decays,
     decay_has_a_target,
     entries_have_ages,
+    first_points_are_tried,
     first_points_fit,
     fixed_paths,
     grid_is_finite,
@@ -37,38 +46,9 @@ from gallop_ray.spec.search_checks import (
     training_paths,
     values_are_the_fields,
 )
-from gallop_ray.spec.secrets import hidden
-from gallop_ray.spec.tasks import OF_SOURCES, TaskSpec, is_local, is_missing, kind_of_file
+from gallop_ray.spec.tasks import TaskSpec
 
-_OWNED_BY_US = {
-    "train_batch_size": "training.batch_size",
-    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
-    "gradient_accumulation_steps": "training.batch_size and training.micro_batch_size",
-    "gradient_clipping": "training.clip_norm",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
-    "optimizer": "training.learning_rate and training.weight_decay",
-    "scheduler": "training.schedule and training.warmup_ratio",
-    "torch_autocast": "model.dtype",
-    # They would write beside MLflow, and their keys into the records.
-    **dict.fromkeys(("comet", "csv_monitor", "tensorboard", "wandb"), "tracking"),
-}
-_SET_BY_US = ("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer")
-_OFFLOADS = {
-    "offload_param": (3, "use zero_stage 3"),
-    "cpu_offload_param": (3, "use zero_stage 3"),
-    "offload_optimizer": (1, "use zero_stage 1 or more"),
-    "cpu_offload": (1, "use zero_stage 1 or more"),
-}
-"""The sections of zero_optimization that offload, and the lowest stage at which they do."""
-_DATABASES = ("sqlite", "postgresql", "mysql")
-_COPIED_WEIGHTS = {
-    "zero_hpz_partition_size": (0, 1),
-    "zero_quantized_weights": (False,),
-    "zero_quantized_nontrainable_weights": (False,),
-    "stage3_param_persistence_threshold": (0,),
-    "param_persistence_threshold": (0,),
-}
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def check(document: Document, draft: Draft) -> Iterator[Problem]:
@@ -125,33 +105,6 @@ def checked_sweep(data: dict[str, Any]) -> Sweep:
 def _written(document: Document, paths: Sequence[Path]) -> Path:
     """The first of the paths concerned that the user wrote, so that the reported line is one to change."""
     return next((path for path in paths if path in document.places), paths[0])
-
-
-def _offload_stages(sweep: Sweep) -> Iterator[Finding]:
-    deepspeed = sweep.deepspeed
-    stage = ("deepspeed", "zero_stage")
-    if deepspeed.offload_parameters and deepspeed.zero_stage != 3:
-        message = f"true is not allowed at zero_stage {deepspeed.zero_stage}; parameters are offloaded at stage 3 only"
-        yield (("deepspeed", "offload_parameters"), stage), message
-    if deepspeed.offload_optimizer and deepspeed.zero_stage == 0:
-        message = "true is not allowed at zero_stage 0; the optimizer is offloaded at stages 1, 2 and 3"
-        yield (("deepspeed", "offload_optimizer"), stage), message
-
-
-def _extra_without_effect(sweep: Sweep) -> Iterator[Finding]:
-    deepspeed, stage = sweep.deepspeed, ("deepspeed", "zero_stage")
-    for key in _SET_BY_US:
-        if key in deepspeed.extra:
-            yield (("deepspeed", "extra", key),), "is not allowed here; every run sets it, so leave it out"
-    zero = deepspeed.extra.get("zero_optimization", {})
-    for key, (lowest, at) in _OFFLOADS.items() if isinstance(zero, dict) else ():
-        if deepspeed.zero_stage < lowest and _is_asked(zero.get(key)):
-            message = f"is not allowed at zero_stage {deepspeed.zero_stage}, where DeepSpeed ignores it; {at}"
-            yield (("deepspeed", "extra", "zero_optimization", key), stage), message
-
-
-def _is_asked(offload: object) -> bool:
-    return bool(offload) and not (isinstance(offload, dict) and offload.get("device", "none") in (None, "none"))
 
 
 def _method_names(sweep: Sweep) -> Iterator[Finding]:
@@ -269,60 +222,13 @@ def _prompt_shows_task(sweep: Sweep) -> Iterator[Finding]:
         yield (("data", "prompt"),), f"{shown(prompt)} is not allowed; must contain {{instruction}}, or be `chat`"
 
 
-def _model_can_be_read(sweep: Sweep) -> Iterator[Finding]:
-    name, folder = sweep.model.name, FilePath(sweep.model.name).expanduser()
-    if not is_folder(name):
-        # An absolute path may be there on the cluster to which this is submitted.
-        if not name.startswith("/") and (problem := name_problem(name)):
-            yield (("model", "name"),), problem
-        return
-    if found := folder_problem(folder):
-        yield (("model", "name"),), f"{shown(name)} cannot be loaded: {found}"
-        return
-    limit, longest = position_table(read_config(folder)), sweep.training.max_length
-    if limit is not None and longest > limit:
-        message = f"{longest} is not allowed; the model has {limit} positions, so give {limit} or less"
-        yield (("training", "max_length"), ("model", "name")), message
-
-
-def _root_exists(sweep: Sweep) -> Iterator[Finding]:
-    root = sweep.data.root
-    if root not in ("hub", "generated") and not is_folder(root):
-        message = f"{shown(root)} is not allowed; must be `hub`, `generated` or a folder, and there is no such folder"
-        yield (("data", "root"),), message + did_you_mean(root, ("hub", "generated"))
-
-
-def _sources_exist(sweep: Sweep) -> Iterator[Finding]:
-    for name, task in sweep.data.tasks.items():
-        path = ("data", "tasks", name)
-        if task.source is None:
-            unused = [field for field in OF_SOURCES if getattr(task, field) != TaskSpec.model_fields[field].default]
-            for field in unused:
-                yield ((*path, field), path), "is not allowed without source, whose rows it is about"
-            continue
-        files: dict[tuple[str, ...], str] = {("source",): task.source}
-        files |= {("splits", ours): theirs for ours, theirs in task.splits.items() if isinstance(theirs, str)}
-        for part, text in files.items():
-            if "://" in text:
-                message = f"{shown(hidden(text))} is not allowed; an address is not read, give a path or a hub id"
-                yield ((*path, *part), path), message
-            elif is_missing(text):
-                yield ((*path, *part), path), f"{shown(text)} is not allowed; there is no such file"
-        for field in ("config", "revision"):
-            if getattr(task, field) is not None and is_local(task.source):
-                yield ((*path, field), path), f"is not allowed with {shown(task.source)}, which is no hub id"
-
-
-def _text_exists(sweep: Sweep) -> Iterator[Finding]:
-    text = sweep.evaluation.text
-    if not text:
-        return
-    if is_folder(text) or (is_file(text) and not text.endswith(".jsonl")):
-        yield (("evaluation", "text"),), f"{shown(text)} is not allowed; give a .jsonl file with a field `text`"
-    elif not is_file(text) and (kind_of_file(text) or text.startswith((".", "/", "~"))):
-        yield (("evaluation", "text"),), f"{shown(text)} is not allowed; there is no such file"
-    elif text.lower() in ("none", "no", "off"):
-        yield (("evaluation", "text"),), f"{shown(text)} is not allowed; null leaves it out"
+def _prompt_has_no_other(sweep: Sweep) -> Iterator[Finding]:
+    """Placeholders that nothing fills: the model would read them as they stand."""
+    prompt = sweep.data.prompt
+    for name in dict.fromkeys(_PLACEHOLDER.findall(prompt)):
+        if name not in ("instruction", "input"):
+            message = f"{shown(prompt)} is not allowed; there is no {{{name}}}, only {{instruction}} and {{input}}"
+            yield (("data", "prompt"),), f"{message}; other columns are for the task's own `prompt`, in data.tasks"
 
 
 def _text_to_go_by(sweep: Sweep) -> Iterator[Finding]:
@@ -330,20 +236,6 @@ def _text_to_go_by(sweep: Sweep) -> Iterator[Finding]:
         if metric == f"val_{TEXT_LOSS}" and sweep.evaluation.text_of(sweep.model.name) is None:
             message = f"{metric} is not allowed without evaluation.text; give general text there"
             yield (("objective", "metrics", place), ("objective", "metric")), message
-
-
-def _harness_tasks(sweep: Sweep) -> Iterator[Finding]:
-    for name in (*sweep.data.train_tasks, *sweep.data.ood):
-        task = sweep.data.tasks.get(name)
-        if task is None or task.harness is None:
-            continue
-        try:
-            task_path(task.harness)
-        except ValueError as error:
-            yield (("data", "tasks", name, "harness"), ("data", "tasks", name)), str(error)
-        if name in sweep.data.train_tasks and task.source is None:
-            message = "a harness task tests; give the task that is trained on a `source` of training examples as well"
-            yield (("data", "tasks", name, "harness"), ("data", "tasks", name)), message
 
 
 _HARNESS_DECIDES = ("few_shot", "measure", "also", "normalize", "max_new_tokens", "stop")
@@ -362,47 +254,6 @@ def _harness_fields(sweep: Sweep) -> Iterator[Finding]:
                 yield (("data", "tasks", name, field),), "is not allowed without `harness`, the task that it is of"
 
 
-def _no_buckets(sweep: Sweep) -> Iterator[Finding]:
-    """Addresses that nothing here can open: taken for a hub id or a relative path, they would fail late."""
-    places = {("model", "name"): sweep.model.name, ("evaluation", "text"): sweep.evaluation.text}
-    for path, value in places.items():
-        if value and "://" in value:
-            yield (
-                (path,),
-                f"{shown(hidden(value))} is not allowed; an address is not read, give a path on shared storage",
-            )
-    storage = sweep.search.storage
-    if storage and "://" in storage and storage.partition(":")[0].partition("+")[0] not in _DATABASES:
-        message = f"{shown(hidden(storage))} is not allowed; must be the address of a database"
-        yield (("search", "storage"),), f"{message}, which begins with {', '.join(f'{each}://' for each in _DATABASES)}"
-
-
-def _bucket_can_be_reached(sweep: Sweep) -> Iterator[Finding]:
-    if is_bucket(sweep.output) and not is_installed():
-        message = f"{shown(sweep.output)} is not allowed here; buckets need obstore, pip install 'gallop_ray[cloud]'"
-        yield (("output",),), message
-
-
-def _deepspeed_extra(sweep: Sweep) -> Iterator[Finding]:
-    extra = sweep.deepspeed.extra
-    zero: Any = extra.get("zero_optimization", {})
-    at = ("deepspeed", "extra")
-    for key, ours in _OWNED_BY_US.items():
-        if key in extra:
-            yield ((*at, key),), f"is not allowed here; set {ours} instead"
-    if not isinstance(zero, dict):
-        yield ((*at, "zero_optimization"),), f"{shown(zero)} is not allowed; must be a section of `key: value` lines"
-        return
-    if "stage" in zero:
-        yield ((*at, "zero_optimization", "stage"),), "is not allowed here; set deepspeed.zero_stage instead"
-    for key, harmless in _COPIED_WEIGHTS.items():
-        if zero.get(key, harmless[0]) not in harmless:
-            message = (
-                f"{shown(zero[key])} is not allowed; it keeps copies of the weights that sparse updates do not reach"
-            )
-            yield ((*at, "zero_optimization", key),), message
-
-
 def _whole_gpus(sweep: Sweep) -> Iterator[Finding]:
     gpus = sweep.resources.gpus_per_worker
     if gpus > 1 and not gpus.is_integer():
@@ -415,7 +266,7 @@ def _whole_gpus(sweep: Sweep) -> Iterator[Finding]:
 
 # The fields that must be right by themselves before a check can say anything, and the check.
 _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] = (
-    (("deepspeed",), _offload_stages),
+    (("deepspeed",), offload_stages),
     ((), _method_names),
     (("seeds",), _seeds_differ),
     (("data.train", "data.ood"), _ood_tasks),
@@ -427,17 +278,19 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("pruning", "resources", "data", "objective"), _rungs_fit),
     (("seeds", "confirmation", "objective"), _fresh_seeds),
     (("data.prompt",), _prompt_shows_task),
-    (("model.name", "training.max_length"), _model_can_be_read),
-    (("data.root",), _root_exists),
-    (("data",), _sources_exist),
-    (("evaluation.text",), _text_exists),
+    (("data.prompt",), _prompt_has_no_other),
+    (("model.name", "training.max_length"), model_can_be_read),
+    (("model",), revision_is_of_a_hub_id),
+    (("data.root",), root_exists),
+    (("data",), sources_exist),
+    (("evaluation.text",), text_exists),
     (("evaluation.text", "model.name", "objective"), _text_to_go_by),
-    (("data.tasks", "data.train", "data.ood"), _harness_tasks),
+    (("data.tasks", "data.train", "data.ood"), harness_tasks),
     (("data.tasks",), _harness_fields),
-    (("model.name", "evaluation.text", "search.storage"), _no_buckets),
-    (("output",), _bucket_can_be_reached),
-    (("deepspeed.extra",), _deepspeed_extra),
-    (("deepspeed",), _extra_without_effect),
+    (("model.name", "evaluation.text", "search.storage"), no_addresses),
+    (("output",), bucket_can_be_reached),
+    (("deepspeed.extra",), deepspeed_extra),
+    (("deepspeed",), extra_without_effect),
     (("training.optimizer_options", "search.space"), owned_options),
     (("resources",), _whole_gpus),
     ((), fixed_paths),
@@ -451,25 +304,31 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("search.sampler", "search.sampler_options"), sampler_has_options),
     (("search.sampler", "search.space"), grid_is_finite),
     (("methods", "search"), first_points_fit),
+    (("methods", "search", "budget"), first_points_are_tried),
     (("methods", "search.space"), lora_has_one_scale),
     (("methods", "search.space", "deepspeed.zero_stage"), tuners_work),
     (("training.keep", "training.validate_steps", "methods", "objective", "search"), best_can_be_kept),
     (("training.decay_to", "methods", "search"), decay_has_a_target),
+    (("training.decay_to", "training.weight_decay", "methods", "search"), decay_decays),
     (("training.optimizer", "methods", "search"), entries_have_ages),
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )
 _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
-    _bucket_can_be_reached,
-    _model_can_be_read,
-    _root_exists,
-    _text_exists,
-    _harness_tasks,
+    bucket_can_be_reached,
+    model_can_be_read,
+    root_exists,
+    text_exists,
+    harness_tasks,
 )
 """Checks that depend on the machine: done where a sweep is read or run, not where its records are only displayed."""
 _OF_NEW_SWEEPS: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
-    _extra_without_effect,
+    _prompt_has_no_other,
+    decay_decays,
+    extra_without_effect,
+    first_points_are_tried,
     options_fit_together,
     owned_options,
+    revision_is_of_a_hub_id,
     sampler_has_options,
     settled_fields,
     steps_or_epochs,

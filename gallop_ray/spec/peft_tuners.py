@@ -9,9 +9,8 @@ from typing import Any
 
 from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.other_methods import HybridSpec, PeftSpec
-from gallop_ray.spec.problems import Path, did_you_mean, shown
+from gallop_ray.spec.problems import Finding, Path, did_you_mean, shown
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.spec.search_checks import Finding
 from gallop_ray.spec.space import extremes
 
 WORKING = (

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 Path = tuple[str | int, ...]
+# What a check between fields finds: the paths concerned, the one to blame first, and what is wrong.
+Finding = tuple[Sequence[Path], str]
 
 _LONGEST = 160  # characters of a field that are shown, and of a word to which another may be close
 

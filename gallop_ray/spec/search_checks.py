@@ -1,11 +1,13 @@
 """The checks of a search space: that its paths exist and that every value in reach is allowed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice, product
 
 from pydantic import ValidationError
 
 from gallop_ray.spec.configuration import (
+    first_points,
     known_paths,
     normalised,
     offered,
@@ -16,14 +18,12 @@ from gallop_ray.spec.configuration import (
 )
 from gallop_ray.spec.frozen import leaf_types
 from gallop_ray.spec.method import MethodSpec
-from gallop_ray.spec.problems import Path, by_path, did_you_mean, explain, shown
+from gallop_ray.spec.plan import configurations_of
+from gallop_ray.spec.problems import Finding, Path, by_path, did_you_mean, explain, shown
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search import PLAIN_SAMPLERS
 from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, extremes, holds, points
 from gallop_ray.spec.training import TrainingSpec
-
-# The paths concerned, the one to blame first, and what is wrong.
-Finding = tuple[Sequence[Path], str]
 
 _OPTIMIZER_OWNED = {
     "lr": "training.learning_rate",
@@ -162,6 +162,15 @@ def first_points_fit(sweep: Sweep) -> Iterator[Finding]:
             yield (path,), "no method searches all of these keys; write one point per method"
 
 
+def first_points_are_tried(sweep: Sweep) -> Iterator[Finding]:
+    """Points to try first beyond a method's budget, which would not be tried at all."""
+    for method in sweep.methods:
+        given, budget = len(first_points(sweep, method)), configurations_of(sweep, method.name)
+        if given > budget:
+            message = f"{method.name} would try {budget} of its {given} points; raise budget.configurations to {given}"
+            yield (("search", "first"), ("budget", "configurations")), f"{message}, or leave some out"
+
+
 def best_can_be_kept(sweep: Sweep) -> Iterator[Finding]:
     """`keep: best` where nothing defines the best step, or where more than values would have to be restored."""
     several = "best is not allowed with several metrics; the best step is that of one, so choose objective.metric"
@@ -200,6 +209,16 @@ def decay_has_a_target(sweep: Sweep) -> Iterator[Finding]:
                 f"{shown(method.type)} is not allowed with training.decay_to: base, which only masks and tuners have"
             )
             yield (("methods", place, "type"),), f"{message}; leave out one of the two"
+
+
+def decay_decays(sweep: Sweep) -> Iterator[Finding]:
+    """Weight decay to the base whose strength is 0 in every configuration."""
+    for method in sweep.methods:
+        keys, tried = space_keys(sweep, method), partial(tried_values, sweep, method)
+        if method.decays_to_base and "base" in tried("training.decay_to") and not any(tried("training.weight_decay")):
+            at = _at(keys["training.decay_to"]) if "training.decay_to" in keys else (("training", "decay_to"),)
+            yield at, "has no effect with training.weight_decay 0; give that, or leave this out"
+            return
 
 
 def entries_have_ages(sweep: Sweep) -> Iterator[Finding]:

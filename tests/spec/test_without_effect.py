@@ -160,12 +160,62 @@ def test_a_range_of_more_numbers_than_can_be_listed_is_counted(load: Load) -> No
             "pruning.rungs: 60 is never reached, because a run has 50 steps at most",
         ),
         ("pruning: {reduction: 2}\n", "pruning.reduction has no effect with pruning.type none"),
+        ("resources: {held_gb: 4}\n", "resources.held_gb has no effect: no run pauses without"),
     ],
 )
-def test_pruning_that_never_acts_is_said(load: Load, more: str, said: str) -> None:
+def test_what_never_acts_is_said(load: Load, more: str, said: str) -> None:
     assert [text for text in advice(load(more + SEARCHED)) if text.startswith(said)]
     assert not [
         text
-        for text in advice(load(more + SEARCHED, "budget.configurations=8", "pruning.reduction=3", "training.steps=61"))
+        for text in advice(
+            load(
+                more + SEARCHED,
+                "budget.configurations=8",
+                "pruning.reduction=3",
+                "training.steps=61",
+                "resources.held_gb=1",
+            )
+        )
         if text.startswith(said)
     ]
+
+
+def test_a_task_that_is_described_for_nothing_is_said(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    text = SMALLEST.replace("data: {", f"data: {{tasks: {{minee: {tmp_path}/mine.jsonl}}, ")
+    (said,) = [line for line in advice(load(text=text)) if "data.tasks" in line]
+    assert said == "data.tasks: minee is neither in data.train nor in data.ood, and so is not used"
+    assert not [line for line in advice(load("", "data.ood=[minee]", text=text)) if "data.tasks" in line]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "data.prompt='Q: {question} {instruction} A:'",
+            'data.prompt: "Q: {question} {instruction} A:" is not allowed; there is no {question}, only {instruction} '
+            "and {input}; other columns are for the task's own `prompt`, in data.tasks",
+        ),
+        ("model.revision=v2", 'model.revision: is not allowed with "pocket", which is no hub id and has one version'),
+        ("training.decay_to=base", "training.decay_to: has no effect with training.weight_decay 0; give that, or"),
+        (
+            "search={first: [{gallop.density: 0.1}, {gallop.density: 0.2}], space: {gallop.density: {choice: "
+            "[0.1, 0.2, 0.3]}}}",
+            "gallop would try 1 of its 2 points; raise budget.configurations to 2, or leave some out",
+        ),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused_unless_the_sweep_has_begun(
+    problems: Problems, load: Load, tmp_path: Path, override: str, expected: str
+) -> None:
+    settings = (override, "budget.configurations=1", f"output={tmp_path}")
+    (line,) = problems("", *settings)
+    assert expected in line
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "spec.json").write_text("{}")
+    load("", *settings)
+
+
+def test_braces_of_a_prompt_that_are_no_field_stay(load: Load) -> None:
+    prompt = '{instruction} Answer like {"a": 1} or { x }:'
+    assert load("", f"data.prompt='{prompt}'").data.prompt == prompt

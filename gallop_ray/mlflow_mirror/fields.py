@@ -164,9 +164,15 @@ def sweep_params(sweep: Sweep) -> dict[str, object]:
         "model": sweep.model.name,
         "train": ", ".join(sweep.data.train_tasks),
         "ood": ", ".join(sweep.data.ood),
+        "objective": ", ".join(sweep.objective.all_metrics),
+    }
+
+
+def sweep_tags(sweep: Sweep) -> dict[str, object]:
+    """The parts that grow when a sweep is continued with more of them: MLflow never changes a parameter."""
+    return {
         "methods": ", ".join(method.name for method in sweep.methods),
         "seeds": ", ".join(map(str, sweep.seeds)),
-        "objective": ", ".join(sweep.objective.all_metrics),
     }
 
 

@@ -26,6 +26,7 @@ from gallop_ray.mlflow_mirror.fields import (
     step_points,
     sweep_params,
     sweep_points,
+    sweep_tags,
     validation_points,
 )
 from gallop_ray.mlflow_mirror.store import MlflowStore, Point, Status
@@ -91,6 +92,7 @@ class SweepSync:
             write_json(path / "mlflow.json", {**state, "run_id": run_id})
             self._store.show_by_default(self._sweep.objective.metric)
         self._upload(partial(self._store.upload_text, str(run_id), "sweep.yaml", resolved_yaml(self._sweep)))
+        self._store.log(str(run_id), tags=sweep_tags(self._sweep))
         self._store.set_status(run_id, "RUNNING")
         return str(run_id)
 

@@ -110,6 +110,16 @@ def losses(sweep: Sweep, run, name: str = "training/loss") -> list[tuple[int, fl
     return [(point.step, point.value) for point in history]
 
 
+def test_a_sweep_that_is_continued_with_more_seeds_says_so(sweep):
+    assert mirror(begin(sweep), sweep, finished=False)
+    assert mlflow_runs(sweep)["demo"].data.tags["seeds"] == "0, 1"
+    grown = Sweep.model_validate({**sweep.model_dump(), "seeds": [0, 1, 2]})
+    assert mirror(SweepFolder(Path(sweep.output) / sweep.name), grown)
+    run = mlflow_runs(sweep)["demo"]
+    assert (run.data.tags["seeds"], run.data.tags["methods"]) == ("0, 1, 2", "gallop")
+    assert "seeds" not in run.data.params
+
+
 def test_a_finished_sweep_arrives_nested_with_params_metrics_and_artifacts(sweep):
     from mlflow import MlflowClient
 

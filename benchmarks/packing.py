@@ -1,5 +1,6 @@
 """A step on examples of mixed lengths: packed into rows, against padded to the longest of each micro-batch."""
 
+import math
 import random
 from dataclasses import replace
 from typing import Any
@@ -18,26 +19,31 @@ from gallop_ray.training.batches import micro_batches, micro_steps
 from gallop_ray.training.engine import Engine
 
 DENSITY = 0.01
-LENGTHS = (4.5, 0.8)  # of a log-normal distribution: a median of 90 tokens, one of ten above 250
+MEDIAN, SPREADS = 90, (0.8, 1.2)  # tokens, and standard deviations of their logarithm: the larger, the more padding
 MICRO_BATCH = 8
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """One row; its time ratio is the inverse of that of tokens per second."""
+    """A row for each mix of lengths; its time ratio is the inverse of that of tokens per second."""
     shared = setting(quick)
     shared = replace(shared, sequences=8, length=64) if quick else replace(shared, sequences=32, length=512)
-    found = take_turns({name: training_arm(mixed, shared, name == "packed") for name in ("packed", "padded")}, quick)
+    return [_row(shared, spread, quick) for spread in SPREADS]
+
+
+def _row(shared: Setting, spread: float, quick: bool) -> dict[str, Any]:
+    arms = {name: training_arm(mixed, shared, spread, name == "packed") for name in ("packed", "padded")}
+    found = take_turns(arms, quick)
     speed = {f"{name}_tokens_per_second": round(each.counts["tokens"] / each.seconds) for name, each in found.items()}
-    label = {**shared.label, "tokens": f"{shared.sequences} of up to {shared.length}", **speed}
-    return [row(found["packed"], "padding", found["padded"], **label)]
+    label = {**shared.label, "tokens": f"{shared.sequences} of up to {shared.length}, spread {spread}", **speed}
+    return row(found["packed"], "padding", found["padded"], **label)
 
 
-def mixed(shared: Setting, packing: bool) -> Work:
+def mixed(shared: Setting, spread: float, packing: bool) -> Work:
     """One optimizer step over examples of mixed lengths, the last third of each to be learnt."""
     sizes = {"micro_batch_size": MICRO_BATCH, "packing": packing}
     held = resident(shared, **sizes)
     model: Any = held.model  # any class of transformers'
-    training, batch = held.sweep.training, examples(shared, model.config.vocab_size)
+    training, batch = held.sweep.training, examples(shared, spread, model.config.vocab_size)
     steps = micro_steps(batch, training, 0, 1)
     candidates = find_candidates(held.model, TARGETS)
     mask = random_mask(candidates, entries_to_choose(DENSITY, candidates, held.parameters))
@@ -56,11 +62,11 @@ def mixed(shared: Setting, packing: bool) -> Work:
     return Work(run)
 
 
-def examples(shared: Setting, vocabulary: int) -> list[Encoded]:
+def examples(shared: Setting, spread: float, vocabulary: int) -> list[Encoded]:
     """Random tokens in random lengths, the same for both."""
     draw, made = random.Random(0), []
     for _ in range(shared.sequences):
-        length = min(shared.length, max(8, round(draw.lognormvariate(*LENGTHS) * shared.length / 512)))
+        length = min(shared.length, max(8, round(draw.lognormvariate(math.log(MEDIAN), spread) * shared.length / 512)))
         ids = [draw.randrange(vocabulary) for _ in range(length)]
         begin = 2 * length // 3
         made.append(Encoded(ids, [IGNORED] * begin + ids[begin:]))

@@ -4,6 +4,7 @@ What a trial trains and measures, and how, is ours, with the same rungs; each tr
 is trained with the other seeds, too, so that its choice can be compared.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def _begun(config: dict[str, Any], folder: SweepFolder, seed: int | None) -> tup
     from gallop_ray.training.run import execute_until
 
     torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
     sweep, base = Sweep.model_validate(folder.spec()), folder.base()
     assert base is not None
     if not dist.is_initialized():

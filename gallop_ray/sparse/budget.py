@@ -26,6 +26,11 @@ def everything(matrices: Sequence[object], k: int) -> Quota:
     return Quota(tuple(range(len(matrices))), k)
 
 
+def trainable_percent(trained: int, total: int) -> float:
+    """100 k/(N+k) of k values trained beside N frozen ones, as PEFT prints it; 100 where the whole model trains."""
+    return 100.0 if trained >= total else 100 * trained / (total + trained)
+
+
 def entries_to_choose(density: float | LoraRank, candidates: Sequence[Candidate], total: int) -> int:
     """k, the number of entries to train, of a model with `total` parameters.
 

@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from gallop_ray.compat.torch import GROUPED_PRODUCTS, flash_attention_on_cpu, storage_key
 from gallop_ray.methods import Attachment, MaskMethod, make_method
 from gallop_ray.sparse.base_state import Structure
+from gallop_ray.sparse.budget import trainable_percent
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import assign_owners
@@ -73,8 +74,8 @@ class Estimate:
 
     @property
     def trainable_percent(self) -> float:
-        """100 k/(N+k), as PEFT prints it for added parameters."""
-        return 100 * self.trained / (self.parameters + self.trained)
+        """As results have it."""
+        return trainable_percent(self.trained, self.parameters)
 
 
 def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate:

@@ -14,6 +14,7 @@ import torch
 from gallop_ray.disk.regular import remove
 from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment
+from gallop_ray.sparse.budget import trainable_percent
 from gallop_ray.sparse.candidates import looking, reached
 from gallop_ray.sparse.weights import full_shape, rank
 from gallop_ray.spec.configuration import asked
@@ -249,7 +250,7 @@ def _size(resident: LoadedModel, trained: int) -> dict[str, Any]:
     return {
         "trained_parameters": trained,
         "density": trained / total,
-        "trainable_percent": 100 * trained / (total + trained),
+        "trainable_percent": trainable_percent(trained, total),
     }
 
 

@@ -53,6 +53,7 @@ def test_every_field_is_printed_where_it_is_asked_for(capsys: pytest.CaptureFixt
 def test_runs_that_wait_at_rungs_take_memory_and_disk(capsys: pytest.CaptureFixture[str]) -> None:
     text = planned(capsys, "quickstart.yaml", "pruning.type=asha", "resources.held_gb=2.5")
     trained = int(row(text, "Trained parameters", "full")[1].replace(",", ""))
+    assert row(text, "Trained parameters", "full")[2:4] == ["1", "100.0000"], "nothing is beside what trains"
     assert "Paused runs: up to 2.5 GB of the host's memory per slot (resources.held_gb); on disk up to " in text
     assert f"{16 * trained / 1e6:.3g} MB each, for at most 12 of them {12 * 16 * trained / 1e6:.0f} MB." in text
     assert "Paused runs" not in planned(capsys, "quickstart.yaml")

@@ -18,7 +18,7 @@ import yaml
 from benchmarks.arms import Measured
 from benchmarks.report import row
 from benchmarks.sweeps import Ran, run_elsewhere
-from gallop_ray.analysis.timing import wall_seconds
+from gallop_ray.analysis.timing import slot_times
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.training.models import load_model
@@ -105,14 +105,21 @@ def _on_a_folder(place: Path, sweep: Path) -> Ran:
 
 
 def _middle(ran: list[Ran], counts: dict[str, int] | None = None) -> Measured:
-    """runs_seconds: from the first run's start to the last one's end."""
+    """slots_seconds: of all slots, from the first run's start to the last one's end; idle: outside of the phases."""
     seconds = statistics.median(each.seconds for each in ran)
-    runs = statistics.median(wall_seconds(each.folder) for each in ran)
-    return Measured(seconds, max(each.bytes for each in ran), {"runs_seconds": runs, **(counts or {})})
+    slots, idle = (statistics.median(times) for times in zip(*map(_slots, ran), strict=True))
+    found = {"slots_seconds": slots, "idle_seconds": idle, **(counts or {})}
+    return Measured(seconds, max(each.bytes for each in ran), found)
+
+
+def _slots(ran: Ran) -> tuple[float, float]:
+    times = slot_times(ran.folder).values()
+    return sum(slot.wall for slot in times), sum(slot.other for slot in times)
 
 
 def _seconds(ran: list[Ran]) -> str:
-    return ", ".join(f"{each.seconds:.1f} s ({wall_seconds(each.folder):.1f} s of runs)" for each in ran)
+    words = "{:.1f} s (slots {:.1f} s, of which idle {:.1f} s)"
+    return ", ".join(words.format(each.seconds, *_slots(each)) for each in ran)
 
 
 class _Bucket:

@@ -48,4 +48,5 @@ def test_sweeps_in_a_bucket_are_counted_and_timed(tmp_path: Path) -> None:
     assert requests["delete"] >= 1
     assert (beside["against"], beside["runs"], beside["delay"]) == ("a folder", 4, 0.02)
     assert beside["time_ratio"] == pytest.approx(beside["seconds"] / beside["other_seconds"], abs=1e-4)
-    assert beside["seconds"] > beside["runs_seconds"] > 0
+    for arm in ("", "other_"):
+        assert beside[f"{arm}slots_seconds"] > beside[f"{arm}idle_seconds"] > 0

@@ -31,7 +31,7 @@ quickstart: .venv/installed  ## run a small sweep on this machine: four methods,
 	$(BIN)/gallop-ray run sweeps/quickstart.yaml
 
 .venv/postgresql: .venv/dev
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[postgresql]'
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[postgresql]' 'mlflow[auth]'
 	touch $@
 
 .venv/ui: .venv/dev

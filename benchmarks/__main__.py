@@ -7,8 +7,8 @@ from pathlib import Path
 from benchmarks.report import machine, save
 
 NAMES = ("step", "select", "score", "packing", "evaluation", "switch", "sweep", "scale")
-ALONE = ("answer", "kernel", "gpu")
-"""Hours long, or made for a GPU: no part of `all`."""
+ALONE = ("answer", "kernel", "gpu", "bucket")
+"""Hours long, made for a GPU, or of what only developers install: no part of `all`."""
 
 
 def main() -> None:

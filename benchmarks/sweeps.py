@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,15 @@ def run_rival(place: Path, module: str, ours: Ran, configurations: int | None = 
     return Ran(_run(place / f"{module}.log", module, str(folder.path)), folder)
 
 
-def _run(log: Path, module: str, *arguments: str) -> float:
-    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+def run_elsewhere(
+    log: Path, sweep: Path, output: str, folder: SweepFolder, variables: Mapping[str, str] | None = None
+) -> Ran:
+    """`gallop-ray run` of a sweep file as it is, but for its output, of which the records are in the folder."""
+    return Ran(_run(log, "gallop_ray", "run", str(sweep), "--set", f"output={output}", variables=variables), folder)
+
+
+def _run(log: Path, module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> float:
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE} | dict(variables or {})
     command = [sys.executable, "-m", module, *arguments]
     begun = time.perf_counter()
     with log.open("w") as output:

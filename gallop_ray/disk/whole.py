@@ -46,7 +46,7 @@ def drafted(path: Path, durable: bool = True) -> Iterator[Path]:
         sent = None if tree is None else tree.before(path, draft, durable)
         os.replace(draft, path)
         if tree is not None:
-            tree.wrote(path, sent)
+            tree.wrote(path, sent, durable)
         if durable:  # the folder, too: the new name is in there, not in the file
             _synchronise(path.parent)
     except BucketTrouble:

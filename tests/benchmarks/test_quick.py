@@ -4,17 +4,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_quick_run_writes_its_rows(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "select", "--quick", "--out", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+def _quick(name: str, folder: Path, timeout: float) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks", name, "--quick", "--out", str(folder)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     assert ended.returncode == 0, ended.stderr
-    found = json.loads((tmp_path / "select.json").read_text())
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_a_quick_run_writes_its_rows(tmp_path: Path) -> None:
+    found = _quick("select", tmp_path, timeout=300)
     assert found["name"] == "select"
     assert found["commit"]
     assert found["quick"] is True
@@ -29,3 +34,19 @@ def test_a_quick_run_writes_its_rows(tmp_path: Path) -> None:
     # Half of the float32 scores, or the int64 indices back, whichever rank sends more.
     assert shared["other_bytes_sent"] == 4 * (79 * 79 * 32)
     assert 0 < shared["bytes_sent"] < shared["other_bytes_sent"]
+
+
+@pytest.mark.long
+def test_sweeps_in_a_bucket_are_counted_and_timed(tmp_path: Path) -> None:
+    requests, beside = _quick("bucket", tmp_path, timeout=900)["rows"]
+    assert requests["runs"] == 10
+    kinds = {"put", "get", "head", "list", "delete"}
+    assert {*kinds, *(f"bytes_{kind}" for kind in kinds)} <= requests.keys()
+    # At least its result, its adapter and its events; the trial of the bucket deletes what it has written.
+    assert requests["put"] > 3 * requests["runs"]
+    assert requests["bytes_put"] > 1e6
+    assert requests["delete"] >= 1
+    assert (beside["against"], beside["runs"], beside["delay"]) == ("a folder", 4, 0.02)
+    assert beside["time_ratio"] == pytest.approx(beside["seconds"] / beside["other_seconds"], abs=1e-4)
+    for arm in ("", "other_"):
+        assert beside[f"{arm}slots_seconds"] > beside[f"{arm}idle_seconds"] > 0

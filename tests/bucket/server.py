@@ -73,6 +73,7 @@ class Faulty:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else the second part of an answer waits for the first one's receipt
 
             def _any(self) -> None:
                 proxy.answer(self)

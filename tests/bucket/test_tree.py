@@ -1,6 +1,7 @@
 """Copies of what lies in a bucket: the order in which files get there, and what other machines see."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,8 @@ def test_what_waits_goes_before_what_refers_to_it(address: str, server: str, pro
     proxy.requests.clear()
     write(run / "result.json", "{}")
     sent = [path.rpartition("/")[2] for method, path, _ in proxy.requests if method == "PUT"]
-    assert sent == ["mask.json", "metrics.jsonl", "result.json"]
+    assert sorted(sent[:2]) == ["mask.json", "metrics.jsonl"]  # at the same time
+    assert sent[2:] == ["result.json"]
 
 
 def test_a_file_is_in_the_bucket_before_it_is_here(address: str, proxy: Faulty) -> None:
@@ -89,6 +91,42 @@ def test_a_worker_s_files_wait_for_the_end_of_its_job(address: str, server: str,
     ]
     tree.flush()
     assert "gallop-1/seed-0/checkpoint.safetensors" not in there(address, server)
+
+
+def test_what_waits_goes_at_the_same_time_up_to_what_refers_to_it(address: str, proxy: Faulty) -> None:
+    """With one look at the lease for all that begins then."""
+    folder, tree = begin(address)
+    tree.held = True
+    sent, asked, active, most = [], [], 0, []
+    lock = threading.Lock()
+
+    def slow(method: str, path: str) -> None:
+        nonlocal active
+        with lock:
+            active += 1
+        time.sleep(0.3)
+        with lock:
+            most.append(active)
+            active -= 1
+            sent.append((method, path.rpartition("/")[2]))
+
+    run = folder / "gallop-1" / "seed-0" / "range"
+    write(folder / "gallop-1" / "left.json", "{}")
+    tree.flush()
+    write(run / "spec.json", "{}", durable=False)
+    write(run / "adapter.safetensors", "tensors")
+    append(run.parent / "metrics.jsonl", b"{}\n")
+    write(run / "result.json", "{}")
+    write(run / "outputs.json", "{}", durable=False)
+    remove(folder / "gallop-1" / "left.json")
+    tree.bucket.guard = lambda: asked.append(len(sent))
+    proxy.fault = slow
+    tree.flush()
+    assert set(sent[:3]) == {("PUT", name) for name in ("spec.json", "adapter.safetensors", "metrics.jsonl")}
+    assert set(sent[3:5]) == {("PUT", "result.json"), ("PUT", "outputs.json")}
+    assert [method for method, _ in sent[5:]] == ["POST"]  # that deletes
+    assert asked == [0, 3, 5]
+    assert max(most) == 3
 
 
 def test_another_machine(address: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

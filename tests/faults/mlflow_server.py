@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -14,11 +15,12 @@ import psutil
 class Server:
     """An MLflow server that can be killed and comes back on the same port.
 
-    store: the database behind it; by default a file in the folder.
+    store: the database behind it; by default a file in the folder. login: its environment where users have to log in.
     """
 
-    def __init__(self, folder: Path, store: str | None = None) -> None:
+    def __init__(self, folder: Path, store: str | None = None, login: Mapping[str, str] | None = None) -> None:
         self._store = store or f"sqlite:///{folder / 'server.db'}"
+        self._login = login
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             self._port = one.getsockname()[1]
@@ -35,6 +37,10 @@ class Server:
         time.sleep(2)
         self._start(wait=False)
 
+    def again(self) -> None:
+        """Start another one in the place of a killed one; returns once it answers."""
+        self._start()
+
     def stop(self) -> None:
         """Kill it and the processes that it has started, which would go on to answer in its place."""
         family = psutil.Process(self._process.pid).children(recursive=True)
@@ -45,8 +51,9 @@ class Server:
     def _start(self, wait: bool = True) -> None:
         options = ["--backend-store-uri", self._store, "--port", str(self._port), "--workers", "1"]
         options += ["--artifacts-destination", str(self._folder / "artifacts")]
+        options += ["--app-name", "basic-auth"] if self._login else []
         log = (self._folder / "server.log").open("ab")
-        lean = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else a dozen processes more
+        lean = {**os.environ, **(self._login or {}), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else a dozen more
         program = [sys.executable, "-m", "mlflow", "server", *options]
         self._process = subprocess.Popen(program, stdout=log, stderr=log, env=lean)
         until = time.monotonic() + 90

@@ -2,7 +2,8 @@
 
 An object that its owner renews. Whoever finds it unchanged for longer than it is valid takes it over. Both by
 compare-and-swap, so that one wins; no clocks are compared. An owner that has lost it writes nothing more: it asks
-before every try of a request, and who takes over waits until one that was under way then has ended.
+before every try of a request, once for those that begin at the same time, and who takes over waits until what was
+under way then has ended.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gallop_ray.disk.bucket.errors import BucketTrouble, silent
 from gallop_ray.disk.bucket.store import Bucket
@@ -27,6 +27,31 @@ def within(seconds: float, work: Callable[[], None]) -> bool:
     if ended and ended[0] is not None:
         raise ended[0]
     return bool(ended)
+
+
+def at_once(works: Sequence[Callable[[], None]]) -> None:
+    """Do things at the same time and wait for all of them; raises the error of the first that has one.
+
+    Waiting can be interrupted: what is tried until a bucket is back keeps no process alive.
+    """
+    if len(works) == 1:
+        works[0]()
+        return
+    errors: list[BaseException | None] = [None] * len(works)
+
+    def attempt(number: int) -> None:
+        try:
+            works[number]()
+        except BaseException as error:
+            errors[number] = error
+
+    threads = [threading.Thread(target=attempt, args=(number,), daemon=True) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for error in filter(None, errors):
+        raise error
 
 
 def reach(address: str, patience: float = _REACH_SECONDS) -> None:

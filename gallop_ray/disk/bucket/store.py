@@ -2,6 +2,7 @@
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -50,6 +51,7 @@ class Bucket:
         """Asked before every try to write, and raises if this process must not; BucketAway: to be tried later."""
         self._stores: dict[bool, Any] = {}
         self._said = False  # that it is away
+        self._saying = threading.Lock()
 
     def _store(self, large: bool = False) -> Any:
         """For something small obstore retries nothing, because the guard must be asked before."""
@@ -142,7 +144,11 @@ class Bucket:
 
         return self._patiently(read, patience)
 
-    def put(self, key: str, source: bytes | Path, patience: float | None = None) -> str:
+    def ask(self, patience: float | None = None) -> None:
+        """Ask the guard, once for several writes that begin as soon as this returns, which say so by `asked`."""
+        self._patiently(lambda: None, patience, writes=True)
+
+    def put(self, key: str, source: bytes | Path, patience: float | None = None, asked: bool = False) -> str:
         """Replace an object as a whole; its new version."""
         import obstore
 
@@ -151,7 +157,7 @@ class Bucket:
             chunk = max(_PART, size // _PARTS)
             return _tag(obstore.put(self._store(size > _SMALL), key, source, chunk_size=chunk))
 
-        return self._patiently(write, patience, writes=True)
+        return self._patiently(write, patience, True, asked)
 
     def create(self, key: str, data: bytes, patience: float | None = None) -> str | None:
         """Create an object; None where there is one already. `data` must be like no other writer's."""
@@ -161,11 +167,11 @@ class Bucket:
         """Replace the version `tag` of an object; None where there is another by now. `data` as for `create`."""
         return self._if(key, data, {"e_tag": tag}, patience)
 
-    def delete(self, key: str, patience: float | None = None) -> None:
+    def delete(self, key: str, patience: float | None = None, asked: bool = False) -> None:
         """Remove an object, if there is one."""
         import obstore
 
-        self._unless_missing(lambda: obstore.delete(self._store(), key), patience, writes=True)
+        self._unless_missing(lambda: obstore.delete(self._store(), key), patience, True, asked)
 
     def _if(self, key: str, data: bytes, mode: Any, patience: float | None) -> str | None:
         import obstore
@@ -186,22 +192,24 @@ class Bucket:
 
         return self._patiently(write, patience, writes=True)
 
-    def _unless_missing(self, work: Callable[[], T], patience: float | None, writes: bool = False) -> T | None:
+    def _unless_missing(
+        self, work: Callable[[], T], patience: float | None, writes: bool = False, asked: bool = False
+    ) -> T | None:
         try:
-            return self._patiently(work, patience, writes)
+            return self._patiently(work, patience, writes, asked)
         except FileNotFoundError:
             return None
 
-    def _patiently(self, work: Callable[[], T], patience: float | None, writes: bool = False) -> T:
+    def _patiently(self, work: Callable[[], T], patience: float | None, writes: bool = False, asked: bool = False) -> T:
         pause, begun = 0.25, time.monotonic()
         patience = self.patience if patience is None else patience
         while True:
             try:
-                if writes and self.guard is not None:
+                if writes and self.guard is not None and not asked:
                     self.guard()
+                asked = False  # that was for the first try
                 found = work()
-                if self._said:
-                    self._said = False
+                if self._says(away=False):
                     _LOG.warning("%s answers again; the sweep continues", self.address)
                 return found
             except Exception as error:
@@ -210,8 +218,7 @@ class Bucket:
                 waited = time.monotonic() - begun
                 if patience is not None and waited + pause > patience:
                     raise away(self.address, error) from None
-                if waited > _SILENT_SECONDS and not self._said:
-                    self._said = True
+                if waited > _SILENT_SECONDS and self._says(away=True):
                     _LOG.warning(
                         "%s does not answer (%s); the sweep waits for it, nothing that has finished is lost",
                         self.address,
@@ -219,6 +226,12 @@ class Bucket:
                     )
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _says(self, away: bool) -> bool:
+        """Whether this is news, to be said by one of the threads that find it out."""
+        with self._saying:
+            before, self._said = self._said, away
+        return before != away
 
     def _final(self, error: Exception) -> Exception:
         """What to raise for an error that no later try can pass."""

@@ -3,7 +3,7 @@
 What is written once and whole goes to the bucket before it gets its name on this machine, so that no reader here sees
 what the bucket lacks. What is appended, and what decides nothing, waits for the next such file of its folder, or for
 `flush`. Workers send everything in `flush` alone, in the order in which it was written: data first, what refers to it
-after.
+after. Between two that decide something, all goes at the same time: a request takes as long as the way to the bucket.
 """
 
 import os
@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from gallop_ray.disk.bucket.address import MARK, address_of, quoted, root_of, unquoted
 from gallop_ray.disk.bucket.errors import BucketAway
 from gallop_ray.disk.bucket.kept import Kept
+from gallop_ray.disk.bucket.reach import at_once
 from gallop_ray.disk.bucket.store import Bucket, Stored
 from gallop_ray.disk.locks import locked
 
@@ -42,7 +43,8 @@ class Tree:
         self.bucket = Bucket(self.address)
         self.held = False
         self._kept = Kept(root)
-        self._unsent: dict[Path, None] = {}  # in the order of writing; whether a file is there says what to do
+        # In the order of writing; whether a file is there says what to do. True: it refers to what was written before.
+        self._unsent: dict[Path, bool] = {}
         self._lock = threading.RLock()
 
     def key(self, path: Path) -> str:
@@ -68,14 +70,14 @@ class Tree:
             self._unsent.pop(path, None)
             return self.bucket.put(self.key(path), draft)
 
-    def wrote(self, path: Path, tag: str | None = None) -> None:
-        """A file has been written or appended to here; tag: of the object that holds it already."""
+    def wrote(self, path: Path, tag: str | None = None, whole: bool = False) -> None:
+        """A file has been written or appended to here; tag: of the object that holds it already; whole: as `before`."""
         if not self.sends(path):
             return
         with self._lock:
             if tag is None:
                 self._unsent.pop(path, None)
-                self._unsent[path] = None
+                self._unsent[path] = whole and path.suffix != _TENSORS
             else:
                 self._kept.note(path, tag, here=True)
 
@@ -88,7 +90,7 @@ class Tree:
             if self._kept.tag(path) is None:
                 return
             if self.held:
-                self._unsent[path] = None
+                self._unsent[path] = False
                 return
             self.bucket.delete(self.key(path))
             self._kept.forget(path)
@@ -115,7 +117,7 @@ class Tree:
             here = {path for path in (folder, *folder.rglob("*")) if path.is_file() and self.sends(path)}
             for path in sorted(here | set(self._kept.below(folder))):
                 if path not in here or not self._kept.is_sent(path):
-                    self._unsent[path] = None
+                    self._unsent[path] = False
             self._send_all(path for path in list(self._unsent) if path.is_relative_to(folder))
 
     def pull(self, folder: Path, tensors: bool = False, of: Callable[[Path], bool] = lambda path: True) -> None:
@@ -212,13 +214,29 @@ class Tree:
         return self._kept.tag(path)
 
     def _send_all(self, paths: Iterable[Path], patience: float | None = None) -> None:
+        for wave in self._waves(paths):
+            self.bucket.ask(patience)
+            at_once([partial(self._send, path, patience) for path in wave])
+
+    def _waves(self, paths: Iterable[Path]) -> Iterator[list[Path]]:
+        """What may be sent at the same time: up to what refers to something before it, or what is to be removed."""
+        wave: list[Path] = []
         for path in paths:
-            if path.exists():
-                self._kept.note(path, self.bucket.put(self.key(path), path, patience), here=True)
-            else:
-                self.bucket.delete(self.key(path), patience)
-                self._kept.forget(path)
-            self._unsent.pop(path, None)
+            if wave and (self._unsent[path] or len(wave) == _AT_ONCE or path.exists() != wave[-1].exists()):
+                yield wave
+                wave = []
+            wave.append(path)
+        if wave:
+            yield wave
+
+    def _send(self, path: Path, patience: float | None) -> None:
+        """The guard has been asked."""
+        if path.exists():
+            self._kept.note(path, self.bucket.put(self.key(path), path, patience, asked=True), here=True)
+        else:
+            self.bucket.delete(self.key(path), patience, asked=True)
+            self._kept.forget(path)
+        self._unsent.pop(path, None)
 
     def _fetch(self, path: Path, patience: float | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ def job(tmp_path: Path) -> dict[str, str]:
         (programs / name).chmod(0o755)
     (tmp_path / "sweep.yaml").write_text("name: mine\n")
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "0"}
     env = {name: value for name, value in os.environ.items() if name != "USER"}  # which cron, for one, does not set
     return {**env, **slurm, "PATH": path, "SLURM_CPUS_PER_TASK": "8"}
 

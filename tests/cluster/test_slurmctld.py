@@ -1,7 +1,7 @@
 """The script for Slurm as users submit it, on a real slurmctld with two nodes, each with a Ray of its own.
 
-What differs from a cluster: the nodes are namespaces of this machine, on which they share its CPUs; Slurm is told that they
-have a GPU; and a job has two CPUs per node, lest Ray starts more processes than a small machine holds.
+What differs from a cluster: the nodes are namespaces of this machine and share its CPUs; Slurm is told that each has a
+GPU; and a job takes two CPUs per node, lest Ray starts more processes than a small machine holds.
 """
 
 from collections.abc import Iterator

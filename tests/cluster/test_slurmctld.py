@@ -71,9 +71,9 @@ def test_a_cancelled_job_ends_for_good(cluster: SlurmCluster, tmp_path: Path) ->
 
 
 def test_at_its_limit_a_job_is_requeued_and_its_sweep_resumes(cluster: SlurmCluster, tmp_path: Path) -> None:
-    sweep = _Sweep(cluster, tmp_path, steps=200)
+    sweep = _Sweep(cluster, tmp_path, steps=300)
     job = sweep.submit()
-    cluster.wait(job, "result", lambda: bool(books.finished(sweep.folder)))
+    cluster.wait(job, "training", sweep.trains)
     assert len(cluster.nodes_with(_WORKER)) == 2, "the workers of a run are on one node"
 
     # Slurm looks at limits twice a minute, and signals if less than two and a half are left.
@@ -83,7 +83,7 @@ def test_at_its_limit_a_job_is_requeued_and_its_sweep_resumes(cluster: SlurmClus
     assert "DUE TO TIME LIMIT" not in cluster.log(job), "the script has not stopped the sweep in time"
     finished, kept = books.finished(sweep.folder), books.kept_steps(sweep.folder)
     assert len(finished) < 6
-    assert any(step for step, _ in kept.values()), "no checkpoint was kept"
+    assert finished or any(step for step, _ in kept.values()), "nothing was kept"
 
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=240")
     cluster.wait(job, "end", lambda: cluster.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"))
@@ -101,5 +101,4 @@ def _check_resumed(sweep: _Sweep, finished: dict[Path, int], kept: dict[Path, tu
         run = sweep.folder.run(path.parent.name, int(path.name.removeprefix("seed-")))
         assert run.attempt() > attempt
         first = books.first_step(run)
-        assert first is not None
-        assert first > step
+        assert first is None or first > step

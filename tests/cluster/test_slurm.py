@@ -1,6 +1,6 @@
 """The script for Slurm in bash, with programs in the places of Slurm's and Ray's that note how they are called.
 
-What it does on a real slurmctld is not tried here.
+What it does on a real slurmctld is tried in test_slurmctld.py.
 """
 
 import os
@@ -15,8 +15,14 @@ import pytest
 from tests.cluster.files import CLUSTER
 
 _PROGRAMS = {
-    # Of two nodes; a request for another start ends the job, as Slurm does.
-    "scontrol": '[ "$1" = show ] && printf "n1\\nn2\\n" && exit; [ "$1" = requeue ] || exit 9',
+    # Of two nodes, and of a job in the state that $STATE says.
+    "scontrol": """
+case "$1 $2" in
+    "show hostnames") printf "n1\\nn2\\n" ;;
+    "show job") echo "   JobState=${STATE:-RUNNING Reason=None} Dependency=(null)" ;;
+    requeue*) ;;
+    *) exit 9
+esac""",
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
     "ray": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
     # A sweep that runs until it is stopped, or ends at once with the code in $ENDS.
@@ -38,8 +44,9 @@ def job(tmp_path: Path) -> dict[str, str]:
         (programs / name).chmod(0o755)
     (tmp_path / "sweep.yaml").write_text("name: mine\n")
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "USER": "me"}
-    return {**os.environ, **slurm, "PATH": path, "SLURM_CPUS_PER_TASK": "8"}
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "0"}
+    env = {name: value for name, value in os.environ.items() if name != "USER"}  # which cron, for one, does not set
+    return {**env, **slurm, "PATH": path, "SLURM_CPUS_PER_TASK": "8"}
 
 
 def _start(folder: Path, env: dict[str, str]) -> "subprocess.Popen[str]":
@@ -60,6 +67,8 @@ def test_a_sweep_that_ends_ends_the_job_with_its_code(tmp_path: Path, job: dict[
     assert not any(call.startswith("scontrol requeue") for call in calls)
     assert "ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus=8 -- gallop-ray run sweep.yaml" in str(calls)
     assert "gallop-ray run sweep.yaml --set output=/shared/my sweeps" in calls
+    (srun,) = (call for call in calls if call.startswith("srun"))
+    assert "--cpus-per-task=8 " in srun, "srun does not take it over from the job"
 
 
 @pytest.mark.parametrize("deaf", ["", "yes"])
@@ -67,17 +76,31 @@ def test_before_the_limit_the_sweep_stops_and_the_job_is_requeued(
     tmp_path: Path, job: dict[str, str], deaf: str
 ) -> None:
     """Slurm sends SIGTERM to the script alone. deaf: the sweep has not begun, so that there is nothing to stop."""
-    process = _start(tmp_path, {**job, "DEAF": deaf})
+    calls = _told(tmp_path, {**job, "DEAF": deaf})
+    assert calls[-3:] == ["gallop-ray stop /shared/my sweeps/mine --now", "scontrol show job 7", "scontrol requeue 7"]
+    assert (tmp_path / "stopped").exists() == (not deaf)
+
+
+@pytest.mark.parametrize(
+    ("state", "again"),
+    [("COMPLETING Reason=TimeLimit", True), ("COMPLETING Reason=None", False), ("CANCELLED Reason=None", False)],
+)
+def test_a_cancelled_job_is_not_requeued(tmp_path: Path, job: dict[str, str], state: str, again: bool) -> None:
+    """Slurm sends SIGTERM then, too, and would let a cancelled job begin again. One whose time is over shall."""
+    assert ("scontrol requeue 7" in _told(tmp_path, {**job, "STATE": state})) == again
+
+
+def _told(folder: Path, job: dict[str, str]) -> list[str]:
+    """The calls of a job that is sent SIGTERM while its sweep runs."""
+    process = _start(folder, job)
     until = time.monotonic() + 60
-    while not (tmp_path / "running").exists():
+    while not (folder / "running").exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    calls = _calls(tmp_path)
-    assert calls[-2:] == ["gallop-ray stop /shared/my sweeps/mine --now", "scontrol requeue 7"], output
-    assert (tmp_path / "stopped").exists() == (not deaf)
+    process.communicate(timeout=60)
+    return _calls(folder)
 
 
 def test_without_its_arguments_it_says_how_it_is_called(tmp_path: Path, job: dict[str, str]) -> None:

@@ -77,7 +77,7 @@ test-ui: .venv/ui  ## look at the report and at MLflow's pages in a real browser
 test-postgresql: .venv/postgresql  ## MLflow and the studies on PostgreSQL (Debian: apt-get install postgresql)
 	$(BIN)/pytest -m postgresql
 
-test-image: .venv/dev  ## the cluster's image, and a sweep in it; as root, half an hour (Debian: apt-get install buildah debootstrap)
+test-image: .venv/dev  ## the cluster's image, and a sweep in it; as root, half an hour (Debian: apt-get install buildah mmdebstrap)
 	$(BIN)/pytest -m image -s
 
 bench: .venv/installed  ## time and memory beside PEFT, torch.topk, plain Tune, ...; docs/performance.md

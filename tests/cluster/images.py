@@ -20,20 +20,20 @@ class Buildah:
     folder: Path
 
     def __post_init__(self) -> None:
-        for program in ("buildah", "debootstrap"):
+        for program in ("buildah", "mmdebstrap"):
             if shutil.which(program) is None:
                 pytest.fail(f"no {program} found; install Debian's package {program}")
         if os.geteuid() != 0:
-            pytest.fail("debootstrap needs root")
+            pytest.fail("mmdebstrap needs root")
         places = {"graphroot": f"{self.folder}/images", "runroot": f"{self.folder}/run", "driver": "overlay"}
         settings = "".join(f"{name} = {json.dumps(value)}\n" for name, value in places.items())
         (self.folder / "storage.conf").write_text(f"[storage]\n{settings}")
 
-    def run(self, *command: str | Path, timeout: float = 1200) -> "subprocess.CompletedProcess[str]":
+    def run(self, *command: str | Path, timeout: float = 1800) -> "subprocess.CompletedProcess[str]":
         """A command that may call buildah, to its end; stdout and stderr are one."""
         env = {**os.environ, "CONTAINERS_STORAGE_CONF": str(self.folder / "storage.conf")}
-        output = subprocess.PIPE, subprocess.STDOUT
-        return subprocess.run(command, env=env, text=True, stdout=output[0], stderr=output[1], timeout=timeout)
+        out, err = subprocess.PIPE, subprocess.STDOUT
+        return subprocess.run(command, env=env, text=True, stdout=out, stderr=err, timeout=timeout)
 
     def done(self, *command: str | Path) -> str:
         """What a command printed that must succeed."""

@@ -2,7 +2,7 @@
 # An image in the place of Ray's, for builders that cannot download it. It has what cluster/docker/Dockerfile relies on,
 # as Ray's image has it: the user ray (1000:100) who may sudo, a Python 3.11 of that user's own in ~/anaconda3, first in
 # PATH, with Ray and with packages older than constraints.txt wants, and no compiler. The rest is Debian instead of
-# Ubuntu, and a virtual environment instead of conda. As root, with Debian's buildah and debootstrap:
+# Ubuntu, and a virtual environment instead of conda. As root, with Debian's buildah and mmdebstrap:
 #
 #   tests/cluster/ray_base.sh NAME RAY_VERSION [options of buildah run, such as --volume for pip's settings]
 set -euo pipefail
@@ -13,8 +13,7 @@ box=$(buildah from scratch)
 trap 'buildah rm "$box" > /dev/null' EXIT
 root=$(buildah mount "$box")
 
-debootstrap --variant=minbase --include=ca-certificates,python3.11-venv,sudo bookworm "$root"
-rm -r "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+mmdebstrap --variant=apt --include=ca-certificates,python3.11-venv,sudo bookworm "$root"
 chroot "$root" useradd --create-home --shell /bin/bash --uid 1000 --gid 100 ray
 echo 'ray ALL=NOPASSWD: ALL' >> "$root/etc/sudoers"
 

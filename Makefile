@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A sweep starts a dozen processes that import the same packages: compiled once, and not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install dev smollm2 quickstart lint quick test test-long test-faults test-gpu test-kernel test-ui test-postgresql test-slurm bench pages clean
+.PHONY: help install dev smollm2 quickstart lint quick test test-long test-faults test-gpu test-kernel test-ui test-postgresql test-image test-slurm bench pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -50,7 +50,7 @@ QUICK := $(addprefix tests/,analysis compat disk records reporting search sparse
 quick: .venv/dev  ## ruff, the direction of imports and the quick tests, in less than a minute
 	$(BIN)/ruff check gallop_ray benchmarks tests
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not faults and not gpu and not long and not ui and not postgresql and not slurm' $(QUICK)
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not faults and not gpu and not image and not long and not ui and not postgresql and not slurm' $(QUICK)
 
 test: lint  ## linters, then the tests
 	$(BIN)/pytest -n 2 --dist loadfile
@@ -79,6 +79,9 @@ test-postgresql: .venv/postgresql  ## MLflow and the studies on PostgreSQL (Debi
 
 test-slurm: .venv/dev  ## the script for Slurm on a Slurm of two nodes, as root (Debian: apt-get install slurmctld slurmd slurm-client munge iproute2)
 	$(BIN)/pytest -m slurm
+
+test-image: .venv/dev  ## the cluster's image, and a sweep in it; as root, half an hour (Debian: apt-get install buildah mmdebstrap)
+	$(BIN)/pytest -m image -s
 
 bench: .venv/installed  ## time and memory beside PEFT, torch.topk, plain Tune, ...; docs/performance.md
 	$(BIN)/python -m benchmarks all

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 
 from scipy.special import bdtrc
 
+from gallop_ray.analysis.answers import base_recorded
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.tasks.values import numbers
 
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class AtChance:
-    """A task whose validation examples the base model does not get right more often than by guessing.
+    """A task that the base model does not get right more often than by guessing.
 
+    right, examples: of validation and test together, for either alone may be too few to tell.
     p: the probability of so many right answers or more, each being right with the chance of `level`.
     """
 
@@ -26,8 +29,8 @@ class AtChance:
 
     def __str__(self) -> str:
         return (
-            f"{self.task} is at chance: forgetting cannot be measured here (the base model has {self.right} of "
-            f"{self.examples} validation examples right, chance is {100 * self.level:.1f} %; exact binomial test, "
+            f"{self.task}: forgetting cannot be measured here (the base model has {self.right} of "
+            f"{self.examples} examples right, chance is {100 * self.level:.1f} %; exact binomial test, "
             f"p = {self.p:.2g})"
         )
 
@@ -35,16 +38,19 @@ class AtChance:
 def at_chance(folder: SweepFolder, sweep: Sweep) -> list[AtChance]:
     """The OOD tasks that the base model does by guessing; none before it was measured."""
     tasks = dict.fromkeys(task for each in sweep.data.rounds for task in each.ood)
-    return [found for task in tasks for found in _tested(folder, task) if found.p >= LEVEL]
+    return [found for task in tasks for found in _tested(folder, sweep, task) if found.p >= LEVEL]
 
 
-def _tested(folder: SweepFolder, task: str) -> Iterator[AtChance]:
+def _tested(folder: SweepFolder, sweep: Sweep, task: str) -> Iterator[AtChance]:
     base, chance = folder.base() or {}, folder.chance().get(task)
     ways = base.get(task, {}).get("validation", {})
-    way = next(iter(ways), None)
-    if chance is not None and way == "likelihood":
-        right = round(ways[way] * chance.examples)
-        yield AtChance(task, right, chance.examples, chance.level, p_above(right, chance.examples, chance.level))
+    if chance is None or next(iter(ways), None) != "likelihood":
+        return
+    recorded = base_recorded(folder, sweep).items()
+    tests = next((splits.get("test", {}) for name, splits in recorded if f"/{name}".endswith(f"/{task}")), {})
+    tested = numbers(tests.get("likelihood", ""))
+    right, examples = round(ways["likelihood"] * chance.examples + sum(tested)), chance.examples + len(tested)
+    yield AtChance(task, right, examples, chance.level, p_above(right, examples, chance.level))
 
 
 def p_above(right: int, examples: int, level: float) -> float:

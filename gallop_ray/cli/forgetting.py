@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gallop_ray.spec.basics import BASICS, BASICS_TEXT, basics_source
+from gallop_ray.spec.basics import BASICS, BASICS_TEXT, basics_entry
 from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.tasks import is_local
@@ -30,7 +30,7 @@ def _entry(word: str, hub: bool, name_of: Callable[[str], str]) -> tuple[str, Ma
     if hub and word in HUB_TASKS:
         return word, {}
     if word in BASICS:
-        return word, {"source": basics_source(word)}
+        return word, basics_entry(word)
     if word.endswith((".yaml", ".yml")) and Path(word).is_file():
         return name_of(word), {"harness": word}
     if is_local(word):
@@ -56,7 +56,7 @@ def proposed(model: str, train: str, chat: bool) -> tuple[list[str], list[str], 
     if isinstance(here, str):
         return names, list(lines(untried(names), here)), BASICS_TEXT
     prompt = "chat" if chat else DataSpec.model_fields["prompt"].default
-    tasks = {name: {"source": basics_source(name)} for name in names}
+    tasks = {name: basics_entry(name) for name in names}
     data = DataSpec.model_validate({"root": "generated", "tasks": tasks, "train": "range", "ood": names})
     found = propose(*here, data, EvaluationSettings(prompt, _LONGEST, _BATCH))
     taken = [each.task for each in found if each.above is not False]

@@ -7,6 +7,7 @@ from typing import Any
 
 from gallop_ray.analysis.chance import LEVEL, p_above
 from gallop_ray.spec.data import DataSpec, Limits, ModelSpec
+from gallop_ray.spec.measures import normalization
 from gallop_ray.spec.problems import first_line
 from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.choices import by_likelihood
@@ -37,7 +38,8 @@ def _tried(model: Any, tokenizer: Any, data: DataSpec, task: str, settings: Eval
         examples = load_task(task, data, ("test",)).test
         if any(one.kind != "choice" for one in examples):
             return Proposal(task, None, "its answers are no options to choose from, so that it has no level of chance")
-        right = sum(by_likelihood(model, tokenizer, examples, settings).ways["likelihood"])
+        normalize = data.task(task).normalize or normalization(task)
+        right = sum(by_likelihood(model, tokenizer, examples, settings, normalize).ways["likelihood"])
     except (ValueError, OSError) as error:
         return Proposal(task, False, f"it cannot be measured: {first_line(error)}")
     level = _level(examples)

@@ -14,6 +14,11 @@ def basics_source(name: str) -> str:
     return f"{_PREFIX}{name}"
 
 
+def basics_entry(name: str) -> dict[str, str]:
+    """One of them in data.tasks. By the sum: their answers are single words, and per character a longer one wins."""
+    return {"source": basics_source(name), "normalize": "sum"}
+
+
 def basics_name(source: str | None) -> str | None:
     """Which of them a source is; None for any other source. Raises ValueError for one that there is not."""
     if source is None or not source.startswith(_PREFIX):

@@ -4,7 +4,7 @@ import re
 from glob import glob, has_magic
 from typing import Annotated, Literal
 
-from jinja2 import Environment, TemplateSyntaxError
+from jinja2 import Environment, TemplateSyntaxError, meta
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from gallop_ray.spec.basics import BASICS, basics_name, basics_source
@@ -198,12 +198,18 @@ class TaskSpec(Frozen):
 
     @field_validator("prompt", "answer", mode="after")
     @classmethod
-    def _is_template(cls, text: str | None) -> str | None:
+    def _is_template(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None:
             try:
-                _ENVIRONMENT.parse(text)
+                columns = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
             except TemplateSyntaxError as error:
                 raise ValueError(f"must be a Jinja template: {error.message}") from None
+            # A text to continue may be the same for all; an answer, or what was meant as something else, is not.
+            meant = info.field_name == "answer" or text == "chat" or "{" in text
+            if meant and not columns and not (isinstance(info.context, dict) and info.context.get("stored")):
+                raise ValueError(
+                    "names no column, so that all examples would have the same; write {{ column }} for one"
+                )
         return text
 
 

@@ -41,6 +41,9 @@ methods: [{type: gallop}]
             "{source: here.csv, prompt: '{{ a'}",
             'data.tasks.mine.prompt: "{{ a" is not allowed; must be a Jinja template',
         ),
+        ("{source: here.csv, prompt: chat, answer: '{{ a }}'}", 'prompt: "chat" is not allowed; names no column, so'),
+        ("{source: here.csv, prompt: 'Q: {a}', answer: '{{ a }}'}", 'prompt: "Q: {a}" is not allowed; names no column'),
+        ("{source: here.csv, prompt: '{{ a }}', answer: b}", 'answer: "b" is not allowed; names no column, so that'),
     ],
 )
 def test_a_task_that_cannot_be_is_told_with_its_line(problems, tmp_path, monkeypatch, task, expected):
@@ -55,6 +58,7 @@ def test_a_task_that_cannot_be_is_told_with_its_line(problems, tmp_path, monkeyp
 def test_a_source_alone_or_with_more_loads(load, tmp_path, monkeypatch):
     (tmp_path / "here.csv").touch()
     monkeypatch.chdir(tmp_path)
+    assert load(text=OWN % "{source: here.csv, prompt: 'A joke:', answer: '{{ a }}'}").data.tasks["mine"].prompt
     assert load(text=OWN % "here.csv").data.tasks["mine"].source == "here.csv"
     (tmp_path / "b[1].csv").touch()
     assert load(text=OWN % "'b[1].csv'").data.tasks["mine"].source == "b[1].csv"

@@ -58,7 +58,8 @@ def _add_init(commands: Any) -> None:
     init = commands.add_parser("init", help=text, description=text)
     init.add_argument("path", nargs="?", metavar="PATH", help="the file to write (default: <name>.yaml)")
     init.add_argument("--name", help="the sweep's name (default: the file's)")
-    init.add_argument("--data", metavar="FOLDER", help="a folder of <task>.<split>.jsonl, hub or generated")
+    data = "a file or glob of JSONL, CSV, Parquet, ..., a folder, a hub id, hub or generated"
+    init.add_argument("--data", help=data)
     init.add_argument("--train", metavar="TASK", help="the task to train on (default: the first that can be)")
     init.add_argument("--ood", nargs="*", metavar="TASK", help="tasks it may forget (default: all others)")
     init.add_argument("--model", help="a model folder, a hub id, pocket or smollm2-135m")

@@ -19,6 +19,8 @@ from gallop_ray.tasks.lines import json_object, read_lines
 from gallop_ray.tasks.load import load_task
 from gallop_ray.training.models import load_model
 
+_NOTHING = "(nothing: the model ends at once)"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -94,7 +96,9 @@ def print_answers(run: str, prompts: Sequence[str], file: str | None, tokens: in
     for batch in [asked] if asked else _typed():
         for each in speaker.answers(batch):
             question = "\n".join(filter(None, [each.instruction, each.input]))
-            print(f"prompt: {question}\ntuned:  {each.tuned}\nbase:   {each.base}\n", flush=True)
+            print(
+                f"prompt: {question}\ntuned:  {each.tuned or _NOTHING}\nbase:   {each.base or _NOTHING}\n", flush=True
+            )
 
 
 def _typed() -> Iterator[list[tuple[str, str]]]:

@@ -104,7 +104,7 @@ def _data(answers: Answers) -> Iterator[str]:
     elif answers.data == "hub" and answers.source is None:
         yield _noted("  limits: {train: 2000, validation: 256, test: 500}", "to begin with")
     if answers.chat:
-        yield _noted("  prompt: chat", "the model has a chat template")
+        yield _noted("  prompt: chat", "instructions go through the chat template; choices and classes are plain text")
 
 
 def _methods(answers: Answers) -> Iterator[str]:

@@ -207,9 +207,7 @@ class TaskSpec(Frozen):
             # A text to continue may be the same for all; an answer, or what was meant as something else, is not.
             meant = info.field_name == "answer" or text == "chat" or "{" in text
             if meant and not columns and not (isinstance(info.context, dict) and info.context.get("stored")):
-                raise ValueError(
-                    "names no column, so that all examples would have the same; write {{ column }} for one"
-                )
+                raise ValueError("names no column, so that all examples would have the same; write {{ column }}")
         return text
 
 

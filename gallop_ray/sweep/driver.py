@@ -206,7 +206,8 @@ def _remember(folder: SweepFolder, sweep: Sweep) -> None:
     if folder.exists() and (differing := differences(open_sweep(folder.path).whole(), sweep)):
         raise UserError(
             f"{address_of(folder.path)} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
-            "give this one another name, or remove the folder"
+            "repeat its file and --set to continue it; else give this one another name (--set name=...), or remove the "
+            "folder"
         )
     stored = without_secrets(sweep).model_copy(update={"output": address_of(folder.path.parent)})
     folder.create(json.loads(stored.model_dump_json()))

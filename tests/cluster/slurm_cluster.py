@@ -95,7 +95,10 @@ class SlurmCluster:
         """Look every half second until that is so."""
         end = time.monotonic() + seconds
         while not until():
-            assert time.monotonic() < end, f"no {what}: {self.job(job)}\n{self.log(job)}"
+            state = self.job(job)["JobState"]
+            said = f"no {what}, {state}:\n{self.log(job)}"
+            assert state not in ("FAILED", "TIMEOUT", "NODE_FAIL"), said
+            assert time.monotonic() < end, said
             time.sleep(0.5)
 
 

@@ -12,7 +12,9 @@ if [ -n "$node" ]; then
     mount -t tmpfs tmpfs "/tmp/ray-$(id -un)"
     mount -t tmpfs tmpfs /dev/shm
     mkdir -p "$folder/$node"
-    exec slurmd -D
+    slurmd -D & # not as the first process, which has to collect what others leave behind, and bash does
+    wait
+    exit
 fi
 
 hostname controller

@@ -71,7 +71,7 @@ def test_a_cancelled_job_ends_for_good(cluster: SlurmCluster, tmp_path: Path) ->
 
 
 def test_at_its_limit_a_job_is_requeued_and_its_sweep_resumes(cluster: SlurmCluster, tmp_path: Path) -> None:
-    sweep = _Sweep(cluster, tmp_path, steps=300)
+    sweep = _Sweep(cluster, tmp_path, steps=100)
     job = sweep.submit()
     cluster.wait(job, "training", sweep.trains)
     assert len(cluster.nodes_with(_WORKER)) == 2, "the workers of a run are on one node"

@@ -54,12 +54,11 @@ class Buildah:
 def pip_settings(folder: Path) -> list[str]:
     """buildah's options that make pip in a build find what it finds here: its settings, and the files they name.
 
-    A builder elsewhere gets by with the public index, or with build arguments; nothing of this is left in the image.
+    A builder elsewhere gets by with the public index, or with build arguments; the image keeps no more of
+    this than the empty places where it was mounted.
     """
-    listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], check=True, text=True, stdout=subprocess.PIPE
-    )
-    lines = [line.partition("=") for line in listed.stdout.splitlines()]
+    listed = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
+    lines = [line.partition("=") for line in listed.splitlines()]
     # Variables come last, so that they win as they do for pip.
     settings = {
         name.rpartition(".")[2]: ast.literal_eval(value)

@@ -35,9 +35,10 @@ def _learning(sweep: Sweep) -> Iterator[str]:
         if method_space(sweep, plan.method) and not _finite(sweep, plan):
             groups.setdefault((plan.configurations, plan.learns_from), []).append(plan.method)
     for (configurations, learns_from), methods in groups.items():
-        what = f"{sweep.search.sampler}: of the {configurations} configurations of {listed(methods)}"
+        count = f"{configurations} configuration{'s' * (configurations > 1)}"
+        what = f"{sweep.search.sampler}: of {count} of {listed(methods)}"
         if learns_from is None:
-            yield f"{what} all are drawn at random, none by results; raise budget.configurations"
+            yield f"{what} none is chosen by results; raise budget.configurations"
         else:
             yield f"{what} {learns_from - 1} are drawn blindly, and from number {learns_from} on results decide"
 

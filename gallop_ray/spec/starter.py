@@ -130,7 +130,11 @@ def _search(answers: Answers) -> Iterator[str]:
     yield _noted("search:", "a learning rate suits one method and not the next, so each has its own range")
     yield "  space:"
     for method in trained:
-        yield f"    {method}.training.learning_rate: {{log: {_learning_rates(method, answers.toy)}}}"
+        low, _, high = _learning_rates(method, answers.toy)
+        yield f"    {method}.training.learning_rate: {{log: [{low}, {high}]}}"
+    yield _noted("  first:", "tried before anything else, so that a budget of 1 is a fair first try")
+    for method in trained:
+        yield f"    - {{{method}.training.learning_rate: {_learning_rates(method, answers.toy)[1]}}}"
     yield ""
     yield _noted("budget: {configurations: 6}", "for each method; from the fourth on results decide")
     yield ""
@@ -141,13 +145,12 @@ def _search(answers: Answers) -> Iterator[str]:
     yield _noted(f"objective: {{metric: {metric}}}", measured)
 
 
-def _learning_rates(method: str, toy: bool) -> str:
+def _learning_rates(method: str, toy: bool) -> tuple[str, str, str]:
+    """The lowest, a usual one, and the highest."""
     few = issubclass(method_spec(method), MaskMethodSpec | LoraSpec)  # few parameters take larger steps
     if toy:
-        low, high = ("1e-4", "3e-2") if few else ("3e-5", "3e-3")
-    else:
-        low, high = ("1e-5", "3e-3") if few else ("1e-6", "3e-4")
-    return f"[{low}, {high}]"
+        return ("1e-4", "1e-3", "3e-2") if few else ("3e-5", "3e-4", "3e-3")
+    return ("1e-5", "3e-4", "3e-3") if few else ("1e-6", "3e-5", "3e-4")
 
 
 def _training(answers: Answers) -> Iterator[str]:

@@ -86,7 +86,7 @@ RATE = {"training.learning_rate": {"log": [1e-4, 1e-2]}}
         ({"search": {"space": RATE}}, "8 configurations of gallop and lora 4 are drawn blindly, and from number 5 on"),
         (
             {"search": {"space": RATE}, "budget": {"configurations": 2}},
-            "2 configurations of gallop and lora none is chosen by results",
+            "none is chosen by results",
         ),
         ({"search": {"space": {"lora.rank": {"choice": [4, 8, 16]}}}}, "lora: the rank is searched with alpha fixed"),
         ({"search": {"space": {"lora.rank": {"choice": [4, 8]}}}}, "lora.rank: of two values the best is always at an"),

@@ -157,7 +157,7 @@ def test_a_dead_slot_is_replaced_and_its_placement_group_removed(start: Callable
         (2, 0, {"cpus_per_worker": 0.5}, 4),
         (3, 0, {"workers_per_slot": 2}, 1),
         (3, 2, {"gpus_per_worker": 0.4}, 3),
-        (4, 2, {"workers_per_slot": 2, "cpus_per_worker": 1, "gpus_per_worker": 1, "slots": 2}, 1),
+        (3, 2, {"workers_per_slot": 2, "cpus_per_worker": 1, "gpus_per_worker": 1, "slots": 2}, 1),
     ],
 )
 def test_count(cpus: int, gpus: int, resources: Mapping[str, Any], slots: int, monkeypatch: pytest.MonkeyPatch) -> None:

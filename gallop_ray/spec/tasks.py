@@ -204,8 +204,8 @@ class TaskSpec(Frozen):
                 columns = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
             except TemplateSyntaxError as error:
                 raise ValueError(f"must be a Jinja template: {error.message}") from None
-            # A text to continue may be the same for all; an answer, or what was meant as something else, is not.
-            meant = info.field_name == "answer" or text == "chat" or "{" in text
+            # A text without any may be meant so, but not what is data.prompt's, or what has a column in other braces.
+            meant = text == "chat" or "{" in text
             if meant and not columns and not (isinstance(info.context, dict) and info.context.get("stored")):
                 raise ValueError("names no column, so that all examples would have the same; write {{ column }}")
         return text

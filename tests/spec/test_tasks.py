@@ -43,7 +43,7 @@ methods: [{type: gallop}]
         ),
         ("{source: here.csv, prompt: chat, answer: '{{ a }}'}", 'prompt: "chat" is not allowed; names no column, so'),
         ("{source: here.csv, prompt: 'Q: {a}', answer: '{{ a }}'}", 'prompt: "Q: {a}" is not allowed; names no column'),
-        ("{source: here.csv, prompt: '{{ a }}', answer: b}", 'answer: "b" is not allowed; names no column, so that'),
+        ("{source: here.csv, prompt: '{{ a }}', answer: '{b}'}", 'answer: "{b}" is not allowed; names no column, so'),
     ],
 )
 def test_a_task_that_cannot_be_is_told_with_its_line(problems, tmp_path, monkeypatch, task, expected):

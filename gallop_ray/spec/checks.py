@@ -316,6 +316,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
 _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
     bucket_can_be_reached,
     model_can_be_read,
+    revision_is_of_a_hub_id,
     root_exists,
     text_exists,
     harness_tasks,

@@ -17,8 +17,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Processes of pytest-xdist do not see each other's Ray: each has a folder of its own, with a short path.
 
     What tests start can be interrupted: a shell's job in the background inherits that SIGINT is ignored. A GPU is seen
-    by the tests that are marked for it alone: the others are to do the same on every machine.
+    by the tests that are marked for it alone: the others are to do the same on every machine. Of as many threads as
+    torch takes here, sums are not bitwise those of the ranks that tests start, which have one each.
     """
+    os.environ["OMP_NUM_THREADS"] = "1"
     if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports what looks for one
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

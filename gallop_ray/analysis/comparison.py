@@ -54,6 +54,12 @@ class Comparison:
     example_error: float
     freedom: float
 
+    @property
+    def separated(self) -> bool:
+        """As `different`, but by p without a correction: for a claim about this pair, or about the best of all."""
+        below = self.p is not None and self.p < LEVEL
+        return below and self.seeds >= LEAST_SEEDS and not self.low <= 0 <= self.high
+
     def interval(self, coverage: float) -> tuple[float, float]:
         """The interval of the difference for any coverage; never narrower than the t-test's."""
         upper, error = (1 + coverage) / 2, math.hypot(self.seed_error, self.example_error)
@@ -155,8 +161,7 @@ def degrees_of_freedom(seed_error: float, example_error: float, seeds: int) -> f
 
 
 def _is_different(comparison: Comparison) -> bool:
-    below = comparison.p_corrected is not None and comparison.p_corrected < LEVEL
-    return below and comparison.seeds >= LEAST_SEEDS and not comparison.low <= 0 <= comparison.high
+    return comparison.separated and comparison.p_corrected is not None and comparison.p_corrected < LEVEL
 
 
 def _p(difference: float, std: float, seeds: int, has_examples: bool) -> float | None:

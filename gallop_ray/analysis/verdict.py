@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from scipy.special import nctdtr, stdtrit  # scipy.stats has the same, and takes four times as long to import
 
@@ -22,16 +22,11 @@ def power_of_t(difference: float, error: float, freedom: float, level: float) ->
     return 1 - float(nctdtr(freedom, difference / error, stdtrit(freedom, 1 - level / 2)))
 
 
-def pairs_of(methods: int) -> int:
-    """The number of pairs of methods, over which p is corrected."""
-    return methods * (methods - 1) // 2
-
-
 def seeds_to_find(methods: int, effect: float = EFFECT) -> int:
-    """Seeds that detect such a difference between two methods with a power of 0.8, at Holm's strictest level."""
-    level = LEVEL / max(1, pairs_of(methods))
+    """Seeds at which a method that is so much better than each other one is called best with a power of 0.8."""
+    each = 1 - (1 - POWER) / max(1, methods - 1)  # whatever the tests have in common (Bonferroni)
     seeds = range(LEAST_SEEDS, MOST_SEEDS)
-    return next((n for n in seeds if power_of_t(effect, n**-0.5, n - 1, level) >= POWER), MOST_SEEDS)
+    return next((n for n in seeds if power_of_t(effect, n**-0.5, n - 1, LEVEL) >= each), MOST_SEEDS)
 
 
 def seeds_text(methods: int) -> str:
@@ -115,6 +110,19 @@ def _ahead(comparison: Comparison | None) -> str:
 def _needed(needed: int | None, closest: Comparison, methods: int) -> str:
     if closest.seeds < LEAST_SEEDS:
         return f"{closest.seeds} seeds are too few for a verdict: {seeds_text(methods)}."
+    return f"{_found(closest)}{_more_seeds(needed, closest)}"
+
+
+def _found(closest: Comparison) -> str:
+    """What a sweep like this one would have found: its power."""
+    found, unit = detectable(closest), unit_of(closest.metric, difference=True)
+    if found is None:
+        return ""
+    size = shown_value(closest.metric, found)
+    return f"{closest.seeds} seeds with this spread find a difference of {size} {unit} 4 times in 5. "
+
+
+def _more_seeds(needed: int | None, closest: Comparison) -> str:
     if needed is None and closest.difference == 0:
         return "They do not differ so far."
     if needed is None:
@@ -148,28 +156,33 @@ class Verdict:
 def decide(metric: str, ranking: Sequence[str], comparisons: Sequence[Comparison]) -> Verdict:
     """The verdict on methods.
 
+    A leader is best if the uncorrected two-sided test against every other method says so. That none but the leader is
+    claimed to be best, and against all others at once, is what makes a correction needless: where the best are equal,
+    the claim is wrong in no more than the level of cases (Gutmann and Maymin 1987; Hung and Fithian 2019).
+
     Args:
         ranking: two methods or more, the best mean first.
         comparisons: of this metric, corrected; pairs without two common seeds are missing.
     """
     leader, *rest = ranking
     of = {rival: _between(leader, rival, comparisons) for rival in rest}
-    like = [rival for rival in rest if not _beats(leader, of[rival])]
+    behind = [rival for rival in rest if _leads(leader, of[rival]) and of[rival].separated]
+    if len(behind) == len(rest):
+        return Verdict("best", metric, leader, tuple(rest), None, best_text(metric, leader, rest, of[rest[0]]))
+    like = [rival for rival in rest if not (_leads(leader, of[rival]) and of[rival].different)]
     undecided = [rival for rival in like if not _equivalent(of[rival])]
     beaten = [rival for rival in rest if rival not in like]
-    if not like:
-        return Verdict("best", metric, leader, tuple(rest), None, best_text(metric, leader, rest, of[rest[0]]))
     if not undecided:
         text = tied_text(metric, leader, like, beaten, MARGIN)
         return Verdict("tied with", metric, leader, tuple(like), None, text)
-    closest = of[undecided[0]]
-    needed = seeds_needed(closest, LEVEL / max(1, len(comparisons)))
+    closest = of[next((rival for rival in undecided if rival not in behind), undecided[0])]
+    needed = seeds_needed(closest)
     text = open_text(metric, leader, undecided, beaten, closest, needed, len(ranking))
     return Verdict("not enough seeds", metric, leader, tuple(undecided), needed, text)
 
 
-def seeds_needed(comparison: Comparison | None, level: float = LEVEL, power: float = POWER) -> int | None:
-    """Seeds at which a paired t-test detects the observed difference, given the observed spread, with this power.
+def seeds_needed(comparison: Comparison | None) -> int | None:
+    """Seeds at which a paired t-test detects the observed difference, given the observed spread, with a power of 0.8.
 
     The seeds' part of the squared standard error falls with their number, the examples' part stays. None without a
     difference or a spread, and beyond 1000.
@@ -182,21 +195,34 @@ def seeds_needed(comparison: Comparison | None, level: float = LEVEL, power: flo
     low, high = LEAST_SEEDS, MOST_SEEDS + 1
     while low < high:
         middle = (low + high) // 2
-        enough = _power(comparison.difference, spread / middle, stays, middle, level) >= power
+        enough = _power(comparison.difference, spread / middle, stays, middle) >= POWER
         low, high = (low, middle) if enough else (middle + 1, high)
     return low if low <= MOST_SEEDS else None
 
 
-def _power(difference: float, by_seeds: float, by_examples: float, seeds: int, level: float) -> float:
+def detectable(comparison: Comparison) -> float | None:
+    """The difference that these seeds and examples find with a power of 0.8; None without a spread."""
+    by_seeds, by_examples = comparison.seed_error**2, comparison.example_error**2
+    if by_seeds + by_examples == 0:
+        return None
+    low, high = 0.0, 100 * math.sqrt(by_seeds + by_examples)
+    for _ in range(30):
+        middle = (low + high) / 2
+        enough = _power(middle, by_seeds, by_examples, comparison.seeds) >= POWER
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def _power(difference: float, by_seeds: float, by_examples: float, seeds: int) -> float:
     """The power of a two-sided test; the squared errors are for this number of seeds."""
     freedom = degrees_of_freedom(math.sqrt(by_seeds), math.sqrt(by_examples), seeds)
     tests = ((by_seeds, seeds - 1), (by_seeds + by_examples, freedom))
-    return min(power_of_t(abs(difference), math.sqrt(error), of, level) for error, of in tests if error)
+    return min(power_of_t(abs(difference), math.sqrt(error), of, LEVEL) for error, of in tests if error)
 
 
-def _beats(leader: str, comparison: Comparison | None) -> bool:
+def _leads(leader: str, comparison: Comparison | None) -> TypeGuard[Comparison]:
     """Means are over each method's own seeds, comparisons over common ones: both must favour the leader."""
-    if comparison is None or not comparison.different:
+    if comparison is None:
         return False
     leads = comparison.difference if comparison.first_method == leader else -comparison.difference
     return (leads > 0) == (larger_is_better(comparison.metric) is not False)

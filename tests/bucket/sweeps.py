@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess, Popen
@@ -40,12 +40,13 @@ class Machines:
     endpoint: str
     server: str
     """The endpoint for looking from outside."""
+    changes: dict[str, Any] = field(default_factory=dict)
     number: int = 0
-    log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.address = f"s3://{BUCKET}/{self.tmp.name}"
-        self.sweep = command.write_sweep(self.tmp, **{**SMALL, "output": self.address})
+        self.tmp.mkdir(exist_ok=True)
+        self.sweep = command.write_sweep(self.tmp, **{**SMALL, **self.changes, "output": self.address})
 
     @property
     def env(self) -> dict[str, str]:
@@ -77,17 +78,17 @@ class Machines:
         prefix = f"{self.tmp.name}/tiny/"
         return {key.removeprefix(prefix): data for key, data in objects(self.server, prefix).items()}
 
-    def kill_when(self, moment: Callable[[dict[str, bytes]], bool]) -> bool:
-        """Run until the bucket shows the moment, and kill the whole machine. False where the sweep ended before."""
+    def kill_when(self, moment: Callable[[], bool]) -> bool:
+        """Run until the moment comes, and kill the whole machine. False where the sweep ended before."""
         process = self.start("run", self.sweep)
         until = time.monotonic() + _PATIENCE
-        while not moment(self.objects()):
+        while not moment():
             if process.poll() is not None:
                 output = process.communicate()[0]
                 assert process.returncode == 0, output
                 return False
             assert time.monotonic() < until
-            time.sleep(0.05)
+            time.sleep(0.02)
         _kill_family(process)
         return True
 
@@ -100,10 +101,11 @@ class Machines:
         return SweepFolder(folder / "tiny")
 
 
-def on_a_folder(tmp: Path) -> SweepFolder:
+def on_a_folder(tmp: Path, changes: Mapping[str, Any] | None = None) -> SweepFolder:
     """The same sweep with a folder as its output."""
     tmp.mkdir()
-    done = command.run("run", command.write_sweep(tmp, **SMALL), timeout=_PATIENCE)
+    sweep = command.write_sweep(tmp, **{**SMALL, **(changes or {})})
+    done = command.run("run", sweep, timeout=_PATIENCE)
     assert done.returncode == 0, done.stdout
     return SweepFolder(tmp / "runs" / "tiny")
 

@@ -42,27 +42,6 @@ def test_equal_to_a_folder_and_seen_from_another_machine(
 
 
 @pytest.mark.long
-def test_after_the_loss_of_one_machine_after_another(plain: SweepFolder, tmp_path: Path, machines: Machines) -> None:
-    moments = (
-        lambda there: "base.json" in there,
-        lambda there: any(key.endswith("checkpoint.safetensors") for key in there),
-        lambda there: any(key.endswith("result.json") for key in there),
-    )
-    for moment in moments:
-        assert machines.kill_when(moment)
-        machines.lose()
-    done = machines.run("resume", f"{machines.address}/tiny")
-    assert done.returncode == 0, done.stdout
-    check_same(machines.downloaded(tmp_path / "downloaded"), plain)
-    machines.lose()
-    before = machines.objects()
-    again = machines.run("run", machines.sweep)
-    assert again.returncode == 0, again.stdout
-    results = {key: data for key, data in before.items() if key.endswith(("result.json", ".safetensors"))}
-    assert {key: machines.objects()[key] for key in results} == results
-
-
-@pytest.mark.long
 def test_with_faults(plain: SweepFolder, tmp_path: Path, server: str) -> None:
     proxy = Faulty(server)
     proxy.fault = now_and_then(seed=2, share=0.1)

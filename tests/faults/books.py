@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ VARYING = {"seconds", "peak_memory_bytes", "started", "ended", "slot", "attempts
 """What a result says of how it came about, and not of what came out."""
 
 
-def finished(folder: SweepFolder) -> dict[Path, int]:
-    """The results that are there, and when each was written."""
-    return {run.path: (run.path / "result.json").stat().st_mtime_ns for run in _runs(folder) if run.result()}
+def finished(folder: SweepFolder) -> dict[Path, bytes]:
+    """The results that are there, as written: each says when its run began and ended."""
+    return {run.path: (run.path / "result.json").read_bytes() for run in _runs(folder) if run.result()}
 
 
 def kept_steps(folder: SweepFolder) -> dict[Path, tuple[int, int]]:
@@ -35,6 +36,26 @@ def _kept_step(run: RunFolder) -> int:
 def first_step(run: RunFolder) -> int | None:
     """The first optimizer step of a run's present attempt."""
     return next((event.step for event in run.events() if isinstance(event, Step)), None)
+
+
+@dataclass
+class Ledger:
+    """What a sweep had at the last look at it."""
+
+    results: dict[Path, bytes] = field(default_factory=dict)
+    kept: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Of each unfinished run the step of its checkpoint and the attempt."""
+
+    def look(self, folder: SweepFolder) -> None:
+        """What was finished is as it was; what goes on does so from its last checkpoint."""
+        now = finished(folder)
+        assert {path: now.get(path) for path in self.results} == self.results, "a finished run was run again"
+        for path, (step, attempt) in self.kept.items():
+            run = folder.run(path.parent.name, int(path.name.removeprefix("seed-")))
+            if run.attempt() > attempt:  # a run that was not hit went on all the while
+                first = first_step(run)
+                assert first is None or first > step, f"{path} repeated steps that its checkpoint held"
+        self.results, self.kept = now, kept_steps(folder)
 
 
 def outcomes(folder: SweepFolder) -> dict[tuple[str, int], dict[str, Any]]:

@@ -52,9 +52,7 @@ class Siege:
     folder: SweepFolder
     server: Any = None
     process: "Popen[str] | None" = None
-    known: dict[Path, int] = field(default_factory=dict)
-    kept: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    """Of each unfinished run the step of its checkpoint and the attempt."""
+    ledger: books.Ledger = field(default_factory=books.Ledger)
     log: list[str] = field(default_factory=list)
 
     def survive(self, point: Point) -> bool:
@@ -65,7 +63,7 @@ class Siege:
         time.sleep(point.delay)
         self._kill(point)
         self.log.append(f"{point.victim} while {point.moment}")
-        self._look()
+        self.ledger.look(self.folder)
         return True
 
     def finish(self) -> str:
@@ -73,7 +71,7 @@ class Siege:
         for _ in range(3):
             output = self._end()
             if output is not None:
-                self._look()
+                self.ledger.look(self.folder)
                 return output
         raise AssertionError(f"runs stay failed: {[each for each in self.folder.results() if not each.finished]}")
 
@@ -135,17 +133,6 @@ class Siege:
                 _kill_family(self.process)
         else:
             _kill_actor(self.process, ACTORS[point.victim])
-
-    def _look(self) -> None:
-        """What was finished is as it was; what goes on does so from its last checkpoint."""
-        now = books.finished(self.folder)
-        assert {path: now.get(path) for path in self.known} == self.known, "a finished run was run again"
-        for path, (step, attempt) in self.kept.items():
-            run = self.folder.run(path.parent.name, int(path.name.removeprefix("seed-")))
-            if run.attempt() > attempt:  # a run that was not hit went on all the while
-                first = books.first_step(run)
-                assert first is None or first > step, f"{path} repeated steps that its checkpoint held"
-        self.known, self.kept = now, books.kept_steps(self.folder)
 
 
 def _kill_family(process: "Popen[str]") -> None:

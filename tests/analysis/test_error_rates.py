@@ -35,9 +35,7 @@ def study(draw: np.random.Generator, methods: int, best: int, behind: float, exa
 @pytest.mark.parametrize(
     ("methods", "best", "of_seed"), [(2, 2, 0.08), (4, 2, 0.08), (4, 2, 0.02), (4, 4, 0.08), (6, 3, 0.08)]
 )
-def test_a_best_among_equals_is_named_in_one_study_of_twenty_at_most(
-    methods: int, best: int, of_seed: float
-) -> None:
+def test_a_best_among_equals_is_named_in_one_study_of_twenty_at_most(methods: int, best: int, of_seed: float) -> None:
     """Two equal ones far ahead of the others are the worst case: then only one test stands in the way."""
     draw = np.random.default_rng(1)
     called = [study(draw, methods, best, 0.2, 300, of_seed).outcome for _ in range(STUDIES)]

@@ -4,7 +4,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -50,11 +50,12 @@ def client(endpoint: str) -> Any:
 
 
 def objects(endpoint: str, prefix: str = "") -> dict[str, bytes]:
-    """All objects below a prefix."""
+    """All objects below a prefix; without those that go while this looks."""
     s3, found = client(endpoint), {}
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix):
         for each in page.get("Contents", ()):
-            found[each["Key"]] = s3.get_object(Bucket=BUCKET, Key=each["Key"])["Body"].read()
+            with suppress(s3.exceptions.NoSuchKey):
+                found[each["Key"]] = s3.get_object(Bucket=BUCKET, Key=each["Key"])["Body"].read()
     return found
 
 

@@ -10,7 +10,7 @@ from gallop_ray.methods import make_method
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.sparse.candidates import Candidate, find_candidates
 from gallop_ray.sparse.layers import is_linear_map
-from gallop_ray.spec.method import MaskMethodSpec, MethodSpec
+from gallop_ray.spec.method import LoraRank, MaskMethodSpec, MethodSpec
 from gallop_ray.training.memory import Estimate
 
 _ENTRY, _VALUE = 8, 4  # bytes of an index with its float32 value, and of the value alone
@@ -45,6 +45,8 @@ def exports_of(model: Any, spec: MethodSpec, found: Estimate) -> Exports:
         if others:
             why = f"PEFT's form for sparse changes holds linear layers only, and {others}; export --to merged"
             return Exports(Export(size), _NONE, merged, why)
+        if isinstance(spec.density, LoraRank) and spec.scope in _EVEN:
+            return Exports(Export(size), Export(size), merged)
         return Exports(Export(size), Export(size, at_least=True), merged, _UNEVEN)
     if isinstance(make_method(spec), PeftMethod):
         return Exports(_NONE, Export(found.trained * _VALUE), merged)
@@ -53,8 +55,11 @@ def exports_of(model: Any, spec: MethodSpec, found: Estimate) -> Exports:
 
 _UNEVEN = (
     "a PEFT folder takes as many entries of every matrix as of the fullest that it does not hold whole: where the mask "
-    "fills the matrices unevenly it is larger than the delta. To serve a small adapter, train LoRA; else --to merged"
+    "fills the matrices unevenly it is larger than the delta. With scope per_matrix and a density {lora_rank: R} it is as "
+    "small; or train LoRA; else --to merged"
 )
+_EVEN = ("per_matrix", "per_row")
+"""Scopes with which a lora_rank gives each matrix as many entries as PEFT's form has."""
 
 
 def _no_linear_layer(candidates: Sequence[Candidate]) -> str:

@@ -76,6 +76,16 @@ def test_quickstart_is_counted_without_making_the_pocket_model(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_every_matrix_has_peft_s_number_of_entries_its_folder_is_as_small_as_the_delta(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = planned(capsys, "quickstart.yaml", "methods.0.scope=per_matrix", "methods.0.density={lora_rank: 2}")
+    _, delta, _, folder, *_ = row(text, "Exports", "gallop")
+    assert delta == folder
+    assert "or more" not in text[text.index("gallop", text.index("Exports")) :].splitlines()[0]
+    assert "gallop: a PEFT folder" not in text
+
+
 def test_what_peft_has_no_form_for_is_said_before_the_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     text = planned(capsys, "quickstart.yaml", "methods.0.target_modules=[q_proj, embed_tokens]")
     assert row(text, "Exports", "gallop")[3] == "none"

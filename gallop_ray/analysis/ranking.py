@@ -86,7 +86,7 @@ def _with_front(found: list[Summary], objective: ObjectiveSpec) -> list[Summary]
     signs = [1 if maximized(metric) else -1 for metric in objective.all_metrics]
     points = {
         each.configuration: [sign * value for sign, value in zip(signs, each.values, strict=True) if value is not None]
-        for each in _with_most_seeds(found)
+        for each in with_most_seeds(found)
         if None not in each.values
     }
     front = {key for key, point in points.items() if not any(_dominates(other, point) for other in points.values())}
@@ -97,7 +97,7 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return one != other and all(mine >= theirs for mine, theirs in zip(one, other, strict=True))
 
 
-def _with_most_seeds(found: list[Summary]) -> list[Summary]:
+def with_most_seeds(found: list[Summary]) -> list[Summary]:
     """Those that finished the most seeds among their method's configurations, without a failed run.
 
     Otherwise a configuration that was stopped after one lucky seed would beat one that ran all of them.
@@ -134,7 +134,7 @@ def worth_keeping(results: Iterable[EndedRun], objective: ObjectiveSpec, count: 
 
 def _best_of_each_method(found: list[Summary], count: int) -> list[Summary]:
     taken: dict[str, list[Summary]] = defaultdict(list)
-    for summary in _with_most_seeds(found):
+    for summary in with_most_seeds(found):
         if len(taken[summary.method]) < count:
             taken[summary.method].append(summary)
     chosen = {summary.configuration for of_method in taken.values() for summary in of_method}

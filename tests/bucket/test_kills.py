@@ -29,7 +29,7 @@ class Point:
     """Whether the next machine finds the copies of this one."""
 
 
-BEGINNING = ("tiny/spec.json", "base_correct.json", "base.json", "configuration.json")
+BEGINNING = ("tiny/spec.json", "configuration.json", "base_correct.json", "base.json")
 OF_A_RUN = ("seed-0/spec.json", "checkpoint.safetensors", "metrics.jsonl", "adapter.safetensors", "result.json")
 END = ("results.jsonl", "report.html")
 POINTS = [
@@ -82,7 +82,8 @@ def test_more_than_twenty_kills(tmp_path: Path, server: str, proxy: Faulty) -> N
 
 def survived(points: list[Point], tmp: Path, server: str, proxy: Faulty) -> int:
     """How many of the points came before the sweep had ended."""
-    machines, ledger, count = Machines(tmp / "bucket", proxy.endpoint, server, changes=STEPS), Ledger(), 0
+    # The folder's name is the sweep's place in the bucket, which is that of both tests.
+    machines, ledger, count = Machines(tmp / f"of-{tmp.name}", proxy.endpoint, server, changes=STEPS), Ledger(), 0
     for point in points:
         proxy.fault = dying = Dying(point)
         hit = machines.kill_when(dying.moment.is_set)

@@ -54,7 +54,7 @@ def _row(each: Comparison) -> list[Cell]:
         text_cell(each.first_method),
         text_cell(each.second_method),
         Cell(display_name(each.metric), each.metric),
-        *(_points(each.metric, value) for value in (each.difference, each.low, each.high)),
+        *(points_cell(each.metric, value) for value in (each.difference, each.low, each.high)),
         number_cell(each.effect_size, 2),
         Cell(str(each.seeds), each.seeds),
         text_cell(each.test),
@@ -63,7 +63,8 @@ def _row(each: Comparison) -> list[Cell]:
     ]
 
 
-def _points(metric: str, value: float | None) -> Cell:
+def points_cell(metric: str, value: float | None) -> Cell:
+    """A difference with its sign."""
     cell = metric_cell(metric, value, sign="+")
     return replace(cell, text=cell.text.replace("-", "−"))  # noqa: RUF001
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from gallop_ray.analysis import ranking
+from gallop_ray.analysis.equal_id import EqualId, equal_id
 from gallop_ray.analysis.frame import frame_of
 from gallop_ray.analysis.ranking import Summary, base_summary, is_confirmed, of_the_search, of_the_verdict, summaries
 from gallop_ray.analysis.statistics import SweepStatistics, sweep_statistics
@@ -50,6 +51,11 @@ class ReportData:
     def best(self) -> list[Summary]:
         """The best configuration of each method that has one, on fresh seeds once each method has some."""
         return ranking.best(self.results, self.sweep.objective)
+
+    @cached_property
+    def equal_id(self) -> EqualId | None:
+        """The methods where all reach the same ID, by the runs of the search."""
+        return equal_id(self.folder, self.sweep, self.results)
 
     @property
     def base_row(self) -> Summary | None:

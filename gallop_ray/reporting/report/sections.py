@@ -7,6 +7,7 @@ from gallop_ray.reporting.report.comparisons import comparisons_sheet, stability
 from gallop_ray.reporting.report.cost import cost_sheet
 from gallop_ray.reporting.report.drawings import PageFigure
 from gallop_ray.reporting.report.ends import ends_sheet
+from gallop_ray.reporting.report.equal_id import equal_id_sheet
 from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.reporting.report.reproduce import facts, sweep_yaml
 from gallop_ray.reporting.report.results import best_sheet, configurations_sheet, further_sheet, tasks_sheets
@@ -57,7 +58,7 @@ def sections(material: ReportData, figures: Mapping[str, PageFigure]) -> list[Se
         ),
         Section("said", "What the models say", (), _sheets([flips_sheet(material), samples_sheet(material)])),
         Section("density", "Accuracy and forgetting against density", (), (), of("density")),
-        Section("front", "Learning against forgetting", (), (), of("front")),
+        Section("front", "Learning against forgetting", (), _sheets([equal_id_sheet(material)]), of("front")),
         Section("search", "What the search found", studied, (), of("learning_rate", "importance")),
         Section("masks", "Where each method trains", (), (), of("masks", "overlap")),
         Section("training", "Training", (), (), of("loss")),

@@ -91,6 +91,7 @@ pages: .venv/installed  ## write what docs/ holds that is made from the code: th
 	$(BIN)/gallop-ray schema > docs/sweep.schema.json
 	$(BIN)/gallop-ray schema --markdown > docs/reference/fields.md
 	$(BIN)/python -m gallop_ray.cli.reference > docs/reference/commands.md
+	$(BIN)/python -m gallop_ray.spec.tuner_reference > docs/reference/tuners.md
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -5,11 +5,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from peft import PeftType
 
 from gallop_ray.cli import make_parser
 from gallop_ray.cli.reference import commands_markdown
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.reference import fields_markdown
+from gallop_ray.spec.tuner_reference import tuners_markdown
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "cluster/README.md"]
@@ -19,6 +21,12 @@ HEAD = "name: a\nmodel: {name: pocket}\ndata: {root: generated, train: range, oo
 def test_the_references_are_up_to_date():
     assert (ROOT / "docs/reference/fields.md").read_text() == fields_markdown(), "run `make pages`"
     assert (ROOT / "docs/reference/commands.md").read_text() == commands_markdown(), "run `make pages`"
+    assert (ROOT / "docs/reference/tuners.md").read_text() == tuners_markdown(), "run `make pages`"
+
+
+def test_the_table_of_tuners_has_a_row_for_each_type_of_the_installed_peft():
+    rows = re.findall(r"^\| (\w+) \| (yes|no) ", tuners_markdown(), re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(kind.value.lower() for kind in PeftType)
 
 
 def blocks(page: Path, word: str) -> list[str]:

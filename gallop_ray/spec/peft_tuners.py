@@ -47,7 +47,7 @@ REFUSED: Mapping[str, str] = {
 _OURS = "is set by gallop-ray; leave it out"
 _NEEDS_LOSS = "adds a term to the loss, which would be left out"
 _CHANGES_BASE = "changes the base model's own weights, which its adapter would not tell"
-_OPTIONS: Mapping[str, str] = {
+REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("task_type", "peft_type", "peft_version", "auto_mapping"), _OURS),
     **dict.fromkeys(("base_model_name_or_path", "revision"), _OURS),
     "inference_mode": "would leave nothing to train; leave it out",
@@ -64,12 +64,14 @@ _OPTIONS: Mapping[str, str] = {
     "alora_invocation_tokens": "needs the place of these tokens with every example; leave it out",
     "use_qalora": "needs a quantised model; leave it out",
 }
-_INITS: Mapping[str, str] = {
+"""Why an option of any tuner is refused."""
+REFUSED_INITS: Mapping[str, str] = {
     **dict.fromkeys(("pissa", "olora", "loftq"), _CHANGES_BASE),
     "eva": "needs a pass over the data before training, and would train the default initialisation",
     "corda": f"needs a pass over the data before training, and {_CHANGES_BASE}",
     "lora_ga": f"needs gradients before training, and {_CHANGES_BASE}",
 }
+"""Why a value of init_lora_weights is refused."""
 
 
 def refused_tuner(name: str) -> str | None:
@@ -83,8 +85,8 @@ def refused_tuner(name: str) -> str | None:
 def refused_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The options of a tuner that need more than attaching and training, each with the reason."""
     for name, value in options.items():
-        if name in _OPTIONS and value not in (None, False, []):
-            yield name, _OPTIONS[name]
+        if name in REFUSED_OPTIONS and value not in (None, False, []):
+            yield name, REFUSED_OPTIONS[name]
         elif name == "bias" and value != "none":
             yield name, "trains biases of the base model, which its adapter would not tell; must be none"
         elif name == "init_lora_weights" and (reason := _refused_init(value)):
@@ -94,7 +96,7 @@ def refused_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _refused_init(value: object) -> str | None:
     # pissa_niter_16 says how it is computed, and lower() is PEFT's for some of the names.
     kind = str(value).lower().partition("_niter_")[0]
-    return _INITS.get(kind)
+    return REFUSED_INITS.get(kind)
 
 
 def refused_beside(name: str, options: Mapping[str, Any]) -> str | None:

@@ -6,9 +6,9 @@ _HEAD = """\
 # PEFT's tuners
 
 Made from the code by `make pages`: every type of the PEFT that gallop_ray is tested with (0.21). To use one, write
-`{type: peft, tuner: NAME}` into `methods`; [methods.md](../methods.md) says more. One that works trains, in the tests, only
-its own parameters and by the loss of the answers, learns, resumes and repeats bit for bit, and leaves the base model's
-bytes as they were.
+`{type: peft, tuner: NAME}` into `methods`; [methods.md](../methods.md) says more. One that works trains, in the tests,
+only its own parameters and by the loss of the answers, learns, resumes and repeats bit for bit, and leaves the base
+model's bytes as they were.
 
 | tuner | works | at ZeRO stage 3 | beside a mask | why not |
 |---|---|---|---|---|

@@ -92,9 +92,11 @@ def _rungs_out_of_reach(sweep: Sweep) -> Iterator[str]:
 
 def _unused(sweep: Sweep) -> Iterator[str]:
     """Tasks that are described and neither trained on nor tested, and memory for pauses that never come."""
-    unused = [name for name in sweep.data.tasks if name not in (*sweep.data.train_tasks, *sweep.data.ood)]
+    unused = [name for name in sweep.data.tasks if name not in (*sweep.data.read_tasks, *sweep.data.ood)]
     if unused:
         yield f"data.tasks: {listed(unused)} is neither in data.train nor in data.ood, and so is not used"
+    if (replay := sweep.data.replay) and replay.task in sweep.data.ood:
+        yield f"data.replay trains on {replay.task}, so that {replay.task} in data.ood is no task unknown to training"
     if sweep.resources.held_gb != type(sweep.resources)().held_gb and not climbs(sweep):
         yield "resources.held_gb has no effect: no run pauses without pruning of type asha, pruning.rungs or interleave"
 

@@ -93,7 +93,7 @@ def _train_examples(data: DataSpec, fits: Mapping[str, Fitted]) -> list[int] | N
     """At most how many examples an epoch of each round has; None where counting would need a download."""
     found = [len(fits[task].items) if task in fits else _examples_of(task, data) for task in data.train_tasks]
     known = [count for count in found if count is not None]
-    return known if len(known) == len(found) else None
+    return [data.epoch(count) for count in known] if len(known) == len(found) else None
 
 
 def _examples_of(task: str, data: DataSpec) -> int | None:

@@ -35,6 +35,7 @@ from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths, too_long
 from gallop_ray.tasks.load import load_tasks, local_tasks
 from gallop_ray.tasks.measuring import measuring
+from gallop_ray.tasks.replay import encoded_replay, load_replay
 from gallop_ray.tasks.text import hub_texts
 from gallop_ray.training.engine import refuse_extra
 from gallop_ray.training.model_checks import refuse_positions
@@ -155,6 +156,7 @@ def data(sweep: Sweep) -> Iterator[Finding]:
         for name in dict.fromkeys(map(str, names)):
             yield _on_hub(f"data of {name}", name, "dataset")
     yield from _sizes(sweep, tasks)
+    yield from _replay(sweep, tasks)
     yield from formats(sweep, tasks, local_tokenizer(sweep.model))
     yield from overlaps(tasks)
     yield from near_overlaps(sweep, tasks)
@@ -172,6 +174,24 @@ def _sizes(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
             steps = any(one.kind in ("choice", "number") for one in task.test)
             step = f"accuracies move in steps of {100 / max(1, fewest):.0f} %" if steps else "its mean is uncertain"
             yield warning(f"{text}: {step}", "Use more examples, or more seeds, to distinguish methods")
+
+
+def _replay(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
+    """Whether there is enough of the task that is mixed into training."""
+    counts = [len(tasks[name].train) for name in sweep.data.train_tasks if name in tasks]
+    if sweep.data.replay is None or not counts:
+        return
+    tokenizer, name = local_tokenizer(sweep.model), sweep.data.replay.task
+    try:
+        with offline():
+            replay = load_replay(sweep, max(counts))
+            if tokenizer is not None:
+                encoded_replay(sweep, max(counts), tokenizer)
+    except ValueError as error:
+        yield problem(str(error), "Correct data.replay")
+        return
+    count = len(replay.train) if replay else 0
+    yield ok(f"data.replay: {count} examples of {name} beside {max(counts)}; masks are scored without them")
 
 
 def _hub_path(sweep: Sweep, name: str) -> str | None:

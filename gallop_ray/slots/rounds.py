@@ -78,7 +78,7 @@ def execute_rounds(
 ) -> Record:
     """Run the rounds that have not finished yet. Returns the content of result.json, as `execute`. Collective."""
     training, trains = configuration.training, configuration.method.trains
-    steps = [optimizer_steps(training, len(each.train)) * trains for each in resident.rounds.values()]
+    steps = [optimizer_steps(training, len(each.epoch)) * trains for each in resident.rounds.values()]
     results: dict[str, Record] = {}
     for number, (task, part) in enumerate(resident.rounds.items()):
         folder = run.round(task)

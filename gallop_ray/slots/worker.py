@@ -157,7 +157,7 @@ def _run(resident: LoadedModel, folder: SweepFolder, job: RunJob, slot: str, ran
         result = execute_rounds(resident, configuration, job.seed, base, record, text_loss)
     else:
         reporter = record if rank == 0 else NullReporter(record.adapter)
-        until = job.rung.step(optimizer_steps(training, len(resident.train))) if job.rung else None
+        until = job.rung.step(optimizer_steps(training, len(resident.epoch))) if job.rung else None
         found = execute_until(until, resident, configuration, job.seed, base, reporter, text_loss)
         if isinstance(found, Judged):
             return Outcome("paused", result=asdict(found))

@@ -136,6 +136,13 @@ def _ood_tasks(sweep: Sweep) -> Iterator[Finding]:
             yield (path,), f"{shown(task)} is not allowed; it is the task trained on, and must not be among the others"
 
 
+def _replay_is_another_task(sweep: Sweep) -> Iterator[Finding]:
+    replay = sweep.data.replay
+    if replay is not None and replay.task in sweep.data.train_tasks:
+        message = f"{shown(replay.task)} is not allowed; it is the task trained on, and must be another"
+        yield (("data", "replay", "task"),), message
+
+
 def _objective_has_tasks(sweep: Sweep) -> Iterator[Finding]:
     for place, metric in enumerate(sweep.objective.all_metrics):
         known = find(metric)
@@ -270,6 +277,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), _method_names),
     (("seeds",), _seeds_differ),
     (("data.train", "data.ood"), _ood_tasks),
+    (("data.train", "data.replay"), _replay_is_another_task),
     (("data.train", "data.ood", "objective"), _objective_has_tasks),
     (("objective", "evaluation.metrics"), _objectives_are_named),
     (("objective",), _objectives_differ),

@@ -45,6 +45,17 @@ Tasks = Annotated[
 ]
 
 
+class ReplaySpec(Frozen):
+    """Examples of another task, mixed into those of the task trained on: against forgetting, the plainest means."""
+
+    task: Text = Field(description="of `data.tasks` or of `root`, plain text included; its training examples are taken")
+    share: float = Field(gt=0, lt=1, description="of the examples of an epoch")
+
+    def examples(self, train: int) -> int:
+        """How many there are in an epoch with so many examples of the task trained on."""
+        return max(1, round(self.share / (1 - self.share) * train))
+
+
 class DataSpec(Frozen):
     """The task to train on, the tasks to measure forgetting on, and where their examples come from.
 
@@ -60,6 +71,9 @@ class DataSpec(Frozen):
         description="the task to train on; its test set gives ID accuracy. A list: every run has a round for each"
     )
     ood: tuple[Text, ...] = Field(default=(), description="other tasks, on which forgetting is measured")
+    replay: ReplaySpec | None = Field(
+        default=None, description="examples of another task to mix into training; masks are scored without them"
+    )
     limits: Limits = Limits()
     validation_share: float = Field(
         default=0.1,
@@ -85,6 +99,15 @@ class DataSpec(Frozen):
     def train_tasks(self) -> tuple[str, ...]:
         """The tasks to train on: one, or one a round."""
         return (self.train,) if isinstance(self.train, str) else self.train
+
+    @property
+    def read_tasks(self) -> tuple[str, ...]:
+        """The tasks whose training examples are read."""
+        return (*self.train_tasks, *([self.replay.task] if self.replay else ()))
+
+    def epoch(self, train: int) -> int:
+        """The examples of an epoch, of which `train` are of the task trained on."""
+        return train + (self.replay.examples(train) if self.replay else 0)
 
     @property
     def train_task(self) -> str:

@@ -84,7 +84,7 @@ def text_exists(sweep: Sweep) -> Iterator[Finding]:
 
 def harness_tasks(sweep: Sweep) -> Iterator[Finding]:
     """Tasks of lm-evaluation-harness that it does not have, or that are trained on without a source."""
-    for name in (*sweep.data.train_tasks, *sweep.data.ood):
+    for name in dict.fromkeys((*sweep.data.read_tasks, *sweep.data.ood)):
         task = sweep.data.tasks.get(name)
         if task is None or task.harness is None:
             continue

@@ -131,7 +131,7 @@ def _donor(source: _Source) -> Split:
 def own_task(name: str, data: DataSpec) -> OwnTask | None:
     """The task of data.tasks, where it has a source of its own."""
     task = data.task(name)
-    return None if task.source is None else OwnTask(name, task, name in data.train_tasks, data.split_seed)
+    return None if task.source is None else OwnTask(name, task, name in data.read_tasks, data.split_seed)
 
 
 def _source(name: str, data: DataSpec) -> _Source:

@@ -152,7 +152,7 @@ class RunContext:
     @cached_property
     def micro_steps(self) -> int:
         """Micro-batches of each rank in an optimizer step."""
-        examples = self.resident.train
+        examples = self.resident.epoch
         return micro_steps(examples, self.training, self.seed, optimizer_steps(self.training, len(examples)))
 
     @property

@@ -65,12 +65,12 @@ def train(
     the first step.
     """
     training = context.training
-    state = begun or TrainState(optimizer_steps(training, len(context.resident.train)))
+    state = begun or TrainState(optimizer_steps(training, len(context.resident.epoch)))
     first = state.step
     engine.module.train()
     context.phases.first_forward()
     # A resumed run continues with the batches that it has not seen.
-    stream = islice(batches(context.resident.train, training.batch_size, context.seed), state.step, state.steps)
+    stream = islice(batches(context.resident.epoch, training.batch_size, context.seed), state.step, state.steps)
     while not _pauses(state, until, refresher) and (batch := next(stream, None)) is not None:
         if isinstance(attachment, StepwiseAttachment):
             attachment.begin_step(state.step + 1)

@@ -28,6 +28,7 @@ from gallop_ray.tasks.lengths import Fitted, fitted
 from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.measuring import measuring
 from gallop_ray.tasks.packing import Packed, packed_losses
+from gallop_ray.tasks.replay import encoded_replay
 from gallop_ray.tasks.text import load_text, load_validation_text
 from gallop_ray.training.engine import (
     Engine,
@@ -59,6 +60,8 @@ class LoadedModel:
     """Of the task trained on; empty where a run has rounds, see `rounds`."""
     trains: Mapping[str, list[Encoded]] = field(default_factory=dict)
     """Of each task to train on."""
+    replayed: list[Encoded] = field(default_factory=list)
+    """Of the task that is mixed in, for the task trained on that has most."""
     fitted: Mapping[str, Fitted] = field(default_factory=dict)
     """Of each task to train on, how many examples were too long."""
     text: list[Encoded] = field(default_factory=list)
@@ -84,6 +87,12 @@ class LoadedModel:
         return next(self.model.parameters()).dtype
 
     @cached_property
+    def epoch(self) -> list[Encoded]:
+        """What a run is trained on, in the order of the data: the task's own examples, and those that are mixed in."""
+        mixed_in = self.sweep.data.epoch(len(self.train)) - len(self.train)
+        return [*self.train, *self.replayed[:mixed_in]]
+
+    @cached_property
     def train_hash(self) -> str:
         """sha256 over the tokens and labels of the training examples."""
         digest = hashlib.sha256()
@@ -98,7 +107,8 @@ class LoadedModel:
             name: {split: _hash_of(map(repr, map(_content, getattr(task, split)))) for split in SPLITS}
             for name, task in self.tasks.items()
         }
-        tokens = {name: _hash_of(str(one.input_ids) for one in encoded) for name, encoded in self.trains.items()}
+        read = {**self.trains, **({"data.replay": self.replayed} if self.replayed else {})}
+        tokens = {name: _hash_of(str(one.input_ids) for one in encoded) for name, encoded in read.items()}
         text = _hash_of(str(one.input_ids) for one in (*self.text, *self.validation_text))
         judged = {name: task.harness.identity for name, task in self.tasks.items() if task.harness is not None}
         return {
@@ -228,6 +238,7 @@ def load_base_model(
         tasks=tasks,
         train=trains[data.train] if isinstance(data.train, str) else [],
         trains=trains,
+        replayed=encoded_replay(sweep, max(map(len, trains.values())), tokenizer),
         fitted=fit,
         text=load_text(sweep, tokenizer),
         validation_text=load_validation_text(sweep, tokenizer),

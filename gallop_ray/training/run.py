@@ -216,7 +216,7 @@ def _go_on(
     validation.recall(checkpoint.best)  # first: it leaves the best step's values in the parameters
     restore(checkpoint, engine.state(attachment.parameters))
     attachment.write()  # the weights of a new attempt are still the base's
-    steps = optimizer_steps(context.training, len(context.resident.train))
+    steps = optimizer_steps(context.training, len(context.resident.epoch))
     state = TrainState(steps, step=checkpoint.step, kept=checkpoint.step, loss=checkpoint.loss)
     if (kept := checkpoint.interim) is not None:
         state.unlogged, state.since = unlogged(kept), state.since - kept.since

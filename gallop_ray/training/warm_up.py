@@ -73,7 +73,7 @@ def changes_of_full_training(context: RunContext, candidates: Sequence[Candidate
                 owned.sums[m] = c.of(trained).cpu()
 
     try:
-        steps = steps or optimizer_steps(context.training, len(context.resident.train))
+        steps = steps or optimizer_steps(context.training, len(context.resident.epoch))
         decay = decay_to_start(attachment.parameters, attachment.base(), context.training)
         _train(context, attachment, steps, keep_trained, decay)
         attachment.restore()

@@ -40,9 +40,10 @@ def _model(sweep: Sweep) -> str:
 
 def _data(sweep: Sweep) -> str:
     others = f"; forgetting measured on {', '.join(sweep.data.ood)}" if sweep.data.ood else ""
-    used = (*sweep.data.train_tasks, *sweep.data.ood)
+    used = (*sweep.data.read_tasks, *sweep.data.ood)
+    replay = f", {100 * sweep.data.replay.share:g} % of it {sweep.data.replay.task}" if sweep.data.replay else ""
     sources = dict.fromkeys(sweep.data.task(name).source or sweep.data.root for name in used)
-    return f"{', '.join(sources)}, trained on {' and '.join(sweep.data.train_tasks)}{others}"
+    return f"{', '.join(sources)}, trained on {' and '.join(sweep.data.train_tasks)}{replay}{others}"
 
 
 def sweep_yaml(sweep: Sweep) -> str:

@@ -166,10 +166,10 @@ def decide(metric: str, ranking: Sequence[str], comparisons: Sequence[Comparison
     """
     leader, *rest = ranking
     of = {rival: _between(leader, rival, comparisons) for rival in rest}
-    behind = [rival for rival in rest if _leads(leader, of[rival]) and of[rival].separated]
+    behind = [rival for rival, pair in of.items() if _leads(leader, pair) and pair.separated]
     if len(behind) == len(rest):
         return Verdict("best", metric, leader, tuple(rest), None, best_text(metric, leader, rest, of[rest[0]]))
-    like = [rival for rival in rest if not (_leads(leader, of[rival]) and of[rival].different)]
+    like = [rival for rival, pair in of.items() if not (_leads(leader, pair) and pair.different)]
     undecided = [rival for rival in like if not _equivalent(of[rival])]
     beaten = [rival for rival in rest if rival not in like]
     if not undecided:

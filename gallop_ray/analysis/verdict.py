@@ -166,10 +166,10 @@ def decide(metric: str, ranking: Sequence[str], comparisons: Sequence[Comparison
     """
     leader, *rest = ranking
     of = {rival: _between(leader, rival, comparisons) for rival in rest}
-    behind = [rival for rival, pair in of.items() if _leads(leader, pair) and pair.separated]
+    behind = [rival for rival, pair in of.items() if _leads(pair, leader) and pair.separated]
     if len(behind) == len(rest):
         return Verdict("best", metric, leader, tuple(rest), None, best_text(metric, leader, rest, of[rest[0]]))
-    like = [rival for rival, pair in of.items() if not (_leads(leader, pair) and pair.different)]
+    like = [rival for rival, pair in of.items() if not (_leads(pair, leader) and pair.different)]
     undecided = [rival for rival in like if not _equivalent(of[rival])]
     beaten = [rival for rival in rest if rival not in like]
     if not undecided:
@@ -220,7 +220,7 @@ def _power(difference: float, by_seeds: float, by_examples: float, seeds: int) -
     return min(power_of_t(abs(difference), math.sqrt(error), of, LEVEL) for error, of in tests if error)
 
 
-def _leads(leader: str, comparison: Comparison | None) -> TypeGuard[Comparison]:
+def _leads(comparison: Comparison | None, leader: str) -> TypeGuard[Comparison]:
     """Means are over each method's own seeds, comparisons over common ones: both must favour the leader."""
     if comparison is None:
         return False

@@ -70,7 +70,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "button"):
+        if {"td", "button"} & set(self.open[-2:]):
             self.tables[self._table][-1][-1] += data
         self.texts[self._section] = self.texts.get(self._section, "") + data
 

@@ -31,7 +31,9 @@ def best_sheet(material: ReportData) -> ReportTable:
     caption = (
         f"Each method's best configuration by {by}{fresh}. Accuracies, forget ratio and collapse rate are on "
         "test sets by what each task counts by, in percent (losses in nats), mean ± standard deviation (n - 1) over n "
-        f"seeds.{_denominator(material)}"
+        f"seeds.{_denominator(material)} Val is the objective, by which the search chose; Trained the number of "
+        "trained parameters; Selection the share of the training examples whose gradient is scored; LR the learning "
+        "rate."
     )
     parts = [_method(), *_parts(material), _configuration()]
     return _sheet("best", "The best of each method", caption, parts, material.best, material.base_row)
@@ -87,7 +89,7 @@ _FURTHER = {
     "Parseable": "parseable_share",
     "Memorization": "memorization",
 }
-_LOSSES = {"Text loss": "text_loss", "Increase": "text_loss_increase", "Perplexity": "text_perplexity"}
+_LOSSES = {"Text loss": "text_loss", "Increase of text loss": "text_loss_increase", "Perplexity": "text_perplexity"}
 
 
 def further_sheet(material: ReportData) -> ReportTable | None:

@@ -52,8 +52,9 @@ def exports_of(model: Any, spec: MethodSpec, found: Estimate) -> Exports:
 
 
 _UNEVEN = (
-    "a PEFT folder takes as many entries of every matrix as of the fullest that it does not hold whole: where the mask "
-    "fills the matrices unevenly it is larger than the delta. To serve a small adapter, train LoRA; else --to merged"
+    "a PEFT folder has room in every matrix for as many entries as the fullest one has (but for matrices that are "
+    "trained whole), so it is larger than the delta where the mask is uneven. For a small adapter that servers load, "
+    "train LoRA; else export --to merged"
 )
 
 

@@ -71,7 +71,7 @@ def test_quickstart_is_counted_without_making_the_pocket_model(
     assert row(text, "Exports", "lora")[1] == "none"
     assert row(text, "Exports", "lora")[-4:] == [*row(text, "Exports", "lora")[2:4], "3.7", "MB"]
     assert row(text, "Exports", "full")[1:3] == ["none", "none"]
-    assert "gallop: a PEFT folder takes as many entries of every matrix as of the fullest" in text
+    assert "gallop, random: a PEFT folder has room in every matrix for as many entries as the fullest one has" in text
     assert re.search(r"full +[\d.]+ MB", text[text.index("Memory") :])
     assert list(tmp_path.iterdir()) == []
 

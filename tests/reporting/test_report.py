@@ -130,6 +130,18 @@ def test_numbers_of_the_table_are_those_of_the_results(whole):
     assert len(page.tables["configurations"]) == 15
 
 
+def test_the_base_model_has_its_loss_of_general_text_too(tmp_path):
+    folder, _ = write_sweep(tmp_path)
+    folder.write_base({task: {"test": {"likelihood": 0.5}} for task in ("range", "max", "min")}, {}, {}, 2.0)
+    for run in folder.runs():
+        run.write("result", {**(run.read("result") or {}), "text_loss": 2.5, "text_loss_increase": 0.5})
+    folder.rebuild_results()
+    assert main(["report", str(folder.path)]) == 0
+    header, base, *rows = Page(folder.path / "report" / "report.html").tables["further"]
+    assert base[header.index("Text loss") :][:2] == ["2.000", "0.000"]
+    assert {tuple(row[header.index("Text loss") :][:2]) for row in rows} == {("2.500 ± 0.000", "0.500 ± 0.000")}
+
+
 def test_thousands_of_rows_are_whole_in_the_csv_alone(tmp_path):
     sheet = ReportTable("long", "Long", "All.", (Column("N", "n"),), [[Cell(str(n), n)] for n in range(600)])
     sheet.write(tmp_path)

@@ -170,9 +170,12 @@ def test_own_data_without_other_tasks_is_given_some_to_forget(folder, capsys):
 def test_tasks_that_the_base_model_cannot_do_are_left_out_and_the_file_says_so(folder, capsys):
     chats(folder / "talk.jsonl")
     save_model(folder / "model", chat_template="{% for m in messages %}{{ m.content }} {% endfor %}")
+    capsys.readouterr()
     assert main(["init", "--data", "talk.jsonl", "--model", "model"]) == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
     assert said.count(": left out, ") == 5
+    assert progress == ""
+    assert "\n\n\n" not in (folder / "my_sweep.yaml").read_text()
     assert (load_sweep("my_sweep.yaml").data.ood, load_sweep("my_sweep.yaml").evaluation.text) == ((), "auto")
     assert (
         "ood: []                     # forgetting is not measured: name other tasks"

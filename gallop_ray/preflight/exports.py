@@ -54,9 +54,9 @@ def exports_of(model: Any, spec: MethodSpec, found: Estimate) -> Exports:
 
 
 _UNEVEN = (
-    "a PEFT folder takes as many entries of every matrix as of the fullest that it does not hold whole: where the mask "
-    "fills the matrices unevenly it is larger than the delta. With scope per_matrix and density {lora_rank: R} it is "
-    "as small; or train LoRA; else --to merged"
+    "a PEFT folder has room in every matrix for as many entries as the fullest one has (but for matrices that are "
+    "trained whole), so it is larger than the delta where the mask is uneven. With scope per_matrix and density "
+    "{lora_rank: R} it is as small; or train LoRA; else export --to merged"
 )
 _EVEN = ("per_matrix", "per_row")
 """Scopes with which a lora_rank gives each matrix as many entries as PEFT's form has."""

@@ -205,18 +205,23 @@ def _sizes(rows: Iterable[Row]) -> tuple[Table, str]:
     table = _table("Trained parameters", ("Method", "Options"), ("k", "Density k/N", "trainable_percent"))
     for name, choice, each in rows:
         table.add_row(name, Text(choice), _count(each.trained), f"{each.density:.4g}", f"{each.trainable_percent:.4f}")
-    return table, "N: all parameters of the base model. trainable_percent: 100 k/(N+k), as PEFT prints it."
+    return table, "k: trained parameters. N: all of the base model. trainable_percent: 100 k/(N+k), as PEFT prints it."
 
 
 def exports(sweep: Sweep, rows: Iterable[Row]) -> tuple[Table, str]:
     """What a finished run can be exported to, and how large that is."""
-    table, notes = _table("Exports", ("Method", "Options"), ("--to delta", "--to peft", "--to merged")), [_EXPORT_NOTE]
+    table, notes = (
+        _table("Exports", ("Method", "Options"), ("--to delta", "--to peft", "--to merged")),
+        dict[str, list[str]](),
+    )
     model, specs = meta_model(sweep.model), {each.name: each for each in sweep.methods}
     for name, choice, each in rows:
         found = exports_of(model, specs[name], each)
         table.add_row(name, Text(choice), *(_export(one) for one in (found.delta, found.peft, found.merged)))
-        notes += [f"{name}: {found.why}"] * bool(found.why)
-    return table, "\n".join(dict.fromkeys(notes))
+        if found.why:
+            notes.setdefault(found.why, []).append(name)
+    said = [f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in notes.items()]
+    return table, "\n".join([_EXPORT_NOTE, *said])
 
 
 def _export(size: Export) -> str:

@@ -48,10 +48,16 @@ def _difference(name: str, one: float | None, other: float | None) -> str:
 
 def _answer(one: Record) -> Iterator[str]:
     yield f"{one['task']}, example {one['example']}"
-    yield f"prompt:    {one['prompt']}"
-    yield f"reference: {one['reference']}"
-    yield f"first:     {one['output']}{_judged(one.get('right'))}"
-    yield f"second:    {one['other']}{_judged(one.get('other_right'))}"
+    yield _quoted("prompt:", one["prompt"])
+    yield _quoted("reference:", one["reference"])
+    yield f"{_quoted('first:', one['output'])}{_judged(one.get('right'))}"
+    yield f"{_quoted('second:', one['other'])}{_judged(one.get('other_right'))}"
+
+
+def _quoted(who: str, text: str) -> str:
+    """Without the blank lines around it, with which answers often begin; further lines stand below the first."""
+    indent = " " * (len("reference:") + 1)
+    return f"{who:<{len(indent)}}" + f"\n{indent}".join(text.strip().splitlines() or ["(nothing)"])
 
 
 def _judged(right: object) -> str:

@@ -16,7 +16,7 @@ from gallop_ray.disk.bucket.address import address_of
 from gallop_ray.mlflow_mirror.store import tracking_uri
 from gallop_ray.records import control
 from gallop_ray.records.folders import PAGE, SweepFolder
-from gallop_ray.reporting.table import configurations_table, final_table
+from gallop_ray.reporting.table import configurations_table, final_table, print_whole
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
 from gallop_ray.tasks.metrics import base_metrics
@@ -32,10 +32,10 @@ def print_summary(folder: SweepFolder, sweep: Sweep) -> bool:
         return True
     metrics = base_metrics(base, sweep.data)
     if len(folder.configurations()) > len(sweep.methods):
-        console.print(configurations_table(results, sweep.objective))
+        print_whole(console, configurations_table(results, sweep.objective))
     chosen = best(results, sweep.objective)
     edges = edges_of(folder, sweep, chosen)
-    console.print(final_table(results, metrics, sweep.objective, edges))
+    print_whole(console, final_table(results, metrics, sweep.objective, edges))
     if verdict := sweep_statistics(folder, sweep).verdict:
         console.print(verdict.text, end="\n\n", highlight=False)
     for each in diagnoses(folder, sweep, chosen):

@@ -15,6 +15,7 @@ from gallop_ray.disk.bucket.tree import SHARE_SECONDS, refresh
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.identity import since
 from gallop_ray.records.stored import open_sweep
+from gallop_ray.spec.metrics import shown_value, unit_of
 
 
 def print_sweeps(output: str) -> None:
@@ -63,5 +64,5 @@ def _cells(path: Path) -> Iterator[str]:
     yield status.state
     yield f"{over}/{status.runs.total}"
     if status.best is not None and status.best.objective is not None:
-        yield f"{100 * status.best.objective:.1f} %"
+        yield f"{shown_value(status.objective, status.best.objective)} {unit_of(status.objective)}"
         yield status.best.configuration

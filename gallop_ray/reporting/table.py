@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from gallop_ray.analysis import ranking
@@ -28,6 +30,7 @@ _ON_FRONT = "*"
 _WIDTH_OF_A_KEY = 15
 _MISSING = "-"
 _MOST_ROWS = 100
+_NO_LIMIT = 10_000
 
 
 def final_table(
@@ -124,6 +127,15 @@ def _table(title: str, first: str, results: Sequence[RunResult], objective: Obje
     for heading in _headings(objective, results):
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table without cutting a number off, however narrow the console is.
+
+    A log has long lines; a terminal shows one in several of its own, which can be read where `72.…` cannot.
+    """
+    needed = Measurement.get(console, console.options.update(max_width=_NO_LIMIT), table).maximum
+    Console(file=console.file, width=max(console.width, needed), markup=False).print(table)
 
 
 def _caption(results: Sequence[RunResult], objective: ObjectiveSpec) -> str:

@@ -137,9 +137,9 @@ def _search(answers: Answers) -> Iterator[str]:
         yield f"    - {{{method}.training.learning_rate: {_learning_rates(method, answers.toy)[1]}}}"
     yield ""
     yield _noted("budget: {configurations: 6}", "for each method; from the fourth on results decide")
-    yield ""
     if answers.free:
         return  # the default is the loss of the task
+    yield ""
     metric = "val_mean_accuracy" if answers.ood else "val_id_accuracy"
     measured = "of the task and of the others, on validation data" if answers.ood else "of the task, on validation data"
     yield _noted(f"objective: {{metric: {metric}}}", measured)

@@ -20,6 +20,7 @@ from transformers import (
     LlamaConfig,
     PretrainedConfig,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from gallop_ray.disk.locks import NoLocks, locked
 from gallop_ray.sparse.candidates import looking
@@ -86,6 +87,7 @@ def try_model(spec: ModelSpec) -> tuple[Any, Any]:
 
     Of large weights only names, types and shapes are looked at: the model is on the meta device then.
     """
+    disable_progress_bar()  # nothing is downloaded here, and its bar would stand between the lines of a command
     if small_enough(spec):
         return load_model(spec)
     return _loaded(spec, device_map="meta", local_files_only=True)

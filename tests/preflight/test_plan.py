@@ -71,7 +71,7 @@ def test_quickstart_is_counted_without_making_the_pocket_model(
     assert row(text, "Exports", "lora")[1] == "none"
     assert row(text, "Exports", "lora")[-4:] == [*row(text, "Exports", "lora")[2:4], "3.7", "MB"]
     assert row(text, "Exports", "full")[1:3] == ["none", "none"]
-    assert "gallop: a PEFT folder takes as many entries of every matrix as of the fullest" in text
+    assert "gallop, random: a PEFT folder has room in every matrix for as many entries as the fullest one has" in text
     assert re.search(r"full +[\d.]+ MB", text[text.index("Memory") :])
     assert list(tmp_path.iterdir()) == []
 
@@ -83,7 +83,7 @@ def test_where_every_matrix_has_peft_s_number_of_entries_its_folder_is_as_small_
     _, delta, _, folder, *_ = row(text, "Exports", "gallop")
     assert delta == folder
     assert "or more" not in text[text.index("gallop", text.index("Exports")) :].splitlines()[0]
-    assert "gallop: a PEFT folder" not in text
+    assert "\nrandom: a PEFT folder has room" in text, "of the global mask alone"
 
 
 def test_what_peft_has_no_form_for_is_said_before_the_sweep(capsys: pytest.CaptureFixture[str]) -> None:

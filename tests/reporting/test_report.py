@@ -70,7 +70,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "button"):
+        if {"td", "button"} & set(self.open[-2:]):
             self.tables[self._table][-1][-1] += data
         self.texts[self._section] = self.texts.get(self._section, "") + data
 
@@ -128,6 +128,18 @@ def test_numbers_of_the_table_are_those_of_the_results(whole):
     every = pd.read_csv(folder.path / "report" / "tables" / "configurations.csv")
     assert len(every) == len({line["configuration"] for line in lines}) == 14
     assert len(page.tables["configurations"]) == 15
+
+
+def test_the_base_model_has_its_loss_of_general_text_too(tmp_path):
+    folder, _ = write_sweep(tmp_path)
+    folder.write_base({task: {"test": {"likelihood": 0.5}} for task in ("range", "max", "min")}, {}, {}, 2.0)
+    for run in folder.runs():
+        run.write("result", {**(run.read("result") or {}), "text_loss": 2.5, "text_loss_increase": 0.5})
+    folder.rebuild_results()
+    assert main(["report", str(folder.path)]) == 0
+    header, base, *rows = Page(folder.path / "report" / "report.html").tables["further"]
+    assert base[header.index("Text loss") :][:2] == ["2.000", "0.000"]
+    assert {tuple(row[header.index("Text loss") :][:2]) for row in rows} == {("2.500 ± 0.000", "0.500 ± 0.000")}
 
 
 def test_thousands_of_rows_are_whole_in_the_csv_alone(tmp_path):

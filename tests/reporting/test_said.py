@@ -134,7 +134,10 @@ def test_compare_says_what_one_alone_has_right(made: Written, capsys):
     counts = "both right 1, first alone 1, second alone 2, neither 0; McNemar p = 1"
     assert f"range, accuracy by likelihood, 4 examples: {counts}" in shown
     assert shown.count("reference: yes") == 1
-    assert "first:     random says 1\nand more  (right)\nsecond:    gallop says 1\nand more  (right)" in shown
+    assert (
+        "first:     random says 1\n           and more  (right)\nsecond:    gallop says 1\n           and more  (right)"
+        in shown
+    )
     assert "7 more answers differ; --examples 8 shows all" in shown
 
 

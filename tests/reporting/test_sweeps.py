@@ -31,6 +31,16 @@ def test_each_sweep_has_a_line(written: Written, tmp_path: Path, capsys: pytest.
     assert "mlruns" not in text
 
 
+def test_a_sweep_that_goes_by_a_loss_has_its_best_in_nats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Written(small_sweep(tmp_path, objective={"metric": "val_id_loss"}))
+    for seed, loss in enumerate((2.7, 2.9)):
+        made.end(run := made.begin("gallop", 0.2, seed))
+        run.write("result", {**(run.read("result") or {}), "val_id_loss": loss})
+    made.folder.rebuild_results()
+    assert main(["list", str(tmp_path)]) == 0
+    assert " 2.800 nats gallop-" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("folder", ["nowhere", "."])
 def test_a_folder_without_sweeps_is_told(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", str(tmp_path / folder)]) == 2

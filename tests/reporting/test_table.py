@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gallop_ray.records.results import RunResult
-from gallop_ray.reporting.table import configurations_table, final_table, markdown_table
+from gallop_ray.reporting.table import configurations_table, final_table, markdown_table, print_whole
 from gallop_ray.spec.search import ObjectiveSpec
 
 BASE = {"val_mean_accuracy": 0.30, "id_accuracy": 0.25, "ood_accuracy": 0.40, "forget_ratio": 0.0, "collapse_rate": 0.0}
@@ -197,3 +197,15 @@ def test_losses_are_in_nats_and_the_smallest_is_best():
     assert found[-4:] == ["1.600", "1.700±0.141", "2.000±0.000", "0.250±0.000"]
     assert any("losses in nats" in line for line in lines)
     assert any("test sets by what each task counts by (loss)" in line for line in lines)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_table_that_is_wider_than_the_log_or_the_terminal_is_printed_whole(terminal):
+    losses = {"id_loss": 2.624, "ood_loss": 3.202, "ood_loss_increase": -2.511}
+    wide = [result("gallop-a", seed, 0.6, **losses, status="finished") for seed in (0, 1)]
+    output = StringIO()
+    print_whole(Console(file=output, width=80, force_terminal=terminal, no_color=True), final_table(wide, BASE))
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) > 80
+    assert "…" not in output.getvalue()
+    assert cells(lines, "gallop")[-3:] == ["2.624±0.000", "3.202±0.000", "-2.511±0.000"]

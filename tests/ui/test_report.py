@@ -1,5 +1,6 @@
 """The report as a reader sees it: in a browser, from the disk, with the network off."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from gallop_ray.cli import main
+from gallop_ray.records.folders import SweepFolder
 from tests.reporting.reported import write_half_failed_sweep, write_sweep
 
 pytestmark = pytest.mark.ui
@@ -58,6 +60,10 @@ _CONTRASTS = """() => {
 }"""
 
 
+_WIDER = """() => [...document.querySelectorAll(".scroll")].filter((each) => each.scrollWidth > each.clientWidth)
+  .map((each) => `${each.getAttribute("aria-label")}: ${each.scrollWidth} > ${each.clientWidth}`)"""
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The report of a sweep that is over, and of one that is half done and has failed in part."""
@@ -67,6 +73,17 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert main(["report", str(folder.path)]) == 0
         found[name] = folder.path / "report" / "report.html"
     return found
+
+
+def _with_losses(folder: SweepFolder) -> None:
+    """Every column that the table of results can have."""
+    losses = {"id_loss": 2.624, "ood_loss": 3.202, "ood_loss_increase": -2.511}
+    for run in folder.runs():
+        result = run.read("result")
+        assert result is not None
+        drawn = random.Random(str(run.path))
+        run.write("result", {**result, **{name: loss + 0.1 * drawn.random() for name, loss in losses.items()}})
+    folder.rebuild_results()
 
 
 @contextmanager
@@ -118,6 +135,17 @@ def test_a_click_on_a_heading_sorts_and_the_base_model_stays_on_top(browser, pag
         assert methods.all_inner_texts() == ["base model", "gallop", "lora", "random_mask"]
         assert page.locator("#table-best th[aria-sort]").all_inner_texts() == ["Method"]
         assert said == []
+
+
+def test_on_a_wide_page_no_table_is_wider_than_it(browser, tmp_path):
+    folder, _ = write_sweep(tmp_path)
+    _with_losses(folder)
+    assert main(["report", str(folder.path)]) == 0
+    with opened(browser, folder.path / "report" / "report.html", 1280, "light") as (page, _):
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        headings = page.locator("#table-best th").all_inner_texts()
+        assert {"ID", "OOD loss", "Selection", "Memory, GB", "Configuration"} <= set(headings)
+        assert page.evaluate(_WIDER) == []
 
 
 def test_on_a_phone_wide_tables_scroll_in_their_own_box(browser, pages):

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from gallop_ray.analysis.edges import MARK
+
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"```(\w*)$")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(\.\d+)?(e-?\d+)?")
@@ -171,11 +173,12 @@ def _here(command: str) -> bool:
 
 
 def missing(shown: str, printed: str) -> list[str]:
-    """The lines of an example that were not printed, numbers, keys and the widths of columns apart."""
+    """The lines of an example that were not printed, numbers, keys, marks of edges and the widths of columns apart."""
     have = {_shape(line) for line in printed.splitlines()}
     return [line for line in shown.splitlines() if _shape(line) not in have]
 
 
 def _shape(line: str) -> str:
     line = re.sub(r"\b[0-9a-f]{8}\b", "KEY", line)
+    line = re.sub(rf"(?<=\w){re.escape(MARK)}(?= )", "", line)  # short runs are best at other rates
     return " ".join(re.sub(r"[─━-]{3,}", "─", _NUMBER.sub("#", line)).split())

@@ -41,6 +41,6 @@ def plot_cost(frame: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(seconds)), list(seconds.index))
     axes.set_ylim(len(seconds) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("seconds a run")
+    axes.set_xlabel("seconds per run")
     figure.legend(loc="outside lower center", ncols=6)
     return figure

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from gallop_ray.analysis.ranking import Summary
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, values
 from gallop_ray.reporting.figures.style import (
     MethodStyle,
+    label_log_axis,
     legend_below,
     method_styles,
     metric_label,
@@ -48,11 +48,11 @@ def plot_density(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metric
     for each, metric in zip(axes, shown, strict=True):
         for method, curve in curves.items():
             _draw(each, curve, metric, look[method])
-        each.set_xscale("log")
-        each.xaxis.set_minor_locator(NullLocator())
-        each.xaxis.set_major_formatter("{x:g}")
         each.set_title(metric_label(metric))
         each.set_xlabel("density (%)")
+    axes[0].set_xscale("log")  # the panels share their axes
+    label_log_axis(axes[0].xaxis)
+    axes[0].xaxis.set_major_formatter("{x:g}")
     legend_below(figure, {method: look[method] for method in curves})
     return figure
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from gallop_ray.analysis.ranking import Summary
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, by_method, searched, values
 from gallop_ray.reporting.figures.style import (
     MethodStyle,
+    label_log_axis,
     method_styles,
     metric_label,
     panels,
@@ -44,9 +44,8 @@ def plot_learning_rate(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, 
     for each, (method, of_it) in zip(axes, shown.items(), strict=True):
         _draw(each, of_it, name, look[method])
         each.set_title(method)
-        each.set_xscale("log")
-        each.xaxis.set_major_locator(LogLocator(numticks=5))
-        each.xaxis.set_minor_locator(NullLocator())
+    axes[0].set_xscale("log")  # the panels share their axes
+    label_log_axis(axes[0].xaxis)
     figure.supxlabel("learning rate", size=9)
     figure.supylabel(metric_label(name), size=9)
     return figure

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.records.events import Step
 from gallop_ray.records.run_folder import RunFolder
-from gallop_ray.reporting.figures.style import method_styles, panels, styled
+from gallop_ray.reporting.figures.style import label_log_axis, method_styles, panels, styled
 
 _COLUMNS = 4
 _LINES = ("-", "--", ":", "-.")
@@ -48,9 +48,10 @@ def plot_loss(losses: pd.DataFrame, methods: Iterable[str] = ()) -> Figure:
             line = _LINES[place % len(_LINES)]
             each.plot(run["step"], run["loss"], line, color=look[method].colour, linewidth=1, alpha=0.85)
         each.set_title(method)
-        if losses["loss"].min() > 0:
-            each.set_yscale("log")
-            each.yaxis.set_minor_locator(NullLocator())
+    axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))  # the panels share their axes
+    if losses["loss"].min() > 0:
+        axes[0].set_yscale("log")
+        label_log_axis(axes[0].yaxis)
     figure.supxlabel("optimizer step", size=9)
     figure.supylabel("training loss", size=9)
     return figure

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gallop_ray.errors import NothingToDrawError
 from gallop_ray.reporting.figures.choose import DEFAULT, best, values
@@ -34,6 +35,7 @@ def plot_seeds(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, metrics:
             if seen:
                 each.plot([sum(seen) / len(seen)], [row], "|", color=INK, markersize=11, markeredgewidth=1.4)
         each.set_title(metric_label(metric))
+        each.xaxis.set_major_locator(MaxNLocator(4))  # of more the labels touch each other
         each.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(found)), [each.method for each in found])
     axes[0].set_ylim(len(found) - 0.4, -0.6)

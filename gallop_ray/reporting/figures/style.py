@@ -1,5 +1,6 @@
 """The style of all figures: a colour and a marker per method, quiet axes, sizes for pages of 1280 or 390 pixels."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -7,9 +8,11 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from gallop_ray.spec.metrics import display_name, unit_of
@@ -103,6 +106,26 @@ def panels(count: int, columns: int, height: float, width: float = WIDTH, **opti
         for place, each in enumerate(axes[:count]):
             each.tick_params(labelbottom=place + columns >= count)
     return figure, axes[:count]
+
+
+def label_log_axis(axis: Axis) -> None:
+    """At least two ticks on a logarithmic axis whose data are drawn: powers of ten, or numbers between them."""
+    low, high = sorted(axis.get_view_interval())
+    within = [[each for each in _steps(low, high, subs) if low <= each <= high] for subs in ((1,), (1, 2, 5))]
+    decades, between = (len(each) > 1 for each in within)
+    locator: Locator = MaxNLocator(4)
+    if decades or between:
+        locator = LogLocator(subs=(1,) if decades else (1, 2, 5), numticks=5)
+    axis.set_major_locator(locator)
+    axis.set_minor_locator(NullLocator())
+    if not decades:
+        axis.set_major_formatter("{x:g}")
+
+
+def _steps(low: float, high: float, subs: Sequence[int]) -> list[float]:
+    """Multiples of the powers of ten from the one below `low` to the one below `high`."""
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    return [sub * 10.0**power for power in powers for sub in subs]
 
 
 def plot_points(axes: Axes, points: Sequence[tuple[float, float]], look: MethodStyle, alpha: float) -> None:

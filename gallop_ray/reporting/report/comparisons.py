@@ -31,7 +31,7 @@ _COLUMNS = (
     Column("p", "p"),
     Column("Smallest p", "smallest_p", note="that the test can reach with so many seeds"),
     Column("Corrected p", "p_corrected", note="for the number of comparisons"),
-    Column("", "different", numeric=False),
+    Column("Result", "different", numeric=False),
 )
 
 
@@ -55,7 +55,7 @@ def _row(each: Comparison) -> list[Cell]:
         text_cell(each.second_method),
         Cell(display_name(each.metric), each.metric),
         *(points_cell(each.metric, value) for value in (each.difference, each.low, each.high)),
-        number_cell(each.effect_size, 2),
+        _signed(number_cell(each.effect_size, 2)),
         Cell(str(each.seeds), each.seeds),
         text_cell(each.test),
         *(probability_cell(value) for value in (each.p, each.smallest_p, each.p_corrected)),
@@ -65,7 +65,10 @@ def _row(each: Comparison) -> list[Cell]:
 
 def points_cell(metric: str, value: float | None) -> Cell:
     """A difference with its sign."""
-    cell = metric_cell(metric, value, sign="+")
+    return _signed(metric_cell(metric, value, sign="+"))
+
+
+def _signed(cell: Cell) -> Cell:
     return replace(cell, text=cell.text.replace("-", "−"))  # noqa: RUF001
 
 

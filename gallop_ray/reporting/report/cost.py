@@ -13,7 +13,7 @@ def cost_sheet(material: ReportData) -> ReportTable:
         Column("Method", "method", numeric=False),
         Column("Runs", "runs", note="that are over"),
         Column("Slot-hours", "slot_hours", note="of all runs that recorded their time"),
-        Column("A run", "seconds_total", note="mean of a finished run"),
+        Column("Per run", "seconds_total", note="mean of a finished run"),
         *(Column(phase.capitalize(), f"seconds_{phase}") for phase in phases.columns),
     ]
     rows = []

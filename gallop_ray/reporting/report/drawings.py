@@ -25,7 +25,7 @@ from gallop_ray.reporting.figures.front import learnt_and_forgotten
 from gallop_ray.reporting.report.comparisons import with_the_leader
 from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.reporting.report.svg import RenderedFigure, write_figure
-from gallop_ray.spec.metrics import display_name
+from gallop_ray.spec.metrics import display_name, larger_is_better
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,7 +80,9 @@ def _of_results(material: ReportData) -> list[FigureSpec]:
             "Learning against forgetting",
             f"{display_name(learnt)} against {display_name(forgotten)} on test sets: small points are the means of all "
             "configurations, large ones each method's best with bars of one standard deviation over seeds, and the "
-            "dashed line joins the configurations that no other beats in both.",
+            "dashed line joins the configurations that no other beats in both. Better is "
+            f"{'up' if larger_is_better(learnt) else 'down'} and to the "
+            f"{'right' if larger_is_better(forgotten) else 'left'}.",
             lambda: plot_front(frame, objective, forgotten, learnt),
         ),
         FigureSpec(

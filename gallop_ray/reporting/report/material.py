@@ -1,5 +1,6 @@
 """The data of a report, read once from the sweep's folder."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -101,4 +102,12 @@ def _base(folder: SweepFolder, sweep: Sweep) -> Record:
     measured = folder.base()
     if measured is None:
         return {}
-    return {**base_metrics(measured, sweep.data), **flatten({"tasks": measured})}
+    return {**base_metrics(measured, sweep.data), **flatten({"tasks": measured}), **_base_text(folder)}
+
+
+def _base_text(folder: SweepFolder) -> Record:
+    """What runs record of general text, of the base model; empty where it was not measured."""
+    loss = folder.base_text_loss()
+    if loss is None:
+        return {}
+    return {"text_loss": loss, "text_loss_increase": 0.0, "text_perplexity": math.exp(loss)}

@@ -1,6 +1,6 @@
 """The tables of results: each method's best configuration, all configurations, further measures, tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from gallop_ray.analysis.ranking import BASE, Summary
 from gallop_ray.reporting.report.material import ReportData
@@ -21,7 +21,7 @@ from gallop_ray.spec.measures import label_of
 from gallop_ray.spec.metrics import display_name, test_metrics
 
 Part = tuple[Column, Callable[[Summary], Cell]]
-_OVER_SEEDS = "In percent, losses in nats, mean ± standard deviation over seeds (n - 1)."
+_OVER_SEEDS = "mean ± standard deviation over seeds (n - 1)."
 
 
 def best_sheet(material: ReportData) -> ReportTable:
@@ -31,7 +31,9 @@ def best_sheet(material: ReportData) -> ReportTable:
     caption = (
         f"Each method's best configuration by {by}{fresh}. Accuracies, forget ratio and collapse rate are on "
         "test sets by what each task counts by, in percent (losses in nats), mean ± standard deviation (n - 1) over n "
-        f"seeds.{_denominator(material)}"
+        f"seeds.{_denominator(material)} Val is the objective, by which the search chose; Trained the number of "
+        "trained parameters; Selection the share of the training examples whose gradient is scored; LR the learning "
+        "rate."
     )
     parts = [_method(), *_parts(material), _configuration()]
     return _sheet("best", "The best of each method", caption, parts, material.best, material.base_row)
@@ -54,7 +56,7 @@ def tasks_sheets(material: ReportData) -> list[ReportTable]:
     alike = len({*counts.values()}) == 1
     by = label_of(next(iter(counts.values()))) if alike else "by what each task counts by"
     trained = f"{' and '.join(material.sweep.data.train_tasks)} is the task trained on."
-    caption = f"Test sets, {by}; {trained} {_OVER_SEEDS}"
+    caption = f"Test sets, {by}; {trained} {_unit(counts.values())}, {_OVER_SEEDS}"
     named = {task: task if alike else f"{task}, {label_of(way)}" for task, way in counts.items()}
     parts = [_method(), *(_share(named[task], _task(task, way)) for task, way in counts.items())]
     sheets = [_sheet("tasks", "Task by task", caption, parts, material.best, material.base_row)]
@@ -62,9 +64,14 @@ def tasks_sheets(material: ReportData) -> list[ReportTable]:
     return [*sheets, *(_also_sheet(material, way, [task for task in ways if way in ways[task]]) for way in more)]
 
 
+def _unit(ways: Iterable[str]) -> str:
+    losses = {way == "loss" for way in ways}
+    return "In percent, losses in nats" if len(losses) > 1 else "In nats" if True in losses else "In percent"
+
+
 def _also_sheet(material: ReportData, way: str, tasks: Sequence[str]) -> ReportTable:
     parts = [_method(), *(_share(task, _task(task, way)) for task in tasks)]
-    caption = f"Test sets, {label_of(way)}. {_OVER_SEEDS}"
+    caption = f"Test sets, {label_of(way)}. {_unit([way])}, {_OVER_SEEDS}"
     title = f"The same, {label_of(way)}"
     return _sheet(f"tasks_{way}", title, caption, parts, material.best, material.base_row, folded=True)
 
@@ -87,7 +94,7 @@ _FURTHER = {
     "Parseable": "parseable_share",
     "Memorization": "memorization",
 }
-_LOSSES = {"Text loss": "text_loss", "Increase": "text_loss_increase", "Perplexity": "text_perplexity"}
+_LOSSES = {"Text loss": "text_loss", "Increase of text loss": "text_loss_increase", "Perplexity": "text_perplexity"}
 
 
 def further_sheet(material: ReportData) -> ReportTable | None:

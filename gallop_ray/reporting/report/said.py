@@ -22,7 +22,7 @@ _FLIPS = (
 _SAMPLES = (
     Column("Method", "method", numeric=False),
     Column("Task", "task", numeric=False),
-    Column("", "kind", numeric=False),
+    Column("Beside the base", "kind", numeric=False),
     Column("Prompt", "prompt", numeric=False),
     Column("Reference", "reference", numeric=False),
     Column("Output", "output", numeric=False),
@@ -73,4 +73,5 @@ def _sample(one: Sample) -> list[Cell]:
 
 
 def _quoted(text: str) -> Cell:
-    return text_cell(text) if text.strip() else Cell(MISSING, text)
+    """A text; blank lines around it, with which answers often begin, are in the CSV alone."""
+    return Cell(text.strip(), text) if text.strip() else Cell(MISSING, text)

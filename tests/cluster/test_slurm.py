@@ -24,7 +24,7 @@ case "$1 $2" in
     *) exit 9
 esac""",
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
-    "ray": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
+    "ray": '[ -n "${BROKEN:-}" ] && exit; while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
     # A sweep that runs until it is stopped, or ends at once with the code in $ENDS.
     "gallop-ray": """
 if [ "$1" = stop ]; then [ -n "${DEAF:-}" ] && exit 2; touch stopped; exit; fi
@@ -65,10 +65,18 @@ def test_a_sweep_that_ends_ends_the_job_with_its_code(tmp_path: Path, job: dict[
     assert process.returncode == code, output
     calls = _calls(tmp_path)
     assert not any(call.startswith("scontrol requeue") for call in calls)
-    assert "ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus=8 -- gallop-ray run sweep.yaml" in str(calls)
+    assert "ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus=8 -- bash -c" in str(calls)
     assert "gallop-ray run sweep.yaml --set output=/shared/my sweeps" in calls
     (srun,) = (call for call in calls if call.startswith("srun"))
     assert "--cpus-per-task=8 " in srun, "srun does not take it over from the job"
+
+
+def test_a_job_whose_ray_does_not_start_has_failed(tmp_path: Path, job: dict[str, str]) -> None:
+    """`ray symmetric-run` ends with 0 then."""
+    process = _start(tmp_path, {**job, "BROKEN": "yes"})
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert not (tmp_path / "running").exists()
 
 
 @pytest.mark.parametrize("deaf", ["", "yes"])

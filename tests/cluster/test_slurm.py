@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gallop_ray.records import control
+from gallop_ray.records.folders import SweepFolder
 from tests.cluster.files import CLUSTER
 
+_OUTPUT = "/shared/my sweeps"
 _PROGRAMS = {
     # Of two nodes, and of a job in the state that $STATE says.
     "scontrol": """
@@ -24,7 +27,7 @@ case "$1 $2" in
     *) exit 9
 esac""",
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
-    "ray": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
+    "ray": '[ -n "${BROKEN:-}" ] && exit; while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
     # A sweep that runs until it is stopped, or ends at once with the code in $ENDS.
     "gallop-ray": """
 if [ "$1" = stop ]; then [ -n "${DEAF:-}" ] && exit 2; touch stopped; exit; fi
@@ -49,8 +52,8 @@ def job(tmp_path: Path) -> dict[str, str]:
     return {**env, **slurm, "PATH": path, "SLURM_CPUS_PER_TASK": "8"}
 
 
-def _start(folder: Path, env: dict[str, str]) -> "subprocess.Popen[str]":
-    script = ["bash", str(CLUSTER / "slurm/gallop_ray.sbatch"), "sweep.yaml", "/shared/my sweeps"]
+def _start(folder: Path, env: dict[str, str], output: str = _OUTPUT) -> "subprocess.Popen[str]":
+    script = ["bash", str(CLUSTER / "slurm/gallop_ray.sbatch"), "sweep.yaml", output]
     return subprocess.Popen(script, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -65,10 +68,18 @@ def test_a_sweep_that_ends_ends_the_job_with_its_code(tmp_path: Path, job: dict[
     assert process.returncode == code, output
     calls = _calls(tmp_path)
     assert not any(call.startswith("scontrol requeue") for call in calls)
-    assert "ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus=8 -- gallop-ray run sweep.yaml" in str(calls)
+    assert "ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus=8 -- bash -c" in str(calls)
     assert "gallop-ray run sweep.yaml --set output=/shared/my sweeps" in calls
     (srun,) = (call for call in calls if call.startswith("srun"))
     assert "--cpus-per-task=8 " in srun, "srun does not take it over from the job"
+
+
+def test_a_job_whose_ray_does_not_start_has_failed(tmp_path: Path, job: dict[str, str]) -> None:
+    """`ray symmetric-run` ends with 0 then."""
+    process = _start(tmp_path, {**job, "BROKEN": "yes"})
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert not (tmp_path / "running").exists()
 
 
 @pytest.mark.parametrize("deaf", ["", "yes"])
@@ -90,9 +101,20 @@ def test_a_cancelled_job_is_not_requeued(tmp_path: Path, job: dict[str, str], st
     assert ("scontrol requeue 7" in _told(tmp_path, {**job, "STATE": state})) == again
 
 
-def _told(folder: Path, job: dict[str, str]) -> list[str]:
+@pytest.mark.parametrize(("asked", "again"), [(None, True), ("pause", True), ("stop", False), ("stop now", True)])
+def test_a_sweep_that_its_user_stops_does_not_begin_again(
+    tmp_path: Path, job: dict[str, str], asked: control.Asked | None, again: bool
+) -> None:
+    """But for the limit, the job would end after the active runs. `stop now` is what an earlier start was told."""
+    sweep = SweepFolder(tmp_path / "mine")
+    sweep.path.mkdir()
+    control.ask(sweep, asked)
+    assert ("scontrol requeue 7" in _told(tmp_path, job, output=str(tmp_path))) == again
+
+
+def _told(folder: Path, job: dict[str, str], output: str = _OUTPUT) -> list[str]:
     """The calls of a job that is sent SIGTERM while its sweep runs."""
-    process = _start(folder, job)
+    process = _start(folder, job, output)
     until = time.monotonic() + 60
     while not (folder / "running").exists():
         assert process.poll() is None, process.communicate()[0]

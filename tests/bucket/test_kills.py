@@ -31,10 +31,10 @@ class Point:
 
 BEGINNING = ("tiny/spec.json", "configuration.json", "base_correct.json", "base.json")
 OF_A_RUN = ("seed-0/spec.json", "checkpoint.safetensors", "metrics.jsonl", "adapter.safetensors", "result.json")
-END = ("results.jsonl", "report.html")
+END = ("adapter.safetensors", "result.json", "results.jsonl")  # of the second run
 POINTS = [
     Point(name, carried_out, disk=(number + carried_out) % 2 == 0)
-    for number, name in enumerate((*BEGINNING, *OF_A_RUN, *OF_A_RUN, *END))
+    for number, name in enumerate((*BEGINNING, *OF_A_RUN, *END))
     for carried_out in (False, True)
 ]
 FEW = [

@@ -74,9 +74,7 @@ def test_there_have_to_be_enough(tmp_path: Path) -> None:
     few.write_text("".join(f'{{"text": "{number} is a number"}}\n' for number in range(12)))
     task = {"few": {"source": str(few)}}
     asked = sweep(tasks=task, replay={"task": "few", "share": 0.5})
-    with pytest.raises(
-        ValueError, match=r"takes 60 examples of few, a share of 0.5 beside 60 .* there are 10;"
-    ):
+    with pytest.raises(ValueError, match=r"takes 60 examples of few, a share of 0.5 beside 60 .* there are 10;"):
         load_replay(asked, 60)
     (problem,) = [each for each in data(asked) if "data.replay" in each.text]
     assert problem.level == "problem"

@@ -253,6 +253,15 @@ def test_what_peft_cannot_do_with_experts_is_refused(spec: LoraSpec, said: str) 
         make_method(spec).attach(mixture("mixtral"))  # type: ignore[union-attr]
 
 
+def test_lora_s_own_targets_leave_out_what_peft_refuses_and_named_ones_do_not() -> None:
+    """Mamba's kernels read the weight of out_proj past its layer."""
+    adapted = Lora(LoraSpec(rank=2)).attach(make_model("mamba")).module.named_parameters()
+    names = {name.partition(".lora_")[0].rpartition(".")[2] for name, p in adapted if p.requires_grad}
+    assert names == {"in_proj", "x_proj", "dt_proj"}
+    with pytest.raises(ValueError, match="'out_proj' is incompatible with Mamba"):
+        Lora(LoraSpec(rank=2, target_modules=("out_proj",))).attach(make_model("mamba"))
+
+
 def test_dora_leaves_experts_out() -> None:
     attachment = Dora(DoraSpec(rank=2)).attach(mixture("mixtral"))
     assert not [name for name, p in attachment.module.named_parameters() if p.requires_grad and "experts" in name]

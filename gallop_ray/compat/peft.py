@@ -1,19 +1,28 @@
-"""PEFT: its conversion of module names from earlier versions of transformers."""
+"""PEFT: its conversion of module names from earlier versions of transformers, and the modules it refuses by name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from peft.tuners import tuners_utils
 from peft.utils import transformers_weight_conversion as conversion
+from torch import nn
 
 from gallop_ray.compat.probe import require
 
 _CONVERT = "convert_peft_config_for_transformers"
+_REFUSES = "_check_lora_target_modules_mamba"
 
 
 def probe() -> None:
     """Raises Incompatible."""
-    require("peft", {f"transformers_weight_conversion.{_CONVERT}": lambda: getattr(conversion, _CONVERT)})
+    require(
+        "peft",
+        {
+            f"transformers_weight_conversion.{_CONVERT}": lambda: getattr(conversion, _CONVERT),
+            f"tuners_utils.{_REFUSES}": lambda: getattr(tuners_utils, _REFUSES),
+        },
+    )
 
 
 @contextmanager
@@ -29,6 +38,15 @@ def names_as_they_are() -> Iterator[None]:
         yield
     finally:
         setattr(conversion, _CONVERT, before)
+
+
+def takes(config: Any, model: nn.Module, module: str) -> bool:
+    """Whether a tuner of this configuration may adapt a module: Mamba's kernels read some weights past their layers."""
+    try:
+        getattr(tuners_utils, _REFUSES)(config, model, module.rpartition(".")[2])
+    except ValueError:
+        return False
+    return True
 
 
 def _nothing(*_: Any, **__: Any) -> None:

@@ -127,7 +127,7 @@ class Lora(PeftMethod):
             r=spec.rank,
             lora_alpha=spec.chosen_alpha,
             lora_dropout=spec.dropout,
-            target_modules=_modules(model, spec.target_modules),
+            target_modules=_modules(model, spec.target_modules, peft.LoraConfig()),
             target_parameters=self._experts(model),
             use_dora=self.decompose,
         )
@@ -175,7 +175,7 @@ class Peft(PeftMethod):
         seed = torch.initial_seed() % 2**31
         config = self._made(**{name: seed for name in self._seeds if name not in self._options})
         if getattr(config, "target_modules", "none") is None:
-            config.target_modules = set(_modules(model, self.spec.target_modules))
+            config.target_modules = set(_modules(model, self.spec.target_modules, config))
         made: peft.PeftConfig = config
         return made
 
@@ -246,13 +246,19 @@ def _of_experts(place: Candidate) -> bool:
     return len(place.shape) == 3
 
 
-def _modules(model: nn.Module, patterns: str | tuple[str, ...] | None) -> list[str]:
-    """The modules for tuners that cannot adapt mixtures of experts.
+def _modules(model: nn.Module, patterns: str | tuple[str, ...] | None, config: "peft.PeftConfig") -> list[str]:
+    """The modules for tuners that cannot adapt mixtures of experts; unless they are named, those that PEFT takes.
 
     Raises ValueError where nothing else was asked for.
     """
+    from gallop_ray.compat.peft import takes
+
     found = _places(model, patterns)
-    modules = [place.name for place in found if not _of_experts(place)]
+    modules = [
+        place.name
+        for place in found
+        if not _of_experts(place) and (patterns is not None or takes(config, model, place.name))
+    ]
     if not modules:
         raise ValueError(
             f"tuners adapt linear layers, and {found[0].path} holds experts; name others in target_modules"

@@ -28,6 +28,8 @@ from gallop_ray.records.typed import VERSION, note_unread, write_record
 
 Document = Literal["spec", "environment", "mask", "correct", "outputs"]
 
+WITHOUT_CHECKPOINT = ("finished", "pruned")
+"""How a run ends that never goes on: its checkpoint is removed."""
 _STRIPPED = "stripped.json"
 _LEFT_BY_AN_ATTEMPT = (
     "result.json",
@@ -222,7 +224,7 @@ class RunFolder:
         """
         self.event("run_ended")
         write_record(self.path / "result.json", result)
-        if result["status"] in ("finished", "pruned"):
+        if result["status"] in WITHOUT_CHECKPOINT:
             remove(self.checkpoint)
             remove_drafts(self.path)
 

@@ -9,7 +9,7 @@ from gallop_ray.disk.tensors import metadata_of
 from gallop_ray.disk.whole import remove_drafts
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.results import RunResult
-from gallop_ray.records.run_folder import RunFolder
+from gallop_ray.records.run_folder import WITHOUT_CHECKPOINT, RunFolder
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.commands import reopen
 
@@ -25,16 +25,22 @@ def clear_leftovers(folder: SweepFolder) -> None:
 
 
 def recheck(folder: SweepFolder, sweep: Sweep) -> list[str]:
-    """Queue again finished runs without a complete adapter, and reopen their configurations.
+    """Queue again finished runs without a complete adapter, and reopen their configurations; checkpoints of others go.
 
     Only headers and sizes are checked here; checksums of the contents are verified wherever an adapter is used. What
     `retention` has removed is not missed. Returns lines about what was done.
     """
     lost: list[str] = []
     for run in folder.runs():
-        if (result := run.result()) and result.finished and (reason := _lacks(run, result, sweep)):
+        if (result := run.result()) is None:
+            continue
+        if result.finished and (reason := _lacks(run, result, sweep)):
             remove(run.path / "result.json")
             lost.append(f"{run.configuration} seed {run.seed} ({reason})")
+        elif result.status in WITHOUT_CHECKPOINT:
+            for part in run.parts():
+                if is_there(part.checkpoint):  # a kill came after the result, and before this
+                    remove(part.checkpoint)
     for configuration in folder.configurations():
         status = configuration.status()
         over = {result.seed for result in configuration.results()}

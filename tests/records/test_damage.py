@@ -117,6 +117,18 @@ def test_a_finished_run_without_a_whole_adapter_is_run_again(written: Written) -
     assert f"{whole.adapter} is missing" in said
 
 
+def test_a_checkpoint_that_a_kill_left_beside_a_result_is_removed(written: Written) -> None:
+    """Of a failed run it stays: `retry` goes on from it."""
+    finished, failed = [run for run in written.folder.runs() if run.result()]
+    failed_result = json.loads((failed.path / "result.json").read_text())
+    (failed.path / "result.json").write_text(json.dumps({**failed_result, "status": "failed", "reason": "x"}))
+    for run in (finished, failed):
+        run.checkpoint.write_bytes(b"x")
+    recheck(written.folder, written.sweep)
+    assert not finished.checkpoint.exists()
+    assert failed.checkpoint.exists()
+
+
 def test_adapters_that_retention_has_removed_are_never_missed(written: Written) -> None:
     """Nor once it keeps all of them. A run that trains again has nothing removed."""
     best = written.begin("gallop", 0.2, 1)

@@ -61,7 +61,8 @@ def print_probe(sweep: Sweep) -> None:
         short = _short(sweep, output)
         folder = run_sweep(short)
         whole, part = _sizes(sweep), _sizes(short)
-        plans = {plan.method: plan for plan in plan_sweep(sweep, _train_sizes(sweep)).methods}
+        epochs = [sweep.data.epoch(count) for count in _train_sizes(sweep)]
+        plans = {plan.method: plan for plan in plan_sweep(sweep, epochs).methods}
         runs = {_finished(run).method: run for run in folder.runs()}
         forecasts = {name: forecast(run, plans[name], whole, part) for name, run in runs.items()}
         driver = control.last_driver(folder)

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from gallop_ray.analysis.chance import above_chance
 from gallop_ray.analysis.ranking import BASE, Summary
+from gallop_ray.analysis.verdict import listed
+from gallop_ray.records.summary import mean_and_std
 from gallop_ray.reporting.report.material import ReportData
 from gallop_ray.reporting.report.sheet import (
     Cell,
@@ -103,16 +106,32 @@ def further_sheet(material: ReportData) -> ReportTable | None:
     generated = {f"{metric.column} (gen.)": f"{metric.name}_generated" for metric in test_metrics()}
     parts = [_share(heading, field) for heading, field in (generated | _FURTHER).items() if field in known]
     parts += [_loss(heading, field) for heading, field in _LOSSES.items() if field in known]
+    parts += _lost_above_chance(material)
     if not parts:
         return None
     caption = (
         "Test sets by generating and parsing answers (gen.), and, where they were measured: the share of answers that "
         "could be parsed, memorization (share of wrong OOD answers in the training task's format), and the mean token "
         "cross-entropy on held-out text, its increase over the base model, and its perplexity. Mean ± standard "
-        "deviation over seeds."
+        "deviation over seeds. Lost above chance: of the base model's right answers beyond guessing, the share lost."
     )
     title = "By generating, and what else was measured"
     return _sheet("further", title, caption, [_method(), *parts], material.best, material.base_row)
+
+
+def _lost_above_chance(material: ReportData) -> list[Part]:
+    """Forgetting that counts what guessing gives as nothing; of no task, no column."""
+    above = above_chance(material.folder, material.sweep)
+    if not above.base:
+        return []
+    column = Column(
+        "Lost above chance", "lost_above_chance", note=f"of what the base model can: {listed([*above.base])}"
+    )
+
+    def cell(summary: Summary) -> Cell:
+        return metric_cell("forget_ratio", *mean_and_std(map(above.lost, summary.finished)))
+
+    return [(column, cell)]
 
 
 def _sheet(

@@ -33,9 +33,13 @@ class HybridAttachment:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The delta's vectors, then the tuner's parameters."""
-        chosen = self.delta.parameters
-        ours = {id(p) for p in chosen}
-        return [*chosen, *(p for p in self.tuner.parameters if id(p) not in ours)]
+        return [*self.delta.parameters, *self.added]
+
+    @property
+    def added(self) -> list[nn.Parameter]:
+        """The tuner's parameters."""
+        ours = {id(p) for p in self.delta.parameters}
+        return [p for p in self.tuner.parameters if id(p) not in ours]
 
     def write(self) -> None:
         """Bring the weights up to date."""

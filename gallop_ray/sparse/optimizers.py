@@ -149,6 +149,18 @@ class DecayToStart:
         state_of(self._parameters).pull(self._start, learning_rate * self._strength)
 
 
+class Decays:
+    """Several, of different parameters."""
+
+    def __init__(self, parts: Sequence[Decay]) -> None:
+        self._parts = list(parts)
+
+    def apply(self, state_of: StateOf, learning_rate: float) -> None:
+        """Call before each optimizer step."""
+        for each in self._parts:
+            each.apply(state_of, learning_rate)
+
+
 class EntryAdamW(torch.optim.Optimizer):
     """AdamW (arXiv 1711.05101) in which every entry counts its own steps, in a vector `age` beside its moments.
 

@@ -76,8 +76,6 @@ class MethodSpec(Frozen):
     """Whether its mask changes while it trains."""
     entry_ages: ClassVar[bool] = False
     """Whether an entry that is chosen later counts optimizer steps of its own, for Adam's bias correction."""
-    decays_to_base: ClassVar[bool] = True
-    """Whether weight decay can pull what it trains to the base: as a mask's entries, or as added parameters' zero."""
 
     type: str
     name: Annotated[str, AfterValidator(_method_name)] = Field(

@@ -57,8 +57,6 @@ class PeftSpec(MethodSpec):
 class HybridSpec(MethodSpec):
     """A mask and a tuner of PEFT at once, trained together."""
 
-    decays_to_base: ClassVar[bool] = False
-
     type: Literal["hybrid"] = "hybrid"
     parts: tuple[dict[str, Any], ...] = Field(
         min_length=2, max_length=2, description="a method with a mask, then lora, dora or peft, each as under `methods`"
@@ -100,8 +98,6 @@ class HybridSpec(MethodSpec):
 class RosaSpec(MethodSpec):
     """RoSA (arXiv 2401.04679): LoRA and the entries with the largest gradients after a warm-up of LoRA alone."""
 
-    decays_to_base: ClassVar[bool] = False
-
     type: Literal["rosa"] = "rosa"
     density: Density | None = Field(
         default=None, description="of both together, the mask gets what LoRA leaves; null: see sparse_density"
@@ -117,16 +113,12 @@ class RosaSpec(MethodSpec):
 class FullSpec(MethodSpec):
     """Full fine-tuning: every parameter of the model."""
 
-    decays_to_base: ClassVar[bool] = False
-
     type: Literal["full"] = "full"
 
 
 @built_in("full:ChildTuning")
 class ChildTuningSpec(MethodSpec):
     """Child-Tuning-F (arXiv 2109.05687): full fine-tuning, each step with a random share of the gradient."""
-
-    decays_to_base: ClassVar[bool] = False
 
     type: Literal["child_tuning"] = "child_tuning"
     share: Fraction = Field(default=0.3, description="of the entries of the gradient that a step keeps; ours")
@@ -136,8 +128,6 @@ class ChildTuningSpec(MethodSpec):
 class WiseFtSpec(MethodSpec):
     """WiSE-FT (arXiv 2109.01903): full fine-tuning, then alpha of the way from the base to the tuned weights."""
 
-    decays_to_base: ClassVar[bool] = False
-
     type: Literal["wise_ft"] = "wise_ft"
     alpha: float = Field(default=0.5, ge=0, le=1, description="0: the base weights; 1: the tuned ones")
 
@@ -145,8 +135,6 @@ class WiseFtSpec(MethodSpec):
 @built_in("full:Lines")
 class LinesSpec(MethodSpec):
     """LiNeS (arXiv 2410.17146): full fine-tuning, then a scale of the change that grows from block to block."""
-
-    decays_to_base: ClassVar[bool] = False
 
     type: Literal["lines"] = "lines"
     first: float = Field(default=0.5, ge=0, le=1, description="scale of the first block and what is before it")

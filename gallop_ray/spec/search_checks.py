@@ -201,21 +201,11 @@ def lora_has_one_scale(sweep: Sweep) -> Iterator[Finding]:
                 yield (*_at(keys[f"method.{name}"]), ("methods", place)), message
 
 
-def decay_has_a_target(sweep: Sweep) -> Iterator[Finding]:
-    """Weight decay to the base where a method keeps no base values to decay to."""
-    for place, method in enumerate(sweep.methods):
-        if not method.decays_to_base and "base" in tried_values(sweep, method, "training.decay_to"):
-            message = (
-                f"{shown(method.type)} is not allowed with training.decay_to: base, which only masks and tuners have"
-            )
-            yield (("methods", place, "type"),), f"{message}; leave out one of the two"
-
-
 def decay_decays(sweep: Sweep) -> Iterator[Finding]:
     """Weight decay to the base whose strength is 0 in every configuration."""
     for method in sweep.methods:
         keys, tried = space_keys(sweep, method), partial(tried_values, sweep, method)
-        if method.decays_to_base and "base" in tried("training.decay_to") and not any(tried("training.weight_decay")):
+        if "base" in tried("training.decay_to") and not any(tried("training.weight_decay")):
             at = _at(keys["training.decay_to"]) if "training.decay_to" in keys else (("training", "decay_to"),)
             yield at, "has no effect with training.weight_decay 0; give that, or leave this out"
             return

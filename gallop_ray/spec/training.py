@@ -46,8 +46,8 @@ class TrainingSpec(Frozen):
     weight_decay: float = Field(default=0.0, ge=0, description="of the trained parameters only")
     decay_to: Literal["zero", "base"] = Field(
         default="zero",
-        description="what weight decay pulls to: 0, or a mask's entries to the base model's values, a tuner's to where "
-        "they began",
+        description="what weight decay pulls to: 0, or weights and a mask's entries to the base model's values, a "
+        "tuner's to where they began",
     )
     clip_norm: float | None = Field(default=1.0, gt=0, description="largest gradient norm; null does not clip")
     max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer together")

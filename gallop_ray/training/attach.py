@@ -10,19 +10,19 @@ from torch import Tensor
 
 from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment, MaskMethod, RefreshedMethod, TunerMethod, make_method
+from gallop_ray.methods.full import FullAttachment
 from gallop_ray.methods.hybrid import Hybrid, HybridAttachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
-from gallop_ray.sparse.optimizers import Decay
-from gallop_ray.sparse.weights import gather
+from gallop_ray.sparse.optimizers import Decay, Decays
 from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
 from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext
-from gallop_ray.training.optimizers import decay_to_base, decay_to_start
+from gallop_ray.training.optimizers import decay_to_base, decay_to_now, decay_to_start
 from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.selection import Selection, select
 from gallop_ray.training.warm_up import warmed_up_mask
@@ -144,7 +144,10 @@ def _both(context: RunContext, method: Hybrid, checkpoint: Checkpoint | None) ->
     with context.phases.phase("attaching"):
         magnitudes = _magnitudes(resident, candidates)
         attachment = method.attach_both(resident.model, candidates, selection.mask)
-    return Attached(attachment, None, None, candidates, magnitudes)
+        of_mask = decay_to_base(method.mask, attachment.delta, context.training)
+        of_tuner = decay_to_now(attachment.added, context.training)
+    decay = Decays([of_mask, of_tuner]) if of_mask and of_tuner else None  # both or neither
+    return Attached(attachment, None, decay, candidates, magnitudes)
 
 
 def _recalled(checkpoint: Checkpoint, method: MaskMethod) -> Selection:
@@ -154,11 +157,10 @@ def _recalled(checkpoint: Checkpoint, method: MaskMethod) -> Selection:
 
 
 def _decay(attachment: Attachment, training: TrainingSpec) -> Decay | None:
-    """Towards the values of added parameters now, before a checkpoint is read: those that make them do nothing."""
-    if training.decay_to == "zero" or not training.weight_decay:
-        return None
-    start = [gather(each).detach().clone().view(-1) for each in attachment.parameters]
-    return decay_to_start(attachment.parameters, start, training)
+    """Towards the base, before a checkpoint is read."""
+    if isinstance(attachment, FullAttachment):
+        return decay_to_start(attachment.parameters, attachment.base(), training)
+    return decay_to_now(attachment.parameters, training)
 
 
 def _magnitudes(resident: LoadedModel, candidates: Sequence[Candidate]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gallop_ray.methods import MaskMethod, RefreshedMethod
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.optimizers import DecayToBase, DecayToStart, EntryAdamW
+from gallop_ray.sparse.weights import gather
 from gallop_ray.spec.configuration import trainings
 from gallop_ray.spec.method import MaskMethodSpec, MethodSpec
 from gallop_ray.spec.other_methods import DoraSpec, LoraSpec
@@ -164,6 +165,13 @@ def decay_to_start(
     """The decay of parameters towards what they were, flat, before the training; None without one to the base."""
     wanted = training.decay_to == "base" and training.weight_decay
     return DecayToStart(parameters, start, training.weight_decay) if wanted else None
+
+
+def decay_to_now(parameters: Sequence[nn.Parameter], training: TrainingSpec) -> DecayToStart | None:
+    """As decay_to_start, towards what added parameters are now: values at which they do nothing. Collective."""
+    if training.decay_to == "zero" or not training.weight_decay:
+        return None
+    return decay_to_start(parameters, [gather(each).detach().clone().view(-1) for each in parameters], training)
 
 
 def decay_to_base(method: MaskMethod, delta: SparseDelta, training: TrainingSpec) -> DecayToBase | None:

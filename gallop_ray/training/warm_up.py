@@ -21,7 +21,7 @@ from gallop_ray.training.context import NullReporter, RunContext
 from gallop_ray.training.engine import Engine
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.loop import train
-from gallop_ray.training.optimizers import decay_to_start, make_optimizer, without_decay
+from gallop_ray.training.optimizers import decay_to_now, decay_to_start, make_optimizer, without_decay
 
 
 def warmed_up_mask(context: RunContext, method: Hybrid, candidates: Sequence[Candidate], total: int) -> Mask:
@@ -35,7 +35,7 @@ def warmed_up_mask(context: RunContext, method: Hybrid, candidates: Sequence[Can
     attachment = method.tuner.attach(resident.model)
     try:
         parameters = attachment.parameters
-        _train(context, attachment, method.warmup_steps)
+        _train(context, attachment, method.warmup_steps, decay=decay_to_now(parameters, context.training))
         for parameter in parameters:  # or the pass below would leave gradients on them
             parameter.requires_grad_(False)
         owned = OwnedGradients(inside(attachment.module, candidates))

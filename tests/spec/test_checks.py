@@ -329,14 +329,6 @@ def test_a_mask_that_changes_is_not_brought_back(problems, load):
     assert (training.validate_steps, training.keep) == (5, "best")
 
 
-@pytest.mark.parametrize("method", ["full", "wise_ft", "lines"])
-def test_decay_to_the_base_is_for_masks(problems, load, method):
-    more = "training: {decay_to: base, weight_decay: 0.1}\n"
-    (line,) = problems(more, f"methods.1.type={method}")
-    assert f'methods.1.type: "{method}" is not allowed with training.decay_to: base' in line
-    assert load(more).training.decay_to == "base"
-
-
 def test_masks_with_entries_of_several_ages_have_an_optimizer_that_counts_them(problems, load):
     more = "training: {optimizer: NAdam}\n"
     (line,) = problems(more, "methods.0.type=spiel")

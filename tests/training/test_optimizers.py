@@ -166,7 +166,7 @@ def pulled(stage: int, method: dict[str, Any]) -> list[float]:
         resident = tiny.resident(sweep)
         context = tiny.context(resident, method=method)
         with attached(context) as what:
-            start = [p.detach().clone() for p in what.attachment.parameters]
+            start = [p.clone() for p in gather_all(what.attachment.parameters)]
             config = resident.config(sweep.training, sum(p.numel() for p in start))
             engine = Engine(what.attachment.module, config, run_optimizer(context, what))
             train(context, what.attachment, engine, decay=what.decay)
@@ -184,6 +184,18 @@ DECAY = {"optimizer": "sgd", "learning_rate": 1e-4, "weight_decay": 1000.0, "sch
 def test_decay_to_the_base_pulls_a_tuner_to_where_it_began(ranks: Callable, stage: int, method: dict[str, Any]) -> None:
     to_base, to_zero = ranks(1)(pulled, stage, method).pop()
     assert to_base < 0.001 < 0.04 < to_zero
+
+
+HYBRID = {"type": "hybrid", "parts": [{"type": "gallop", "density": 0.05}, {"type": "dora", "rank": 2}]}
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize(
+    "method", [{"type": "full"}, {"type": "child_tuning"}, HYBRID], ids=["full", "child", "hybrid"]
+)
+def test_decay_to_the_base_is_for_all_that_is_trained(ranks: Callable, stage: int, method: dict[str, Any]) -> None:
+    for to_base, to_zero in ranks(2)(pulled, stage, method):
+        assert to_base < 0.01 < 0.04 < to_zero
 
 
 def changed(stage: int) -> list[float]:

@@ -57,6 +57,11 @@ class _Sweep:
         events = [event for run in runs for event in run.events()]
         return any(isinstance(event, PhaseBegan) and event.phase == "training" for event in events)
 
+    def keeps(self) -> bool:
+        """Whether a stop would lose no more than steps since a checkpoint."""
+        runs = self.folder.runs() if self.folder.path.exists() else ()
+        return any(run.checkpoint.exists() or run.result() for run in runs)
+
 
 def test_a_cancelled_job_ends_for_good(cluster: SlurmCluster, tmp_path: Path) -> None:
     """Although Slurm sends the script the same signal as before the limit."""
@@ -68,6 +73,7 @@ def test_a_cancelled_job_ends_for_good(cluster: SlurmCluster, tmp_path: Path) ->
     cluster.wait(job, "end", lambda: cluster.job(job)["JobState"] in over, seconds=100)
     found = cluster.job(job)
     assert (found["JobState"], found["Restarts"]) == ("CANCELLED", "0"), cluster.log(job)
+    cluster.wait(job, "end of its workers", lambda: not cluster.nodes_with("ray::"), seconds=60)
 
 
 def test_at_its_limit_a_job_is_requeued_and_its_sweep_resumes(cluster: SlurmCluster, tmp_path: Path) -> None:
@@ -75,6 +81,7 @@ def test_at_its_limit_a_job_is_requeued_and_its_sweep_resumes(cluster: SlurmClus
     job = sweep.submit()
     cluster.wait(job, "training", sweep.trains)
     assert len(cluster.nodes_with(_WORKER)) == 2, "the workers of a run are on one node"
+    cluster.wait(job, "checkpoint", sweep.keeps)
 
     # Slurm looks at limits twice a minute, and signals if less than two and a half are left.
     cluster.call("scontrol", "update", f"JobId={job}", "EndTime=now+145seconds")

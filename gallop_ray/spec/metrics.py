@@ -336,7 +336,7 @@ def display_name(name: str) -> str:
         return name.removesuffix("_generated").replace("_", " ") + generated
     if not name.startswith("val_"):
         return metric.label + generated
-    return "validation, mean of ID and OOD" if metric.name == "mean_accuracy" else f"validation {metric.label}"
+    return "validation mean of ID and OOD" if metric.name == "mean_accuracy" else f"validation {metric.label}"
 
 
 def made_of(name: str) -> Of:

@@ -40,7 +40,7 @@ def plot_learning_rate(frame: pd.DataFrame, objective: ObjectiveSpec = DEFAULT, 
     if not shown:
         raise NothingToDrawError("no method was tried at two learning rates")
     look = method_styles(frame["method"])
-    figure, axes = panels(len(shown), _COLUMNS, 1.65 if len(shown) > _COLUMNS else 2.1, sharex=True, sharey=True)
+    figure, axes = panels(len(shown), _COLUMNS, 1.65 if len(shown) > _COLUMNS else 2.4, sharex=True, sharey=True)
     for each, (method, of_it) in zip(axes, shown.items(), strict=True):
         _draw(each, of_it, name, look[method])
         each.set_title(method)

@@ -12,6 +12,7 @@ from gallop_ray.analysis.equal_id import EqualId, equal_id
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.report.equal_id import equal_id_sheet
 from gallop_ray.reporting.report.material import ReportData
+from gallop_ray.spec.search import ObjectiveSpec
 from tests.sweep.written import small_sweep
 
 SEEDS, EXAMPLES = (0, 1, 2), 200
@@ -25,7 +26,8 @@ TUNED = {
 class Study:
     """A sweep folder with these results and no base model, unless `base` writes it."""
 
-    def __init__(self, tmp: Path, tuned: dict[str, dict[str, tuple[float, float]]]) -> None:
+    def __init__(self, tmp: Path, tuned: dict[str, dict[str, tuple[float, float]]], kind: str = "accuracy") -> None:
+        self.kind = kind
         self.sweep = small_sweep(tmp, seeds=list(SEEDS), objective={"metric": "val_id_accuracy"})
         self.folder = SweepFolder(tmp / "small")
         self.folder.create(self.sweep.model_dump(mode="json"))
@@ -39,7 +41,7 @@ class Study:
         run.path.mkdir(parents=True)
         (run.path.parent / "configuration.json").touch()
         identity = {"configuration": run.configuration, "method": method, "seed": seed, "stage": "search"}
-        measured = {"id_accuracy": learnt, "val_id_accuracy": learnt, "ood_accuracy": kept}
+        measured = {f"id_{self.kind}": learnt, f"val_id_{self.kind}": learnt, f"ood_{self.kind}": kept}
         (run.path / "result.json").write_text(json.dumps({**identity, "status": "finished", **measured}))
         right = "".join(str(int(each)) for each in np.arange(EXAMPLES) < round(kept * EXAMPLES))
         (run.path / "correct.json").write_text(json.dumps({"max": {"test": {"likelihood": right}}}))
@@ -96,6 +98,21 @@ def test_a_method_that_learns_nothing_is_compared_where_it_is(tmp_path: Path) ->
     assert found.id_value == pytest.approx(0.32)
     assert {found.kept(front) for front in found.fronts} == {0.62}
     assert found.comparisons == ()
+
+
+def test_losses_are_compared_likewise_and_the_smaller_is_better(tmp_path: Path) -> None:
+    """random reaches a loss of 1.0; gallop has 2.5 there, half way from 2.0 at 1.2 to 3.0 at 0.8."""
+    tuned = {"gallop": {"low": (1.2, 2.0), "high": (0.8, 3.0)}, "random": {"low": (1.4, 2.2), "high": (1.0, 3.4)}}
+    study = Study(tmp_path, tuned, "loss")
+    study.sweep = study.sweep.model_copy(update={"objective": ObjectiveSpec(metric="val_id_loss")})
+    found = study.found()
+    gallop, random = found.fronts
+    assert (gallop.method, found.metrics, found.id_value) == ("gallop", ("id_loss", "ood_loss"), pytest.approx(1.0))
+    assert (found.kept(gallop), found.kept(random)) == pytest.approx((2.5, 3.4))
+    (pair,) = found.comparisons
+    assert pair.difference == pytest.approx(-0.9)
+    # From 1.4: constant to 1.2, as better configurations also reach less; then half of the way to 3.0.
+    assert found.area(gallop) == pytest.approx((0.2 * 2.0 + 0.2 * 2.25) / 0.4)
 
 
 def test_one_setting_of_each_method_is_no_front(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ test-postgresql: .venv/postgresql  ## MLflow and the studies on PostgreSQL (Debi
 test-slurm: .venv/dev  ## the script for Slurm on a Slurm of two nodes, as root (Debian: apt-get install slurmctld slurmd slurm-client munge iproute2)
 	$(BIN)/pytest -m slurm
 
-test-image: .venv/dev  ## the cluster's image, and a sweep in it; as root, half an hour (Debian: apt-get install buildah mmdebstrap)
+test-image: .venv/dev  ## the cluster's image, and a sweep in it; as root, a quarter of an hour (Debian: apt-get install buildah mmdebstrap)
 	$(BIN)/pytest -m image -s
 
 bench: .venv/installed  ## time and memory beside PEFT, torch.topk, plain Tune, ...; docs/performance.md

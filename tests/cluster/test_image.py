@@ -45,7 +45,7 @@ def _context(folder: Path) -> Path:
 def _build(buildah: Buildah, context: Path) -> str:
     """Build the image, and return what buildah printed."""
     base = ["--pull-never", "--isolation=chroot", "--layers", "--build-arg=DEVICE=cpu"]
-    where = ["--file", context / "cluster/docker/Dockerfile", "--tag", _IMAGE, context]
+    where: list[str | Path] = ["--file", context / "cluster/docker/Dockerfile", "--tag", _IMAGE, context]
     return buildah.done("buildah", "bud", *base, *pip_settings(buildah.folder), *where)
 
 
@@ -94,7 +94,7 @@ def test_the_packages_are_those_of_the_constraints_and_fit_together(buildah: Bui
 
 
 def test_doctor_and_the_quickstart_sweep_in_the_image(buildah: Buildah, box: str) -> None:
-    """Neither needs a compiler, root or the network."""
+    """Neither needs a compiler or root. The network is this machine's: buildah's chroot has no other."""
     doctor = _inside(buildah, box, "gallop-ray", "doctor", "/sweeps/quickstart.yaml")
     print(doctor)
     assert "problems: 0" in doctor

@@ -208,7 +208,7 @@ def found_line(status: SweepStatus) -> str:
     if half_done:
         parts.append(f"{len(half_done)} half-done ({', '.join(map(where, half_done))})")
     parts += [f"{count} {name}" for name, count in (("failed", runs.failed), ("pruned", runs.pruned)) if count]
-    return f"found {', '.join(parts)}, {max(0, runs.to_do - len(half_done))} to do"
+    return f"found {', '.join(parts)}, {max(0, runs.to_do - len(half_done))} pending"
 
 
 def where(run: HalfDone) -> str:

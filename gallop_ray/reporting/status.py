@@ -18,7 +18,9 @@ from gallop_ray.records.stored import open_sweep
 from gallop_ray.reporting.progress import spoken_left, where
 from gallop_ray.spec.metrics import shown_value, unit_of
 
-_COUNTS = ("total", "finished", "running", "pruned", "failed", "to_do")
+_COUNTS = {"total": "Total", "finished": "Finished", "running": "Active", "pruned": "Pruned", "failed": "Failed",
+           "to_do": "Remaining"}  # fmt: skip
+"""What is counted, by its name in the records, and its heading."""
 _FOLLOW_SECONDS = 2.0
 _BUCKET_SECONDS = 10.0  # requests cost money
 
@@ -95,8 +97,8 @@ def _head(status: SweepStatus) -> Text:
 def _table(status: SweepStatus) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Configurations\n  runs")
-    for name in (*_COUNTS, "best"):
-        table.add_column(name.replace("_", " ").capitalize(), justify="right")
+    for heading in (*_COUNTS.values(), "Best"):
+        table.add_column(heading, justify="right")
     rows: list[tuple[str, MethodStatus | SweepStatus]] = list(status.methods.items())
     rows += [("total", status)] * (len(status.methods) > 1)
     for method, each in rows:

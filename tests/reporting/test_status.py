@@ -51,7 +51,7 @@ def test_counts_of_a_sweep_that_does_not_run(written: Written) -> None:
 def test_a_start_says_what_it_finds(written: Written, tmp_path: Path) -> None:
     line = found_line(StatusReader(written.folder, written.sweep).look())
     key = next(run.configuration for run in written.folder.runs() if run.checkpoint.exists())
-    assert line == f"found 2 of 6 runs finished, 1 half-done ({key} seed 0 at step 40), 1 failed, 1 pruned, 1 to do"
+    assert line == f"found 2 of 6 runs finished, 1 half-done ({key} seed 0 at step 40), 1 failed, 1 pruned, 1 pending"
     fresh = Written(small_sweep(tmp_path, name="fresh"))
     assert found_line(StatusReader(fresh.folder, fresh.sweep).look()) == ""
 
@@ -100,7 +100,16 @@ def test_the_display_names_what_matters(written: Written) -> None:
     console = Console(width=120, record=True)
     console.print(render(StatusReader(written.folder, written.sweep).look()))
     text = console.export_text()
-    for words in ("small: not running", "total", "at step 40", "diverged: random-", "best gallop-", "0.0333 slot-h"):
+    for words in (
+        "small: not running",
+        "total",
+        "Active",
+        "Remaining",
+        "at step 40",
+        "diverged: random-",
+        "best gallop-",
+        "0.0333 slot-h",
+    ):
         assert words in text, text
 
 

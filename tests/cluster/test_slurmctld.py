@@ -100,7 +100,7 @@ def test_at_its_limit_a_job_is_requeued_and_its_sweep_resumes(cluster: SlurmClus
     books.check(sweep.folder, sweep.tracking, configurations=2, runs=4)
 
 
-def _check_resumed(sweep: _Sweep, finished: dict[Path, int], kept: dict[Path, tuple[int, int]]) -> None:
+def _check_resumed(sweep: _Sweep, finished: dict[Path, bytes], kept: dict[Path, tuple[int, int]]) -> None:
     """No finished run was run again, and no step that a checkpoint held."""
     now = books.finished(sweep.folder)
     assert {path: now[path] for path in finished} == finished

@@ -100,7 +100,9 @@ class EqualId:
 
 def equal_id(folder: SweepFolder, sweep: Sweep, results: Sequence[RunResult]) -> EqualId | None:
     """From the runs of the search; None unless two methods have ID and OOD, and one of them tried several settings."""
-    tried = [each for each in with_most_seeds(summaries(of_the_search(results), sweep.objective)) if each.finished]
+    trained = {method.name for method in sweep.methods if method.trains}  # else all would be compared at the base's ID
+    found = with_most_seeds(summaries(of_the_search(results), sweep.objective))
+    tried = [each for each in found if each.finished and each.method in trained]
     base = base_metrics(measured, sweep.data) if (measured := folder.base()) else {}
     for metrics in _PAIRS:
         fronts = _fronts(tried, metrics, base)

@@ -12,6 +12,7 @@ from gallop_ray.analysis.equal_id import EqualId, equal_id
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.reporting.report.equal_id import equal_id_sheet
 from gallop_ray.reporting.report.material import ReportData
+from gallop_ray.spec.other_methods import VanillaSpec
 from gallop_ray.spec.search import ObjectiveSpec
 from tests.sweep.written import small_sweep
 
@@ -89,6 +90,13 @@ def test_the_base_model_is_where_every_method_begins(tmp_path: Path) -> None:
     assert random.at(0.50) == pytest.approx((0.62 + 0.35) / 2)
     assert (found.since, found.area(random)) == pytest.approx((0.20, (0.62 + 0.35) / 2))
     assert len(gallop.points) == 4
+
+
+def test_the_untrained_model_as_a_method_does_not_pull_all_to_its_id(tmp_path: Path) -> None:
+    study = Study(tmp_path, {**TUNED, "vanilla": {"only": (0.20, 0.62)}})
+    study.sweep = study.sweep.model_copy(update={"methods": (*study.sweep.methods, VanillaSpec())})
+    assert [front.method for front in study.found().fronts] == ["gallop", "random"]
+    assert study.found().id_value == pytest.approx(0.80)
 
 
 def test_a_method_that_learns_nothing_is_compared_where_it_is(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
         with ray_head(tmp_path, *options, **env) as head:
             address, log = f"127.0.0.1:{port}", tmp_path / "autoscaler.log"
             with _autoscaler(log, address, head.env), kubernetes.operator(address, head.env):
+                until(lambda: "Using Autoscaling Config" in log.read_text())  # by then the head answers, too
                 yield Pod(kubernetes, {**head.env, "RAY_ADDRESS": address}, log)
 
 

@@ -27,8 +27,8 @@ print(provider.poll_errors())
 @pytest.mark.slow
 def test_the_provider_scales_our_raycluster_by_patches_that_its_schema_allows(tmp_path: Path) -> None:
     """Six more nodes are asked for where four are allowed; then one is to go."""
-    kubernetes = Kubernetes(raycluster())
-    kubernetes.pods.append(description("one", "cpu", RUNNING, 1))
+    kubernetes = Kubernetes(raycluster(), tmp_path)
+    kubernetes.others.append(description("one", "cpu", RUNNING, 1))
     with api_server(tmp_path, kubernetes.answer) as server:
         env = {**os.environ, **server, **environment(HEAD, HEAD_GROUP)}
         done = subprocess.run([sys.executable, "-c", _SCALE], env=env, capture_output=True, text=True, timeout=200)

@@ -2,20 +2,17 @@
 
 import json
 import signal
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from gallop_ray.records.folders import SweepFolder
-from gallop_ray.records.slots import loads
 from gallop_ray.training.models import cache_folder
+from tests.faults import books
+from tests.faults.growing import Sweep
 from tests.ray_head import Head, ray_head
-from tests.sweep import command
 
 pytestmark = pytest.mark.faults
 
@@ -71,37 +68,12 @@ def raylets(head: Head) -> list[psutil.Process]:
     return [each for each in found if any("CPU,1" in part for part in each.cmdline())]
 
 
-def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.5)
-    return found
-
-
 def test_nodes_come_and_one_vanishes(head: Head, tmp_path: Path) -> None:
-    sweep = command.write_sweep(
-        tmp_path,
-        methods=[{"type": "random"}, {"type": "gallop"}],
-        search={"space": {"training.learning_rate": {"choice": [1e-3, 2e-3, 3e-3, 4e-3]}}},
-        budget={"configurations": 2},
-        training={**command.TINY["training"], "steps": 200, "checkpoint_steps": 25},
-        resources={"workers_per_slot": 1, "cpus_per_worker": 1},
-    )
-    folder = SweepFolder(tmp_path / "runs" / "tiny")
-    process = command.start("run", sweep, env={**head.env, "RAY_ADDRESS": f"127.0.0.1:{_PORT}"})
-    try:
-        until(lambda: process.poll() is not None or len({load.slot for load in loads(folder)}) == 2)
-        assert process.poll() is None, process.communicate()[0]
-        until(lambda: any(run.checkpoint.exists() for run in folder.runs()))
+    sweep = Sweep(tmp_path)
+    with sweep.at_work({**head.env, "RAY_ADDRESS": f"127.0.0.1:{_PORT}"}) as process:
         victims = raylets(head)
         assert len(victims) == 2
+        kept = books.kept_steps(sweep.folder)
         victims[0].send_signal(signal.SIGKILL)
         # Ray's fake nodes are not replaced once they are dead, so that one slot runs what is left.
-        output, _ = process.communicate(timeout=600)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
-    results = folder.results()
-    assert Counter(result.status for result in results) == {"finished": 8}
-    assert len({(result.configuration, result.seed) for result in results}) == 8
+        sweep.ends(process, kept)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import gallop_ray
 from gallop_ray.cli.forgetting import entries_of, proposed
+from gallop_ray.disk.bucket.inputs import brought
 from gallop_ray.records.environment import environment_record
 from gallop_ray.spec.data import DataSpec, Limits
 from gallop_ray.spec.load import load_sweep
@@ -144,7 +145,7 @@ def _has_tasks(data: str) -> bool:
     """Whether this is `hub`, `generated` or a folder of <task>.<split>.jsonl, and not the source of one task."""
     if data in ("hub", "generated"):
         return True
-    root = Path(data).expanduser()
+    root = _folder(data)
     return root.is_dir() and any("train" in folder_splits(root, task) for task in folder_tasks(root))
 
 
@@ -199,11 +200,15 @@ def _data(text: str) -> str:
     return text
 
 
+def _folder(place: str) -> Path:
+    return Path(brought(place)).expanduser()
+
+
 def _tasks(data: str) -> list[str]:
     """The tasks of a source; in a folder, those that can be trained on come first."""
     if data in ("hub", "generated"):
         return list(HUB_TASKS if data == "hub" else {**TARGET_TASKS, **SOURCE_TASKS})
-    root = Path(data).expanduser()
+    root = _folder(data)
     return sorted(folder_tasks(root), key=lambda task: "train" not in folder_splits(root, task))
 
 
@@ -211,7 +216,7 @@ def _inventory(data: str) -> list[str]:
     """The contents of a folder; an unusable line is reported with its number."""
     if data in ("hub", "generated"):
         return []
-    root, lines = Path(data).expanduser(), []
+    root, lines = _folder(data), []
     for task in _tasks(data):
         examples = {split: folder_examples(root, task, split) for split in folder_splits(root, task)}
         counts = [f"{len(each)} {split}" for split, each in examples.items()]
@@ -224,14 +229,14 @@ def _inventory(data: str) -> list[str]:
 def _examples(data: str, train: str) -> int | None:
     if data in ("hub", "generated"):
         return None
-    return len(folder_examples(Path(data).expanduser(), train, "train"))
+    return len(folder_examples(_folder(data), train, "train"))
 
 
 def _trainable(text: str, data: str, tasks: Sequence[str]) -> str:
     task = _known(text, tasks, "task")
-    if data in ("hub", "generated") or "train" in folder_splits(Path(data).expanduser(), task):
+    if data in ("hub", "generated") or "train" in folder_splits(_folder(data), task):
         return task
-    able = [each for each in tasks if "train" in folder_splits(Path(data).expanduser(), each)]
+    able = [each for each in tasks if "train" in folder_splits(_folder(data), each)]
     raise ValueError(f"{task} has no training examples; there are {', '.join(able)} to train on")
 
 
@@ -241,7 +246,7 @@ def _others(data: str, train: str, tasks: Sequence[str]) -> list[str]:
         return [task for task in _HUB_OOD if task != train]
     if data == "generated":
         return [task for task in SOURCE_TASKS if task != train]
-    return [task for task in tasks if task != train and "test" in folder_splits(Path(data).expanduser(), task)]
+    return [task for task in tasks if task != train and "test" in folder_splits(_folder(data), task)]
 
 
 def _ood(text: str, train: str, tasks: Sequence[str]) -> tuple[str, ...]:
@@ -265,7 +270,7 @@ def _known(word: str, known: Sequence[str], what: str) -> str:
 
 
 def _model(text: str) -> str:
-    folder = Path(text).expanduser()
+    folder = _folder(text)
     if folder.is_dir() and not (folder / "config.json").exists():
         raise ValueError(f"{text} has no config.json; a model folder is what transformers' save_pretrained writes")
     if problem := name_problem(text):
@@ -274,7 +279,7 @@ def _model(text: str) -> str:
 
 
 def _has_chat(model: str) -> bool:
-    folder = Path(model).expanduser()
+    folder = _folder(model)
     configuration = folder / "tokenizer_config.json"
     return (
         model in _CHAT_PRESETS

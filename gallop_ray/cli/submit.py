@@ -100,12 +100,14 @@ def _places(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "data.root", sweep.data.root
     if is_folder(sweep.model.name):
         yield "model.name", sweep.model.name
-    if sweep.evaluation.text and sweep.evaluation.text.endswith(".jsonl"):
-        yield "evaluation.text", sweep.evaluation.text
+    text = sweep.evaluation.text
+    if text and text.endswith(".jsonl") and not is_bucket(text):
+        yield "evaluation.text", text
     yield from (("search.warm_start", place) for place in sweep.search.warm_start if not is_bucket(place))
     for name, task in sweep.data.tasks.items():
         places = [task.source, *(each for each in task.splits.values() if isinstance(each, str))]
-        yield from ((f"data.tasks.{name}", place) for place in places if place and is_local(place))
+        ours = [place for place in places if place and is_local(place) and not is_bucket(place)]
+        yield from ((f"data.tasks.{name}", place) for place in ours)
 
 
 def _client(address: str) -> Any:

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.disk.bucket.inputs import brought, refuse_missing
 from gallop_ray.preflight.findings import Finding, ok, problem, warning
+from gallop_ray.spec.references import addresses
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.duplicates import near_duplicates
 from gallop_ray.tasks.examples import SPLITS, TaskData
@@ -17,7 +19,12 @@ _TOLD = 5  # examples, at most
 
 
 def refuse_unusable(sweep: Sweep) -> None:
-    """Raises ValueError for the user's own data that cannot be read or trained on, before a cluster is started."""
+    """Raises ValueError for the user's own data that cannot be read or trained on, before a cluster is started.
+
+    And for a model that is not in its bucket: it is copied where it is needed, which may be on other machines alone.
+    """
+    for address in dict.fromkeys(addresses(sweep).values()):
+        refuse_missing(address)
     if (path := text_file(sweep)) is not None:
         deque(file_texts(path), 0)
     local = [name for name in local_tasks(sweep.data) if sweep.data.root != "generated" or name in sweep.data.tasks]
@@ -36,7 +43,7 @@ def refuse_unusable(sweep: Sweep) -> None:
 def text_file(sweep: Sweep) -> Path | None:
     """The user's file of general text; None where a sweep measures none, or uses another source."""
     source = sweep.evaluation.text_of(sweep.model.name)
-    return Path(source) if source is not None and source.endswith(".jsonl") else None
+    return Path(brought(source)) if source is not None and source.endswith(".jsonl") else None
 
 
 def general_text(sweep: Sweep) -> Iterator[Finding]:

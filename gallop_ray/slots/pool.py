@@ -19,6 +19,7 @@ from gallop_ray.disk.bucket.lease import LEASE_VARIABLE, holder_of
 from gallop_ray.slots.cluster import possible_slots
 from gallop_ray.slots.jobs import Refusal
 from gallop_ray.slots.slot import Slot, Work
+from gallop_ray.spec.references import addresses
 from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Sweep
 
@@ -218,22 +219,23 @@ class Room:
         self._pool.shrink.remote(left)
 
 
-def credentials(place: str) -> dict[str, str]:
-    """What processes on any node take over from the driver's environment to use a place, a path or an address.
+def credentials(*places: str) -> dict[str, str]:
+    """What processes on any node take over from the driver's environment to use these places, paths or addresses.
 
     Not in the job's runtime environment, which Ray logs in plain text.
     """
-    names = _ENTRUSTED_WITH_A_BUCKET if is_bucket(place) else _ENTRUSTED
+    names = _ENTRUSTED_WITH_A_BUCKET if any(map(is_bucket, places)) else _ENTRUSTED
     return {name: value for name, value in os.environ.items() if names.fullmatch(name)}
 
 
-def entrusted(folder: str) -> dict[str, str]:
+def entrusted(folder: str, sweep: Sweep) -> dict[str, str]:
     """The same for processes of a sweep; in a bucket they write under the driver's lease."""
     holder = holder_of(placed(folder)) if is_bucket(folder) else None
-    return credentials(folder) | ({LEASE_VARIABLE: holder} if holder else {})
+    return credentials(folder, *addresses(sweep).values()) | ({LEASE_VARIABLE: holder} if holder else {})
 
 
 def start_pool(most: int, sweep: str, folder: str, work: Work | None = None) -> Any:
     """A pool on the driver's own node, so that it lives as long as the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return SlotPool.options(scheduling_strategy=here).remote(most, sweep, folder, work, entrusted(folder))
+    variables = entrusted(folder, Sweep.model_validate_json(sweep, context=STORED))
+    return SlotPool.options(scheduling_strategy=here).remote(most, sweep, folder, work, variables)

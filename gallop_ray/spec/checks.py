@@ -10,7 +10,7 @@ from gallop_ray.spec.deepspeed_checks import deepspeed_extra, extra_without_effe
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
 from gallop_ray.spec.file_checks import (
-    bucket_can_be_reached,
+    buckets_can_be_reached,
     harness_tasks,
     model_can_be_read,
     no_addresses,
@@ -295,7 +295,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("data.tasks", "data.train", "data.ood"), harness_tasks),
     (("data.tasks",), _harness_fields),
     (("model.name", "evaluation.text", "search.storage"), no_addresses),
-    (("output",), bucket_can_be_reached),
+    (("output", "model.name", "data", "evaluation.text"), buckets_can_be_reached),
     (("deepspeed.extra",), deepspeed_extra),
     (("deepspeed",), extra_without_effect),
     (("training.optimizer_options", "search.space"), owned_options),
@@ -320,7 +320,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )
 _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
-    bucket_can_be_reached,
+    buckets_can_be_reached,
     model_can_be_read,
     revision_is_of_a_hub_id,
     root_exists,

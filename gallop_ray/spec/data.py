@@ -13,7 +13,8 @@ class ModelSpec(Frozen):
     """The base model: a preset (`pocket`, `smollm2-135m`, ...), a hub id, or a folder."""
 
     name: PathOrName = Field(
-        description="a preset (`pocket`, `smollm2-135m`), a hub id, or a folder that transformers loads"
+        description="a preset (`pocket`, `smollm2-135m`), a hub id, or a folder that transformers loads, by path or by "
+        "address in a bucket (s3://)"
     )
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
     dtype: Literal["float32", "bfloat16"] = Field(
@@ -63,7 +64,10 @@ class DataSpec(Frozen):
     tasks then, beside those of `ood`, and what is measured is averaged (GaLLoP, arXiv 2510.19778).
     """
 
-    root: PathOrName = Field(default="hub", description="`hub`, `generated`, or a folder of <task>.<split>.jsonl")
+    root: PathOrName = Field(
+        default="hub",
+        description="`hub`, `generated`, or a folder of <task>.<split>.jsonl, by path or by address in a bucket (s3://)",
+    )
     tasks: OwnTasks = Field(
         default={}, description="tasks of other sources by the names that `train` and `ood` call them, before root's"
     )

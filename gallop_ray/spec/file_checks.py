@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
-from gallop_ray.disk.bucket.address import is_bucket, is_installed
+from gallop_ray.disk.bucket.address import address_parts, is_bucket, is_installed
 from gallop_ray.spec.harness import task_path
 from gallop_ray.spec.model_folder import MODEL_PRESETS, folder_problem, name_problem, position_table, read_config
 from gallop_ray.spec.places import is_file, is_folder
 from gallop_ray.spec.problems import Finding, did_you_mean, shown
+from gallop_ray.spec.references import addresses
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
 from gallop_ray.spec.tasks import OF_SOURCES, TaskSpec, is_local, is_missing, kind_of_file
 
 _DATABASES = ("sqlite", "postgresql", "mysql")
+_READ = "give a path, a hub id, or an address in a bucket (s3://)"
 
 
 def model_can_be_read(sweep: Sweep) -> Iterator[Finding]:
@@ -35,15 +37,16 @@ def model_can_be_read(sweep: Sweep) -> Iterator[Finding]:
 def revision_is_of_a_hub_id(sweep: Sweep) -> Iterator[Finding]:
     """A revision of what has only one."""
     name = sweep.model.name
-    if sweep.model.revision is not None and (name in MODEL_PRESETS or is_folder(name)):
+    if sweep.model.revision is not None and (name in MODEL_PRESETS or is_bucket(name) or is_folder(name)):
         yield (("model", "revision"),), f"is not allowed with {shown(name)}, which is no hub id and has one version"
 
 
 def root_exists(sweep: Sweep) -> Iterator[Finding]:
     """A root that is no folder."""
     root = sweep.data.root
-    if root not in ("hub", "generated") and not is_folder(root):
-        message = f"{shown(root)} is not allowed; must be `hub`, `generated` or a folder, and there is no such folder"
+    if root not in ("hub", "generated") and not is_folder(root) and not is_bucket(root):
+        allowed = "`hub`, `generated`, a folder or an address in a bucket (s3://)"
+        message = f"{shown(hidden(root))} is not allowed; must be {allowed}, and there is no such folder"
         yield (("data", "root"),), message + did_you_mean(root, ("hub", "generated"))
 
 
@@ -59,10 +62,9 @@ def sources_exist(sweep: Sweep) -> Iterator[Finding]:
         files: dict[tuple[str, ...], str] = {("source",): task.source}
         files |= {("splits", ours): theirs for ours, theirs in task.splits.items() if isinstance(theirs, str)}
         for part, text in files.items():
-            if "://" in text:
-                message = f"{shown(hidden(text))} is not allowed; an address is not read, give a path or a hub id"
-                yield ((*path, *part), path), message
-            elif is_missing(text):
+            if "://" in text and not is_bucket(text):
+                yield ((*path, *part), path), f"{shown(hidden(text))} is not allowed; {_READ}"
+            elif not is_bucket(text) and is_missing(text):
                 yield ((*path, *part), path), f"{shown(text)} is not allowed; there is no such file"
         for field in ("config", "revision"):
             if getattr(task, field) is not None and is_local(task.source):
@@ -74,7 +76,10 @@ def text_exists(sweep: Sweep) -> Iterator[Finding]:
     text = sweep.evaluation.text
     if not text:
         return
-    if is_folder(text) or (is_file(text) and not text.endswith(".jsonl")):
+    if is_bucket(text):
+        if not text.endswith(".jsonl"):
+            yield (("evaluation", "text"),), f"{shown(text)} is not allowed; give a .jsonl file with a field `text`"
+    elif is_folder(text) or (is_file(text) and not text.endswith(".jsonl")):
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; give a .jsonl file with a field `text`"
     elif not is_file(text) and (kind_of_file(text) or text.startswith((".", "/", "~"))):
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; there is no such file"
@@ -101,19 +106,29 @@ def no_addresses(sweep: Sweep) -> Iterator[Finding]:
     """Addresses that nothing here can open: taken for a hub id or a relative path, they would fail late."""
     places = {("model", "name"): sweep.model.name, ("evaluation", "text"): sweep.evaluation.text}
     for path, value in places.items():
-        if value and "://" in value:
-            yield (
-                (path,),
-                f"{shown(hidden(value))} is not allowed; an address is not read, give a path on shared storage",
-            )
+        if value and "://" in value and not is_bucket(value):
+            yield (path,), f"{shown(hidden(value))} is not allowed; {_READ}"
     storage = sweep.search.storage
     if storage and "://" in storage and storage.partition(":")[0].partition("+")[0] not in _DATABASES:
         message = f"{shown(hidden(storage))} is not allowed; must be the address of a database"
         yield (("search", "storage"),), f"{message}, which begins with {', '.join(f'{each}://' for each in _DATABASES)}"
 
 
-def bucket_can_be_reached(sweep: Sweep) -> Iterator[Finding]:
-    """A bucket to write to, without the package that reaches it."""
-    if is_bucket(sweep.output) and not is_installed():
-        message = f"{shown(sweep.output)} is not allowed here; buckets need obstore, pip install 'gallop_ray[cloud]'"
-        yield (("output",),), message
+def buckets_can_be_reached(sweep: Sweep) -> Iterator[Finding]:
+    """Addresses in buckets that name no place there, or without the package that reaches it."""
+    for path, address in {("output",): sweep.output, **addresses(sweep)}.items():
+        if not is_bucket(address):
+            continue
+        if not is_installed():
+            message = f"{shown(address)} is not allowed here; buckets need obstore, pip install 'gallop_ray[cloud]'"
+            yield (path,), message
+        elif path != ("output",) and (problem := _no_place(address)):
+            yield (path,), f"{shown(address)} is not allowed; {problem}"
+
+
+def _no_place(address: str) -> str | None:
+    try:
+        address_parts(address)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -74,4 +74,10 @@ def _value(found: re.Match[str]) -> str:
     return os.environ[name]
 
 
-PathOrName = Annotated[Text, AfterValidator(expanded)]
+def path_or_address(text: str) -> str:
+    """A path or a name, or an address in a bucket to read from. Raises ValueError for neither."""
+    text = expanded(text)
+    return checked_address(text) if is_bucket(text) else text
+
+
+PathOrName = Annotated[Text, AfterValidator(path_or_address)]

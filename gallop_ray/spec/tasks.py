@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 from jinja2 import Environment, TemplateSyntaxError, meta
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from gallop_ray.disk.bucket.address import is_bucket
 from gallop_ray.spec.basics import BASICS, basics_name, basics_source
 from gallop_ray.spec.frozen import Frozen
 from gallop_ray.spec.harness import harness_path
 from gallop_ray.spec.measures import Normalize, plain_name, reference
-from gallop_ray.spec.places import expanded, is_file, is_folder
+from gallop_ray.spec.places import is_file, is_folder, path_or_address
 from gallop_ray.spec.plugins import installed, is_reference
 from gallop_ray.spec.problems import did_you_mean
 
@@ -71,8 +72,14 @@ def stem_of_file(name: str) -> str:
 
 
 def is_local(source: str) -> bool:
-    """Whether a source is a path or a glob, and not a hub id."""
-    return has_magic(source) or kind_of_file(source) is not None or is_folder(source) or is_file(source)
+    """Whether a source is a path, a glob or an address in a bucket, and not a hub id."""
+    return (
+        is_bucket(source)
+        or has_magic(source)
+        or kind_of_file(source) is not None
+        or is_folder(source)
+        or is_file(source)
+    )
 
 
 def is_missing(source: str) -> bool:
@@ -96,7 +103,7 @@ def _from_text(value: object) -> object:
 
 
 def _source(text: str) -> str:
-    return text if basics_name(text) is not None else expanded(text)
+    return text if basics_name(text) is not None else path_or_address(text)
 
 
 class TaskSpec(Frozen):
@@ -104,9 +111,9 @@ class TaskSpec(Frozen):
 
     source: Annotated[Text, AfterValidator(_source)] | None = Field(
         default=None,
-        description="a file or glob of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, a folder of `save_to_disk`, a "
-        f"hub id, or {', '.join(map(basics_source, BASICS))}, which need no data; null: the task of this name in "
-        "data.root",
+        description="a file or glob of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, a folder of `save_to_disk`, the "
+        f"address of a file or folder in a bucket (s3://), a hub id, or {', '.join(map(basics_source, BASICS))}, which "
+        "need no data; null: the task of this name in data.root",
     )
     config: str | None = Field(default=None, description="of a hub id: its configuration")
     revision: str | None = Field(default=None, description="of a hub id: branch, tag or commit")

@@ -90,11 +90,12 @@ def _located_task(task: TaskSpec) -> TaskSpec:
 
 
 def _absolute_path(text: str) -> str:
-    return str(Path(text).expanduser().absolute()) if is_local(text) else text
+    return str(Path(text).expanduser().absolute()) if is_local(text) and not is_bucket(text) else text
 
 
 def _absolute_file(name: str | None) -> str | None:
-    return str(Path(name).expanduser().resolve()) if name and name.endswith(".jsonl") else name
+    local = name is not None and name.endswith(".jsonl") and not is_bucket(name)
+    return str(Path(name).expanduser().resolve()) if name is not None and local else name
 
 
 def _absolute_database(url: str | None, start: Path) -> str | None:
@@ -291,7 +292,7 @@ def _tune(
     watch: Watch,
 ) -> None:
     context = TrialContext(
-        without_secrets(sweep).model_dump_json(), folder.path, pool, deadline, entrusted(address_of(folder.path))
+        without_secrets(sweep).model_dump_json(), folder.path, pool, deadline, entrusted(address_of(folder.path), sweep)
     )
     # Trials only wait. With a CPU each, they would leave none for the workers and deadlock; on the driver's node they
     # live exactly as long as it does.

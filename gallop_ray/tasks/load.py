@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gallop_ray.disk.bucket.inputs import brought
 from gallop_ray.spec.basics import basics_name
 from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.places import is_file
@@ -144,8 +145,8 @@ def _source(name: str, data: DataSpec) -> _Source:
     if data.root == "generated":
         _check_known(name, list(GENERATED_TASKS), "among the generated tasks")
         return _Source("generated", SPLITS, lambda split: generated_examples(name, split, data.split_seed))
-    root = Path(data.root)
-    _check_known(name, folder_tasks(root), f"in {root}", _other_files(root, name))
+    root = Path(brought(data.root))
+    _check_known(name, folder_tasks(root), f"in {data.root}", _other_files(root, name))
     found = folder_splits(root, name)
     return _Source(data.root, found, lambda split: folder_examples(root, name, split, task.formulation))
 

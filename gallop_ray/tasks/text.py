@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.disk.bucket.inputs import brought
 from gallop_ray.spec.basics import BASICS_TEXT
 from gallop_ray.spec.data import DataSpec
 from gallop_ray.spec.metrics import TEXT_LOSS
@@ -61,7 +62,7 @@ def _taken(sweep: Sweep, tokenizer: Any, turn: int) -> list[Encoded]:
 def _texts(source: str) -> list[str]:
     if source == BASICS_TEXT:
         return basics_texts()
-    return list(file_texts(Path(source))) if source.endswith(".jsonl") else hub_texts(source)
+    return list(file_texts(Path(brought(source)))) if source.endswith(".jsonl") else hub_texts(source)
 
 
 def text_loss(model: Any, items: Sequence[Encoded], pad_id: int) -> float | None:

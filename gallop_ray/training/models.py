@@ -22,6 +22,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from gallop_ray.disk.bucket.address import is_bucket
+from gallop_ray.disk.bucket.inputs import brought
 from gallop_ray.disk.locks import NoLocks, locked
 from gallop_ray.sparse.candidates import looking
 from gallop_ray.sparse.memory import is_out_of_memory
@@ -190,9 +192,14 @@ def _look_at_text(model: Any) -> None:
 
 
 def model_source(name: str) -> str:
-    """What transformers loads: a prepared folder for a preset, else the folder or hub id itself."""
+    """What transformers loads: a prepared folder for a preset, a copy of what is in a bucket, else the name itself.
+
+    Raises ValueError for what can be no model.
+    """
     if name in PRESETS:
         return PRESETS[name]()
+    if is_bucket(name):
+        return brought(name)
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
     if problem := name_problem(name):
@@ -206,10 +213,11 @@ def preset_folder(name: str) -> Path:
 
 
 def hub_id(name: str) -> str | None:
-    """The hub id that a model is downloaded from; None for folders, and for presets that need no download."""
+    """The hub id that a model is downloaded from; None for others, and for presets that need no download."""
     if name == "smollm2-135m":
         return None if preset_folder(name).exists() or _gguf_folder() is not None else _SMOLLM2
-    return None if name in PRESETS or Path(name).expanduser().is_dir() else model_source(name)
+    known = name in PRESETS or is_bucket(name) or Path(name).expanduser().is_dir()
+    return None if known else model_source(name)
 
 
 def _cannot_load(name: str, reason: str) -> str:

@@ -33,7 +33,7 @@ class Sweep:
             methods=[{"type": "random"}, {"type": "gallop"}],
             search={"space": {"training.learning_rate": {"choice": [1e-3, 2e-3, 3e-3, 4e-3]}}},
             budget={"configurations": 2},
-            training={**command.TINY["training"], "steps": 200, "checkpoint_steps": 25},
+            training={**command.TINY["training"], "steps": 1000, "checkpoint_steps": 50},
             resources={"workers_per_slot": 1, "cpus_per_worker": 1, **resources},
             tracking={"uri": self._tracking},
         )
@@ -62,6 +62,8 @@ class Sweep:
         assert process.returncode == 0, output
         books.check(self.folder, self._tracking, configurations=4, runs=8)
         again = [run for run in self.folder.runs() if run.attempt() > kept.get(run.path, (0, 99))[1]]
-        assert len(again) == 1, f"one node held one run, but these were resumed: {again}"
-        first = books.first_step(again[0])
-        assert first is None or first > kept[again[0].path][0] > 0
+        # The node had the workers of one slot, and maybe what directs the other: Ray places it where it likes.
+        assert 1 <= len(again) <= 2, again
+        for run in again:
+            first = books.first_step(run)
+            assert first is None or first > kept[run.path][0] > 0

@@ -91,7 +91,9 @@ def test_workers_come_one_vanishes_and_all_go(pod: Pod, tmp_path: Path) -> None:
         kept = books.kept_steps(sweep.folder)
         kubernetes.take_away()
         sweep.ends(process, kept)
-    assert kubernetes.made == {"cpu": 3}, "the operator replaces a pod that is gone"
+    assert set(kubernetes.made) == {"cpu"}
+    # The operator replaces a pod that is gone, as one whose Ray does not start in its 30 s on a busy machine.
+    assert kubernetes.made["cpu"] >= 3
     until(lambda: not kubernetes.workers)
     assert kubernetes.replicas[-1] == 0
     assert max(kubernetes.replicas) == 2

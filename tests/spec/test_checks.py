@@ -68,8 +68,9 @@ from gallop_ray.spec.configuration import first_points
             'evaluation.text: "nowhere.jsonl" is not allowed; there is no such file',
         ),
         (
-            "evaluation: {text: 's3://bucket/text'}\n",
-            'evaluation.text: "s3://bucket/text" is not allowed; an address is not read, give a path on shared storage',
+            "evaluation: {text: 'gs://bucket/text'}\n",
+            'evaluation.text: "gs://bucket/text" is not allowed; give a path, a hub id, or an address in a '
+            "bucket (s3://)",
         ),
         (
             "search: {storage: 'redis://me:secret@host/1'}\n",
@@ -122,7 +123,7 @@ def test_fields_that_do_not_fit_together(problems, more, expected):
         ("data.train=[sum]", 'data.train: ["sum"] is not allowed; must be two tasks or more; for one write its name'),
         ("data.train=3", "data.train: 3 is not allowed; must be text; put it in quotes"),
         ("data.prompt='{input}'", 'data.prompt: "{input}" is not allowed; must contain {instruction}, or be `chat`'),
-        ("data.root=generatd", 'data.root: "generatd" is not allowed; must be `hub`, `generated` or a folder'),
+        ("data.root=generatd", 'data.root: "generatd" is not allowed; must be `hub`, `generated`, a folder or an'),
         ("methods.1.name=gallop", 'methods.1.name: "gallop" is taken; two methods need two names'),
         ("methods.1.name=training", 'methods.1.name: "training" is not allowed as a name; it is the name of a section'),
         ("methods.1.name=method", 'methods.1.name: "method" is not allowed as a name'),

@@ -18,7 +18,7 @@ methods: [{type: gallop}]
     [
         ("none.csv", 'sweep.yaml:6: data.tasks.mine: "none.csv" is not allowed; there is no such file'),
         ("{source: 'no-*.csv'}", 'data.tasks.mine.source: "no-*.csv" is not allowed; there is no such file'),
-        ("{source: 's3://a/b.csv'}", 'data.tasks.mine.source: "s3://a/b.csv" is not allowed; an address is not read'),
+        ("{source: 'gs://a/b.csv'}", 'data.tasks.mine.source: "gs://a/b.csv" is not allowed; give a path'),
         ("{source: here.csv, splits: {test: no.csv}}", 'data.tasks.mine.splits.test: "no.csv" is not allowed'),
         ("{source: here.csv, splits: {tset: a}}", "data.tasks.mine.splits.tset"),
         ("{source: here.csv, splits: {test: 1.5}}", "data.tasks.mine.splits.test"),

@@ -60,8 +60,16 @@ def is_installed() -> bool:
     return importlib.util.find_spec("obstore") is not None
 
 
-def copies(address: str, purpose: Purpose) -> Path:
-    """The folder of this machine's copies of what lies below an address; made if need be.
+def address_parts(address: str) -> tuple[str, str]:
+    """What a place in a bucket lies in, and its name there. Raises ValueError for a bucket as a whole."""
+    above, _, name = checked_address(address).rpartition("/")
+    if above.endswith("/"):
+        raise ValueError(f"{address} is a whole bucket; give a place in it, for a sweep <output>/<sweep name>")
+    return above, name
+
+
+def copies_root(address: str) -> Path:
+    """The folder of all that this machine copies of an address, which is not made here.
 
     It is below GALLOP_RAY_BUCKET_CACHE, by default `buckets` in GALLOP_RAY_CACHE or ~/.cache/gallop_ray.
     """
@@ -69,11 +77,16 @@ def copies(address: str, purpose: Purpose) -> Path:
     default = Path(os.environ.get("GALLOP_RAY_CACHE") or Path.home() / ".cache" / "gallop_ray") / "buckets"
     server = next((os.environ[name] for name in _SERVER if os.environ.get(name)), "")
     name = re.sub(r"\W+", "-", address)[:60] + "-" + hashlib.sha256(f"{server}{address}".encode()).hexdigest()[:8]
-    root = Path(os.environ.get(_CACHE) or default).expanduser().resolve() / name / purpose
+    return Path(os.environ.get(_CACHE) or default).expanduser().resolve() / name
+
+
+def copies(address: str, purpose: Purpose) -> Path:
+    """The folder of this machine's copies of what lies below an address, of a sweep or several; made if need be."""
+    root = copies_root(address) / purpose
     if not (root / MARK).exists():
         root.mkdir(parents=True, exist_ok=True)
         draft = root / f"{MARK}.{os.getpid()}"
-        draft.write_text(json.dumps({"address": address, "purpose": purpose}))
+        draft.write_text(json.dumps({"address": checked_address(address), "purpose": purpose}))
         draft.replace(root / MARK)
         _root_above.cache_clear()
     return root
@@ -95,9 +108,7 @@ def placed(text: str, purpose: Purpose = "work") -> Path:
     """Where a folder that is given by path or by address lies on this machine: an address is <output>/<sweep name>."""
     if not is_bucket(text):
         return Path(text)
-    output, _, name = checked_address(text).rpartition("/")
-    if output.endswith("/"):  # only a bucket
-        raise ValueError(f"{text} is a bucket and no sweep: give <output>/<sweep name>")
+    output, name = address_parts(text)
     return copies(output, purpose) / name
 
 

@@ -7,6 +7,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
+from gallop_ray.disk.bucket.inputs import brought
 from gallop_ray.spec.basics import basics_name
 from gallop_ray.spec.problems import did_you_mean, first_line
 from gallop_ray.spec.tasks import SUFFIXES, TaskSpec, kind_of_file, stem_of_file
@@ -39,8 +40,8 @@ class Source:
 
 def open_source(task: TaskSpec) -> Source:
     """The source of a task. Raises ValueError for one that is not there."""
-    text = task.source
-    assert text is not None
+    assert task.source is not None
+    text = brought(task.source)
     path = Path(text)
     if (name := basics_name(text)) is not None:
         return Source({ALL: lambda: basics_table(name)})
@@ -57,7 +58,8 @@ def is_saved(folder: Path) -> bool:
 
 
 def matching(text: str) -> list[Path]:
-    """The files of a path or a glob, in the order of their names. Raises ValueError where there are none."""
+    """The files of a path, a glob or an address, in the order of their names. Raises ValueError without any."""
+    text = brought(text)
     path = Path(text)
     if path.is_file():
         return [path]

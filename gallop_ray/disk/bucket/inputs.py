@@ -1,0 +1,70 @@
+"""Models and data that lie in a bucket: copied once to each machine that reads them."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from gallop_ray.disk.bucket.address import address_parts, checked_address, copies_root, is_bucket
+from gallop_ray.disk.bucket.store import Bucket, Stored
+from gallop_ray.disk.locks import locked
+
+_PATIENCE = 120.0  # seconds that a bucket may be away for; a sweep's own bucket is waited for
+_FOLDER = "input"
+
+
+def brought(place: str) -> str:
+    """Where a file or folder given by address can be read on this machine; any other text as it is.
+
+    The first process of a machine copies all of it. What has another version in the bucket by now is copied anew, into
+    another folder, by processes that start then. Raises ValueError where nothing is there, OSError where the bucket
+    or the disk refuses.
+    """
+    return str(_brought(checked_address(place))) if is_bucket(place) else place
+
+
+def refuse_missing(address: str) -> None:
+    """Raises as `brought` for a place in a bucket where nothing can be read; nothing is copied."""
+    _listed(address)
+
+
+@lru_cache(maxsize=256)
+def _brought(address: str) -> Path:
+    """Asked for once a process: all that it reads of a place is of one version."""
+    bucket, name, objects = _listed(address)
+    versions = json.dumps(sorted((key, stored.tag, stored.size) for key, stored in objects.items()))
+    root = copies_root(address) / _FOLDER
+    folder = root / hashlib.sha256(versions.encode()).hexdigest()[:16]
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root / ".lock"):
+        if not folder.exists():
+            _copy(bucket, objects, folder)
+    return folder / name
+
+
+def _listed(address: str) -> tuple[Bucket, str, dict[str, Stored]]:
+    """What an address is below, its name there, and one file or all below a folder by their keys."""
+    above, name = address_parts(address)
+    bucket = Bucket(above)
+    bucket.patience = _PATIENCE
+    if (file := bucket.head(name)) is not None and file.size:
+        return bucket, name, {name: file}
+    if not (objects := bucket.list(name)):
+        raise ValueError(f"{address} is not there: the bucket has no file and no folder of that name")
+    return bucket, name, objects
+
+
+def _copy(bucket: Bucket, objects: dict[str, Stored], folder: Path) -> None:
+    """Whole or not at all. Raises ValueError for what is written to while it is copied."""
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        for key, stored in objects.items():
+            (file := partial / key).parent.mkdir(parents=True, exist_ok=True)
+            found = bucket.fetch(key, file)
+            if found is None or found.tag != stored.tag:
+                raise ValueError(f"{bucket.address}/{key} has changed while it was copied; try again")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayActorError
 
-from gallop_ray.compat.train import WorkerGroupCallback, causes
+from gallop_ray.compat.train import WorkerGroupCallback, ask_for_no_nodes, causes
 from gallop_ray.spec.rungs import Rung
 
 Failure = Literal["out_of_memory", "lost", "preempted", "diverged", "refused", "failed", "base_changed", "storage"]
@@ -79,6 +79,11 @@ class WorkerFailures(WorkerGroupCallback):
     def __init__(self, slot: Any) -> None:
         self._slot = slot
         self._outcome = _TAKEN_AWAY
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come into the controller's process, before it begins."""
+        self.__dict__.update(state)
+        ask_for_no_nodes()
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
         """Called about twice a second."""

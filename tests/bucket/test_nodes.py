@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
 
-from tests.bucket.server import Faulty
+from gallop_ray.training.models import model_source
+from tests.bucket.server import BUCKET, Faulty, client, variables
 from tests.bucket.sweeps import Machines, check_same, on_a_folder
 
 pytestmark = pytest.mark.faults
@@ -25,8 +27,20 @@ def private(tmp: Path, number: int) -> dict[str, str]:
     return {"GALLOP_RAY_BUCKET_CACHE": str(tmp / f"node-{number}"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
+def model_in_the_bucket(machines: Machines) -> dict[str, str]:
+    """The pocket model as a folder there."""
+    for file in Path(model_source("pocket")).iterdir():
+        client(machines.server).put_object(Bucket=BUCKET, Key=f"models/pocket/{file.name}", Body=file.read_bytes())
+    return {"name": f"s3://{BUCKET}/models/pocket"}
+
+
 def test_three_nodes_that_share_nothing(machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = on_a_folder(tmp_path / "folder")
+    """Not even the model."""
+    machines = replace(machines, changes={"model": model_in_the_bucket(machines)})
+    with monkeypatch.context() as here:
+        for name, value in {**variables(machines.server), "GALLOP_RAY_BUCKET_CACHE": str(tmp_path / "plain")}.items():
+            here.setenv(name, value)
+        plain = on_a_folder(tmp_path / "folder", machines.changes)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -54,5 +68,6 @@ def test_three_nodes_that_share_nothing(machines: Machines, tmp_path: Path, monk
         # Each had a folder of its own, and the workers' were not the driver's.
         assert (tmp_path / "node-0").is_dir()
         assert any((tmp_path / f"node-{n}").is_dir() for n in (1, 2))
+        assert any(list((tmp_path / f"node-{n}").glob("*models-pocket*/input/*")) for n in (1, 2))
     finally:
         cluster.shutdown()

@@ -29,6 +29,7 @@ _CLUSTER: dict[str, Any] = {
         "disable_launch_config_check": True,
         "foreground_node_launch": True,
         "worker_liveness_check": False,
+        "use_node_id_as_ip": True,  # all have one address here, by which the autoscaler would take them for one node
     },
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},

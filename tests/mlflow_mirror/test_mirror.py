@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -24,6 +25,10 @@ def empty_database(tmp_path_factory):
     """MLflow's tables take seconds to make: they are made once and copied."""
     from mlflow import MlflowClient
 
+    # On a busy machine another test's mirror may still make its own tables, and alembic does that once a process.
+    for thread in threading.enumerate():
+        if thread.name == "mlflow-mirror":
+            thread.join(120)
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path

@@ -1,6 +1,6 @@
 """Ray Train: a worker group's callbacks, the death of a worker, and what its controller asks an autoscaler for."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
@@ -18,6 +18,7 @@ _REQUESTS = ("send_resource_request", "cancel_resource_request")
 
 def probe() -> None:
     """Raises Incompatible."""
+    client = TrainAutoscalingCoordinatorClient
     require(
         "ray",
         {
@@ -30,13 +31,9 @@ def probe() -> None:
             "train.WorkerHealthCheckFailedError.health_check_failure": (
                 lambda: WorkerHealthCheckFailedError("", RuntimeError()).health_check_failure
             ),
-            **{f"train.TrainAutoscalingCoordinatorClient.{name}": _getter(name) for name in _REQUESTS},
+            **{f"train.{client.__name__}.{name}": partial(getattr, client, name) for name in _REQUESTS},
         },
     )
-
-
-def _getter(name: str) -> Callable[[], Any]:
-    return lambda: getattr(TrainAutoscalingCoordinatorClient, name)
 
 
 def ask_for_no_nodes() -> None:

@@ -64,7 +64,7 @@ def sources_exist(sweep: Sweep) -> Iterator[Finding]:
         for part, text in files.items():
             if "://" in text and not is_bucket(text):
                 yield ((*path, *part), path), f"{shown(hidden(text))} is not allowed; {_READ}"
-            elif not is_bucket(text) and is_missing(text):
+            elif is_missing(text):
                 yield ((*path, *part), path), f"{shown(text)} is not allowed; there is no such file"
         for field in ("config", "revision"):
             if getattr(task, field) is not None and is_local(task.source):
@@ -76,12 +76,10 @@ def text_exists(sweep: Sweep) -> Iterator[Finding]:
     text = sweep.evaluation.text
     if not text:
         return
-    if is_bucket(text):
-        if not text.endswith(".jsonl"):
-            yield (("evaluation", "text"),), f"{shown(text)} is not allowed; give a .jsonl file with a field `text`"
-    elif is_folder(text) or (is_file(text) and not text.endswith(".jsonl")):
+    there = is_bucket(text) or is_file(text)
+    if is_folder(text) or (there and not text.endswith(".jsonl")):
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; give a .jsonl file with a field `text`"
-    elif not is_file(text) and (kind_of_file(text) or text.startswith((".", "/", "~"))):
+    elif not there and (kind_of_file(text) or text.startswith((".", "/", "~"))):
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; there is no such file"
     elif text.lower() in ("none", "no", "off"):
         yield (("evaluation", "text"),), f"{shown(text)} is not allowed; null leaves it out"

@@ -84,7 +84,7 @@ def is_local(source: str) -> bool:
 
 def is_missing(source: str) -> bool:
     """Whether a source must be a path, for it is written like one, and nothing is there."""
-    if is_file(source) or is_folder(source):
+    if is_bucket(source) or is_file(source) or is_folder(source):
         return False
     if has_magic(source):
         return not glob(source, recursive=True)

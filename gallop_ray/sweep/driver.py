@@ -94,8 +94,9 @@ def _absolute_path(text: str) -> str:
 
 
 def _absolute_file(name: str | None) -> str | None:
-    local = name is not None and name.endswith(".jsonl") and not is_bucket(name)
-    return str(Path(name).expanduser().resolve()) if name is not None and local else name
+    if name is None or is_bucket(name) or not name.endswith(".jsonl"):
+        return name
+    return str(Path(name).expanduser().resolve())
 
 
 def _absolute_database(url: str | None, start: Path) -> str | None:

@@ -1,6 +1,7 @@
 """Models and data in a bucket: copied once to a machine, of one version, and as good as local ones."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,9 @@ def test_what_breaks_off_leaves_nothing_and_is_copied_by_the_next(
     with pytest.raises(BucketTrouble, match="does not answer"):
         brought(f"{address}/data")
     proxy.fault = lambda method, path: None
+    (folder,) = Path(os.environ["GALLOP_RAY_BUCKET_CACHE"]).glob("*/input")
+    assert not list(folder.glob(".partial*"))
+    (folder / ".partial-of-a-process-that-was-killed").mkdir()
     found = Path(brought(f"{address}/data"))
     assert [len(each.read_bytes()) for each in sorted(found.iterdir())] == [1000, 1000]
     assert not list(found.parent.parent.glob(".partial*"))
@@ -128,6 +132,17 @@ def test_other_addresses_are_refused_by_line(tmp_path: Path, changes: dict[str, 
     file = command.write_sweep(tmp_path, **changes)
     with pytest.raises(SweepFileError, match=said):
         load_sweep(str(file))
+
+
+def test_init_takes_a_file_or_a_folder_of_a_bucket(put: Put, address: str, tmp_path: Path) -> None:
+    chat = put("chat.jsonl", lines([{"prompt": f"What is {n}?", "completion": str(n)} for n in range(60)]))
+    for split in ("train", "test"):
+        put(f"data/mine.{split}.jsonl", lines(ROWS))
+    for number, place in enumerate((chat, f"{address}/data")):
+        file = tmp_path / f"{number}.yaml"
+        done = command.run("init", file, "--data", place, "--model", "pocket")
+        assert done.returncode == 0, done.stdout
+        assert f"{address}/" in file.read_text()
 
 
 def test_every_field_of_an_address_is_known(put: Put, tmp_path: Path, address: str) -> None:

@@ -12,15 +12,15 @@ from gallop_ray.disk.bucket.store import Bucket, Stored
 from gallop_ray.disk.locks import locked
 
 _PATIENCE = 120.0  # seconds that a bucket may be away for; a sweep's own bucket is waited for
-_FOLDER = "input"
+_FOLDER, _PARTIAL = "input", ".partial-"
 
 
 def brought(place: str) -> str:
     """Where a file or folder given by address can be read on this machine; any other text as it is.
 
-    The first process of a machine copies all of it. What has another version in the bucket by now is copied anew, into
-    another folder, by processes that start then. Raises ValueError where nothing is there, OSError where the bucket
-    or the disk refuses.
+    The first process on a machine copies all of it. If it changes in the bucket, processes that start later copy the
+    new version into a folder of its own. Raises ValueError where nothing is there, OSError where the bucket or the disk
+    refuses.
     """
     return str(_brought(checked_address(place))) if is_bucket(place) else place
 
@@ -39,6 +39,8 @@ def _brought(address: str) -> Path:
     folder = root / hashlib.sha256(versions.encode()).hexdigest()[:16]
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".lock"):
+        for left in root.glob(f"{_PARTIAL}*"):  # by processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
         if not folder.exists():
             _copy(bucket, objects, folder)
     return folder / name
@@ -58,7 +60,7 @@ def _listed(address: str) -> tuple[Bucket, str, dict[str, Stored]]:
 
 def _copy(bucket: Bucket, objects: dict[str, Stored], folder: Path) -> None:
     """Whole or not at all. Raises ValueError for what is written to while it is copied."""
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
     try:
         for key, stored in objects.items():
             (file := partial / key).parent.mkdir(parents=True, exist_ok=True)

@@ -129,6 +129,7 @@ __all__ = [
     "plot_loss",
     "plot_masks",
     "plot_overlap",
+    "plot_rate_law",
     "plot_seeds",
     "report",
     "results",
@@ -372,6 +373,13 @@ def plot_learning_rate(of: "Directory | Results", metric: str | None = None) -> 
     from gallop_ray.reporting import figures
 
     return figures.plot_learning_rate(*_drawn_from(of), metric)
+
+
+def plot_rate_law(of: "Directory | Results") -> "Figure":
+    """A heat map of the objective over density and learning rate. Raises as `plot_front`."""
+    from gallop_ray.reporting import figures
+
+    return figures.plot_rate_law(*_drawn_from(of))
 
 
 def plot_seeds(of: "Directory | Results") -> "Figure":

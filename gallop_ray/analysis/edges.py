@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,8 +14,7 @@ from gallop_ray.records.results import StoredConfiguration
 from gallop_ray.spec.configuration import method_named, resolve, space_keys
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, extremes
-
-End = Literal["lowest", "highest"]
+from gallop_ray.spec.widening import End, widened_space
 
 OUTERMOST = 0.1
 """The share at either end of a range (of its logarithm, in a log range) that counts as the edge."""
@@ -38,16 +37,19 @@ class Edge:
         )
 
 
-def edges(sweep: Sweep, configuration: StoredConfiguration) -> list[Edge]:
+def edges(sweep: Sweep, configuration: StoredConfiguration, tried: Sequence[StoredConfiguration] = ()) -> list[Edge]:
     """The searched numbers of a configuration that lie at an edge of their range.
+
+    tried: all configurations of its method, by which a range may have grown.
 
     Left out are ends beyond which the field allows no value, such as a selection ratio of 1, and values without order.
     In a list of two values both are edges.
     """
     method = method_named(sweep, configuration.method["name"])
-    found = []
-    for path, key in space_keys(sweep, method).items():
-        allowed, value = sweep.search.space[key], configuration.option(path)
+    found, keys = [], space_keys(sweep, method)
+    space = widened_space(sweep, method.name, [{path: each.option(path) for path in keys} for each in tried])
+    for path, key in keys.items():
+        allowed, value = space[path], configuration.option(path)
         end = end_of(allowed, value)
         if end is not None and _goes_on(sweep, method.name, path, allowed, end):
             found.append(Edge(method.name, key, value, end, _written(allowed)))
@@ -130,7 +132,9 @@ def edges_of(folder: SweepFolder, sweep: Sweep, best: Iterable[Summary]) -> dict
     """
     if sweep.objective.metrics:
         return {}
-    known = {
-        each.configuration: edges(sweep, folder.configuration(each.configuration).configuration()) for each in best
-    }
+    known = {}
+    for each in best:
+        others = folder.configurations() if sweep.search.widen else []
+        tried = [other.configuration() for other in others if other.method == each.method]
+        known[each.configuration] = edges(sweep, folder.configuration(each.configuration).configuration(), tried)
     return {key: found for key, found in known.items() if found}

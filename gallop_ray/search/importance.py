@@ -7,6 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.search.storage import read_storage, study_name
+from gallop_ray.search.view import view_in_one_space
 from gallop_ray.spec.metrics import maximized
 from gallop_ray.spec.schema import Sweep
 
@@ -31,7 +32,7 @@ def importances(folder: SweepFolder, sweep: Sweep) -> dict[str, dict[str, float]
     names = {method.name: study_name(folder, sweep, method.name) for method in sweep.methods}
     there = set(optuna.get_all_study_names(storage))
     found = {
-        method: _shares(optuna.load_study(study_name=name, storage=storage), sweep)
+        method: _shares(view_in_one_space(optuna.load_study(study_name=name, storage=storage)), sweep)
         for method, name in names.items()
         if name in there
     }
@@ -51,7 +52,7 @@ def _shares(study: optuna.Study, sweep: Sweep) -> dict[str, float]:
             study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), params=varied, target=target
         )
     except (ValueError, RuntimeError) as error:  # such as parameters with a single value among the best
-        _LOG.debug("no importances for %s: %s", study.study_name, error)
+        _LOG.debug("no importances: %s", error)
         return {}
     return {name.removeprefix("method.").removeprefix("training."): share for name, share in shares.items()}
 

@@ -13,12 +13,14 @@ from gallop_ray.search.samplers import make_sampler
 from gallop_ray.search.storage import study_name
 from gallop_ray.search.view import judged_view
 from gallop_ray.search.warm_start import known_points
+from gallop_ray.search.widening import beyond
 from gallop_ray.spec.configuration import configuration_key, first_points, method_named, method_space, resolve
 from gallop_ray.spec.metrics import maximized
 from gallop_ray.spec.plan import drawn_blindly
 from gallop_ray.spec.rungs import climbs
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import grid_point, grid_size
+from gallop_ray.spec.widening import widened_space
 
 _MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
 _KEY = "configuration"
@@ -43,21 +45,20 @@ class MethodStudy:
             study_name=study_name(folder, sweep, name), storage=storage, directions=directions, load_if_exists=True
         )
         self._study_id = storage.get_study_id_from_name(self._study.study_name)
-        self._space = method_space(sweep, name)
+        trials = self._study.get_trials(deepcopy=False)
+        tried = [to_values(trial.params) for trial in trials if _KEY in trial.user_attrs]
+        self._space = widened_space(sweep, name, [*tried, *map(self._tried_point, self._mine())])
         self._distributions = distributions(self._space)
         self._wanted = wanted
         self._trials: dict[str, int] = {}
         self.unfinished: list[str] = []
         """Keys of the configurations that an earlier start has left unfinished."""
-        trials = self._study.get_trials(deepcopy=False)
         for key, trial in self._known(trials).items():
             self._replay(key, trial)
         self._adopt()
         told = self._warm_start(trials)
         self._blind = drawn_blindly(sweep, name)
-        # Also by the number of trials: with the same seed a restarted sampler would draw its first points again.
-        seed = seed_from(sweep.search.seed, name, len(trials))
-        self._study.sampler = make_sampler(sweep.search, wanted, self._blind, seed)
+        self._set_sampler(len(trials))
         self._blind = max(0, self._blind - told)  # a sampler that goes by what it is told needs no more than that
         self._first = self._first_points()
         self._walked = 0
@@ -76,6 +77,8 @@ class MethodStudy:
         """Start another configuration. Returns its key, or None when there is no other."""
         if (first := self._untried(self._first)) is not None:
             return self._begin(first)
+        if (point := self._beyond()) is not None:
+            return self._begin(point)
         key = self._suggest() if self.tried >= self._blind else None
         if key is None and (point := self._untried(self._points())) is not None:
             key = self._begin(point)
@@ -96,6 +99,23 @@ class MethodStudy:
         at = climbed(self._sweep, configuration)
         for step, value in as_objective(self._sweep, self._name, at).items():
             self._storage.set_trial_intermediate_value(place, step, value)
+
+    def _beyond(self) -> Values | None:
+        """A point beyond an end at which the best lies, the range having grown to hold it; None where it does not."""
+        if not self._sweep.search.widen:
+            return None
+        found = beyond(self._sweep, self._name, self._space, self._mine())
+        if found is None:
+            return None
+        self._space, point = found
+        self._distributions = distributions(self._space)
+        self._set_sampler(self.tried)  # one of its own, because TPE keeps the ranges that it has seen
+        return point
+
+    def _set_sampler(self, trials: int) -> None:
+        """A new sampler; its seed goes by the number of trials, too, or a restarted one would repeat its points."""
+        seed = seed_from(self._sweep.search.seed, self._name, trials)
+        self._study.sampler = make_sampler(self._sweep.search, self._wanted, self._blind, seed)
 
     def _id(self, trial: FrozenTrial | optuna.Trial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
@@ -123,11 +143,17 @@ class MethodStudy:
 
     def _adopt(self) -> None:
         """Add configurations that the study does not know, because its storage was lost or replaced."""
-        for configuration in self._folder.configurations():
-            if configuration.method == self._name and configuration.key not in self._trials:
-                asked = configuration.configuration()
-                values = {path: asked.option(path) for path in self._space}
-                self._replay(configuration.key, self._storage.get_trial(self._add(values, configuration.key)))
+        for configuration in self._mine():
+            if configuration.key not in self._trials:
+                point = self._tried_point(configuration)
+                self._replay(configuration.key, self._storage.get_trial(self._add(point, configuration.key)))
+
+    def _mine(self) -> list[ConfigurationFolder]:
+        return [each for each in self._folder.configurations() if each.method == self._name]
+
+    def _tried_point(self, configuration: ConfigurationFolder) -> Values:
+        asked = configuration.configuration()
+        return {path: asked.option(path) for path in method_space(self._sweep, self._name)}
 
     def _warm_start(self, trials: Sequence[FrozenTrial]) -> int:
         """Tell the study what earlier sweeps have found, once; how much that is.
@@ -149,8 +175,8 @@ class MethodStudy:
 
     def _first_points(self) -> list[Values]:
         given = first_points(self._sweep, method_named(self._sweep, self._name))
-        seed = self._sweep.search.seed
-        return [{**random_point(self._space, seed, "first", place), **point} for place, point in enumerate(given)]
+        seed, space = self._sweep.search.seed, method_space(self._sweep, self._name)
+        return [{**random_point(space, seed, "first", place), **point} for place, point in enumerate(given)]
 
     def _points(self) -> Iterator[Values]:
         """Random points, unless a grid is asked for; then, where the space is finite, all of it in order.
@@ -192,8 +218,8 @@ class MethodStudy:
 
     def _suggest(self) -> str | None:
         """Start what the sampler suggests; None where it suggests nothing new."""
-        if climbs(self._sweep) and self._sweep.search.sampler == "tpe":
-            return self._suggest_by_rungs()
+        if self._sweep.search.sampler == "tpe" and (climbs(self._sweep) or self._sweep.search.widen):
+            return self._suggest_by_view()
         for _ in range(_DUPLICATES):
             trial = self._study.ask(self._distributions)
             values = to_values(trial.params)
@@ -204,8 +230,8 @@ class MethodStudy:
             self._study.tell(trial, state=TrialState.FAIL)
         return None
 
-    def _suggest_by_rungs(self) -> str | None:
-        """As _suggest, with what was measured at rungs; the view's own trials are forgotten."""
+    def _suggest_by_view(self) -> str | None:
+        """As _suggest, with what was measured at rungs and ranges that have grown; its own trials are forgotten."""
         view = judged_view(self._study)
         for _ in range(_DUPLICATES):
             trial = view.ask(self._distributions)

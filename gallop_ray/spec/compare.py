@@ -26,7 +26,7 @@ def differences(stored: Sweep, asked: Sweep) -> list[str]:
     found += _methods(stored, asked)
     found += _seeds(stored, asked)
     spaces = old["search"].pop("space"), new["search"].pop("space")
-    for each in ("storage", "warm_start"):  # any study is updated from the run folders, and may be told more
+    for each in ("storage", "warm_start", "widen"):  # any study is updated from the run folders, and may be told more
         del old["search"][each], new["search"][each]
     found += _differing("search", old["search"], new["search"])
     found += _rungs(stored, asked)

@@ -14,6 +14,8 @@ from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.space import Range
 
 PLAIN_SAMPLERS = ("tpe", "random", "grid", "nsga2")
+WIDENING = ("tpe", "random")
+"""The samplers whose ranges may grow while they draw."""
 SAMPLERS = (*PLAIN_SAMPLERS, "gp", "cmaes", "nomad")
 
 
@@ -49,6 +51,13 @@ class SearchSpec(Frozen):
     space: dict[str, Range] = Field(default={}, description="a range for each dotted path that varies")
     first: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = Field(
         default=(), description="points that are tried before anything else"
+    )
+    widen: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="how often a log range may grow threefold for a method whose best lies in the outermost tenth of "
+        "it; the next configuration, of the same budget, is the best one with a value from what was added",
     )
     warm_start: tuple[PathOrName, ...] = Field(
         default=(),

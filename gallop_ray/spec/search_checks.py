@@ -21,8 +21,8 @@ from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.plan import configurations_of
 from gallop_ray.spec.problems import Finding, Path, by_path, did_you_mean, explain, shown
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.spec.search import PLAIN_SAMPLERS
-from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, extremes, holds, points
+from gallop_ray.spec.search import PLAIN_SAMPLERS, WIDENING
+from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, extremes, holds, points
 from gallop_ray.spec.training import TrainingSpec
 
 _OPTIMIZER_OWNED = {
@@ -92,6 +92,26 @@ def sampler_has_options(sweep: Sweep) -> Iterator[Finding]:
         fix = {"tpe": "; name the class, `sampler: TPESampler`", "nsga2": "; name the class, `sampler: NSGAIISampler`"}
         message = f"is not allowed with {name}, whose arguments are set for you{fix.get(name, '')}"
         yield (("search", "sampler_options"), ("search", "sampler")), f"{message}, or leave it out"
+
+
+def ranges_can_grow(sweep: Sweep) -> Iterator[Finding]:
+    """Ranges that are to grow, and none that can."""
+    if not sweep.search.widen:
+        return
+    widen, name = ("search", "widen"), sweep.search.sampler
+    if name not in WIDENING:
+        message = f"is not allowed with {name}, which draws from ranges that stay; choose {' or '.join(WIDENING)}"
+        yield (widen, ("search", "sampler")), f"{message}, or leave it out"
+    elif sweep.objective.metrics:
+        yield (
+            (widen, ("objective",)),
+            "is not allowed with several metrics, of which there is no one best; leave it out",
+        )
+    elif not any(isinstance(each, LogRange) for each in sweep.search.space.values()):
+        yield (
+            (widen, ("search", "space")),
+            "has no effect without a range {log: [low, high]}; give one, or leave it out",
+        )
 
 
 def options_fit_together(sweep: Sweep) -> Iterator[Finding]:

@@ -36,6 +36,13 @@ class TrainingSpec(Frozen):
     learning_rate: float = Field(
         default=1e-4, gt=0, description="the highest of the schedule; search it for each method"
     )
+    density_exponent: float = Field(
+        default=0.0,
+        ge=-4,
+        le=4,
+        description="a, where the learning rate is learning_rate x density^a, the density being the share of the "
+        "model's parameters that a method trains; 0: one rate whatever the density",
+    )
     schedule: Annotated[str, AfterValidator(_schedule)] = Field(
         default="linear",
         description="after the warmup: linear, cosine, constant; cosine_with_restarts (of one cycle: cosine), "

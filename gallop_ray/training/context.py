@@ -4,7 +4,7 @@ import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -154,6 +154,19 @@ class RunContext:
         """Micro-batches of each rank in an optimizer step."""
         examples = self.resident.epoch
         return micro_steps(examples, self.training, self.seed, optimizer_steps(self.training, len(examples)))
+
+    def at_density(self, trained: int) -> "RunContext":
+        """The same run with the learning rate that its law gives for so many trained entries."""
+        if not (self.training.density_exponent and trained):
+            return self
+        density = trained / self.resident.parameters
+        rate = self.training.learning_rate * density**self.training.density_exponent
+        return self.trained_with(learning_rate=rate, density_exponent=0.0)
+
+    def trained_with(self, **changes: Any) -> "RunContext":
+        """The same run with other training options."""
+        training = self.training.model_copy(update=changes)
+        return replace(self, configuration=self.configuration.model_copy(update={"training": training}))
 
     @property
     def training(self) -> TrainingSpec:

@@ -92,6 +92,7 @@ def execute_until(
     try:
         with surrounding, checkpointing(resident.model, context.training), attached(context, checkpoint) as what:
             trained = sum(full_shape(p).numel() for p in what.attachment.parameters)
+            context = context.at_density(trained)
             measured, state = _train_and_measure(context, what, trained, checkpoint, base, until)
             if isinstance(measured, Measured):
                 with context.phases.phase("saving"):
@@ -105,7 +106,7 @@ def execute_until(
     if isinstance(measured, Paused):
         return _put_aside(context, measured, state, what.scores)
     return {
-        **asked(configuration, seed),
+        **asked(context.configuration, seed),
         **_size(resident, trained),
         **_examples(resident),
         "scores": what.scores,

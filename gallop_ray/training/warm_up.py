@@ -96,8 +96,9 @@ def _train(
 
     after: is given the engine while it still has its optimizer.
     """
-    warm, parameters = _shortened(context, steps), attachment.parameters
+    parameters = attachment.parameters
     size = sum(full_shape(p).numel() for p in parameters)
+    warm = _shortened(context.at_density(size), steps)
     config = context.resident.config(warm.training, size, warm.micro_steps)
     engine = Engine(attachment.module, config, make_optimizer(without_decay(warm.training), parameters))
     try:
@@ -112,13 +113,7 @@ def _train(
 
 def _shortened(context: RunContext, steps: int) -> RunContext:
     """The same run with so many steps, silent, and without checkpoints."""
-    only = {
-        "steps": steps,
-        "checkpoint_steps": None,
-        "checkpoint_minutes": None,
-        "validate_steps": None,
-        "keep": "last",
-    }
-    training = context.training.model_copy(update=only)
-    configuration = context.configuration.model_copy(update={"training": training})
-    return replace(context, configuration=configuration, reporter=NullReporter(context.reporter.adapter))
+    warm = context.trained_with(
+        steps=steps, checkpoint_steps=None, checkpoint_minutes=None, validate_steps=None, keep="last"
+    )
+    return replace(warm, reporter=NullReporter(context.reporter.adapter))

@@ -1,10 +1,14 @@
 """Figures can be read: their axes have ticks, whatever the range of what they show."""
 
+import itertools
+import math
+
 import pandas as pd
 import pytest
 from matplotlib.axis import Axis
 
-from gallop_ray.reporting.figures import plot_loss
+from gallop_ray.errors import NothingToDrawError
+from gallop_ray.reporting.figures import plot_loss, plot_rate_law
 from gallop_ray.reporting.figures.style import label_log_axis, new_figure
 
 
@@ -48,3 +52,32 @@ def test_losses_within_one_power_of_ten_have_ticks_and_steps_are_whole() -> None
     steps = labels(axes.xaxis)
     assert len(steps) >= 3
     assert all(each.isdecimal() for each in steps), steps
+
+
+def test_a_rate_law_is_drawn_over_what_was_tried() -> None:
+    rows = []
+    for place, (density, exponent) in enumerate(itertools.product((0.001, 0.01, 0.1), (-4, -3.5, -3, -2.5, -2))):
+        rate, best = 10**exponent, 1e-4 * density**-0.5
+        value = 0.6 - 0.03 * math.log(rate / best) ** 2
+        rows.append(
+            {
+                "configuration": f"gallop-{place:08x}",
+                "method": "gallop",
+                "seed": 0,
+                "status": "finished",
+                "stage": "search",
+                "density": density,
+                "learning_rate": rate,
+                "val_mean_accuracy": value,
+            }
+        )
+    figure = plot_rate_law(pd.DataFrame(rows))
+    axes, bar = figure.axes
+    (line,) = axes.lines
+    across, up = line.get_data()
+    assert [float(each) for each in up] == pytest.approx([1e-4 * (each / 100) ** -0.5 for each in across])
+    assert len(labels(axes.xaxis)) >= 2
+    assert len(labels(axes.yaxis)) >= 2
+    assert "%" in bar.get_ylabel()
+    with pytest.raises(NothingToDrawError, match="density and learning rate"):
+        plot_rate_law(pd.DataFrame(rows[:9]))

@@ -176,3 +176,35 @@ def test_a_failed_run_leaves_nothing_behind(ranks: Callable, tmp_path: Path, sta
     assert losses[0] == losses[1]
     for name, (*_, expected) in FAILING.items():
         assert expected in said[name]
+
+
+LAW: dict[str, dict[str, Any]] = {"random": {"density": 0.05}, "lora": {"rank": 2}, "full": {}}
+
+
+def run_by_the_law(stage: int, folder: Path) -> list[tuple[float, float, bool]]:
+    """For each method: the rate by the law, the reported one, and whether the same rate without it gives the same."""
+    resident = load_base_model(sweep(stage), load)
+    base, told = measure_base(resident).accuracies, []
+    for method, options in LAW.items():
+        paths = folder / f"{method}-law.safetensors", folder / f"{method}.safetensors"
+        lawful = configuration(resident, method, options, learning_rate=1e-4, density_exponent=-0.5)
+        found = execute(resident, lawful, 0, base, NullReporter(paths[0]))
+        rate = 1e-4 * found["density"] ** -0.5
+        plain = execute(
+            resident, configuration(resident, method, options, learning_rate=rate), 0, base, NullReporter(paths[1])
+        )
+        same = tiny.same(*(load_file(path) for path in paths)) and found["train_loss"] == plain["train_loss"]
+        told.append((rate, found["learning_rate"], same))
+    return told
+
+
+def test_a_learning_rate_follows_the_density_of_what_is_trained(ranks: Callable, tmp_path: Path) -> None:
+    told, other = ranks(2)(run_by_the_law, 1, tmp_path)
+    assert told == other, "the ranks agree"
+    for expected, reported, same in told:
+        assert reported == expected
+        assert same
+    random, lora, full = (rate for rate, *_ in told)
+    assert full == 1e-4, "full fine-tuning has density 1"
+    assert random == pytest.approx(1e-4 * 0.05**-0.5, rel=1e-2)
+    assert lora > full

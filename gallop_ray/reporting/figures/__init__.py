@@ -11,6 +11,7 @@ from gallop_ray.reporting.figures.importance import plot_importance
 from gallop_ray.reporting.figures.learning_rate import plot_learning_rate
 from gallop_ray.reporting.figures.loss import loss_frame, plot_loss
 from gallop_ray.reporting.figures.masks import plot_masks, plot_overlap
+from gallop_ray.reporting.figures.rate_law import plot_rate_law
 from gallop_ray.reporting.figures.seeds import plot_seeds
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "plot_loss",
     "plot_masks",
     "plot_overlap",
+    "plot_rate_law",
     "plot_seeds",
 ]

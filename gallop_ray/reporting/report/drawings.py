@@ -19,6 +19,7 @@ from gallop_ray.reporting.figures import (
     plot_loss,
     plot_masks,
     plot_overlap,
+    plot_rate_law,
     plot_seeds,
 )
 from gallop_ray.reporting.figures.front import learnt_and_forgotten
@@ -91,6 +92,14 @@ def _of_results(material: ReportData) -> list[FigureSpec]:
             f"{by[0].upper()}{by[1:]} against the learning rate: one point per run, the line through the means over "
             "seeds of the best configuration at each rate.",
             lambda: plot_learning_rate(frame, objective),
+        ),
+        FigureSpec(
+            "rate_law",
+            "Learning rate and density together",
+            f"{by[0].upper()}{by[1:]} over density and learning rate: points are configurations, the mean over their "
+            "seeds; the colours between them are a quadratic surface fitted to them, and the dashed line its best "
+            "learning rate at each density.",
+            lambda: plot_rate_law(frame, objective),
         ),
         FigureSpec(
             "importance",

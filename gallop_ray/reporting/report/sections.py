@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gallop_ray.reporting.figures.rate_law import rate_laws
 from gallop_ray.reporting.report.comparisons import comparisons_sheet, stability_text
 from gallop_ray.reporting.report.cost import cost_sheet
 from gallop_ray.reporting.report.drawings import PageFigure
@@ -46,6 +47,9 @@ def sections(material: ReportData, figures: Mapping[str, PageFigure]) -> list[Se
         return [figures[name] for name in names if name in figures]
 
     studied = [] if "importance" in figures or len(material.found) <= len(material.best) else [_TOO_FEW]
+    if "rate_law" in figures:
+        laws = rate_laws(material.frame, material.sweep.objective)
+        studied = [*(f"{method}: {law}." for method, law in laws.items()), *studied]
     reproduce = [("The sweep file, every default written out", sweep_yaml(material.sweep))]
     found = [
         Section("results", "Results", (), _sheets(_results(material))),
@@ -59,7 +63,7 @@ def sections(material: ReportData, figures: Mapping[str, PageFigure]) -> list[Se
         Section("said", "What the models say", (), _sheets([flips_sheet(material), samples_sheet(material)])),
         Section("density", "Accuracy and forgetting against density", (), (), of("density")),
         Section("front", "Learning against forgetting", (), _sheets([equal_id_sheet(material)]), of("front")),
-        Section("search", "What the search found", studied, (), of("learning_rate", "importance")),
+        Section("search", "What the search found", studied, (), of("learning_rate", "rate_law", "importance")),
         Section("masks", "Where each method trains", (), (), of("masks", "overlap")),
         Section("training", "Training", (), (), of("loss")),
         Section("seeds", "Seed by seed", (), _sheets([spreads_sheet(material)]), of("seeds")),

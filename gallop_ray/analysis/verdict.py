@@ -78,7 +78,7 @@ def open_text(
 
 def selection_text(sweep: Sweep) -> str | None:
     """A sentence if the objective has seen the tasks on which forgetting is measured, else None."""
-    seen = [metric for metric in sweep.objective.all_metrics if (each := find(metric)) is None or each.needs_ood]
+    seen = [metric for metric in sweep.objective.named if (each := find(metric)) is None or each.needs_ood]
     tasks = dict.fromkeys(task for each in sweep.data.rounds for task in each.ood)
     if not seen or not tasks:
         return None

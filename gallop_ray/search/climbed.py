@@ -33,7 +33,7 @@ def climbed(sweep: Sweep, configuration: ConfigurationFolder) -> Climbed:
             value, step = (None, 0) if there is None else (there.loss, there.step)
         elif rung.seeds <= len(seeds):
             some = [finished[seed] for seed in seeds[: rung.seeds]]
-            value, step = objective_value(some, sweep.objective), sum(each.steps for each in some)
+            value, step = objective_value(some, sweep.objective.racing), sum(each.steps for each in some)
         else:
             break
         if value is not None:
@@ -45,10 +45,10 @@ def climbed(sweep: Sweep, configuration: ConfigurationFolder) -> Climbed:
 
 def better_is_more(sweep: Sweep, method: str, number: int) -> bool:
     """Whether a larger value is better at a rung."""
-    return rungs_of(sweep, method)[number].at is None and sweep.objective.maximize
+    return rungs_of(sweep, method)[number].at is None and sweep.objective.racing.maximize
 
 
 def as_objective(sweep: Sweep, method: str, climbed: Climbed) -> dict[int, float]:
     """The values by step, with signs such that better is as in the objective: what a study is told."""
-    flips = {n: sweep.objective.maximize and not better_is_more(sweep, method, n) for n in climbed.values}
+    flips = {n: sweep.objective.racing.maximize and not better_is_more(sweep, method, n) for n in climbed.values}
     return {climbed.steps[n]: -value if flips[n] else value for n, value in climbed.values.items()}

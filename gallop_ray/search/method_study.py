@@ -40,7 +40,7 @@ class MethodStudy:
         self, sweep: Sweep, name: str, wanted: int, folder: SweepFolder, storage: optuna.storages.BaseStorage
     ) -> None:
         self._sweep, self._name, self._folder, self._storage = sweep, name, folder, storage
-        directions = [_MAXIMIZE if maximized(m) else _MINIMIZE for m in sweep.objective.all_metrics]
+        directions = [_MAXIMIZE if maximized(m) else _MINIMIZE for m in sweep.objective.racing.all_metrics]
         self._study = optuna.create_study(
             study_name=study_name(folder, sweep, name), storage=storage, directions=directions, load_if_exists=True
         )
@@ -284,6 +284,6 @@ class MethodStudy:
         return self._storage.create_new_trial(self._study_id, trial)
 
     def _values(self, configuration: ConfigurationFolder) -> list[float]:
-        results, objective = configuration.results(), self._sweep.objective
+        results, objective = configuration.results(), self._sweep.objective.racing
         values = [objective_value(results, objective, metric) for metric in objective.all_metrics]
         return [value for value in values if value is not None]

@@ -22,7 +22,7 @@ class Contestant:
 
     key: str
     values: Mapping[int, float]
-    """The objective's metric by seed, in the order in which the seeds run."""
+    """The metric that races go by (`objective.racing`) by seed, in the order in which the seeds run."""
     correct: Callable[[int], Correct]
     """Which examples a seed's run answered correctly."""
 
@@ -123,31 +123,29 @@ def _against_others(
     compare: Callable[[Sweep, float, Sequence[float], int], str | None],
 ) -> str | None:
     """A comparison over as many seeds as `mine` has finished; None while too few others have as many."""
-    done = len(mine.values)
+    done, by = len(mine.values), sweep.objective.racing
     if len(others) < sweep.pruning.after_configurations:
         return None
-    return compare(
-        sweep, mine.first(done, sweep.objective), [each.first(done, sweep.objective) for each in others], done
-    )
+    return compare(sweep, mine.first(done, by), [each.first(done, by) for each in others], done)
 
 
 def _below_the_median(sweep: Sweep, value: float, others: Sequence[float], done: int) -> str | None:
     middle = median(others)
-    if not _worse(sweep.objective, value, middle):
+    by = sweep.objective.racing
+    if not _worse(by, value, middle):
         return None
-    return (
-        f"{sweep.objective.metric} {value:.4f} after {done} seeds; the median of {len(others)} others is {middle:.4f}"
-    )
+    return f"{by.metric} {value:.4f} after {done} seeds; the median of {len(others)} others is {middle:.4f}"
 
 
 def _outside_of_the_best(sweep: Sweep, value: float, others: Sequence[float], done: int) -> str | None:
     """Asynchronous successive halving (ASHA, arXiv 1810.05934), with completed seeds as its resource."""
     field = len(others) + 1
     kept = max(1, round(field / sweep.pruning.reduction))
-    better = sum(_worse(sweep.objective, value, other) for other in others)
+    by = sweep.objective.racing
+    better = sum(_worse(by, value, other) for other in others)
     if better < kept:
         return None
-    return f"{sweep.objective.metric} {value:.4f} after {done} seeds is number {better + 1} of {field}; {kept} continue"
+    return f"{by.metric} {value:.4f} after {done} seeds is number {better + 1} of {field}; {kept} continue"
 
 
 def _worse_than_the_best(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
@@ -155,14 +153,15 @@ def _worse_than_the_best(sweep: Sweep, mine: Contestant, others: Sequence[Contes
         return None
     most = max(len(each.values) for each in others)
     far = [each for each in others if len(each.values) == most]
-    best = (max if sweep.objective.maximize else min)(far, key=lambda each: each.first(most, sweep.objective))
-    common, by = sorted(mine.values.keys() & best.values.keys()), sweep.objective
+    by = sweep.objective.racing
+    best = (max if by.maximize else min)(far, key=lambda each: each.first(most, by))
+    common = sorted(mine.values.keys() & best.values.keys())
     if not common or not _worse(by, mine.over(common, by), best.over(common, by)):
         return None  # by what the search goes by it is as good, whatever the test would say of the answers
     p = p_worse(
         {seed: mine.correct(seed) for seed in common},
         {seed: best.correct(seed) for seed in common},
-        sweep.objective.metric,
+        by.metric,
         sweep.data.train_tasks,
     )
     method = mine.key.rpartition("-")[0]

@@ -66,7 +66,7 @@ def _shared(earlier: Sweep, sweep: Sweep) -> list[str]:
 
 def _differs(earlier: Sweep, sweep: Sweep) -> str:
     """Why the earlier sweep is of no use here; empty where it is."""
-    mine, theirs = sweep.objective.all_metrics, earlier.objective.all_metrics
+    mine, theirs = sweep.objective.racing.all_metrics, earlier.objective.racing.all_metrics
     if mine != theirs:
         return f"went by {', '.join(theirs)}, this sweep by {', '.join(mine)}; leave it out"
     if not _shared(earlier, sweep):
@@ -82,7 +82,7 @@ def _finished(earlier: StoredSweep, method: str) -> Iterator[ConfigurationFolder
 
 def _known(configuration: ConfigurationFolder, sweep: Sweep, method: str, place: str) -> Known | None:
     asked, results = configuration.configuration(), configuration.results()
-    values = [objective_value(results, sweep.objective, metric) for metric in sweep.objective.all_metrics]
+    values = [objective_value(results, sweep.objective.racing, metric) for metric in sweep.objective.racing.all_metrics]
     numbers = tuple(value for value in values if value is not None)
     if len(numbers) < len(values):  # it was measured in another way
         return None

@@ -143,21 +143,28 @@ def _replay_is_another_task(sweep: Sweep) -> Iterator[Finding]:
         yield (("data", "replay", "task"),), message
 
 
+def _objective_at(sweep: Sweep, place: int) -> tuple[Path, ...]:
+    """Where one of the metrics is written that the objective names."""
+    if place >= len(sweep.objective.all_metrics):
+        return (("objective", "race"),)
+    return ("objective", "metrics", place), ("objective", "metric")
+
+
 def _objective_has_tasks(sweep: Sweep) -> Iterator[Finding]:
-    for place, metric in enumerate(sweep.objective.all_metrics):
+    for place, metric in enumerate(sweep.objective.named):
         known = find(metric)
         if known is not None and known.needs_ood and not known.without_ood and not sweep.data.rounds[0].ood:
             message = f"{metric} is not allowed without data.ood; list other tasks there, or choose val_id_accuracy"
-            yield (("objective", "metrics", place), ("objective", "metric"), ("data", "ood")), message
+            yield (*_objective_at(sweep, place), ("data", "ood")), message
 
 
 def _objectives_are_named(sweep: Sweep) -> Iterator[Finding]:
     """A metric that only another sweep of this process has declared would be unknown in the workers."""
     here = {*objectives(), *(f"val_{metric.name}" for metric in map(declare, sweep.evaluation.metrics))}
-    for place, metric in enumerate(sweep.objective.all_metrics):
+    for place, metric in enumerate(sweep.objective.named):
         if metric not in here:
             message = f"{metric} is not allowed; name the metric in evaluation.metrics"
-            yield (("objective", "metrics", place), ("objective", "metric")), message
+            yield _objective_at(sweep, place), message
 
 
 def _objectives_differ(sweep: Sweep) -> Iterator[Finding]:
@@ -168,6 +175,17 @@ def _objectives_differ(sweep: Sweep) -> Iterator[Finding]:
     if sweep.objective.metric != metrics[0]:
         message = f"{sweep.objective.metric} is not allowed beside metrics; give either metric or metrics"
         yield (("objective", "metric"),), message
+
+
+def _race_is_run(sweep: Sweep) -> Iterator[Finding]:
+    """A metric to race by where there are several, or nothing goes by it."""
+    if sweep.objective.race is None:
+        return
+    if sweep.objective.metrics:
+        yield (("objective", "race"),), "is not allowed beside several metrics; choose one objective.metric"
+    elif sweep.pruning.type == "none" and sweep.search.sampler in ("random", "grid"):
+        message = f"has no effect with sampler {sweep.search.sampler} and no pruning"
+        yield (("objective", "race"), ("search", "sampler"), ("pruning",)), f"{message}; leave it out, or choose one"
 
 
 def _errors_have_seeds(sweep: Sweep) -> Iterator[Finding]:
@@ -239,10 +257,10 @@ def _prompt_has_no_other(sweep: Sweep) -> Iterator[Finding]:
 
 
 def _text_to_go_by(sweep: Sweep) -> Iterator[Finding]:
-    for place, metric in enumerate(sweep.objective.all_metrics):
+    for place, metric in enumerate(sweep.objective.named):
         if metric == f"val_{TEXT_LOSS}" and sweep.evaluation.text_of(sweep.model.name) is None:
             message = f"{metric} is not allowed without evaluation.text; give general text there"
-            yield (("objective", "metrics", place), ("objective", "metric")), message
+            yield _objective_at(sweep, place), message
 
 
 _HARNESS_DECIDES = ("few_shot", "measure", "also", "normalize", "max_new_tokens", "stop")
@@ -282,6 +300,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("objective", "evaluation.metrics"), _objectives_are_named),
     (("objective",), _objectives_differ),
     (("objective", "seeds"), _errors_have_seeds),
+    (("objective", "search", "pruning"), _race_is_run),
     (("seeds", "pruning", "objective"), _pruning_fits),
     (("pruning", "resources", "data", "objective"), _rungs_fit),
     (("seeds", "confirmation", "objective"), _fresh_seeds),

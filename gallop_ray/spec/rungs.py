@@ -51,5 +51,7 @@ def rung_weights(sweep: Sweep) -> dict[str, float]:
     Of an objective that is no weighted sum of tasks, that of the task trained on alone.
     """
     task, ood = sweep.data.train_tasks[0], list(sweep.data.rounds[0].ood)
-    weights = {name: abs(w) for name, w in task_weights(sweep.objective.metric, task, ood, 1.0).items()} or {task: 1.0}
+    weights = {name: abs(w) for name, w in task_weights(sweep.objective.racing.metric, task, ood, 1.0).items()} or {
+        task: 1.0
+    }
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}

@@ -111,6 +111,11 @@ class ObjectiveSpec(Frozen):
     metrics: Annotated[tuple[Metric, ...], AfterValidator(_several)] | None = Field(
         default=None, description="two or more, for a Pareto front"
     )
+    race: Metric | None = Field(
+        default=None,
+        description="what samplers, races and rungs go by instead, such as val_answer_loss, which sees smaller "
+        "differences; the best and the verdict stay with `metric`; null: the same",
+    )
     standard_errors: float = Field(
         default=0.0, ge=0, description="how many standard errors over seeds count against a configuration's mean"
     )
@@ -127,6 +132,16 @@ class ObjectiveSpec(Frozen):
     def all_metrics(self) -> tuple[Metric, ...]:
         """One metric, or those of the Pareto front."""
         return self.metrics or (self.metric,)
+
+    @property
+    def named(self) -> tuple[Metric, ...]:
+        """All that anything goes by."""
+        return (*self.all_metrics, *([self.race] if self.race else []))
+
+    @property
+    def racing(self) -> "ObjectiveSpec":
+        """What samplers, races and rungs go by."""
+        return self.model_copy(update={"metric": self.race, "race": None}) if self.race else self
 
     @property
     def maximize(self) -> bool:

@@ -155,6 +155,6 @@ class Ladder:
         rung, values = self._rungs[climber.method][number], self._at(climber.method, number)
         mine = place(values, key, better_is_more(self._sweep, climber.method, number))
         went = sum(each.at.rungs > number + 1 for each in others)
-        what = "validation loss" if rung.at is not None else self._sweep.objective.metric
+        what = "validation loss" if rung.at is not None else self._sweep.objective.racing.metric
         said = f"{what} {values[key]:.4f} is number {mine} of {len(values)}, and {went} of them continued"
         return f"stopped early at step {climber.at.steps[number]}: {said}"

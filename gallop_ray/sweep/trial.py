@@ -252,7 +252,7 @@ class ConfigurationTrial(tune.Trainable):
         return None if judged is None else AtRung(configuration.key, judged.step, judged.loss, judged.losses)
 
     def _contestant(self, configuration: ConfigurationFolder, results: Sequence[RunResult]) -> Contestant:
-        metric = self._sweep.objective.metric
+        metric = self._sweep.objective.racing.metric
         finished = {each.seed: each.value(metric) for each in results if each.finished}
         values = {seed: value for seed in self._sweep.seeds if (value := finished.get(seed)) is not None}
         return Contestant(configuration.key, values, lambda seed: _correct(configuration.run(seed)))

@@ -116,7 +116,7 @@ def measuring(sweep: Sweep, task: str, examples: Sequence[Example]) -> Measuring
     if asked.harness is not None:  # it judges by itself; of whole texts it says how likely they are
         return Measuring(task, kind, BUILT_IN["loss" if kind == "plain" else "likelihood"])
     named = measure(asked.measure) if asked.measure else BUILT_IN[_BY_KIND[kind]]
-    also, metrics = [measure(name) for name in asked.also], sweep.objective.all_metrics
+    also, metrics = [measure(name) for name in asked.also], sweep.objective.named
     if kind == "choice" and sweep.evaluation.generate:
         also.insert(0, BUILT_IN["generated"])
     return Measuring(
@@ -139,7 +139,7 @@ def refuse_unmeasured_objective(sweep: Sweep, tasks: Mapping[str, Measuring]) ->
     for each in sweep.data.rounds:
         scores = Scores(known[each.train_task], {task: 0.5 for task in each.ood if known[task] is not None})
         judged = sweep.data.task(each.train_task).harness is not None
-        for name in sweep.objective.all_metrics:
+        for name in sweep.objective.named:
             metric = find(name)
             if (
                 metric is not None

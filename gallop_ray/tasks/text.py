@@ -37,7 +37,7 @@ def load_text(sweep: Sweep, tokenizer: Any) -> list[Encoded]:
 
 def load_validation_text(sweep: Sweep, tokenizer: Any) -> list[Encoded]:
     """As many further texts of the same source, by whose loss a sweep goes; none where its objective is another."""
-    return _taken(sweep, tokenizer, 1) if VALIDATION in sweep.objective.all_metrics else []
+    return _taken(sweep, tokenizer, 1) if VALIDATION in sweep.objective.named else []
 
 
 def _taken(sweep: Sweep, tokenizer: Any, turn: int) -> list[Encoded]:

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
+from gallop_ray.analysis.ranking import best_of_search
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.search.study import Studies
 from gallop_ray.spec.compare import differences
@@ -321,3 +322,20 @@ def test_how_configurations_end_is_told(tmp_path: Path, status: str, state: str)
     trial = trials(folder, key.split("-")[0])[0]
     assert trial.state.name == state
     assert (trial.value is not None) == (status == "pruned")
+
+
+@pytest.mark.parametrize("race", [None, "val_id_accuracy", "val_forget_ratio"])
+def test_a_search_goes_by_what_races_go_by_and_the_best_by_the_metric(tmp_path: Path, race: str | None) -> None:
+    sweep = make(tmp_path, budget=4, space=WIDE, objective={"metric": "val_mean_accuracy", "race": race})
+    folder = folder_of(sweep)
+    run_all(sweep, folder)
+    told = {each.user_attrs["configuration"]: each.values for each in trials(folder, "lora")}
+    for key, values in told.items():
+        (result,) = folder.configuration(key).results()
+        assert values == [result.value(race or "val_mean_accuracy")]
+    backend = optuna.storages.journal.JournalFileBackend(str(folder.path / "study.journal"))
+    study = optuna.load_study(study_name="lora", storage=optuna.storages.JournalStorage(backend))
+    assert (study.direction.name == "MINIMIZE") == (race == "val_forget_ratio"), "less is better of what is forgotten"
+    best = best_of_search(folder.results(), sweep.objective)[0]
+    most = max(each.value("val_mean_accuracy") or 0.0 for each in folder.results())
+    assert best.values == (most,)

@@ -53,6 +53,7 @@ def test_rungs_are_settable_in_steps_and_in_shares() -> None:
 )
 def test_tasks_count_at_a_rung_as_in_the_objective(objective: str, weights: dict[str, float]) -> None:
     assert rung_weights(sweep(objective={"metric": objective})) == pytest.approx(weights)
+    assert rung_weights(sweep(objective={"race": objective})) == pytest.approx(weights), "races have the last word"
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,12 @@ def test_tasks_count_at_a_rung_as_in_the_objective(objective: str, weights: dict
             {"pruning": {"type": "asha"}, "data": {"root": "generated", "train": ["range", "max"]}},
             "train on one task",
         ),
+        ({"objective": {"race": "val_id_loss"}, "search": {"sampler": "random"}}, "no effect with sampler random"),
+        (
+            {"objective": {"metrics": ["val_id_accuracy", "val_ood_accuracy"], "race": "val_id_loss"}},
+            "beside several metrics",
+        ),
+        ({"objective": {"race": "val_nothing"}}, "objective.race"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], said: str) -> None:

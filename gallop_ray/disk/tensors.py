@@ -36,6 +36,15 @@ def metadata_of(path: Path) -> dict[str, str]:
         return found
 
 
+ADAPTER = "adapter.safetensors"
+"""The file of an adapter in the folder of a run, and in that of an exported delta."""
+
+
+def adapter_file(place: Path) -> Path:
+    """An adapter's file, given by itself or by its folder."""
+    return place / ADAPTER if place.is_dir() else place
+
+
 DELTA = "gallop_ray delta 1"
 """Sorted indices and float32 deltas."""
 PEFT = "gallop_ray peft 1"

@@ -48,7 +48,7 @@ class Request:
     @property
     def model(self) -> ModelSpec:
         """The base model of the sweep that the run belongs to."""
-        return ModelSpec.model_validate(SweepFolder(self.run.whole.path.parent.parent).spec()["model"])
+        return _model(self.run)
 
 
 def checked(run: str, to: Target, output: str | None, rank: int | None = None) -> Request:
@@ -63,10 +63,22 @@ def checked(run: str, to: Target, output: str | None, rank: int | None = None) -
         raise ValueError("--rank is a positive number, and of --to lora alone")
     folder, metadata = checked_run(run)
     _refuse_impossible(folder, metadata["format"], to)
+    _refuse_delta_in_base(folder, to)
     task = [folder.task] if isinstance(folder, RoundFolder) else []
     parts = [folder.configuration, f"seed-{folder.seed}", *task, to]
     target = free_folder(output or "-".join(parts))
     return Request(folder, to, target, metadata, rank or Request.rank)
+
+
+def _model(run: RunFolder) -> ModelSpec:
+    return ModelSpec.model_validate(SweepFolder(run.whole.path.parent.parent).spec()["model"])
+
+
+def _refuse_delta_in_base(run: RunFolder, to: Target) -> None:
+    """PEFT loads the model that a folder names, and would put the adapter onto it without the delta."""
+    if to in ("peft", "lora") and _model(run).delta is not None:
+        what = f"{run.path} was trained on a base model that holds a delta (model.delta)"
+        raise ValueError(f"{what}, which a folder for PEFT cannot name; use --to merged or --to delta")
 
 
 def free_folder(path: str) -> Path:

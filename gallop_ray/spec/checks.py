@@ -11,6 +11,7 @@ from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
 from gallop_ray.spec.file_checks import (
     buckets_can_be_reached,
+    delta_can_be_read,
     harness_tasks,
     model_can_be_read,
     no_addresses,
@@ -308,6 +309,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("data.prompt",), _prompt_has_no_other),
     (("model.name", "training.max_length"), model_can_be_read),
     (("model",), revision_is_of_a_hub_id),
+    (("model",), delta_can_be_read),
     (("data.root",), root_exists),
     (("data",), sources_exist),
     (("evaluation.text",), text_exists),
@@ -344,6 +346,7 @@ _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
     buckets_can_be_reached,
     model_can_be_read,
     revision_is_of_a_hub_id,
+    delta_can_be_read,
     root_exists,
     text_exists,
     harness_tasks,

@@ -20,6 +20,11 @@ class ModelSpec(Frozen):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of weights and activations; bfloat16 on GPUs, float32 on CPUs"
     )
+    delta: PathOrName | None = Field(
+        default=None,
+        description="what a mask has trained on this model before, as a part of the base model here: the folder of a "
+        "run or of an `export --to delta`, or its adapter.safetensors, by path or by address in a bucket (s3://)",
+    )
 
 
 class Limits(Frozen):

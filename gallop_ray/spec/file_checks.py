@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path as FilePath
 
 from gallop_ray.disk.bucket.address import address_parts, is_bucket, is_installed
+from gallop_ray.disk.tensors import DELTA, adapter_file, metadata_of
 from gallop_ray.spec.harness import task_path
 from gallop_ray.spec.model_folder import MODEL_PRESETS, folder_problem, name_problem, position_table, read_config
 from gallop_ray.spec.places import is_file, is_folder
@@ -32,6 +33,29 @@ def model_can_be_read(sweep: Sweep) -> Iterator[Finding]:
     if limit is not None and longest > limit:
         message = f"{longest} is not allowed; the model has {limit} positions, so give {limit} or less"
         yield (("training", "max_length"), ("model", "name")), message
+
+
+def delta_can_be_read(sweep: Sweep) -> Iterator[Finding]:
+    """A delta that is nowhere, or no delta. Whether it fits the model, loading the model shows."""
+    given = sweep.model.delta
+    if given is None or is_bucket(given):
+        return
+    file = adapter_file(FilePath(given).expanduser())
+    try:
+        kind = metadata_of(file).get("format")
+    except FileNotFoundError:
+        # An absolute path may be there on the cluster to which this is submitted.
+        if not given.startswith("/"):
+            yield (
+                (("model", "delta"),),
+                f"{shown(given)} is not there; give the folder of a run or of an exported delta",
+            )
+        return
+    except (OSError, ValueError) as error:
+        yield (("model", "delta"),), f"{shown(given)} cannot be read: {error}"
+        return
+    if kind != DELTA:
+        yield (("model", "delta"),), f"{shown(given)} is no delta of a mask, which alone can be a part of a base model"
 
 
 def revision_is_of_a_hub_id(sweep: Sweep) -> Iterator[Finding]:

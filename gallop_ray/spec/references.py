@@ -25,6 +25,7 @@ def addresses(sweep: Sweep) -> dict[tuple[str, ...], str]:
     """What a sweep reads from buckets, its model and its data, by the fields that name it."""
     places: dict[tuple[str, ...], object] = {
         ("model", "name"): sweep.model.name,
+        ("model", "delta"): sweep.model.delta,
         ("data", "root"): sweep.data.root,
         ("evaluation", "text"): sweep.evaluation.text,
     }

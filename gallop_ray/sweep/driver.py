@@ -61,17 +61,21 @@ def located(sweep: Sweep) -> Sweep:
     if "runtime_resources" in start.parts:
         start = Path.home() / "gallop_ray"
     output = sweep.output if is_bucket(sweep.output) else str((start / Path(sweep.output).expanduser()).resolve())
-    model = sweep.model.model_copy(update={"name": _absolute_folder(sweep.model.name)})
+    delta = sweep.model.delta and _absolute(sweep.model.delta)
+    model = sweep.model.model_copy(update={"name": _absolute_folder(sweep.model.name), "delta": delta})
     tasks = {name: _located_task(task) for name, task in sweep.data.tasks.items()}
     data = sweep.data.model_copy(update={"root": _absolute_folder(sweep.data.root), "tasks": tasks})
     evaluation = sweep.evaluation.model_copy(update={"text": _absolute_file(sweep.evaluation.text)})
-    earlier = tuple(
-        each if is_bucket(each) else str(Path(each).expanduser().resolve()) for each in sweep.search.warm_start
-    )
+    earlier = tuple(map(_absolute, sweep.search.warm_start))
     storage = _absolute_database(sweep.search.storage, start)
     search = sweep.search.model_copy(update={"storage": storage, "warm_start": earlier})
     parts = {"model": model, "data": data, "evaluation": evaluation, "search": search}
     return sweep.model_copy(update={"output": output, **parts})
+
+
+def _absolute(place: str) -> str:
+    """Absolute for a path, whether or not anything is there."""
+    return place if is_bucket(place) else str(Path(place).expanduser().resolve())
 
 
 def _absolute_folder(name: str) -> str:
@@ -94,9 +98,7 @@ def _absolute_path(text: str) -> str:
 
 
 def _absolute_file(name: str | None) -> str | None:
-    if name is None or is_bucket(name) or not name.endswith(".jsonl"):
-        return name
-    return str(Path(name).expanduser().resolve())
+    return _absolute(name) if name is not None and name.endswith(".jsonl") else name
 
 
 def _absolute_database(url: str | None, start: Path) -> str | None:

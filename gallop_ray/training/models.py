@@ -25,6 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 from gallop_ray.disk.bucket.address import is_bucket
 from gallop_ray.disk.bucket.inputs import brought
 from gallop_ray.disk.locks import NoLocks, locked
+from gallop_ray.disk.tensors import adapter_file
+from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.candidates import looking
 from gallop_ray.sparse.memory import is_out_of_memory
 from gallop_ray.spec.data import ModelSpec
@@ -81,7 +83,17 @@ def load_model(spec: ModelSpec) -> tuple[Any, Any]:
         refuse_looking_ahead(model)
     except ValueError as error:
         raise ValueError(_cannot_load(spec.name, str(error))) from error
+    if spec.delta is not None:
+        _add(model, spec.delta)
     return model, tokenizer
+
+
+def _add(model: Any, delta: str) -> None:
+    """Make a delta a part of the base model. Raises ValueError where it does not fit."""
+    try:
+        apply_adapter(model, adapter_file(Path(brought(delta)).expanduser()))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.delta: {error}") from error
 
 
 def try_model(spec: ModelSpec) -> tuple[Any, Any]:

@@ -47,11 +47,11 @@ def save_base(folder: Path) -> None:
 GENERATED = {"root": "generated", "train": "second", "limits": {"train": 24, "validation": 5, "test": 5}}
 
 
-def sweep(base: Path, dtype: str, data: dict[str, Any] = GENERATED) -> Sweep:
+def sweep(base: Path, dtype: str, data: dict[str, Any] = GENERATED, delta: str | None = None) -> Sweep:
     return Sweep.model_validate(
         {
             "name": dtype,
-            "model": {"name": str(base), "dtype": dtype},
+            "model": {"name": str(base), "dtype": dtype, "delta": delta},
             "data": data,
             "methods": [{"type": "gallop"}],
             "training": {"steps": 4, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-2, "max_length": 32},
@@ -80,10 +80,15 @@ class Witness(NullReporter):
 
 
 def train(
-    base: Path, output: Path, dtype: str, methods: dict[str, dict[str, Any]] = METHODS, data: dict[str, Any] = GENERATED
+    base: Path,
+    output: Path,
+    dtype: str,
+    methods: dict[str, dict[str, Any]] = METHODS,
+    data: dict[str, Any] = GENERATED,
+    delta: str | None = None,
 ) -> None:
     """On a rank: one finished run of each method, with what it had trained in seen.safetensors beside its adapter."""
-    resident = load_base_model(sweep(base, dtype, data))
+    resident = load_base_model(sweep(base, dtype, data, delta))
     folder = SweepFolder(output / dtype)
     folder.create(resident.sweep.model_dump(mode="json"))
     base = measure_base(resident)

@@ -35,7 +35,8 @@ def _environment(environment: Record) -> list[tuple[str, str]]:
 
 def _model(sweep: Sweep) -> str:
     revision = f", revision {sweep.model.revision}" if sweep.model.revision else ""
-    return f"{sweep.model.name}{revision}, {sweep.model.dtype}"
+    delta = f" with the delta {sweep.model.delta}" if sweep.model.delta else ""
+    return f"{sweep.model.name}{revision}{delta}, {sweep.model.dtype}"
 
 
 def _data(sweep: Sweep) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.report import machine, save
 
 NAMES = ("step", "select", "score", "packing", "evaluation", "switch", "sweep", "scale")
-ALONE = ("answer", "kernel", "gpu", "bucket")
+ALONE = ("answer", "answer_smollm2", "kernel", "gpu", "bucket")
 """Hours long, made for a GPU, or of what only developers install: no part of `all`."""
 
 

@@ -7,6 +7,7 @@ configurations that all ran so. Random search is the first of these, as many as 
 
 import statistics
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,28 @@ from benchmarks.sweeps import Ran, run_ours, run_rival
 from gallop_ray.records.folders import ConfigurationFolder
 from gallop_ray.records.run_folder import RunFolder
 
-CONFIGURATIONS, SEEDS, STEPS, SEARCHES = 32, 3, 120, 5
-QUICK_CONFIGURATIONS, QUICK_STEPS, QUICK_SEARCHES = 4, 9, 1
+SEEDS, SEARCHES = 3, 5
 METRIC = "val_mean_accuracy"
 TUNE = "benchmarks.tune_search"
+TRUTH, OURS = "everything to its end", "ours"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is searched, and how large a run is; both cores have a slot, in every arm."""
+
+    configurations: int
+    steps: int
+    model: str = "pocket"
+    dtype: str = "float32"
+    batch: int = 32
+    length: int = 32
+    ood: tuple[str, ...] = ("max", "min", "first", "last", "third")
+    validation: int = 128
+    rates: tuple[float, float] = (1e-4, 3e-2)
+
+
+POCKET, QUICK = Size(32, 120), Size(4, 9)
 
 
 @dataclass(frozen=True)
@@ -31,37 +50,44 @@ class Answer:
     seconds: float
 
 
-def measure(quick: bool) -> list[dict[str, Any]]:
+def measure(quick: bool) -> Iterator[dict[str, Any]]:
     """A row for each arm and search seed, and one for each arm's medians."""
+    return compared(QUICK if quick else POCKET, 1 if quick else SEARCHES)
+
+
+def compared(size: Size, searches: int) -> Iterator[dict[str, Any]]:
+    """As `measure`, of one size."""
     rows = []
-    for search in range(QUICK_SEARCHES if quick else SEARCHES):
+    for search in range(searches):
         with tempfile.TemporaryDirectory() as place:
-            rows += [_row(name, search, found) for name, found in answers(Path(place), search, quick).items()]
-    return [*rows, *summary(rows)]
+            found = [_row(name, search, each) for name, each in answers(Path(place), search, size).items()]
+        rows += found
+        yield from found
+    yield from summary(rows)
 
 
-def answers(place: Path, search: int, quick: bool) -> dict[str, Answer]:
+def answers(place: Path, search: int, size: Size) -> dict[str, Answer]:
     """Every arm's answer with one search seed."""
-    truth = run_ours(_folder(place, "truth"), document(search, quick, sampler="random"))
-    ours = run_ours(_folder(place, "ours"), document(search, quick, sampler="tpe", pruning={"type": "asha"}))
+    truth = run_ours(_folder(place, "truth"), document(search, size, sampler="random"))
+    ours = run_ours(_folder(place, "ours"), document(search, size, sampler="tpe", pruning={"type": "asha"}))
     tune = run_rival(_folder(place, "tune"), TUNE, ours, configurations=0)
-    found = {"everything to its end": answer(truth), "ours": answer(ours), "Tune, ASHA and Optuna": answer(tune)}
-    as_many = max(1, found["ours"].steps // (SEEDS * (QUICK_STEPS if quick else STEPS)))
+    found = {TRUTH: answer(truth), OURS: answer(ours), "Tune, ASHA and Optuna": answer(tune)}
+    as_many = max(1, found[OURS].steps // (SEEDS * size.steps))
     share = as_many / len(truth.folder.configurations())
     first = Ran(truth.seconds * share, truth.folder)
     return {**found, "random, as many steps as ours": answer(first, as_many)}
 
 
-def document(search: int, quick: bool, sampler: str, **fields: Any) -> dict[str, Any]:
+def document(search: int, size: Size, sampler: str, **fields: Any) -> dict[str, Any]:
     """The sweep file of an arm."""
     return {
         "name": "answer",
-        "model": {"name": "pocket", "dtype": "float32"},
+        "model": {"name": size.model, "dtype": size.dtype},
         "data": {
             "root": "generated",
             "train": "range",
-            "ood": ["max", "min", "first", "last", "third"],
-            "limits": {"train": 2000, "validation": 128, "test": 64},
+            "ood": list(size.ood),
+            "limits": {"train": 2000, "validation": size.validation, "test": size.validation // 2},
         },
         "methods": [{"type": "gallop"}],
         "seeds": SEEDS,
@@ -72,18 +98,18 @@ def document(search: int, quick: bool, sampler: str, **fields: Any) -> dict[str,
             "space": {
                 "gallop.density": {"log": [1e-3, 1e-1]},
                 "gallop.selection_ratio": {"choice": [0.05, 0.2, 1.0]},
-                "gallop.training.learning_rate": {"log": [1e-4, 3e-2]},
+                "gallop.training.learning_rate": {"log": list(size.rates)},
             },
         },
-        "budget": {"configurations": QUICK_CONFIGURATIONS if quick else CONFIGURATIONS},
+        "budget": {"configurations": size.configurations},
         "training": {
-            "steps": QUICK_STEPS if quick else STEPS,
-            "batch_size": 32,
-            "micro_batch_size": 32,
-            "max_length": 32,
+            "steps": size.steps,
+            "batch_size": size.batch,
+            "micro_batch_size": size.batch,
+            "max_length": size.length,
         },
-        "evaluation": {"batch_size": 64, "generate": False, "max_new_tokens": 4},
-        "resources": {"cpus_per_worker": 1},
+        "evaluation": {"batch_size": 2 * size.batch, "generate": False, "max_new_tokens": 4},
+        "resources": {"cpus_per_worker": 1, "slots": 2},
         **fields,
     }
 
@@ -115,7 +141,7 @@ def _steps(run: RunFolder) -> int:
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each arm: the median share of the truth's steps and time, and how often it was within a standard error."""
-    truths = {each["search"]: each for each in rows if each["against"] == "everything to its end"}
+    truths = {each["search"]: each for each in rows if each["against"] == TRUTH}
     made = []
     for name in dict.fromkeys(each["against"] for each in rows):
         mine = [(each, truths[each["search"]]) for each in rows if each["against"] == name]

@@ -4,6 +4,7 @@ Ray terminates its process itself, in C++, when one of its own processes is gone
 starts. Then no Python code in that process can say what has happened, or choose the exit code.
 """
 
+import atexit
 import ctypes
 import mmap
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 AGAIN = "What was finished is kept. The same command resumes the sweep."
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
@@ -32,8 +34,7 @@ def watched(work: Callable[["LastWord"], int]) -> int:
     """Run `work` in a child process and return its exit code; if it died without one, print why and return the right
     code.
 
-    Call this before any thread is started. Signals are passed to the child; killing this process kills both. Returns
-    twice, as fork does, if the code is 0.
+    Call this before any thread is started. Signals are passed to the child; killing this process kills both.
     """
     word = LastWord()
     # Or both processes would write what is still buffered.
@@ -43,12 +44,23 @@ def watched(work: Callable[["LastWord"], int]) -> int:
     if child == 0:
         _live_with(parent)
         word.code = code = _worked(work, word)
-        if code:  # without Python's shutdown, in which what is left of Ray may hang, abort, or print
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        return code
+        _leave(code)
     return _Watch(child, word).wait()
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process without Python's shutdown, in which what is left of Ray may hang, abort, or print.
+
+    It also takes two seconds. What libraries do at the end of a process, they do after success.
+    """
+    if code == 0:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
+        atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class LastWord:

@@ -37,26 +37,30 @@ def connect(found: RayAddress, verbose: bool) -> None:
     """Join the cluster that was found, or start Ray on this machine."""
     for name, value in _RAY.items():
         os.environ.setdefault(name, value)  # what the user has set wins
-    passed_on = {name: os.environ[name] for name in (*_RAY, *_PASSED_ON) if name in os.environ}
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(level)
     if not os.environ.get("RAY_ADDRESS", LOCAL).strip():
         del os.environ["RAY_ADDRESS"]  # Ray would take the blanks for an address
-    options: dict[str, Any] = {"include_dashboard": False} if found.is_local else {}
+    # A Ray of our own has our environment. With one for the job it would not use the processes that it starts with.
+    options: dict[str, Any] = {"include_dashboard": False} if found.is_local else {"runtime_env": _environment()}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=found.address,
             log_to_driver=verbose,
             logging_level=level,
-            runtime_env={"env_vars": passed_on},
             **options,
         )
     except SystemExit as error:  # Ray's reaction to SIGTERM while it starts
         raise Terminated from error
     # ray.init() has installed its own handler, which exits before we can say how to resume.
     signal.signal(signal.SIGTERM, handler)
+
+
+def _environment() -> dict[str, Any]:
+    """What the processes of a cluster take over from this one."""
+    return {"env_vars": {name: os.environ[name] for name in (*_RAY, *_PASSED_ON) if name in os.environ}}
 
 
 def leave() -> None:

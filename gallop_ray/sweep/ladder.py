@@ -129,8 +129,19 @@ class Ladder:
                 if waiting and number + 1 < len(rungs):
                     values = self._at(method, number)
                     yield from (key for key in waiting if key not in values)  # its steps have no such rung
+                    if len(values) < self._enough(len(rungs) - 1 - number):
+                        continue
                     more = better_is_more(self._sweep, method, number)
                     yield from promotable(values, waiting, self._sweep.pruning.reduction, more, self._begun)
+
+    def _enough(self, above: int) -> float:
+        """How many must have come to a rung with so many above it before any continues: one of them goes all the way.
+
+        Of fewer the best third is mostly luck, and trained for nothing once better ones come. Where time is short, the
+        first to finish is worth more; and once all have begun, no others will come.
+        """
+        hurry = self._begun or self._sweep.budget.hours is not None
+        return 0 if hurry else self._sweep.pruning.reduction**above
 
     def _another(self) -> str | None:
         if not self._begun and (key := self._studies.next()) is not None:

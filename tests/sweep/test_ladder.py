@@ -1,5 +1,6 @@
 """Configurations that climb rungs, with kills at any moment: each ends exactly once, the best get the steps."""
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -278,3 +279,44 @@ def test_tpe_learns_from_what_waits(tmp_path: Path) -> None:
     rates = [worker._rate(path.parent.name) for path in gallop]
     assert len(rates) == 40
     assert np.median(rates[20:]) > 0.01, "by chance 0.001; so it is where what waits says nothing"
+
+
+def promoted_after(sweep: Sweep) -> int:
+    """How many configurations have come to the first rung when the first of them continues."""
+    worker = Worker(sweep)
+    ladder, come = start(sweep, worker, 1), 0
+    while (key := ladder.take()) is not None:
+        rung = Rung(*ladder.rung(key))
+        if key.startswith("gallop"):
+            if rung.step(STEPS) != STEPS // 9:
+                return come
+            come += 1
+        worker.train(key, rung)
+        ladder.told(key)
+    raise AssertionError("nothing continues")
+
+
+@pytest.mark.parametrize(
+    ("configurations", "seeds", "hours", "expected"),
+    [(40, 2, None, 27), (40, 1, None, 9), (12, 2, None, 12), (40, 2, 24.0, 3)],
+)
+def test_the_first_continues_once_one_may_go_all_the_way(
+    tmp_path: Path, configurations: int, seeds: int, hours: float | None, expected: int
+) -> None:
+    budget = {"configurations": configurations, "hours": hours}
+    sweep = make(tmp_path, seeds=seeds, methods=[{"type": "gallop"}], budget=budget)
+    assert promoted_after(sweep) == expected
+
+
+def test_waiting_for_enough_costs_fewer_steps_and_finds_the_same(tmp_path: Path) -> None:
+    spent: Counter[str] = Counter()
+    found: dict[str, list[Any]] = {"at once": [], "enough": []}
+    space = {"training.learning_rate": {"log": [1e-5, 1e-1]}}
+    for seed, (name, hours) in itertools.product(range(8), (("at once", 24.0), ("enough", None))):
+        changes: dict[str, Any] = {"methods": [{"type": "gallop"}], "budget": {"configurations": 40, "hours": hours}}
+        changes["search"] = {"sampler": "random", "seed": seed, "space": space}
+        worker = climb(make(tmp_path / f"{name}-{seed}", **changes), slots=2)
+        spent[name] += sum(worker.trained.values())
+        found[name].append(best(worker.folder.results(), worker.sweep.objective)[0].values)
+    assert found["enough"] == found["at once"]
+    assert spent["enough"] < 0.95 * spent["at once"]

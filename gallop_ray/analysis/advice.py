@@ -11,7 +11,7 @@ from gallop_ray.spec.plan import MethodPlan, plan_sweep
 from gallop_ray.spec.rungs import climbs
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search import SAMPLERS
-from gallop_ray.spec.space import Range, grid_point, grid_size, points
+from gallop_ray.spec.space import LogRange, Range, grid_point, grid_size, points
 
 _MOST_POINTS = 1000  # of a grid whose omitted values are named; the search for them is quadratic
 
@@ -91,12 +91,14 @@ def _rungs_out_of_reach(sweep: Sweep) -> Iterator[str]:
 
 
 def _unused(sweep: Sweep) -> Iterator[str]:
-    """Tasks that are described and neither trained on nor tested, and memory for pauses that never come."""
+    """Tasks that are neither trained on nor tested, ranges that cannot grow, memory for pauses that never come."""
     unused = [name for name in sweep.data.tasks if name not in (*sweep.data.read_tasks, *sweep.data.ood)]
     if unused:
         yield f"data.tasks: {listed(unused)} is neither in data.train nor in data.ood, and so is not used"
     if (replay := sweep.data.replay) and replay.task in sweep.data.ood:
         yield f"data.replay trains on {replay.task}, so that {replay.task} in data.ood is no task unknown to training"
+    if sweep.search.widen and not any(isinstance(each, LogRange) for each in sweep.search.space.values()):
+        yield "search.widen has no effect: no range is {log: [low, high]}"
     if sweep.resources.held_gb != type(sweep.resources)().held_gb and not climbs(sweep):
         yield "resources.held_gb has no effect: no run pauses without pruning of type asha, pruning.rungs or interleave"
 

@@ -54,9 +54,6 @@ def _leave(code: int) -> NoReturn:
     It also takes two seconds. What libraries do at the end of a process, they do after success.
     """
     if code == 0:
-        for thread in threading.enumerate():
-            if not thread.daemon and thread is not threading.current_thread():
-                thread.join()
         atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

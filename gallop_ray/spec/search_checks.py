@@ -22,7 +22,7 @@ from gallop_ray.spec.plan import configurations_of
 from gallop_ray.spec.problems import Finding, Path, by_path, did_you_mean, explain, shown
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search import PLAIN_SAMPLERS, WIDENING
-from gallop_ray.spec.space import ChoiceRange, IntegerRange, LogRange, Range, extremes, holds, points
+from gallop_ray.spec.space import ChoiceRange, IntegerRange, Range, extremes, holds, points
 from gallop_ray.spec.training import TrainingSpec
 
 _OPTIMIZER_OWNED = {
@@ -95,7 +95,7 @@ def sampler_has_options(sweep: Sweep) -> Iterator[Finding]:
 
 
 def ranges_can_grow(sweep: Sweep) -> Iterator[Finding]:
-    """Ranges that are to grow, and none that can."""
+    """Ranges that are to grow where they cannot."""
     if not sweep.search.widen:
         return
     widen, name = ("search", "widen"), sweep.search.sampler
@@ -106,11 +106,6 @@ def ranges_can_grow(sweep: Sweep) -> Iterator[Finding]:
         yield (
             (widen, ("objective",)),
             "is not allowed with several metrics, of which there is no one best; leave it out",
-        )
-    elif not any(isinstance(each, LogRange) for each in sweep.search.space.values()):
-        yield (
-            (widen, ("search", "space")),
-            "has no effect without a range {log: [low, high]}; give one, or leave it out",
         )
 
 

@@ -12,8 +12,8 @@ from gallop_ray.compat.probe import ALL, TRIED, Incompatible, incompatibilities,
 
 ROOM = Path(gallop_ray.__file__).parent
 INNER = ("ray.core", "ray.train.v2", "ray.tune.execution", "deepspeed.runtime", "torch._", "optuna._")
-OF_PYTHON = {"_exit", "_actions", "_SubParsersAction", "_HelpAction"}
-"""Of os and argparse, which Python keeps."""
+OF_PYTHON = {"_exit", "_run_exitfuncs", "_actions", "_SubParsersAction", "_HelpAction"}
+"""Of os, atexit and argparse, which Python keeps."""
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:

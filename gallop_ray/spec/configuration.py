@@ -180,12 +180,15 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 
 def asked(configuration: Configuration, seed: int) -> dict[str, Any]:
-    """A run's identity and settings, which are part of every result, however the run ends."""
-    method = configuration.method
+    """A run's identity and settings, which are part of every result, however the run ends.
+
+    The learning rate is None where it follows the density, which is known once the run trains.
+    """
+    method, training = configuration.method, configuration.training
     return {
         "seed": seed,
         "method": method.name,
         "method_type": method.type,
         "selection_ratio": getattr(method, "selection_ratio", None),
-        "learning_rate": configuration.training.learning_rate if method.trains else None,
+        "learning_rate": training.learning_rate if method.trains and not training.density_exponent else None,
     }

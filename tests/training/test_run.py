@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from gallop_ray.errors import Diverged
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.base_state import base_hash
+from gallop_ray.spec.configuration import asked
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.testing.model import load, traces
@@ -189,6 +190,7 @@ def run_by_the_law(stage: int, folder: Path) -> list[tuple[float, float, bool]]:
         paths = folder / f"{method}-law.safetensors", folder / f"{method}.safetensors"
         lawful = configuration(resident, method, options, learning_rate=1e-4, density_exponent=-0.5)
         found = execute(resident, lawful, 0, base, NullReporter(paths[0]))
+        assert asked(lawful, 0)["learning_rate"] is None, "before its density is known"
         rate = 1e-4 * found["density"] ** -0.5
         plain = execute(
             resident, configuration(resident, method, options, learning_rate=rate), 0, base, NullReporter(paths[1])

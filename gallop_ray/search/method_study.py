@@ -19,7 +19,7 @@ from gallop_ray.spec.metrics import maximized
 from gallop_ray.spec.plan import drawn_blindly
 from gallop_ray.spec.rungs import climbs
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.spec.space import grid_point, grid_size
+from gallop_ray.spec.space import Range, grid_point, grid_size, holds
 from gallop_ray.spec.widening import widened_space
 
 _MAXIMIZE, _MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
@@ -47,15 +47,14 @@ class MethodStudy:
         self._study_id = storage.get_study_id_from_name(self._study.study_name)
         trials = self._study.get_trials(deepcopy=False)
         tried = [to_values(trial.params) for trial in trials if _KEY in trial.user_attrs]
-        self._space = widened_space(sweep, name, [*tried, *map(self._tried_point, self._mine())])
-        self._distributions = distributions(self._space)
+        self._set_space(widened_space(sweep, name, tried))
         self._wanted = wanted
         self._trials: dict[str, int] = {}
         self.unfinished: list[str] = []
         """Keys of the configurations that an earlier start has left unfinished."""
         for key, trial in self._known(trials).items():
             self._replay(key, trial)
-        self._adopt()
+        self._adopt(tried)
         told = self._warm_start(trials)
         self._blind = drawn_blindly(sweep, name)
         self._set_sampler(len(trials))
@@ -107,8 +106,8 @@ class MethodStudy:
         found = beyond(self._sweep, self._name, self._space, self._mine())
         if found is None:
             return None
-        self._space, point = found
-        self._distributions = distributions(self._space)
+        space, point = found
+        self._set_space(space)
         self._set_sampler(self.tried)  # one of its own, because TPE keeps the ranges that it has seen
         return point
 
@@ -141,12 +140,15 @@ class MethodStudy:
             self._create(self._id(trial), to_values(trial.params))
             self.unfinished.append(key)
 
-    def _adopt(self) -> None:
+    def _adopt(self, tried: list[Values]) -> None:
         """Add configurations that the study does not know, because its storage was lost or replaced."""
-        for configuration in self._mine():
-            if configuration.key not in self._trials:
-                point = self._tried_point(configuration)
-                self._replay(configuration.key, self._storage.get_trial(self._add(point, configuration.key)))
+        unknown = {each.key: self._tried_point(each) for each in self._mine() if each.key not in self._trials}
+        self._set_space(widened_space(self._sweep, self._name, [*tried, *unknown.values()]))
+        for key, point in unknown.items():
+            self._replay(key, self._storage.get_trial(self._add(point, key)))
+
+    def _set_space(self, space: dict[str, Range]) -> None:
+        self._space, self._distributions = space, distributions(space)
 
     def _mine(self) -> list[ConfigurationFolder]:
         return [each for each in self._folder.configurations() if each.method == self._name]
@@ -161,7 +163,8 @@ class MethodStudy:
         These trials have no key of a configuration, so that nothing counts them as this sweep's.
         """
         told = {trial.user_attrs.get(_SOURCE) for trial in trials}
-        known = known_points(self._sweep, self._name)
+        # Ranges of the earlier sweep may have grown: what lies beyond ours cannot be told here.
+        known = [each for each in known_points(self._sweep, self._name) if self._holds(each.point)]
         for each in known:
             if each.source not in told:
                 trial = create_trial(
@@ -172,6 +175,9 @@ class MethodStudy:
                 )
                 self._storage.create_new_trial(self._study_id, trial)
         return len(known)
+
+    def _holds(self, point: Values) -> bool:
+        return all(holds(self._space[path], value) for path, value in point.items())
 
     def _first_points(self) -> list[Values]:
         given = first_points(self._sweep, method_named(self._sweep, self._name))

@@ -26,11 +26,11 @@ def times_widened(given: LogRange, now: LogRange) -> int:
 
 
 def widened_space(sweep: Sweep, method_name: str, tried: Iterable[Mapping[str, object]]) -> dict[str, Range]:
-    """`method_space`, its log ranges as wide as the values that were tried show that they have become."""
-    space = method_space(sweep, method_name)
-    if not sweep.search.widen:
-        return space
-    seen = list(tried)
+    """`method_space`, its log ranges as wide as the values that were tried show that they have become.
+
+    Also where search.widen has been lowered since.
+    """
+    space, seen = method_space(sweep, method_name), list(tried)
     return {path: _reaching(allowed, [each[path] for each in seen if path in each]) for path, allowed in space.items()}
 
 

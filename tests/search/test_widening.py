@@ -104,3 +104,15 @@ def test_ranges_that_cannot_grow_are_refused_and_none_that_could_is_said(tmp_pat
     of_lists = make(tmp_path, widen=1, space={"lora.rank": {"integer": [2, 8]}})
     assert "search.widen has no effect: no range is {log: [low, high]}" in advice(of_lists)
     assert not any("widen" in each for each in advice(make(tmp_path, widen=1, space=RATES)))
+
+
+def test_what_has_grown_is_resumed_with_less_without_its_study_and_told_to_another(tmp_path: Path) -> None:
+    sweep = make(tmp_path, budget=12, sampler="tpe", space=RATES, widen=2)
+    assert max(rates(sweep, 4e-3)) > 1e-3
+    folder = SweepFolder(Path(sweep.output) / sweep.name)
+    narrow = make(tmp_path, budget=14, sampler="tpe", space=RATES)
+    assert Studies(narrow, folder).next() is not None
+    (folder.path / "study.journal").unlink()
+    assert Studies(narrow, folder).next() is not None
+    other = make(tmp_path / "other", budget=4, sampler="tpe", space=RATES, warm_start=[str(folder.path)])
+    assert all(1e-5 <= each <= 1e-3 for each in rates(other, 4e-3))

@@ -10,6 +10,7 @@ import torch
 from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, prune
 from torch import Tensor
 
+from gallop_ray.disk.tensors import ADAPTER
 from gallop_ray.exports.merge_request import MergeRequest
 from gallop_ray.exports.request import Request
 from gallop_ray.exports.write import whole_or_nothing
@@ -31,7 +32,7 @@ def merge(request: MergeRequest) -> Path:
     torch.manual_seed(request.seed)
     found = merged_delta(deltas, request.how, request.keep)
     with whole_or_nothing(request.output) as folder:
-        path = folder / "adapter.safetensors"
+        path = folder / ADAPTER
         made = {"merged": ", ".join(map(str, request.adapters)), "how": request.how, "keep": str(request.keep)}
         indices, values = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
         save_adapter(path, indices, values, {**request.metadata, **made, "seed": str(request.seed)})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from gallop_ray.disk.tensors import DELTA, metadata_of
+from gallop_ray.disk.tensors import DELTA, adapter_file, metadata_of
 from gallop_ray.exports.request import Request, checked_run, free_folder, run_path
 from gallop_ray.records.run_folder import RunFolder
 
@@ -67,7 +67,7 @@ def _adapter(run: str) -> tuple[Path, RunFolder | None]:
     path = run_path(run)
     if path.is_file():
         return path, None
-    if not (path / "adapter.safetensors").exists() or (path / "spec.json").exists():
+    if not adapter_file(path).is_file() or (path / "spec.json").exists():
         folder, _ = checked_run(run)
         return folder.adapter, folder
-    return path / "adapter.safetensors", None
+    return adapter_file(path), None

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Literal
 from gallop_ray.disk.bucket.tree import is_there, present
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.regular import opened_regular, remove, stat_of
+from gallop_ray.disk.tensors import ADAPTER
 from gallop_ray.disk.tensors import opened as opened_tensors
 from gallop_ray.disk.whole import remove_drafts
 from gallop_ray.records.events import Event, RunContinued, RunStarted, parse_events
@@ -38,7 +39,7 @@ _LEFT_BY_AN_ATTEMPT = (
     "outputs.json",
     FILE,
     "environment.json",
-    "adapter.safetensors",
+    ADAPTER,
     _STRIPPED,
 )
 
@@ -87,7 +88,7 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         """The path of the trained adapter."""
-        return self.path / "adapter.safetensors"
+        return self.path / ADAPTER
 
     @property
     def stripped(self) -> bool:

@@ -13,11 +13,12 @@ from benchmarks.models import Setting, base_model, device, setting
 from benchmarks.report import row
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.tasks import accuracy, passes
-from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
+from gallop_ray.tasks.accuracy import generated_texts
 from gallop_ray.tasks.branches import reads_branches
 from gallop_ray.tasks.choices import option_scores
 from gallop_ray.tasks.decoding import decodes
 from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.training.models import load_model
 
 BATCH = 16

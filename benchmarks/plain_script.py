@@ -20,10 +20,10 @@ from gallop_ray.spec.method import LoraRank
 from gallop_ray.spec.other_methods import LoraSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.spec.training import TrainingSpec
-from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.encode import Encoded, collate, encode
 from gallop_ray.tasks.load import load_task
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.training.context import Phases
 from gallop_ray.training.models import load_model
 

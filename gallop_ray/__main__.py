@@ -6,6 +6,8 @@ import signal
 import sys
 from types import FrameType
 
+from gallop_ray.importing import uncollected
+
 _SIGNALLED, _INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 128, 130, 141, 143
 
 
@@ -16,7 +18,8 @@ def command() -> None:
             stream.reconfigure(errors="replace")  # do not fail on a terminal without ±
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        from gallop_ray.cli import main  # inside try: it takes a second, in which an interrupt may come
+        with uncollected():  # inside try: it takes a second, in which an interrupt may come
+            from gallop_ray.cli import main
 
         code = main(watch=True)
     except KeyboardInterrupt:

@@ -50,7 +50,7 @@ def proposed(model: str, train: str, chat: bool) -> tuple[list[str], list[str], 
     names = [name for name in BASICS if name != train]
     # Here: torch, which an answer to a question does without.
     from gallop_ray.preflight.proposals import lines, loaded, propose, untried
-    from gallop_ray.tasks.accuracy import EvaluationSettings
+    from gallop_ray.tasks.settings import EvaluationSettings
 
     here = loaded(ModelSpec(name=model))
     if isinstance(here, str):

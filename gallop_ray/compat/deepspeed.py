@@ -1,12 +1,29 @@
 """DeepSpeed: a parameter's place in the flat float32 tensors of its optimizers, and what an engine leaves behind."""
 
+import os
 from typing import Any, NamedTuple
 
-import deepspeed
-from deepspeed.runtime.zero import parameter_offload, stage3, stage_1_and_2
+import torch
 from torch import Tensor, nn
 
 from gallop_ray.compat.probe import require
+from gallop_ray.importing import without
+
+# On a machine without a GPU it else tries the packages of all accelerators, and warns.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+with without("mlflow"):  # its autotuner imports it, which takes half a second; nothing here tunes with it
+    import deepspeed
+    from deepspeed.runtime.zero import parameter_offload, stage3, stage_1_and_2
+
+__all__ = [
+    "Partition",
+    "deepspeed",
+    "forget_engine",
+    "partition_of",
+    "probe",
+    "shard_of",
+    "skip_compiled_communication",
+]
 
 
 def probe() -> None:

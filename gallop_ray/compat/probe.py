@@ -15,7 +15,7 @@ TRIED = {
 }
 """The versions that the probes were last tried with."""
 # The modules of this folder, by the process that needs them.
-DRIVER = ("ray", "train", "tune")
+DRIVER = ("ray", "train", "trainer", "tune")
 WORKER = ("torch", "transformers", "deepspeed")
 OPTIONAL = ("lm_eval",)
 ALL = (*DRIVER, *WORKER, "mlflow", "peft", *filter(find_spec, OPTIONAL))

@@ -12,7 +12,7 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder
 from gallop_ray.records.stored import open_sweep
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.accuracy import EvaluationSettings, end_ids
+from gallop_ray.tasks.accuracy import end_ids
 from gallop_ray.tasks.chat import chat_end
 from gallop_ray.tasks.encode import CHAT, encode_prompt, ends_as_chat
 from gallop_ray.tasks.examples import Example
@@ -20,6 +20,7 @@ from gallop_ray.tasks.lengths import first_trained
 from gallop_ray.tasks.load import load_task
 from gallop_ray.tasks.measuring import measuring
 from gallop_ray.tasks.predictions import prompt_text
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.training.models import tokenizer_and_ends
 
 PROMPT_FILE = "prompt.json"

@@ -15,6 +15,8 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
 
 _LOG = logging.getLogger(__name__)
+_FIRST_SECONDS = 5.0
+"""Before MLflow is imported: Ray's processes start meanwhile, which takes half as long if nothing else is to be done."""
 _POLL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _LAST_PAUSES = (1.0, 3.0)
@@ -81,7 +83,7 @@ class MlflowMirror:
         return self._store.taken if self._store else 0
 
     def _mirror(self) -> None:
-        pause = _POLL_SECONDS
+        pause = _FIRST_SECONDS
         while not self._stop.wait(pause):
             done = self._attempt(last=False)
             pause = _POLL_SECONDS if done else min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -9,10 +9,10 @@ from gallop_ray.analysis.chance import LEVEL, p_above
 from gallop_ray.spec.data import DataSpec, Limits, ModelSpec
 from gallop_ray.spec.measures import normalization
 from gallop_ray.spec.problems import first_line
-from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.load import load_task
+from gallop_ray.tasks.settings import EvaluationSettings
 
 TRIED = 24
 """Examples per task: of four options, twelve right ones are no chance."""

@@ -27,7 +27,6 @@ from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.secrets import hidden
 from gallop_ray.spec.training import GENERATED_TEXT
-from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.chat import changes_with_time
 from gallop_ray.tasks.encode import CHAT
 from gallop_ray.tasks.examples import Example, TaskData
@@ -36,6 +35,7 @@ from gallop_ray.tasks.lengths import text_lengths, too_long
 from gallop_ray.tasks.load import load_tasks, local_tasks
 from gallop_ray.tasks.measuring import measuring
 from gallop_ray.tasks.replay import encoded_replay, load_replay
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.tasks.text import hub_texts
 from gallop_ray.training.engine import refuse_extra
 from gallop_ray.training.model_checks import refuse_positions

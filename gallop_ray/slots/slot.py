@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from gallop_ray.disk.bucket.address import placed
+from gallop_ray.importing import uncollected
 from gallop_ray.slots.jobs import Job, Outcome, Refusal
 from gallop_ray.spec.registry import STORED
 from gallop_ray.spec.schema import Sweep
@@ -25,11 +26,12 @@ Work = Callable[[Mapping[str, Any]], None]
 
 
 def _serve(config: Mapping[str, Any]) -> None:
-    """A worker's training function, imported in the worker only: slot and controller just pass on this name.
+    """A worker's training function, imported in the worker only: the slot just passes on this name.
 
     DeepSpeed, transformers and PEFT take seconds to import, and these processes start one after another.
     """
-    from gallop_ray.slots.worker import serve
+    with uncollected():
+        from gallop_ray.slots.worker import serve
 
     serve(config)
 
@@ -90,13 +92,13 @@ class Slot:
             per_worker["GPU"] = resources.gpus_per_worker
         place = {"slot": me, "name": self._name, "started": time.time(), "folder": self._folder}
         config = {**place, "sweep": self._sweep.model_dump_json()}
-        # Imported here, in the slot's own process: they import torch, which neither driver nor pool needs.
+        # Imported here, in the slot's own process: pool and other actors need none of it.
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
 
-        from gallop_ray.slots.jobs import WorkerFailures
+        from gallop_ray.compat.trainer import TorchGroup, Trainer
+        from gallop_ray.slots.group_ends import WorkerFailures
 
-        trainer = TorchTrainer(
+        trainer = Trainer(
             self._work or _serve,
             train_loop_config=config,
             scaling_config=ScalingConfig(
@@ -104,7 +106,7 @@ class Slot:
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=per_worker,
             ),
-            torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+            backend_config=TorchGroup("nccl" if resources.gpus_per_worker else "gloo"),
             run_config=RunConfig(
                 name=f"{self._name}-{uuid.uuid4().hex[:6]}",  # Ray Train would take an old one for a run to resume
                 storage_path=str(placed(self._folder) / "ray"),

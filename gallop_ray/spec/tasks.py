@@ -26,6 +26,7 @@ def _measure_name(name: str, info: ValidationInfo) -> str:
 MeasureName = Annotated[str, AfterValidator(_measure_name)]
 SplitName = Literal["train", "validation", "test"]
 Formulation = Literal["cloze", "label"]
+Learn = Literal["all", "last"]
 Labels = Literal["name", "letter", "text", "index", "number"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -140,9 +141,7 @@ class TaskSpec(Frozen):
         description="choose by the answers' texts (cloze) or by their labels; null: data.formulation, else by texts "
         "where there are any",
     )
-    learn: Literal["all", "last"] = Field(
-        default="all", description="of conversations: all of the assistant's turns, or the last"
-    )
+    learn: Learn = Field(default="all", description="of conversations: all of the assistant's turns, or the last")
     few_shot: int = Field(default=0, ge=0, description="solved training examples before each question")
     measure: MeasureName | None = Field(
         default=None,

@@ -6,11 +6,24 @@ Line breaks stay with the prompt where they are tokens of their own.
 """
 
 from collections.abc import Sequence
-from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 _BLANKS = " \t"
 _STAND_IN = "x"
+
+
+class _Read(NamedTuple):
+    """The tokens of a text, and what a fast tokenizer knows of them besides."""
+
+    ids: list[int]
+    encoding: Any
+
+    def ended(self, length: int) -> int:
+        """How many tokens end within so many characters; 0 where the tokenizer cannot say."""
+        if self.encoding is None:
+            return 0
+        beyond = (place for place, (_, end) in enumerate(self.encoding.offsets) if end > length)
+        return next(beyond, len(self.ids))
 
 
 def meet(
@@ -22,11 +35,11 @@ def meet(
     at the end is left out.
     """
     bare = prompt.rstrip(_BLANKS)
-    wholes = [_ids(prompt + answer, tokenizer, special) for answer in answers]
-    context = _ids(bare, tokenizer, special)
-    cut = min(_cut(context, ids, bare, prompt + answer, tokenizer) for ids, answer in zip(wholes, answers, strict=True))
-    cut = min(cut, *(_shared(wholes[0], ids) for ids in wholes))
-    return wholes[0][:cut], [ids[cut:] for ids in wholes]
+    context, *wholes = _read([bare, *(prompt + answer for answer in answers)], tokenizer, special)
+    cut = min(_cut(context.ids, whole, len(bare)) for whole in wholes)
+    first = wholes[0].ids
+    cut = min(_shared(first[:cut], whole.ids) for whole in wholes)
+    return first[:cut], [whole.ids[cut:] for whole in wholes]
 
 
 def prompt_alone(prompt: str, tokenizer: Any, special: bool = True) -> list[int]:
@@ -37,28 +50,28 @@ def prompt_alone(prompt: str, tokenizer: Any, special: bool = True) -> list[int]
     bare = prompt.rstrip(_BLANKS)
     if bare and bare[-1].isspace():
         return meet(bare, [_STAND_IN], tokenizer, special)[0]
-    return _ids(bare, tokenizer, special)
+    return _read([bare], tokenizer, special)[0].ids
 
 
-def _ids(text: str, tokenizer: Any, special: bool) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
-    end = [tokenizer.eos_token_id]
-    return ids[:-1] if special and ids[-1:] == end and tokenizer("")["input_ids"][-1:] == end else ids
+def _read(texts: list[str], tokenizer: Any, special: bool) -> list[_Read]:
+    """All in one call: a call costs more than a short text."""
+    found = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False)
+    rows, end = found["input_ids"], [tokenizer.eos_token_id]
+    if special and rows[0][-1:] == end and tokenizer("")["input_ids"][-1:] == end:
+        rows = [ids[:-1] for ids in rows]
+    return [_Read(*each) for each in zip(rows, found.encodings or [None] * len(rows), strict=True)]
 
 
-def _cut(context: list[int], whole: list[int], bare: str, text: str, tokenizer: Any) -> int:
-    """How many tokens of the whole text are the prompt's: those that end in it."""
-    if whole[: len(context)] == context:
-        return len(context)
-    shared = _shared(context, whole)
-    if not tokenizer.is_fast:
-        return shared
-    # The prompt's end is read otherwise when something follows: which tokens still end in it, the characters tell.
-    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    begun = max(len(whole) - len(spans), 0)  # tokens that the tokenizer has put before the text
-    return max(shared, begun + sum(1 for _ in takewhile(lambda span: span[1] <= len(bare), spans)))
+def _cut(context: list[int], whole: _Read, length: int) -> int:
+    """How many tokens of the whole text are the prompt's, of so many characters: those that end in it."""
+    shared = _shared(context, whole.ids)
+    # Or its end is read otherwise when something follows: which tokens still end in it, the characters tell.
+    return shared if shared == len(context) else max(shared, whole.ended(length))
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two texts begin with alike."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    if other[: len(one)] == one:
+        return len(one)
+    apart = (place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    return next(apart, min(len(one), len(other)))

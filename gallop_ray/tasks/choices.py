@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gallop_ray.spec.measures import NORMALIZED, Normalize
-from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.branches import Asked, log_probabilities
 from gallop_ray.tasks.encode import encode_options
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.passes import Prompted, answered
+from gallop_ray.tasks.settings import EvaluationSettings
 
 
 @dataclass(frozen=True)

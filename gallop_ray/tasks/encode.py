@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gallop_ray.spec.tasks import Learn
 from gallop_ray.tasks.boundary import meet, prompt_alone
 from gallop_ray.tasks.chat import chat_end, chat_text
 from gallop_ray.tasks.conversation import asked_text, tokens_of
@@ -18,7 +19,6 @@ from gallop_ray.tasks.token_loss import token_losses
 
 CHAT = "chat"
 IGNORED = -100
-Learn = Literal["all", "last"]
 _FIELDS = re.compile(r"(\{instruction\}|\{input\})")
 
 
@@ -110,17 +110,28 @@ def _placed(example: Example) -> Iterator[None]:
         raise ValueError(f"{_at(example)}{error}") from error
 
 
-@lru_cache(maxsize=1 << 15)
 def encode_prompt(example: Example, tokenizer: Any, prompt: str, max_length: int) -> list[int]:
     """The token ids of a prompt to generate from.
 
     It leaves room for the options, as in training; without options it may have all of `max_length`, so that nothing
     about the right answer, not even its length, has a say in it. Remembered, as `encode_options`.
     """
+    return _asked_tokens(example, tokenizer, prompt, max_length)[0]
+
+
+def is_cut(example: Example, tokenizer: Any, prompt: str, max_length: int) -> bool:
+    """Whether the prompt has lost tokens at its left."""
+    return _asked_tokens(example, tokenizer, prompt, max_length)[1] > 0
+
+
+@lru_cache(maxsize=1 << 15)
+def _asked_tokens(example: Example, tokenizer: Any, prompt: str, max_length: int) -> tuple[list[int], int]:
     if example.kind == "choice":
-        return encode_options(example, tokenizer, prompt, max_length).prompt
+        encoded = encode_options(example, tokenizer, prompt, max_length)
+        return encoded.prompt, encoded.cut
     ids = prompt_alone(_prompt_text(example, tokenizer, prompt), tokenizer, _plain(example, prompt))
-    return _cut_left(_checked(ids, example, prompt), max_length, tokenizer)
+    kept = _cut_left(_checked(ids, example, prompt), max_length, tokenizer)
+    return kept, len(ids) - len(kept)
 
 
 def encode(example: Example, tokenizer: Any, prompt: str, max_length: int, learn: Learn = "all") -> Encoded:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from gallop_ray.tasks.accuracy import EvaluationSettings
-from gallop_ray.tasks.encode import IGNORED, Encoded, Learn, answer_positions, collate, encode
+from gallop_ray.spec.tasks import Learn
+from gallop_ray.tasks.encode import IGNORED, Encoded, answer_positions, collate, encode
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.padding import batches
 from gallop_ray.tasks.passes import evaluating, over_ranks
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.tasks.token_loss import token_losses
 
 _TOKENS = 2048  # in a batch: there are logits of most of them

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gallop_ray.tasks.accuracy import EvaluationSettings, Generated
-from gallop_ray.tasks.encode import _prompt_text, encode_prompt
+from gallop_ray.tasks.accuracy import Generated
+from gallop_ray.tasks.encode import _prompt_text, encode_prompt, is_cut
 from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.tasks.values import Values
 
 Prediction = dict[str, Any]
@@ -36,9 +37,6 @@ def predictions(
     ]
 
 
-_UNCUT = 1 << 30
-
-
 def prompts_of(examples: Sequence[Example], tokenizer: Any, settings: EvaluationSettings) -> list[str]:
     """What the model is asked; of what is too long the part that it is given. Empty for plain text."""
     return [_prompt(one, tokenizer, settings) for one in examples]
@@ -47,9 +45,8 @@ def prompts_of(examples: Sequence[Example], tokenizer: Any, settings: Evaluation
 def _prompt(one: Example, tokenizer: Any, settings: EvaluationSettings) -> str:
     if one.kind == "plain":
         return ""
-    given, whole = (encode_prompt(one, tokenizer, settings.prompt, most) for most in (settings.max_length, _UNCUT))
-    if len(given) < len(whole):
-        cut: str = tokenizer.decode(given)
+    if is_cut(one, tokenizer, settings.prompt, settings.max_length):
+        cut: str = tokenizer.decode(encode_prompt(one, tokenizer, settings.prompt, settings.max_length))
         return cut
     return prompt_text(one, tokenizer, settings.prompt)
 

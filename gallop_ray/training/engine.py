@@ -1,10 +1,9 @@
-"""The only module of this package that imports DeepSpeed: one engine after another on the same loaded model."""
+"""The only module of this package that uses DeepSpeed: one engine after another on the same loaded model."""
 
 import difflib
 import gc
 import logging
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,11 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-# Before the import: on a machine without a GPU DeepSpeed else tries the packages of all accelerators, and warns.
-os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-import deepspeed
-
-from gallop_ray.compat.deepspeed import forget_engine, skip_compiled_communication
+from gallop_ray.compat.deepspeed import deepspeed, forget_engine, skip_compiled_communication
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.sparse.weights import gather, is_split
 from gallop_ray.spec.machine import DeepspeedSpec

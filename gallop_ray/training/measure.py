@@ -13,7 +13,8 @@ from gallop_ray.sparse.weights import gather_all, local, write_all
 from gallop_ray.spec.metrics import find, maximized
 from gallop_ray.tasks.accuracy import Generated
 from gallop_ray.tasks.examples import Example, Split
-from gallop_ray.tasks.measuring import measured, measuring
+from gallop_ray.tasks.measured import measured
+from gallop_ray.tasks.measuring import measuring
 from gallop_ray.tasks.metrics import Accuracies, Correct, accuracies, summarize
 from gallop_ray.tasks.outputs import Outputs, describe
 from gallop_ray.tasks.predictions import Prediction, predictions, prompts_of

@@ -20,7 +20,6 @@ from gallop_ray.sparse.base_state import BaseState, base_hash
 from gallop_ray.sparse.weights import full_shape, world_size
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.training import TrainingSpec
-from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.chat import fix_time
 from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode, encode_prompt, on_device
 from gallop_ray.tasks.examples import SPLITS, Example, TaskData
@@ -29,6 +28,7 @@ from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.measuring import measuring
 from gallop_ray.tasks.packing import Packed, packed_losses
 from gallop_ray.tasks.replay import encoded_replay
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.tasks.text import load_text, load_validation_text
 from gallop_ray.training.engine import (
     Engine,

@@ -16,9 +16,10 @@ from gallop_ray.exports.request import Request, checked_run
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
+from gallop_ray.tasks.accuracy import generated_texts
 from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.load import load_task
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.training.models import load_model
 from tests.exports.trained import Trained
 

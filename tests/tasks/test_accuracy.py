@@ -13,12 +13,13 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from gallop_ray.tasks.accuracy import EvaluationSettings, generation_correct
+from gallop_ray.tasks.accuracy import generation_correct
 from gallop_ray.tasks.answers import parse_answer
 from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.encode import encode_options
 from gallop_ray.tasks.examples import Example, reasoned
 from gallop_ray.tasks.generated import generated_examples
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.training.pocket import pocket_config, pocket_tokenizer
 
 SETTINGS = EvaluationSettings("{instruction}\n{input}\n", max_length=64, batch_size=4, max_new_tokens=4)

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from gallop_ray.preflight.proposals import propose
 from gallop_ray.spec.basics import BASICS, basics_source
 from gallop_ray.spec.data import DataSpec, ModelSpec
-from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.basics import basics_table, basics_texts
 from gallop_ray.tasks.load import load_task
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.training.models import load_model
 from tests.training import tiny
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.choices import by_likelihood, option_scores
 from gallop_ray.tasks.encode import encode, encode_options
 from gallop_ray.tasks.examples import Example, free
 from gallop_ray.tasks.losses import example_losses
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.testing.model import llama
 from gallop_ray.training.pocket import pocket_config, pocket_tokenizer
 

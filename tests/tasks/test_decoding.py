@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from gallop_ray.tasks import accuracy
-from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
+from gallop_ray.tasks.accuracy import generated_texts
 from gallop_ray.tasks.answers import is_decided, parse_answer
 from gallop_ray.tasks.decoding import decoded, decodes
 from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.settings import EvaluationSettings
 from tests.families import FAMILIES, make_model
 from tests.tasks.test_accuracy import untrained
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.accuracy import EvaluationSettings, generated_texts
+from gallop_ray.tasks.accuracy import generated_texts
 from gallop_ray.tasks.examples import Example, free, reasoned
 from gallop_ray.tasks.losses import example_losses
-from gallop_ray.tasks.measuring import measured, measuring, refuse_unmeasured_objective
+from gallop_ray.tasks.measured import measured
+from gallop_ray.tasks.measuring import measuring, refuse_unmeasured_objective
 from gallop_ray.tasks.objective import with_default_objective
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.tasks.unused import refuse_unused_fields
 from gallop_ray.tasks.values import numbers
 from gallop_ray.testing.model import of_pocket_vocabulary

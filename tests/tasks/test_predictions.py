@@ -7,10 +7,11 @@ import pytest
 
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.predictions import read_predictions, write_predictions
-from gallop_ray.tasks.accuracy import EvaluationSettings, Generated
+from gallop_ray.tasks.accuracy import Generated
 from gallop_ray.tasks.answers import is_right, read_answer
 from gallop_ray.tasks.examples import Example, free, reasoned
 from gallop_ray.tasks.predictions import predictions, prompts_of
+from gallop_ray.tasks.settings import EvaluationSettings
 from tests.training import tiny
 
 QUIZ = Example("which?", "", ("it is answer1", "it is answer2"), ("answer1", "answer2"), 0)

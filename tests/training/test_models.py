@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from gallop_ray.spec.data import ModelSpec
-from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS, generated_examples
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.training.models import PRESETS, _prepared, load_model, meta_model
 from gallop_ray.training.pocket import pretrain_pocket
 

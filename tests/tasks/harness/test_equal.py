@@ -16,10 +16,11 @@ from lm_eval.tasks import TaskManager
 
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.accuracy import EvaluationSettings
 from gallop_ray.tasks.examples import TaskData
 from gallop_ray.tasks.load import load_task
-from gallop_ray.tasks.measuring import measured, measuring
+from gallop_ray.tasks.measured import measured
+from gallop_ray.tasks.measuring import measuring
+from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.training.models import load_model
 
 COUNT = 100

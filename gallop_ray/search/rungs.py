@@ -16,16 +16,15 @@ from gallop_ray.analysis.paired import p_of_differences
 
 
 def promotable(
-    values: Mapping[str, float], waiting: Collection[str], reduction: float, maximize: bool, last: bool
+    values: Mapping[str, float], waiting: Collection[str], reduction: float, maximize: bool, least: int
 ) -> list[str]:
-    """Those of `waiting` that are among the best 1/reduction of a rung, the best first.
+    """Those of `waiting` that are among the best 1/reduction of a rung, but at least so many, the best first.
 
-    values: of all that have come to the rung, those that have gone on or ended included. last: whether no others will
-    come that are not on their way, so that of a few the best one continues, too.
+    values: of all that have come to the rung, those that have gone on or ended included.
     """
-    kept = int(len(values) / reduction)
+    kept = max(least, int(len(values) / reduction))
     ranked = sorted(values, key=lambda key: (-values[key] if maximize else values[key], key))
-    return [key for key in ranked[: max(1, kept) if last else kept] if key in waiting]
+    return [key for key in ranked[:kept] if key in waiting]
 
 
 def place(values: Mapping[str, float], key: str, maximize: bool) -> int:

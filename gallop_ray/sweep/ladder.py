@@ -4,6 +4,7 @@ The driver alone decides, by the run folders: every start looks at them, and a k
 been trained since the last pause.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.search.climbed import Climbed, better_is_more, climbed
 from gallop_ray.search.rungs import least_advanced, place, promotable
 from gallop_ray.search.study import Studies
-from gallop_ray.spec.rungs import rungs_of
+from gallop_ray.spec.rungs import Rung, rungs_of
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.give_up import end, give_up
 
@@ -131,8 +132,18 @@ class Ladder:
                     yield from (key for key in waiting if key not in values)  # its steps have no such rung
                     if len(values) < self._enough(len(rungs) - 1 - number):
                         continue
-                    more = better_is_more(self._sweep, method, number)
-                    yield from promotable(values, waiting, self._sweep.pruning.reduction, more, self._begun)
+                    more, least = better_is_more(self._sweep, method, number), self._least(rungs[number])
+                    yield from promotable(values, waiting, self._sweep.pruning.reduction, more, least)
+
+    def _least(self, rung: Rung) -> int:
+        """How many continue from a rung to which no others will come, however few have.
+
+        From a rung of seeds more than one: of a few good ones a single seed does not tell the best, and a best one must
+        be ahead of others that have as many.
+        """
+        if not self._begun:
+            return 0
+        return 1 if rung.at is not None else math.ceil(self._sweep.pruning.reduction)
 
     def _enough(self, above: int) -> float:
         """How many must have come to a rung with so many above it before any continues: one of them goes all the way.

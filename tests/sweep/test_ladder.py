@@ -201,6 +201,12 @@ def test_of_few_configurations_one_finishes(tmp_path: Path) -> None:
     assert Counter(end for key, end in ends.items() if key.startswith("gallop")) == {"finished": 1, "pruned": 1}
 
 
+def test_the_best_is_one_of_several_with_all_seeds(tmp_path: Path) -> None:
+    worker = climb(make(tmp_path, configurations=27, seeds=3, methods=[{"type": "gallop"}]))
+    seeds = Counter(len(each.status().seeds_done) for each in worker.folder.configurations())
+    assert books(worker) and seeds[3] == 3, "one alone has been the best of a single seed"
+
+
 def test_who_leads_and_diverges_takes_nobody_s_place(tmp_path: Path) -> None:
     calm = climb(make(tmp_path / "calm", configurations=9, seeds=1))
     highest = max(calm._rate(each.key) for each in calm.folder.configurations() if each.method == "gallop")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -64,6 +65,11 @@ def batches(lengths: Sequence[int], size: int, tokens: int | None = None, equal:
     Rows of like length go together, in ascending order; how many, so that passes and padding together cost least.
     A row that is longer than `tokens` runs alone. equal: only rows of one length together.
     """
+    return [list(each) for each in _batches(tuple(lengths), size, tokens, equal)]
+
+
+@lru_cache(maxsize=256)  # every run asks for those of the same texts
+def _batches(lengths: tuple[int, ...], size: int, tokens: int | None, equal: bool) -> list[list[int]]:
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     least, begins = [0.0], [0]  # of the first so many rows the cost, and where their last batch begins
     for end in range(1, len(order) + 1):

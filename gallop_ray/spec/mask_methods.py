@@ -206,11 +206,16 @@ class LiftSpec(RefreshedMethodSpec):
 
 @built_in("spiel:Spiel")
 class SpielSpec(RefreshedMethodSpec):
-    """SpIEL-AG (arXiv 2401.16405): drop what changed least, grow where the gradient is large."""
+    """SpIEL (arXiv 2401.16405): drop what changed least, grow where the gradient is large, or probably is."""
 
     entry_ages: ClassVar[bool] = True
 
     type: Literal["spiel"] = "spiel"
+    variant: Literal["ag", "ma"] = Field(
+        default="ag",
+        description="what grows: `ag`, by sums of all entries' gradients; `ma`, by SM3's accumulators of rows and "
+        "columns, for which the gradients of the trained entries are enough",
+    )
     scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
     refresh_every: int = Field(default=20, ge=1, description="optimizer steps from one choice to the next")
     accumulate: int = Field(default=5, ge=1, description="optimizer steps whose gradients decide what grows")

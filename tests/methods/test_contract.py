@@ -105,6 +105,10 @@ def test_between_the_ends_a_method_of_each_family_keeps_it(name: str) -> None:
     check_case(Case(2, 1), kind, options, learning_rate=rate)
 
 
+def test_spiel_keeps_it_also_by_accumulators() -> None:
+    check_case(Case(2, 3), "spiel", {**OPTIONS["spiel"], "variant": "ma"})
+
+
 def try_tuner(tuner: str, folder: Path) -> tuple[list[float], list[str]]:
     """A tuner of PEFT: its losses, and how it ends when it must fail."""
     resident, base, weights, before = the_base(1)

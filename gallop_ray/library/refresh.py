@@ -67,6 +67,7 @@ class MaskRefresh:
 
     def _after_step(self, *_: Any) -> None:
         self._step += 1
+        self._refresher.end_step()
         if self._method.refreshes_after(self._step, self._steps):
             # The layers' own hooks write before a forward pass only, and the weights are looked at now.
             for layer in self._delta.layers:

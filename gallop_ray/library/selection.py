@@ -15,7 +15,8 @@ from gallop_ray.sparse.layers import SparseLayer
 from gallop_ray.sparse.mask import Mask, choose_within, share
 from gallop_ray.sparse.mixtures import SparseMixture
 from gallop_ray.sparse.scoring import score_owned
-from gallop_ray.sparse.weights import collective_device, is_split, sum_over_ranks, world_size
+from gallop_ray.sparse.synaptic_flow import flow_pass, refuse_still
+from gallop_ray.sparse.weights import collective_device, is_split, rank, sum_over_ranks, world_size
 from gallop_ray.spec.method import MaskMethodSpec
 
 Batch = Mapping[str, Any]
@@ -55,7 +56,8 @@ def select_mask(
         model: with complete weights; frozen parameters are candidates as well.
         spec: `GallopSpec(density=0.01)` and so on; its selection_ratio is for sweeps and must not be set.
         batches: mappings of tensors, or whatever `loss` takes; tensors of a mapping are moved to the model's device.
-            Not needed for methods without gradients; if given, the first shows which modules the data reaches.
+            Not needed for synflow and methods without gradients; if given, the first shows which modules the data
+            reaches.
         loss: from (model, batch) to a scalar; default: `model(**batch).loss`.
         seed: of random masks (random, spiel).
 
@@ -82,7 +84,8 @@ def choose(
 ) -> tuple[list[Candidate], Mask]:
     """The candidates and the mask; arguments and errors as in select_mask. Collective."""
     refuse_unfit(model)
-    if method.needs_gradients and batches is None:
+    without_data = method.spec.evidence == "flow" or not method.needs_gradients
+    if batches is None and not without_data:
         raise ValueError(f"{method.spec.type} scores gradients: give it batches to compute them on")
     if "selection_ratio" in method.spec.model_fields_set:
         raise ValueError("selection_ratio is of a sweep, which draws from its training set; give the batches to score")
@@ -92,7 +95,9 @@ def choose(
         candidates = find_candidates(model, method.spec.target_modules)
         quotas = method.quotas(candidates, sum(p.numel() for p in model.parameters()))
         owned, count = OwnedGradients(candidates, method.spec.evidence), 1
-        if method.needs_gradients:
+        if method.spec.evidence == "flow":
+            _add_flow(owned, model)
+        elif method.needs_gradients:
             count = _add_gradients(owned, model, stream, loss)
     chosen = choose_within(score_owned(owned, method, seed, count), quotas, len(candidates))
     entries = {m: method.entries(units, candidates[m].shape) for m, units in chosen.items()}
@@ -148,9 +153,21 @@ def _add_gradients(owned: OwnedGradients, model: nn.Module, stream: Iterator[Any
                 torch.autograd.backward(found * float(batch is not None))
     if not total:
         raise ValueError("there is no batch to compute gradients on")
+    _refuse_unreached(owned)
+    return total
+
+
+def _add_flow(owned: OwnedGradients, model: nn.Module) -> None:
+    """SynFlow's pass, on every rank; one of them counts."""
+    with owned.capture(), torch.enable_grad():
+        flow_pass(model, next(model.parameters()).device, counted=rank() == 0)
+    _refuse_unreached(owned)
+    refuse_still(owned.sums.values())
+
+
+def _refuse_unreached(owned: OwnedGradients) -> None:
     names = [c.name for c in owned.candidates]
     refuse_unreached(names, [m in owned.sums for m in range(len(names))], "scoring")
-    return total
 
 
 def _sum(count: int) -> int:

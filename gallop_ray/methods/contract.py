@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gallop_ray.sparse.budget import Quota, quotas
 from gallop_ray.sparse.candidates import Candidate
 from gallop_ray.sparse.competition import Spread, by_row, by_spread
+from gallop_ray.sparse.sm3 import RowsAndColumns
 from gallop_ray.spec.method import MaskMethodSpec, MethodSpec, RefreshedMethodSpec
 
 
@@ -151,6 +152,8 @@ class RefreshedMethod(MaskMethod):
     """Whether a dropped entry returns to its base value, instead of keeping what it has learnt."""
     delta_decay: float = 0.0
     """Weight decay of the delta, in addition to that of the weights."""
+    needs_accumulators: bool = False
+    """Whether it goes by SM3's accumulators of the trained entries' gradients."""
 
     @abstractmethod
     def refreshes_after(self, step: int, steps: int) -> bool:
@@ -183,6 +186,8 @@ class MatrixState:
     """Of the whole run."""
     generator: torch.Generator
     """As for MaskMethod.score."""
+    accumulators: RowsAndColumns | None = None
+    """SM3's of all steps so far, one number for each row (out,) and column (in,); None unless needed."""
 
 
 class TunerMethod(ABC):

@@ -1,5 +1,6 @@
 """Masks that are reselected during training: the collective side of a RefreshedMethod."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.optimizers import MASTER, StateOf, moved
 from gallop_ray.sparse.scoring import generator_of
+from gallop_ray.sparse.sm3 import Accumulators
 from gallop_ray.sparse.weights import all_ranks, gather, rank, world_size
 
 
@@ -22,6 +24,7 @@ class Refresher:
     def __init__(self, method: RefreshedMethod, delta: SparseDelta, seed: int) -> None:
         self._method, self._delta, self._seed = method, delta, seed
         self._owned = OwnedGradients(delta.places)
+        self._accumulators = Accumulators(delta.places) if method.needs_accumulators else None
         self.accumulating = False
         """Whether gradients have been summed that the next selection still needs."""
 
@@ -30,7 +33,22 @@ class Refresher:
         accumulates = self._method.accumulates_in(step, steps)
         for m, layer in enumerate(self._delta.layers):
             layer.take = partial(self._owned.add, m) if accumulates else None
+            layer.take_chosen = None if self._accumulators is None else partial(self._accumulators.add, m)
         self.accumulating |= accumulates
+
+    def end_step(self) -> None:
+        """Call after every optimizer step, before refresh(). Collective."""
+        if self._accumulators is not None:
+            self._accumulators.end_step(self._delta.indices)
+
+    def kept(self) -> dict[str, Tensor]:
+        """What the next selections depend on besides the optimizer's state, unless `accumulating`."""
+        return {} if self._accumulators is None else self._accumulators.read()
+
+    def recall(self, kept: Mapping[str, Tensor]) -> None:
+        """Restore what kept() gave."""
+        if self._accumulators is not None:
+            self._accumulators.write(kept)
 
     def refresh(self, step: int, steps: int, state_of: StateOf) -> bool:
         """Reselect if the method wants to after this step; whether it did. Collective.
@@ -54,7 +72,8 @@ class Refresher:
     def _check_finite(self, masters: list[Tensor]) -> None:
         """Checked together: a selection among NaNs would fail on the owning rank only, and the others would wait."""
         seen = [*masters, *self._owned.sums.values()]
-        if not all_ranks(all(bool(values.isfinite().all()) for values in seen)):
+        finite = self._accumulators is None or self._accumulators.finite()
+        if not all_ranks(finite and all(bool(values.isfinite().all()) for values in seen)):
             raise Diverged("trained values or gradients contain NaN or inf; a lower learning rate may help")
 
     def _choose(self, m: int, change: Tensor, step: int, steps: int) -> Tensor:
@@ -69,12 +88,15 @@ class Refresher:
                 ends = torch.tensor([c.offset, c.offset + c.numel], dtype=old.dtype, device=old.device)
                 of_part = slice(*torch.searchsorted(old, ends).tolist())
                 if old[of_part].numel():
-                    generator, its = (
-                        generator_of(self._seed, step, c.name),
-                        None if gradient is None else c.of(gradient),
-                    )
                     before = MatrixState(
-                        c.of(weight), its, old[of_part] - c.offset, change[of_part], step, steps, generator
+                        c.of(weight),
+                        None if gradient is None else c.of(gradient),
+                        old[of_part] - c.offset,
+                        change[of_part],
+                        step,
+                        steps,
+                        generator_of(self._seed, step, c.name),
+                        None if self._accumulators is None else self._accumulators.of(c.name),
                     )
                     new[of_part] = self._method.refresh(before).to(old) + c.offset
         if world_size() > 1:

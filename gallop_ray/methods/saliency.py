@@ -1,4 +1,4 @@
-"""Scores of pruning, to choose what to train: Fisher, Taylor, skeletonization, Wanda, and the lottery ticket's."""
+"""Scores of pruning, to choose what to train: Fisher, Taylor, skeletonization, Wanda, SynFlow, the lottery ticket's."""
 
 import torch
 from torch import Tensor
@@ -46,6 +46,15 @@ class Wanda(MaskMethod):
         """float32 (out, in); overwrites the mean squares of the inputs, which are the same in every row."""
         assert gradient is not None
         return gradient.sqrt_().mul_(weight.abs().float())
+
+
+class Synflow(MaskMethod):
+    """score = |w dR/d|w||, R the sum of the outputs of |w| for an input of ones (arXiv 2006.05467)."""
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """float32 in the weight's shape; overwrites dR/d|w|, which norms make negative in places."""
+        assert gradient is not None
+        return gradient.mul_(weight).abs_()
 
 
 class LtSft(MaskMethod):

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -13,8 +12,7 @@ from gallop_ray.sparse.candidates import Candidate, by_module
 from gallop_ray.sparse.layers import is_plain_linear, score_layer
 from gallop_ray.sparse.mixtures import ScoreMixture
 from gallop_ray.sparse.weights import rank, world_size
-
-Evidence = Literal["gradients", "squares", "inputs"]
+from gallop_ray.spec.method import Evidence
 
 
 def assign_owners(sizes: Sequence[int], ranks: int) -> list[int]:
@@ -30,8 +28,8 @@ def assign_owners(sizes: Sequence[int], ranks: int) -> list[int]:
 class OwnedGradients:
     """The float32 sums of this rank's own matrices: 4 bytes x candidate entries / ranks.
 
-    What is summed is the `evidence`: gradients, the squares of each example's gradient, or the squares of the inputs
-    (in,). The last two need one example per pass, without padding.
+    What is summed is the `evidence`: gradients, the squares of each example's gradient, the squares of the inputs
+    (in,), or the gradients of SynFlow's pass. Squares need one example per pass, without padding.
     """
 
     def __init__(self, candidates: Sequence[Candidate], evidence: Evidence = "gradients") -> None:

@@ -31,8 +31,7 @@ class _SparseMatmul(torch.autograd.Function):
         layer: SparseLayer = ctx.layer
         # Whoever takes gradients (a refreshed method) needs the whole dW.
         if layer.take is None and worth_choosing(weight, layer.indices):
-            layer.had_gradient = True
-            chosen = chosen_gradient(x, grads[0], layer.indices)
+            chosen = layer.pass_on(chosen_gradient(x, grads[0], layer.indices))
         else:
             chosen = layer.choose(weight_gradient(x, grads[0]))
         return grad_x, None, None, chosen.to(layer.values.dtype), None
@@ -56,13 +55,21 @@ class ChosenEntries:
     """Whether a backward pass has reached this layer."""
     take: Callable[[Tensor], None] | None = None
     """Called with each backward pass's dW, in the weight's shape; may keep it or change it in place."""
+    take_chosen: Callable[[Tensor], None] | None = None
+    """Called with the chosen entries (k,) of each backward pass's dW, not to be changed."""
 
     def choose(self, dense: Tensor) -> Tensor:
         """The chosen entries (k,) of `dense`, dW in the weight's shape."""
-        self.had_gradient = True
-        chosen = dense.view(-1)[self.indices]
+        chosen = self.pass_on(dense.view(-1)[self.indices])
         if self.take is not None:
             self.take(dense)  # after the choice: it may add the other ranks' gradients in place
+        return chosen
+
+    def pass_on(self, chosen: Tensor) -> Tensor:
+        """The chosen entries themselves, after whoever takes them has had them."""
+        self.had_gradient = True
+        if self.take_chosen is not None:
+            self.take_chosen(chosen)
         return chosen
 
     def release(self) -> None:
@@ -71,7 +78,7 @@ class ChosenEntries:
         stored.data = stored.new_empty(0)
         self.values.grad = None
         self.indices = self.indices.new_empty(0)
-        self.take = None
+        self.take = self.take_chosen = None
 
 
 class SparseLayer(nn.Module, ChosenEntries):

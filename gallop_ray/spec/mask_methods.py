@@ -4,7 +4,15 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gallop_ray.spec.method import Fraction, GradientMethodSpec, MaskMethodSpec, Modules, RefreshedMethodSpec, built_in
+from gallop_ray.spec.method import (
+    Evidence,
+    Fraction,
+    GradientMethodSpec,
+    MaskMethodSpec,
+    Modules,
+    RefreshedMethodSpec,
+    built_in,
+)
 
 
 @built_in("gallop:Gallop")
@@ -79,7 +87,7 @@ class SkeletonSpec(GradientMethodSpec):
 class FisherSpec(GradientMethodSpec):
     """FISH Mask (arXiv 2111.09839): the empirical Fisher information, mean square of each example's gradient."""
 
-    evidence: ClassVar[Literal["gradients", "squares", "inputs"]] = "squares"
+    evidence: ClassVar[Evidence] = "squares"
 
     type: Literal["fisher"] = "fisher"
 
@@ -88,7 +96,7 @@ class FisherSpec(GradientMethodSpec):
 class TaylorSpec(GradientMethodSpec):
     """First-order Taylor importance (arXiv 1906.10771): mean of each example's (w g)^2."""
 
-    evidence: ClassVar[Literal["gradients", "squares", "inputs"]] = "squares"
+    evidence: ClassVar[Evidence] = "squares"
 
     type: Literal["taylor"] = "taylor"
 
@@ -97,12 +105,22 @@ class TaylorSpec(GradientMethodSpec):
 class WandaSpec(GradientMethodSpec):
     """Wanda's score (arXiv 2306.11695): |w| times the norm of its input."""
 
-    evidence: ClassVar[Literal["gradients", "squares", "inputs"]] = "inputs"
+    evidence: ClassVar[Evidence] = "inputs"
 
     type: Literal["wanda"] = "wanda"
     scope: Literal["global", "per_layer", "per_matrix", "per_row", "entropy"] = Field(
         default="per_row", description="as for masks; the paper compares the entries of a row"
     )
+
+
+@built_in("saliency:Synflow")
+class SynflowSpec(MaskMethodSpec):
+    """SynFlow's score (arXiv 2006.05467): what a weight carries of the outputs of a network of |w|; no data."""
+
+    needs_gradients: ClassVar[bool] = True
+    evidence: ClassVar[Evidence] = "flow"
+
+    type: Literal["synflow"] = "synflow"
 
 
 @built_in("magnitude:Magnitude")
@@ -188,11 +206,16 @@ class LiftSpec(RefreshedMethodSpec):
 
 @built_in("spiel:Spiel")
 class SpielSpec(RefreshedMethodSpec):
-    """SpIEL-AG (arXiv 2401.16405): drop what changed least, grow where the gradient is large."""
+    """SpIEL (arXiv 2401.16405): drop what changed least, grow where the gradient is large, or probably is."""
 
     entry_ages: ClassVar[bool] = True
 
     type: Literal["spiel"] = "spiel"
+    variant: Literal["ag", "ma"] = Field(
+        default="ag",
+        description="what grows: `ag`, by sums of all entries' gradients; `ma`, by SM3's accumulators of rows and "
+        "columns, for which the gradients of the trained entries are enough",
+    )
     scope: Literal["per_matrix"] = Field(default="per_matrix", description="each matrix on its own, as in the paper")
     refresh_every: int = Field(default=20, ge=1, description="optimizer steps from one choice to the next")
     accumulate: int = Field(default=5, ge=1, description="optimizer steps whose gradients decide what grows")

@@ -124,6 +124,8 @@ def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | No
         if checkpoint is not None:
             delta.recall(checkpoint.touched)
     refresher = Refresher(method, delta, context.seed) if isinstance(method, RefreshedMethod) else None
+    if refresher is not None and checkpoint is not None:
+        refresher.recall(checkpoint.refresher)
     decay = decay_to_base(method, delta, context.training)
     return Attached(delta, refresher, decay, candidates, magnitudes, selection.scores)
 

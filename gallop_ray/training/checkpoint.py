@@ -5,7 +5,8 @@ can resume from it; and, for a mask method, the entries they belong to.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from gallop_ray.disk.bucket.tree import present, share
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import opened
+from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.checked import load_whole, save_checked
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
@@ -58,7 +60,7 @@ class Checkpoint:
     state, shared: as OptimizerState reads them. random: by device, the random states of all ranks (ranks, n) uint8.
     mask: the entries trained at that moment, empty for other methods. touched: where the mask was refreshed, by matrix,
     all entries ever trained and their values. best: the best step, where it is kept and one was measured. interim: of
-    a paused run.
+    a paused run. refresher: what the mask's next selections depend on besides.
     """
 
     step: int
@@ -70,6 +72,7 @@ class Checkpoint:
     touched: dict[str, tuple[Tensor, Tensor]]
     best: Best | None = None
     interim: Interim | None = None
+    refresher: Mapping[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write it atomically; rank 0 writes."""
@@ -82,6 +85,7 @@ class Checkpoint:
         for name, (indices, values) in self.touched.items():
             # Cloned: it may be the very tensor of `mask`, and safetensors refuses two names for one storage.
             tensors |= {f"touched.{name}": indices.clone().cpu(), f"values.{name}": values.cpu()}
+        tensors |= {f"refresher.{name}": value.cpu() for name, value in self.refresher.items()}
         tensors |= {f"random.{device}": states for device, states in self.random.items()}
         tensors |= {"step": torch.tensor(self.step), "loss": torch.tensor(self.loss, dtype=torch.float64)}
         if self.best is not None:
@@ -120,6 +124,7 @@ class Checkpoint:
             touched={name: (indices, values[name]) for name, indices in touched.items()},
             best=Best(int(best["step"]), float(best["value"]), list(best["values"].split(sizes))) if best else None,
             interim=Interim(unlogged=tensors["unlogged"], **json.loads(interim)) if interim else None,
+            refresher=_named(tensors, "refresher."),
         )
 
 
@@ -155,7 +160,12 @@ def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def take_checkpoint(
-    step: int, loss: float, optimizer: OptimizerState, delta: SparseDelta | None, best: Best | None = None
+    step: int,
+    loss: float,
+    optimizer: OptimizerState,
+    delta: SparseDelta | None,
+    best: Best | None = None,
+    refresher: Refresher | None = None,
 ) -> Checkpoint:
     """The present state of a run. Collective."""
     state, shared = optimizer.read()
@@ -165,7 +175,8 @@ def take_checkpoint(
         mask = Mask(dict(zip(names, delta.indices, strict=True)))
         if delta.refreshed:
             touched = dict(zip(names, zip(delta.touched, delta.touched_values(), strict=True), strict=True))
-    return Checkpoint(step, loss, state, shared, _random_states(), mask, touched, best)
+    kept = {} if refresher is None else refresher.kept()
+    return Checkpoint(step, loss, state, shared, _random_states(), mask, touched, best, refresher=kept)
 
 
 def restore(checkpoint: Checkpoint, optimizer: OptimizerState) -> None:

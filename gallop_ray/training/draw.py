@@ -40,6 +40,8 @@ def draw(context: RunContext, spec: MaskMethodSpec) -> SelectionSample:
     The ladder has a rung for each selection ratio of the method in its sweep, or only the run's own where those are a
     continuous range.
     """
+    if spec.evidence == "flow":  # of no examples, so that all seeds share its sums; the one here is not looked at
+        return SelectionSample([0], (1,), first_batch=True)
     sweep, examples = context.resident.sweep, len(context.resident.train)
     ratio: float | None = getattr(spec, "selection_ratio", None)
     if ratio is None:

@@ -6,8 +6,10 @@ from contextlib import nullcontext
 import torch
 
 from gallop_ray.compat.transformers import checkpointed
-from gallop_ray.sparse.gradients import Evidence, OwnedGradients
+from gallop_ray.sparse.gradients import OwnedGradients
+from gallop_ray.sparse.synaptic_flow import flow_pass, refuse_still
 from gallop_ray.sparse.weights import rank, world_size
+from gallop_ray.spec.method import Evidence
 from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.training.context import Phases
@@ -23,7 +25,8 @@ def accumulate(
 ) -> None:
     """Run the passes over `examples`, without dropout, that add to whatever captures them.
 
-    Backward passes of the sum of each example's mean answer loss; for `evidence` of inputs forward passes alone.
+    Backward passes of the sum of each example's mean answer loss; for `evidence` of inputs forward passes alone, and of
+    flow one pass that needs no examples.
     Micro-batches of examples of similar length go to the ranks in turn; evidence other than gradients takes one example
     at a time. A rank that has run out repeats one with weight zero, because reducing to the owners is collective.
     """
@@ -36,6 +39,10 @@ def accumulate(
     # Scores are shared by runs of any seed: whatever a model still draws must be the same for all of them.
     torch.manual_seed(0)
     phases.first_forward()
+    if evidence is not None and kind == "flow":
+        flow_pass(model, resident.device, counted=rank() == 0)
+        refuse_still(evidence.sums.values())
+        return
     with checkpointed(model) if training.gradient_checkpointing else nullcontext(), torch.set_grad_enabled(_back(kind)):
         for turn in range(-(-len(batches) // world)):
             index = turn * world + rank()

@@ -81,6 +81,7 @@ def train(
         attachment.write()
         state.step += 1
         if refresher is not None:
+            refresher.end_step()
             refresher.refresh(state.step, state.steps, engine.state)
         due = _checkpoint_due(state, training, refresher)
         if due or state.step % max(1, state.steps // _LOGGED_STEPS) == 0 or state.step == state.steps:

@@ -37,6 +37,7 @@ HERE: dict[str, dict[str, Any]] = {
     "fisher": {"density": 0.05, "selection_ratio": 0.5},
     "taylor": {"density": 0.05, "selection_ratio": 0.5},
     "wanda": {"density": 0.05, "selection_ratio": 0.5},
+    "synflow": {"density": 0.05},
     "s2ft": {"density": 0.05},
     "gasdu": {"density": 0.05, "refresh_every": 2},
     "sara": {"density": 0.05},

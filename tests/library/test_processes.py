@@ -19,6 +19,7 @@ SPECS: dict[str, Any] = {
     "gallop": GallopSpec(density=0.05),
     "lift": LiftSpec(density=0.05, rank=4, refresh_every=2),
     "spiel": SpielSpec(density=0.05, refresh_every=3, accumulate=2),
+    "spiel ma": SpielSpec(variant="ma", density=0.05, refresh_every=3, accumulate=2),
 }
 Trained = tuple[dict[str, Tensor], list[Tensor]]
 

@@ -81,7 +81,7 @@ def asked(name: str) -> tuple[str, dict[str, Any], float]:
     return name, options, 0.1 if name == "peft" else 3e-3
 
 
-ON_TWO_RANKS = ("gallop", "smt", "lift", "spiel", "lora", "full", "vanilla")
+ON_TWO_RANKS = ("gallop", "synflow", "smt", "lift", "spiel", "lora", "full", "vanilla")
 """One of each kind of what happens on two ranks; there the other methods, which share it with these, are long tests."""
 
 
@@ -103,6 +103,10 @@ def test_a_method_keeps_the_contract(name: str, case: Case) -> None:
 def test_between_the_ends_a_method_of_each_family_keeps_it(name: str) -> None:
     kind, options, rate = asked(name)
     check_case(Case(2, 1), kind, options, learning_rate=rate)
+
+
+def test_spiel_keeps_it_also_by_accumulators() -> None:
+    check_case(Case(2, 3), "spiel", {**OPTIONS["spiel"], "variant": "ma"})
 
 
 def try_tuner(tuner: str, folder: Path) -> tuple[list[float], list[str]]:

@@ -61,6 +61,26 @@ def inputs() -> Matrices:
     return {n: np.sqrt(each) for n, each in found.items()}
 
 
+def rms(x: torch.Tensor) -> torch.Tensor:
+    return x / (x.square().mean() + 1e-6).sqrt()  # the norms' own weights are 1
+
+
+@cache
+def flow() -> Matrices:
+    """|w dR/d|w||, of a Llama written out for one position: no activation, no softmax, no rotation, only |w|."""
+    model = tiny.model(torch.float64)
+    w = {n: p.abs().requires_grad_() for n, p in model.named_parameters()}
+    x = torch.ones(32, dtype=torch.float64)
+    for i in (0, 1):
+        of = {n.split(".")[-2]: p for n, p in w.items() if f"layers.{i}." in n}
+        q, k, v = ((of[n] @ rms(x)).view(-1, 8) for n in ("q_proj", "k_proj", "v_proj"))
+        pulls = (q.view(2, 2, 8) * k[:, None]).sum(-1, keepdim=True) / 8**0.5  # two heads share a key
+        x = x + of["o_proj"] @ (pulls * v[:, None]).flatten()
+        x = x + of["down_proj"] @ ((of["gate_proj"] @ rms(x)) * (of["up_proj"] @ rms(x)))
+    (w["lm_head.weight"] @ rms(x)).sum().backward()
+    return {n: np.abs(weights()[n] * w[f"{n}.weight"].grad.numpy()) for n in weights()}  # type: ignore[union-attr]
+
+
 def both(formula: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[], Matrices]:
     return lambda: {n: formula(w, gradients()[n]) for n, w in weights().items()}
 
@@ -205,6 +225,8 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Matrices], Callable[[], list
         lambda: {n: np.abs(w) * inputs()[n] for n, w in weights().items()},
         lambda: everything(of_density()),
     ),
+    "synflow": ({}, flow, lambda: everything(of_density())),
+    "synflow per matrix": ({"scope": "per_matrix"}, flow, by_matrix),
     "s2ft": ({}, columns, channels),
     "gem": ({}, ratios, by_entropy(lambda norm, entropy: norm * entropy)),
     "gem of april": (
@@ -270,7 +292,7 @@ def masks() -> dict[str, dict[str, list[int]]]:
     resident, found = tiny.resident(tiny.sweep(0, batch_size=BATCH)), {}
     for case, (options, _, _) in CASES.items():
         asked: dict[str, Any] = {"type": case.split()[0], "density": DENSITY, **options}
-        if asked["type"] not in ("sift", "lift", "magnitude", "sara", "s2ft"):
+        if asked["type"] not in ("sift", "lift", "magnitude", "sara", "s2ft", "synflow"):
             asked["selection_ratio"] = RATIO
         context = tiny.context(resident, SEED, method=asked)
         method: Any = make_method(context.configuration.method)

@@ -1,6 +1,7 @@
 """Masks that are chosen anew equal a slow dense reference, refresh after refresh, and so do the trained weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,11 +29,15 @@ SEED, STEPS, DECAY = 3, 12, 0.05
 METHODS_HERE: dict[str, dict[str, Any]] = {
     "lift": {"density": {"lora_rank": 2}, "rank": 4, "refresh_every": 3},
     "spiel": {"density": 0.04, "refresh_every": 4, "accumulate": 2, "initial_rate": 0.5, "delta_decay": DECAY},
+    "spiel ma": {
+        **{"variant": "ma", "density": 0.04, "refresh_every": 4, "accumulate": 2, "initial_rate": 0.5},
+        "delta_decay": DECAY,
+    },
     "sara": {"density": 0.04, "refresh_at": 0.5},
     "gasdu": {"density": 0.04, "refresh_every": 3},
     "magnitude": {"density": 0.04},
 }
-REFRESHED = ("lift", "spiel", "sara", "gasdu")
+REFRESHED = ("lift", "spiel", "spiel ma", "sara", "gasdu")
 OF_ONE_AGE = ("lift",)  # all entries count the run's steps, as in its paper
 Masks = dict[str, list[int]]
 
@@ -44,7 +49,7 @@ def the_sweep(stage: int, decay_to: str = "zero") -> Sweep:
 def refreshed(stage: int, name: str, decay_to: str = "zero") -> dict[str, Any]:
     """On each rank: the first mask, those after each step that could be kept, and the trained weights."""
     resident = tiny.resident(the_sweep(stage, decay_to))
-    context = tiny.context(resident, SEED, method={"type": name, **METHODS_HERE[name]})
+    context = tiny.context(resident, SEED, method={"type": name.split()[0], **METHODS_HERE[name]})
     method: Any = make_method(context.configuration.method)
     candidates = find_candidates(resident.model)
     before = tiny.whole_weights(resident.model)
@@ -82,6 +87,7 @@ class Dense:
         self.ages = {n: torch.zeros_like(w) for n, w in self.weights.items()}
         self.of_one_age = name in OF_ONE_AGE
         self.grown = {n: torch.zeros_like(w) for n, w in self.weights.items()}
+        self.sides = {n: [torch.zeros(size).double() for size in w.shape] for n, w in self.weights.items()}
         self.stream = batches(tiny.examples(), self.sweep.training.batch_size, SEED)
 
     def mask(self, name: str, indices: list[int]) -> Tensor:
@@ -106,6 +112,9 @@ class Dense:
             weight, mask, (first, second) = self.weights[name], self.masks[name], self.moments[name]
             if accumulate:
                 self.grown[name] += gradient
+            rows, columns = self.sides[name]
+            least = (torch.minimum(rows[:, None], columns) + gradient.double() ** 2) * mask
+            self.sides[name] = [torch.maximum(rows, least.amax(1)), torch.maximum(columns, least.amax(0))]
             first.mul_(0.9).add_(0.1 * gradient * mask)
             second.mul_(0.999).add_(0.001 * (gradient * mask) ** 2)
             age = torch.full_like(weight, number) if self.of_one_age else self.ages[name].add_(mask)
@@ -140,12 +149,14 @@ class Dense:
     def smallest(self, matrix: str) -> Tensor:
         return self.top(matrix, -self.weights[matrix].abs(), int(self.masks[matrix].sum()))
 
-    def regrown(self, matrix: str, number: int) -> Tensor:
+    def regrown(self, matrix: str, number: int, by_sides: bool = False) -> Tensor:
         mask = self.masks[matrix]
         k = int(mask.sum())
         n = k if number == 2 else int(0.5 * (1 - number / STEPS) * k)
         change = (self.weights[matrix] - self.base[matrix]).abs().masked_fill(~mask, -1)
         kept = self.top(matrix, change, k - n)
+        if by_sides:
+            return kept | self.top(matrix, torch.outer(*self.sides[matrix]).masked_fill(mask, -1), n)
         return kept | self.top(matrix, self.grown[matrix].abs().masked_fill(kept, -1), n)
 
 
@@ -159,8 +170,9 @@ def reference(name: str, first: Masks, decay_to: str = "zero") -> tuple[dict[int
             dense.refresh(name, dense.pulled, restore=False)
         if name == "sara" and number == 6:
             dense.refresh(name, dense.smallest, restore=False)
-        if name == "spiel" and number in (2, 6, 10):
-            dense.refresh(name, lambda matrix, number=number: dense.regrown(matrix, number), restore=True)
+        if name in ("spiel", "spiel ma") and number in (2, 6, 10):
+            regrown = partial(dense.regrown, number=number, by_sides=name == "spiel ma")
+            dense.refresh(name, regrown, restore=True)
         masks[number] = {n: m.view(-1).nonzero().view(-1).tolist() for n, m in dense.masks.items()}
     return masks, dense.weights
 
@@ -206,7 +218,10 @@ def test_refreshes_equal_a_dense_reference(ranks: Callable, name: str, stage: in
     assert found["masks"].keys() >= {4, 6, 8, 10}
     for step, mask in found["masks"].items():
         assert mask == masks[step], f"after step {step}"
-    assert len({str(mask) for mask in masks.values()}) == {"lift": 4, "spiel": 4, "sara": 2, "gasdu": 4}[name]
+    assert (
+        len({str(mask) for mask in masks.values()})
+        == {"lift": 4, "spiel": 4, "spiel ma": 4, "sara": 2, "gasdu": 4}[name]
+    )
     for matrix, weight in found["weights"].items():
         torch.testing.assert_close(weight, weights[matrix], atol=2e-5, rtol=1e-4)
 

@@ -15,7 +15,16 @@ from gallop_ray.training.checkpoint import Checkpoint, last_checkpoint
 def kept(path: Path) -> Checkpoint:
     state = {"values": [torch.arange(3.0), torch.ones(2)], "exp_avg": [torch.zeros(3), torch.ones(2)]}
     mask = Mask({"a": torch.tensor([0, 2, 4])})
-    checkpoint = Checkpoint(8, 0.5, state, {"step": torch.tensor(8.0)}, {"cpu": torch.ones(1, 4).byte()}, mask, {})
+    checkpoint = Checkpoint(
+        8,
+        0.5,
+        state,
+        {"step": torch.tensor(8.0)},
+        {"cpu": torch.ones(1, 4).byte()},
+        mask,
+        {},
+        refresher={"rows.a": torch.ones(2)},
+    )
     checkpoint.save(path)
     return checkpoint
 
@@ -25,6 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     checkpoint, found = kept(path), last_checkpoint(path)
     assert found is not None
     assert (found.step, found.loss) == (8, 0.5)
+    assert torch.equal(found.refresher["rows.a"], torch.ones(2))
     assert all(
         torch.equal(a, b)
         for key in checkpoint.state

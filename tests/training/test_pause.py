@@ -21,6 +21,7 @@ STEPS = {"steps": 6, "warmup_ratio": 0.2}
 METHODS: dict[str, dict[str, Any]] = {
     "gallop": {"density": 0.05, "selection_ratio": 0.5},
     "lift": {"density": 0.05, "refresh_every": 3},
+    "spiel": {"variant": "ma", "density": 0.05, "refresh_every": 3, "accumulate": 1, "initial_rate": 0.9},
     "lora": {"rank": 2, "dropout": 0.1},
     "full": {},
 }
@@ -83,7 +84,7 @@ def alone_and_in_turn(
     ("world", "stage", "dtype", "names", "rungs", "reload"),
     [
         (2, 1, "float32", ("gallop", "lora"), (2, 5), False),
-        (2, 1, "float32", ("lift", "full"), (2, 5), True),
+        (2, 1, "float32", ("lift", "spiel", "full"), (2, 5), True),
         (2, 3, "bfloat16", ("gallop", "lora"), (4,), True),
         (2, 3, "bfloat16", ("lift", "full"), (4,), False),
         pytest.param(1, 3, "float32", ("lift", "lora"), (4,), False, marks=pytest.mark.long),

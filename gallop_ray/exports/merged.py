@@ -37,7 +37,7 @@ def _merge_delta(model: Any, request: Request) -> Any:
 def _merge_peft(model: Any, request: Request) -> Any:
     refuse_other_base(model, request.run.adapter, request.metadata)
     saved, _ = load_whole(request.run.adapter)
-    return _filled(attach_peft(model, request, saved), saved).merge_and_unload()
+    return _filled(attach_peft(model, request, saved).module, saved).merge_and_unload()
 
 
 def _merge_hybrid(model: Any, request: Request) -> Any:
@@ -46,7 +46,7 @@ def _merge_hybrid(model: Any, request: Request) -> Any:
     weights = dict(model.named_parameters())
     refuse_misfit(request.run.adapter, delta, {name: weight.numel() for name, weight in weights.items()})
     # As in the run: the tuner is made from the base, and the delta lies under it.
-    wrapped = attach_peft(model, request, saved)
+    wrapped = attach_peft(model, request, saved).module
     add_delta(weights, delta)
     return _filled(wrapped, saved).merge_and_unload()
 

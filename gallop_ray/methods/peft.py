@@ -19,6 +19,7 @@ from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.weights import gather, is_split, rank
+from gallop_ray.spec import adalora
 from gallop_ray.spec.other_methods import HybridSpec, PeftSpec
 from gallop_ray.spec.peft_tuners import peft_variants
 from gallop_ray.spec.problems import Path as FieldPath
@@ -80,6 +81,11 @@ class PeftAttachment:
         if rank() == 0:
             save_checked(path, tensors, {"format": PEFT, **metadata})
 
+    def exported(self, saved: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[Any, dict[str, Tensor]]:
+        """What `save` wrote, as PEFT's configuration and the tensors of its file."""
+        config: Any = self.module.peft_config["default"]
+        return config, saved
+
     def detach(self) -> None:
         """Put the base's own layers back; base_guard compares what is left with what was."""
         self.module.unload()
@@ -97,6 +103,10 @@ class PeftMethod(TunerMethod):
     def config(self, model: nn.Module) -> "peft.PeftConfig":
         """PEFT's configuration for this model. Raises ValueError for options that PEFT refuses."""
 
+    def wrap(self, model: nn.Module, config: "peft.PeftConfig") -> PeftAttachment:
+        """The model with the adapter."""
+        return PeftAttachment(model, config)
+
     def attach(self, model: nn.Module) -> PeftAttachment:
         """Raises ValueError where PEFT refuses the model or the options; the model may then be half wrapped."""
         import peft
@@ -106,7 +116,7 @@ class PeftMethod(TunerMethod):
         config = self.config(model)
         try:
             with names_as_they_are() if self.names_targets else nullcontext():
-                return PeftAttachment(model, config)
+                return self.wrap(model, config)
         except _REFUSALS as error:
             raise ValueError(
                 f"PEFT's {peft.PeftType(config.peft_type).value.lower()} does not fit this model: {_first_line(error)}"
@@ -179,6 +189,14 @@ class Peft(PeftMethod):
         made: peft.PeftConfig = config
         return made
 
+    def wrap(self, model: nn.Module, config: "peft.PeftConfig") -> PeftAttachment:
+        """The model with the adapter, of the tuner's own kind where it needs hooks."""
+        if self.spec.tuner.lower() != adalora.NAME:
+            return super().wrap(model, config)
+        from gallop_ray.methods.adalora import AdaLoraAttachment
+
+        return AdaLoraAttachment(model, config, self._options)
+
     @property
     def _class(self) -> Any:
         import peft
@@ -198,12 +216,14 @@ class Peft(PeftMethod):
 
     def _made(self, **more: int) -> Any:
         known = [field.name for field in fields(self._class) if field.init]
+        if "total_step" in known and self._options.get("total_step") is None:
+            more["total_step"] = adalora.SOME_STEPS
         for name in self._options:
             if name not in known:
                 hint = did_you_mean(name, known) or f"; it has {', '.join(known)}"
                 raise ValueError(f"PEFT's {self.spec.tuner} has no option {name}{hint}")
         try:
-            return self._class(task_type="CAUSAL_LM", **self._options, **more)
+            return self._class(task_type="CAUSAL_LM", **{**self._options, **more})
         except _REFUSALS as error:
             raise ValueError(f"PEFT's {self.spec.tuner}: {_first_line(error)}") from None
 

@@ -7,6 +7,7 @@ base model.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gallop_ray.spec import adalora
 from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.other_methods import HybridSpec, PeftSpec
 from gallop_ray.spec.problems import Finding, Path, did_you_mean, shown
@@ -14,14 +15,34 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import extremes
 
 WORKING = (
-    *("beft", "boft", "c3a", "deft", "delora", "fourierft", "frod", "glora", "gralora", "hira", "hra", "ia3", "lily"),
+    *(
+        "adalora",
+        "beft",
+        "boft",
+        "c3a",
+        "deft",
+        "delora",
+        "fourierft",
+        "frod",
+        "glora",
+        "gralora",
+        "hira",
+        "hra",
+        "ia3",
+        "lily",
+    ),
     *("ln_tuning", "loha", "lokr", "lora", "miss", "oft", "osf", "peanut", "psoft", "pvera", "randlora", "road"),
     *("shira", "supertuning", "tinylora", "trainable_tokens", "unilora", "vblora", "vera", "waveft"),
 )
 """Tuners that fulfil the contract of methods; its tests run over them."""
 
-WHOLE = (*("deft", "delora", "frod", "ln_tuning", "loha", "osf", "supertuning", "tinylora", "trainable_tokens"),)
-"""Tuners that read complete weights, which ZeRO-3 splits: they fail there, or do not learn."""
+_READS_WEIGHTS = "it computes with whole weights when it attaches"
+WHOLE: Mapping[str, str] = {
+    **dict.fromkeys(("deft", "delora", "frod", "ln_tuning", "loha", "osf", "supertuning"), _READS_WEIGHTS),
+    **dict.fromkeys(("tinylora", "trainable_tokens"), _READS_WEIGHTS),
+    adalora.NAME: "its loss and its ranks are made of whole parameters and gradients",
+}
+"""Tuners that need complete weights, which ZeRO-3 splits, with the reason: they fail there, or do not learn."""
 
 BESIDE = ("c3a", "fourierft", "ia3", "loha", "lokr", "lora", "randlora", "vblora", "vera", "waveft")
 """Tuners that read a weight only by calling its layer, so that entries of it can be trained beside them."""
@@ -29,7 +50,6 @@ BESIDE = ("c3a", "fourierft", "ia3", "loha", "lokr", "lora", "randlora", "vblora
 _LORA = "use lora or dora"
 _PROMPTS = "it puts tokens of its own before the prompt, where answers are not looked for yet"
 REFUSED: Mapping[str, str] = {
-    "adalora": f"its ranks would never be reallocated, nor its regularisation added to the loss; {_LORA}",
     "adamss": f"its subspaces would never be reallocated; {_LORA}",
     "adaption_prompt": f"it fits whole attention blocks of some models and cannot be taken off again; {_LORA}",
     "cartridge": f"it trains a cache of keys and values, which is not passed on; {_LORA}",
@@ -135,8 +155,8 @@ def _part_works(sweep: Sweep, place: int, method: HybridSpec) -> Iterator[Findin
 
 
 def _not_split(tuner: object) -> str:
-    message = f"{shown(tuner)} is not allowed at zero_stage 3; it computes with whole weights when it"
-    return f"{message} attaches, so use zero_stage 2 or less"
+    reason = WHOLE[str(tuner).lower()]
+    return f"{shown(tuner)} is not allowed at zero_stage 3; {reason}, so use zero_stage 2 or less"
 
 
 def peft_variants(sweep: Sweep, place: int, method: PeftSpec) -> Iterator[tuple[Path, PeftSpec]]:

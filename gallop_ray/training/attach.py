@@ -11,6 +11,7 @@ from torch import Tensor
 from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment, MaskMethod, RefreshedMethod, TunerMethod, make_method
 from gallop_ray.methods.full import FullAttachment
+from gallop_ray.methods.hooks import Adapting
 from gallop_ray.methods.hybrid import Hybrid, HybridAttachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
@@ -18,6 +19,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
 from gallop_ray.sparse.optimizers import Decay, Decays
 from gallop_ray.spec.method import MethodSpec
+from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
 from gallop_ray.training.checkpoint import Checkpoint
@@ -87,6 +89,8 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
                 what = Attached(attachment, decay=_decay(attachment, context.training))
         try:
             with context.phases.phase("attaching"):
+                if isinstance(what.attachment, Adapting):
+                    what.attachment.before_training(optimizer_steps(context.training, len(context.resident.epoch)))
                 if checkpoint is None or checkpoint.interim is None:  # else it attached so before its pause
                     check_frozen(context.resident, spec, what.trained, "when it attaches")
             yield what

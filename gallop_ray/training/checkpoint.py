@@ -5,7 +5,7 @@ can resume from it; and, for a mask method, the entries they belong to.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from gallop_ray.disk.bucket.tree import present, share
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import opened
+from gallop_ray.methods import Attachment
+from gallop_ray.methods.hooks import Adapting
 from gallop_ray.sparse.checked import load_whole, save_checked
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
@@ -58,7 +60,7 @@ class Checkpoint:
     state, shared: as OptimizerState reads them. random: by device, the random states of all ranks (ranks, n) uint8.
     mask: the entries trained at that moment, empty for other methods. touched: where the mask was refreshed, by matrix,
     all entries ever trained and their values. best: the best step, where it is kept and one was measured. interim: of
-    a paused run.
+    a paused run. kept: what an attachment keeps beside its parameters (Adapting).
     """
 
     step: int
@@ -70,6 +72,7 @@ class Checkpoint:
     touched: dict[str, tuple[Tensor, Tensor]]
     best: Best | None = None
     interim: Interim | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write it atomically; rank 0 writes."""
@@ -82,6 +85,7 @@ class Checkpoint:
         for name, (indices, values) in self.touched.items():
             # Cloned: it may be the very tensor of `mask`, and safetensors refuses two names for one storage.
             tensors |= {f"touched.{name}": indices.clone().cpu(), f"values.{name}": values.cpu()}
+        tensors |= {f"kept.{name}": value.cpu() for name, value in self.kept.items()}
         tensors |= {f"random.{device}": states for device, states in self.random.items()}
         tensors |= {"step": torch.tensor(self.step), "loss": torch.tensor(self.loss, dtype=torch.float64)}
         if self.best is not None:
@@ -119,6 +123,7 @@ class Checkpoint:
             mask=Mask(_named(tensors, "mask.")),
             touched={name: (indices, values[name]) for name, indices in touched.items()},
             best=Best(int(best["step"]), float(best["value"]), list(best["values"].split(sizes))) if best else None,
+            kept=_named(tensors, "kept."),
             interim=Interim(unlogged=tensors["unlogged"], **json.loads(interim)) if interim else None,
         )
 
@@ -155,7 +160,12 @@ def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def take_checkpoint(
-    step: int, loss: float, optimizer: OptimizerState, delta: SparseDelta | None, best: Best | None = None
+    step: int,
+    loss: float,
+    optimizer: OptimizerState,
+    attachment: Attachment,
+    delta: SparseDelta | None,
+    best: Best | None = None,
 ) -> Checkpoint:
     """The present state of a run. Collective."""
     state, shared = optimizer.read()
@@ -165,12 +175,16 @@ def take_checkpoint(
         mask = Mask(dict(zip(names, delta.indices, strict=True)))
         if delta.refreshed:
             touched = dict(zip(names, zip(delta.touched, delta.touched_values(), strict=True), strict=True))
-    return Checkpoint(step, loss, state, shared, _random_states(), mask, touched, best)
+    kept = attachment.kept() if isinstance(attachment, Adapting) else {}
+    return Checkpoint(step, loss, state, shared, _random_states(), mask, touched, best, kept=kept)
 
 
-def restore(checkpoint: Checkpoint, optimizer: OptimizerState) -> None:
-    """Restore optimizer and random states; the caller then calls the attachment's write(). Collective."""
+def restore(checkpoint: Checkpoint, optimizer: OptimizerState, attachment: Attachment) -> None:
+    """Restore optimizer, attachment and random states. Collective."""
     optimizer.write(checkpoint.state, checkpoint.shared)
+    attachment.write()  # the weights of a new attempt are still the base's
+    if isinstance(attachment, Adapting):
+        attachment.recall(checkpoint.kept)
     for device, states in checkpoint.random.items():
         # With another number of ranks no state is this rank's own, and all take the first.
         state = states[rank() if len(states) == world_size() else 0].clone()

@@ -200,7 +200,7 @@ def _keep(state: TrainState, what: Attached, engine: Engine, validation: Validat
 
 def _checkpoint(state: TrainState, what: Attached, engine: Engine, validation: Validation) -> Checkpoint:
     optimizer = engine.state(what.attachment.parameters)
-    return take_checkpoint(state.step, state.loss, optimizer, what.delta, validation.best())
+    return take_checkpoint(state.step, state.loss, optimizer, what.attachment, what.delta, validation.best())
 
 
 def _put_aside(context: RunContext, paused: Paused, state: TrainState, scores: str | None) -> Judged:
@@ -215,8 +215,7 @@ def _go_on(
     context: RunContext, attachment: Attachment, engine: Engine, checkpoint: Checkpoint, validation: Validation
 ) -> TrainState:
     validation.recall(checkpoint.best)  # first: it leaves the best step's values in the parameters
-    restore(checkpoint, engine.state(attachment.parameters))
-    attachment.write()  # the weights of a new attempt are still the base's
+    restore(checkpoint, engine.state(attachment.parameters), attachment)
     steps = optimizer_steps(context.training, len(context.resident.epoch))
     state = TrainState(steps, step=checkpoint.step, kept=checkpoint.step, loss=checkpoint.loss)
     if (kept := checkpoint.interim) is not None:

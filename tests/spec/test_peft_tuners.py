@@ -72,6 +72,30 @@ def test_a_tuner_that_works_is_taken_but_by_zero_3_where_it_needs_whole_weights(
         load("deepspeed: {zero_stage: 3}\n", text=sweep_of(tuner))
 
 
+@pytest.mark.parametrize(
+    ("options", "more", "expected"),
+    [
+        ("r: 8", "", "8: methods.1.options.r: 8 is not allowed; is not read by adalora, whose ranks are init_r and"),
+        (
+            "target_r: 12",
+            "",
+            "8: methods.1.options.target_r: 12 is not allowed; target_r 12 must be less than init_r 12",
+        ),
+        ("tinit: -1", "", "8: methods.1.options.tinit: -1 is not allowed; must be a whole number, 0 or more"),
+        ("total_step: 90", "training: {steps: 60}", "more than the 60 steps of a run; leave it out"),
+        ("tinit: 30, tfinal: 30", "training: {steps: 60}", "leave no step to prune ranks by; lower tinit or tfinal"),
+        (
+            "",
+            "training: {keep: best, validate_steps: 5}",
+            '7: methods.1.tuner: "adalora" is not allowed with training.keep',
+        ),
+    ],
+)
+def test_adalora_has_to_prune_its_ranks(problems: Problems, options: str, more: str, expected: str) -> None:
+    (line,) = problems(f"{more}\n", text=sweep_of("adalora", options))
+    assert expected in line
+
+
 def test_searched_tuners_and_options_are_looked_at_too(problems: Problems, load: Load) -> None:
     space = (
         "search: {space: {peft.options: {choice: [{r: 4}, {r: 8, bias: all}]}, peft.tuner: {choice: [hra, poly]}}}\n"

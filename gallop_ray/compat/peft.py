@@ -1,6 +1,6 @@
-"""PEFT: its conversion of module names from earlier versions, the modules it refuses by name, AdaLoRA's allocator."""
+"""PEFT: names that it converts, modules that it refuses, weights that LoRA's inits change, AdaLoRA's allocator."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from peft.tuners import tuners_utils
 from peft.tuners.adalora.layer import RankAllocator
 from peft.tuners.adalora.model import AdaLoraModel
+from peft.tuners.lora import LoraLayer
 from peft.utils import transformers_weight_conversion as conversion
 from torch import nn
 
@@ -16,6 +17,7 @@ from gallop_ray.compat.probe import require
 _CONVERT = "convert_peft_config_for_transformers"
 _REFUSES = "_check_lora_target_modules_mamba"
 _ALLOCATOR = "rankallocator"
+_INITS = ("pissa_init", "olora_init")
 
 
 def probe() -> None:
@@ -25,6 +27,7 @@ def probe() -> None:
         {
             f"transformers_weight_conversion.{_CONVERT}": lambda: getattr(conversion, _CONVERT),
             f"tuners_utils.{_REFUSES}": lambda: getattr(tuners_utils, _REFUSES),
+            **{f"LoraLayer.{name}": partial(getattr, LoraLayer, name) for name in _INITS},
             f"AdaLoraModel.{_ALLOCATOR}": lambda: _ALLOCATOR in AdaLoraModel.__init__.__code__.co_names,
             **{f"RankAllocator.{name}": partial(_resets, name) for name in ("ipt", "exp_avg_ipt", "exp_avg_unc")},
             "RankAllocator.update_and_allocate": lambda: RankAllocator.update_and_allocate,
@@ -45,6 +48,30 @@ def names_as_they_are() -> Iterator[None]:
         yield
     finally:
         setattr(conversion, _CONVERT, before)
+
+
+@contextmanager
+def weights_as_they_are() -> Iterator[None]:
+    """Context manager: where LoRA begins with a part of a weight, PEFT does not subtract that from the weight."""
+    before = {name: getattr(LoraLayer, name) for name in _INITS}
+    for name, init in before.items():
+        setattr(LoraLayer, name, _then_put_back(init))
+    try:
+        yield
+    finally:
+        for name, init in before.items():
+            setattr(LoraLayer, name, init)
+
+
+def _then_put_back(init: Callable[..., None]) -> Callable[..., None]:
+    def initialize(layer: Any, *args: Any, **options: Any) -> None:
+        weight = layer.get_base_layer().weight
+        place, values = weight.data, weight.data.clone()
+        init(layer, *args, **options)
+        place.copy_(values)  # olora has written into it
+        weight.data = place
+
+    return initialize
 
 
 def takes(config: Any, model: nn.Module, module: str) -> bool:

@@ -109,7 +109,7 @@ def attach_peft(model: Any, request: Request, trained: Collection[str]) -> PeftA
     assert isinstance(method, PeftMethod)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(request.metadata["seed"]))  # some tuners draw projections and do not save them
-        return method.attach(model)
+        return method.attach_again(model)
 
 
 def _from_peft(request: Request) -> tuple[Any, dict[str, Tensor]]:

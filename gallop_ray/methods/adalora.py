@@ -86,7 +86,7 @@ class AdaLoraAttachment(PeftAttachment):
         return means | {f"{_RANKS}{name}": torch.tensor(kept) for name, kept in ranks.items()}
 
     def recall(self, kept: Mapping[str, Tensor]) -> None:
-        """See Adapting."""
+        """See Keeping."""
         self._allocator.reset_ipt()
         for kind, values in self._means():
             for name, p in zip(self._names, self.parameters, strict=True):

@@ -41,10 +41,15 @@ class Adapting(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class Keeping(Protocol):
+    """An attachment with state beside its parameters."""
+
     def kept(self) -> dict[str, Tensor]:
         """Its state beside the parameters, by names that are the same in every attempt: a part of checkpoints."""
         ...
 
     def recall(self, kept: Mapping[str, Tensor]) -> None:
-        """Continue from what kept() gave."""
+        """Continue from what kept() gave; called once it is attached, before the parameters are restored."""
         ...

@@ -86,12 +86,21 @@ REFUSED_OPTIONS: Mapping[str, str] = {
 }
 """Why an option of any tuner is refused."""
 REFUSED_INITS: Mapping[str, str] = {
-    **dict.fromkeys(("pissa", "olora", "loftq"), _CHANGES_BASE),
+    "loftq": _CHANGES_BASE,
     "eva": "needs a pass over the data before training, and would train the default initialisation",
     "corda": f"needs a pass over the data before training, and {_CHANGES_BASE}",
     "lora_ga": f"needs gradients before training, and {_CHANGES_BASE}",
 }
 """Why a value of init_lora_weights is refused."""
+
+
+STARTS = ("pissa", "olora")
+"""Values of init_lora_weights with which LoRA begins with a part of the weights, which stay as they are."""
+
+
+def starts_from_weights(options: Mapping[str, Any]) -> bool:
+    """Whether LoRA with these options does so."""
+    return _kind(options.get("init_lora_weights")) in STARTS
 
 
 def refused_tuner(name: str) -> str | None:
@@ -109,14 +118,15 @@ def refused_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, REFUSED_OPTIONS[name]
         elif name == "bias" and value != "none":
             yield name, "trains biases of the base model, which its adapter would not tell; must be none"
-        elif name == "init_lora_weights" and (reason := _refused_init(value)):
+        elif name == "use_dora" and value and starts_from_weights(options):
+            yield name, f"{_kind(options['init_lora_weights'])} beside it would be of other weights; leave out one"
+        elif name == "init_lora_weights" and (reason := REFUSED_INITS.get(_kind(value))):
             yield name, f"{reason}; leave it out, or use gaussian or orthogonal"
 
 
-def _refused_init(value: object) -> str | None:
+def _kind(value: object) -> str:
     # pissa_niter_16 says how it is computed, and lower() is PEFT's for some of the names.
-    kind = str(value).lower().partition("_niter_")[0]
-    return REFUSED_INITS.get(kind)
+    return str(value).lower().partition("_niter_")[0]
 
 
 def refused_beside(name: str, options: Mapping[str, Any]) -> str | None:
@@ -127,6 +137,8 @@ def refused_beside(name: str, options: Mapping[str, Any]) -> str | None:
         return f"it computes with the weights themselves; beside a mask there are {', '.join(BESIDE)}"
     if options.get("use_dora"):
         return "use_dora computes with the weights themselves; use the part dora"
+    if starts_from_weights(options):
+        return "init_lora_weights takes a part of the weights themselves; leave it out"
     return next((f"{option} {why}" for option, why in refused_options(options)), None)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment, MaskMethod, RefreshedMethod, TunerMethod, make_method
 from gallop_ray.methods.full import FullAttachment
-from gallop_ray.methods.hooks import Adapting
+from gallop_ray.methods.hooks import Adapting, Keeping
 from gallop_ray.methods.hybrid import Hybrid, HybridAttachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
@@ -85,7 +85,9 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
         else:
             assert isinstance(method, TunerMethod)
             with context.phases.phase("attaching"):
-                attachment = method.attach(model)
+                attachment = method.attach(model) if checkpoint is None else method.attach_again(model)
+                if checkpoint is not None and isinstance(attachment, Keeping):
+                    attachment.recall(checkpoint.kept)  # before the decay looks where the parameters begin
                 what = Attached(attachment, decay=_decay(attachment, context.training))
         try:
             with context.phases.phase("attaching"):

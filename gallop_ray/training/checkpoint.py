@@ -16,7 +16,7 @@ from gallop_ray.disk.bucket.tree import present, share
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import opened
 from gallop_ray.methods import Attachment
-from gallop_ray.methods.hooks import Adapting
+from gallop_ray.methods.hooks import Keeping
 from gallop_ray.sparse.checked import load_whole, save_checked
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
@@ -60,7 +60,7 @@ class Checkpoint:
     state, shared: as OptimizerState reads them. random: by device, the random states of all ranks (ranks, n) uint8.
     mask: the entries trained at that moment, empty for other methods. touched: where the mask was refreshed, by matrix,
     all entries ever trained and their values. best: the best step, where it is kept and one was measured. interim: of
-    a paused run. kept: what an attachment keeps beside its parameters (Adapting).
+    a paused run. kept: what an attachment keeps beside its parameters (Keeping).
     """
 
     step: int
@@ -175,16 +175,13 @@ def take_checkpoint(
         mask = Mask(dict(zip(names, delta.indices, strict=True)))
         if delta.refreshed:
             touched = dict(zip(names, zip(delta.touched, delta.touched_values(), strict=True), strict=True))
-    kept = attachment.kept() if isinstance(attachment, Adapting) else {}
+    kept = attachment.kept() if isinstance(attachment, Keeping) else {}
     return Checkpoint(step, loss, state, shared, _random_states(), mask, touched, best, kept=kept)
 
 
-def restore(checkpoint: Checkpoint, optimizer: OptimizerState, attachment: Attachment) -> None:
-    """Restore optimizer, attachment and random states. Collective."""
+def restore(checkpoint: Checkpoint, optimizer: OptimizerState) -> None:
+    """Restore optimizer and random states; the caller then calls the attachment's write(). Collective."""
     optimizer.write(checkpoint.state, checkpoint.shared)
-    attachment.write()  # the weights of a new attempt are still the base's
-    if isinstance(attachment, Adapting):
-        attachment.recall(checkpoint.kept)
     for device, states in checkpoint.random.items():
         # With another number of ranks no state is this rank's own, and all take the first.
         state = states[rank() if len(states) == world_size() else 0].clone()

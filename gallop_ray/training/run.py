@@ -215,7 +215,8 @@ def _go_on(
     context: RunContext, attachment: Attachment, engine: Engine, checkpoint: Checkpoint, validation: Validation
 ) -> TrainState:
     validation.recall(checkpoint.best)  # first: it leaves the best step's values in the parameters
-    restore(checkpoint, engine.state(attachment.parameters), attachment)
+    restore(checkpoint, engine.state(attachment.parameters))
+    attachment.write()  # the weights of a new attempt are still the base's
     steps = optimizer_steps(context.training, len(context.resident.epoch))
     state = TrainState(steps, step=checkpoint.step, kept=checkpoint.step, loss=checkpoint.loss)
     if (kept := checkpoint.interim) is not None:

@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 
 from tests.exports.test_export import DTYPES, export, seen
 from tests.exports.trained import Trained, logits, save_base, train
+from tests.methods.test_lora_starts import STARTS
 
 ADALORA = {"tuner": "adalora", "options": {"init_r": 4, "target_r": 2, "tfinal": 1, "lora_alpha": 32}}
 TUNERS: dict[str, dict[str, Any]] = {
     "adalora": {"type": "peft", "name": "adalora", **ADALORA},
+    **{name: {"type": "peft", "name": name, "tuner": "lora", "options": o} for name, o in STARTS.items()},
 }
 
 
@@ -59,3 +61,8 @@ def test_a_pruned_adapter_holds_the_ranks_that_are_left(tuned: Trained, tmp_path
         matrix = f"base_model.model.{name}"
         assert tensors[matrix].shape == (sum(kept), 1)
         assert tensors[f"{matrix[:-1]}A"].shape[0] == tensors[f"{matrix[:-1]}B"].shape[1] == sum(kept)
+
+
+def test_lora_from_a_part_of_the_weights_leaves_as_plain_lora_of_twice_the_rank(tuned: Trained, tmp_path: Path) -> None:
+    config = json.loads((export(tuned, "pissa", "peft", tmp_path / "peft") / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 16, True)

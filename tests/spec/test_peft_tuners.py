@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from gallop_ray.methods.peft import refused_by_peft
 from gallop_ray.preflight import sweep_checks
 from gallop_ray.spec.load import load_sweep
+from gallop_ray.spec.other_methods import HybridSpec
 from gallop_ray.spec.peft_tuners import REFUSED, WHOLE, WORKING
 from gallop_ray.spec.problems import SweepFileError
 from tests.spec.conftest import Load, Problems
@@ -39,10 +41,7 @@ def test_a_tuner_that_needs_more_is_refused_with_what_to_use(problems: Problems,
     ("options", "expected"),
     [
         ("modules_to_save: [lm_head]", "trains copies of whole modules"),
-        ("init_lora_weights: pissa", "changes the base model's own weights"),
-        ("init_lora_weights: pissa_niter_16", "changes the base model's own weights"),
-        ("init_lora_weights: OLoRA", "changes the base model's own weights"),
-        ("init_lora_weights: loftq", "changes the base model's own weights"),
+        ("init_lora_weights: LoftQ", "changes the base model's own weights"),
         ("init_lora_weights: eva", "needs a pass over the data before training"),
         ("init_lora_weights: corda", "needs a pass over the data before training"),
         ("init_lora_weights: lora_ga", "needs gradients before training"),
@@ -137,6 +136,16 @@ def test_what_peft_takes_passes(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(sweep_of("lora", "r: 4, init_lora_weights: gaussian"), encoding="utf-8")
     assert load_sweep(path, (), refused_by_peft).methods[1].name == "peft"
+    path.write_text(sweep_of("lora", "r: 4, init_lora_weights: pissa_niter_16"), encoding="utf-8")
+    assert load_sweep(path, (), refused_by_peft).methods[1].name == "peft"
+
+
+def test_a_part_of_the_weights_is_no_beginning_for_dora_or_beside_a_mask(problems: Problems) -> None:
+    (line,) = problems(text=sweep_of("lora", "use_dora: true, init_lora_weights: olora"))
+    assert "methods.1.options.use_dora: true is not allowed; olora beside it would be of other weights" in line
+    part = {"type": "peft", "tuner": "lora", "options": {"init_lora_weights": "pissa"}}
+    with pytest.raises(ValidationError, match="init_lora_weights takes a part of the weights themselves"):
+        HybridSpec.model_validate({"parts": [{"type": "gallop"}, part]})
 
 
 def test_doctor_tries_the_options_on_the_model(load: Load) -> None:
@@ -153,7 +162,7 @@ def test_doctor_tries_the_options_on_the_model(load: Load) -> None:
 
 def test_a_file_with_tuners_that_change_the_base_ends_before_anything_is_spent(tmp_path: Path) -> None:
     methods = [
-        {"type": "peft", "name": "pissa", "tuner": "lora", "options": {"r": 4, "init_lora_weights": "pissa"}},
+        {"type": "peft", "name": "loftq", "tuner": "lora", "options": {"r": 4, "init_lora_weights": "loftq"}},
         {"type": "peft", "name": "head", "tuner": "lora", "options": {"r": 4, "modules_to_save": ["lm_head"]}},
         {"type": "gallop"},
     ]

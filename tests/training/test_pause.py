@@ -23,6 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lift": {"density": 0.05, "refresh_every": 3},
     "lora": {"rank": 2, "dropout": 0.1},
     "full": {},
+    "pissa": {"type": "peft", "tuner": "lora", "options": {"r": 2, "lora_alpha": 2, "init_lora_weights": "pissa"}},
     "adalora": {
         "type": "peft",
         "tuner": "adalora",
@@ -89,7 +90,7 @@ def alone_and_in_turn(
     [
         (2, 1, "float32", ("gallop", "lora"), (2, 5), False),
         (2, 1, "float32", ("lift", "full"), (2, 5), True),
-        (2, 1, "float32", ("adalora", "lora"), (3, 5), False),
+        (2, 1, "float32", ("adalora", "pissa"), (3, 5), False),
         pytest.param(1, 1, "bfloat16", ("adalora", "full"), (2, 4), True, marks=pytest.mark.long),
         (2, 3, "bfloat16", ("gallop", "lora"), (4,), True),
         (2, 3, "bfloat16", ("lift", "full"), (4,), False),

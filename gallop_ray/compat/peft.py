@@ -66,6 +66,8 @@ def weights_as_they_are() -> Iterator[None]:
 def _then_put_back(init: Callable[..., None]) -> Callable[..., None]:
     def initialize(layer: Any, *args: Any, **options: Any) -> None:
         weight = layer.get_base_layer().weight
+        if weight.is_meta:  # an estimate, which needs shapes alone
+            return
         place, values = weight.data, weight.data.clone()
         init(layer, *args, **options)
         place.copy_(values)  # olora has written into it

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from gallop_ray.methods import TunerMethod, make_method
 from gallop_ray.methods.lora_starts import START
+from gallop_ray.spec.other_methods import PeftSpec
 from gallop_ray.tasks.encode import answer_loss, collate
 from gallop_ray.testing import Case, check_case
 from gallop_ray.training.attach import attached
@@ -94,3 +96,15 @@ def test_it_begins_and_trains_as_in_plain_peft(ranks: Callable, start: str, worl
 @pytest.mark.parametrize("start", ["pissa_niter", pytest.param("olora", marks=pytest.mark.long)])
 def test_it_keeps_the_contract(start: str, case: Case) -> None:
     check_case(case, "peft", {"tuner": "lora", "options": STARTS[start]}, learning_rate=3e-3)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_estimates_need_no_weights(start: str) -> None:
+    whole, shapes = (make_method(PeftSpec(tuner="lora", options=STARTS[start])) for _ in range(2))
+    assert isinstance(whole, TunerMethod)
+    assert isinstance(shapes, TunerMethod)
+    counts = [
+        sum(p.numel() for p in method.attach(model).parameters)
+        for method, model in ((whole, tiny.model()), (shapes, tiny.model().to("meta")))
+    ]
+    assert counts[0] == counts[1] > 0

@@ -64,11 +64,15 @@ class AdaLoraAttachment(PeftAttachment):
         weight: float = self._config.orth_reg_weight
         return weight * torch.stack(terms).mean()
 
+    def takes_gradients(self, step: int) -> bool:
+        """Until the last pruning. See Adapting."""
+        return step <= self._schedule.last_pruning
+
     def after_step(self, step: int, gradients: Sequence[Tensor], masters: Masters) -> None:
         """Measure importance, and prune; after the last pruning, keep the pruned at 0. See Adapting."""
         last = self._schedule.last_pruning
-        shown = _Shown(self._names, self.parameters, gradients)
         if step <= last:
+            shown = _Shown(self._names, self.parameters, gradients)
             _, found = self._allocator.update_and_allocate(shown, step, force_mask=step == last)
             if found is None:
                 return

@@ -34,10 +34,15 @@ class Adapting(Protocol):
         """Called once it is attached. steps: of the whole run. Raises ValueError where they are too few."""
         ...
 
+    def takes_gradients(self, step: int) -> bool:
+        """Whether after_step() reads the gradients of optimizer step `step` (1, 2, ...); the same on every rank."""
+        ...
+
     def after_step(self, step: int, gradients: Sequence[Tensor], masters: Masters) -> None:
         """Called after optimizer step `step` (1, 2, ...) on every rank.
 
-        gradients: float32, of `parameters`, complete and as the optimizer has taken them, the same on every rank.
+        gradients: float32, of `parameters`, complete and as the optimizer has taken them, the same on every rank; none
+        unless takes_gradients().
         """
         ...
 

@@ -1,7 +1,7 @@
-"""Which PEFT tuners a sweep can use: those that only have to be attached and trained; each was tried with PEFT 0.21.
+"""Which PEFT tuners a sweep can use; each was tried with PEFT 0.21.
 
-A tuner works here if only its own parameters are trained, only by the loss of the answers, and removing it restores the
-base model.
+A tuner works here if only its own parameters are trained, all that it needs beside the loss of the answers is done, and
+removing it restores the base model.
 """
 
 from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ BESIDE = ("c3a", "fourierft", "ia3", "loha", "lokr", "lora", "randlora", "vblora
 _LORA = "use lora or dora"
 _PROMPTS = "it puts tokens of its own before the prompt, where answers are not looked for yet"
 REFUSED: Mapping[str, str] = {
-    "adamss": f"its subspaces would never be reallocated; {_LORA}",
+    "adamss": f"its matrices have the sizes of clusters of weights, which no estimate or export has; {_LORA}",
     "adaption_prompt": f"it fits whole attention blocks of some models and cannot be taken off again; {_LORA}",
     "cartridge": f"it trains a cache of keys and values, which is not passed on; {_LORA}",
     "cpt": f"{_PROMPTS}, and its loss is one of its own; {_LORA}",
@@ -65,7 +65,6 @@ REFUSED: Mapping[str, str] = {
 """Why a tuner is refused, and what to use instead."""
 
 _OURS = "is set by gallop-ray; leave it out"
-_NEEDS_LOSS = "adds a term to the loss, which would be left out"
 _CHANGES_BASE = "changes the base model's own weights, which its adapter would not tell"
 REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("task_type", "peft_type", "peft_version", "auto_mapping"), _OURS),
@@ -78,8 +77,8 @@ REFUSED_OPTIONS: Mapping[str, str] = {
     "corda_config": "needs a pass over the data before training; leave it out",
     "lora_ga_config": "needs gradients before training; leave it out",
     "loftq_config": f"{_CHANGES_BASE}; leave it out",
-    "kasa_config": f"{_NEEDS_LOSS}; leave it out",
-    "monteclora_config": f"{_NEEDS_LOSS}; leave it out",
+    "kasa_config": f"takes singular values out of the weights, so that it {_CHANGES_BASE}; leave it out",
+    "monteclora_config": "draws its noise from a buffer that no checkpoint holds; leave it out",
     "megatron_config": "needs a model that Megatron runs; leave it out",
     "alora_invocation_tokens": "needs the place of these tokens with every example; leave it out",
     "use_qalora": "needs a quantised model; leave it out",

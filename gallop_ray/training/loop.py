@@ -143,7 +143,8 @@ def _step(
         loss = _loss(context.resident.losses(engine, part), part, batch, context)
         losses.append(loss.detach())  # that of the answers, which other methods have, too
         engine.backward(loss + attachment.regularizer() if isinstance(attachment, Regularized) else loss)
-        if isinstance(attachment, Adapting) and len(losses) == len(parts):
+        last = len(losses) == len(parts)
+        if last and isinstance(attachment, Adapting) and attachment.takes_gradients(state.step + 1):
             taken = engine.gradients(attachment.parameters, context.training.clip_norm)
         stepped = engine.step(rate)
         assert stepped == (len(losses) == len(parts)), "a batch is one optimizer step, at its last micro-batch"

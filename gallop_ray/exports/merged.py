@@ -1,6 +1,6 @@
 """A trained model as an ordinary transformers folder, independent of how it was trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from gallop_ray.disk.tensors import DELTA, FULL, HYBRID, PEFT
 from gallop_ray.exports.peft_folder import attach_peft
 from gallop_ray.exports.request import Request
 from gallop_ray.methods.hybrid import tensors_of_parts
-from gallop_ray.methods.peft import on_disk
+from gallop_ray.methods.peft import PeftAttachment
 from gallop_ray.sparse.adapter import add_delta, apply_adapter, refuse_misfit, refuse_other_base, refuse_other_settings
 from gallop_ray.sparse.checked import load_whole
 from gallop_ray.training.models import load_model
@@ -37,7 +37,7 @@ def _merge_delta(model: Any, request: Request) -> Any:
 def _merge_peft(model: Any, request: Request) -> Any:
     refuse_other_base(model, request.run.adapter, request.metadata)
     saved, _ = load_whole(request.run.adapter)
-    return _filled(attach_peft(model, request, saved), saved).merge_and_unload()
+    return _merged(attach_peft(model, request, saved), saved)
 
 
 def _merge_hybrid(model: Any, request: Request) -> Any:
@@ -46,19 +46,15 @@ def _merge_hybrid(model: Any, request: Request) -> Any:
     weights = dict(model.named_parameters())
     refuse_misfit(request.run.adapter, delta, {name: weight.numel() for name, weight in weights.items()})
     # As in the run: the tuner is made from the base, and the delta lies under it.
-    wrapped = attach_peft(model, request, saved)
+    attachment = attach_peft(model, request, saved)
     add_delta(weights, delta)
-    return _filled(wrapped, saved).merge_and_unload()
+    return _merged(attachment, saved)
 
 
-@torch.no_grad()
-def _filled(wrapped: Any, saved: dict[str, Tensor]) -> Any:
-    """A wrapped model with its tuner's parameters as they were saved."""
-    for name, parameter in wrapped.named_parameters():
-        if parameter.requires_grad:
-            parameter.copy_(saved.pop(on_disk(name)))
-    assert not saved, f"{sorted(saved)} have no place in the adapter"
-    return wrapped
+def _merged(attachment: PeftAttachment, saved: Mapping[str, Tensor]) -> Any:
+    attachment.fill(saved)
+    module: Any = attachment.module
+    return module.merge_and_unload()
 
 
 @torch.no_grad()

@@ -16,8 +16,9 @@ from gallop_ray.disk.tensors import DELTA, PEFT
 from gallop_ray.exports.lora import to_lora
 from gallop_ray.exports.request import Request
 from gallop_ray.exports.shira import to_shira
-from gallop_ray.methods import TunerMethod, make_method
+from gallop_ray.methods import make_method
 from gallop_ray.methods.hybrid import Hybrid
+from gallop_ray.methods.peft import PeftAttachment, PeftMethod
 from gallop_ray.sparse.adapter import apply_adapter, load_adapter, refuse_misfit, refuse_other_base
 from gallop_ray.sparse.candidates import note_reached
 from gallop_ray.sparse.checked import load_whole
@@ -35,7 +36,9 @@ def write_peft(request: Request, folder: Path) -> None:
     config, tensors = _CONVERT[request.metadata["format"]](request)
     _write(request, folder, config, tensors)
     if request.metadata["format"] == PEFT:
-        _refuse_unread(request, folder)
+        # PEFT cannot resize the layers of an AdaLoRA adapter on the meta device.
+        whole = getattr(config, "rank_pattern", None)
+        _refuse_unread(request, folder, load_model(request.model)[0] if whole else meta_model(request.model))
 
 
 def write_lora(request: Request, folder: Path) -> None:
@@ -72,7 +75,7 @@ def _write(
     save_file(tensors, folder / "adapter_model.safetensors", metadata=metadata)
 
 
-def _refuse_unread(request: Request, folder: Path) -> None:
+def _refuse_unread(request: Request, folder: Path, model: Any) -> None:
     """Raise ValueError where PEFT would drop parts of what was written, which it only warns about.
 
     It renames the weights of some models while reading them, and then does not find them.
@@ -80,7 +83,7 @@ def _refuse_unread(request: Request, folder: Path) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            peft.PeftModel.from_pretrained(meta_model(request.model), str(folder))
+            peft.PeftModel.from_pretrained(model, str(folder))
         except Exception as error:  # where it takes names for those of an earlier transformers, sizes do not fit
             reason = first_line(error)
             raise ValueError(
@@ -92,8 +95,8 @@ def _refuse_unread(request: Request, folder: Path) -> None:
         raise ValueError(f"{request.run.path} has no PEFT form that PEFT reads: it loses {name}; use --to merged")
 
 
-def attach_peft(model: Any, request: Request, trained: Collection[str]) -> Any:
-    """`model` wrapped as by the run's method, with the parameters as before training.
+def attach_peft(model: Any, request: Request, trained: Collection[str]) -> PeftAttachment:
+    """The attachment of the run's method to `model`, with the parameters as before training.
 
     trained: the names of its parameters on disk, which show the modules that text reached in the run.
     """
@@ -103,15 +106,15 @@ def attach_peft(model: Any, request: Request, trained: Collection[str]) -> Any:
     method = make_method(spec)
     if isinstance(method, Hybrid):
         method = method.tuner
-    assert isinstance(method, TunerMethod)
+    assert isinstance(method, PeftMethod)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(request.metadata["seed"]))  # some tuners draw projections and do not save them
-        return method.attach(model).module
+        return method.attach_again(model)
 
 
 def _from_peft(request: Request) -> tuple[Any, dict[str, Tensor]]:
     saved = load_whole(request.run.adapter)[0]
-    return attach_peft(meta_model(request.model), request, saved).peft_config["default"], saved
+    return attach_peft(meta_model(request.model), request, saved).exported(saved, request.metadata)
 
 
 def _delta(request: Request) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:

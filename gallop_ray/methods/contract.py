@@ -202,3 +202,10 @@ class TunerMethod(ABC):
     @abstractmethod
     def attach(self, model: nn.Module) -> Attachment:
         """Attach trainable parameters to the model; torch's random state is seeded by the run."""
+
+    def attach_again(self, model: nn.Module) -> Attachment:
+        """The same for parameters that are then read from a file, with what the attachment keeps (Keeping).
+
+        A method may leave out what only finds their first values.
+        """
+        return self.attach(model)

@@ -19,8 +19,9 @@ from gallop_ray.methods.contract import TunerMethod
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.checked import save_checked
 from gallop_ray.sparse.weights import gather, is_split, rank
+from gallop_ray.spec import adalora
 from gallop_ray.spec.other_methods import HybridSpec, PeftSpec
-from gallop_ray.spec.peft_tuners import peft_variants
+from gallop_ray.spec.peft_tuners import peft_variants, starts_from_weights
 from gallop_ray.spec.problems import Path as FieldPath
 from gallop_ray.spec.problems import did_you_mean
 from gallop_ray.spec.schema import Sweep
@@ -80,6 +81,19 @@ class PeftAttachment:
         if rank() == 0:
             save_checked(path, tensors, {"format": PEFT, **metadata})
 
+    @torch.no_grad()
+    def fill(self, saved: Mapping[str, Tensor]) -> None:
+        """Put what `save` wrote into the parameters."""
+        trained = {on_disk(name): p for name, p in self.module.named_parameters() if p.requires_grad}
+        assert saved.keys() == trained.keys(), f"{sorted(saved.keys() ^ trained.keys())} are only on one side"
+        for name, p in trained.items():
+            p.copy_(saved[name])
+
+    def exported(self, saved: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[Any, dict[str, Tensor]]:
+        """What `save` wrote, as PEFT's configuration and the tensors of its file."""
+        config: Any = self.module.peft_config["default"]
+        return config, saved
+
     def detach(self) -> None:
         """Put the base's own layers back; base_guard compares what is left with what was."""
         self.module.unload()
@@ -97,6 +111,14 @@ class PeftMethod(TunerMethod):
     def config(self, model: nn.Module) -> "peft.PeftConfig":
         """PEFT's configuration for this model. Raises ValueError for options that PEFT refuses."""
 
+    def wrap(self, model: nn.Module, config: "peft.PeftConfig") -> PeftAttachment:
+        """The model with the adapter."""
+        return PeftAttachment(model, config)
+
+    def attach_again(self, model: nn.Module) -> PeftAttachment:
+        """See TunerMethod."""
+        return self.attach(model)
+
     def attach(self, model: nn.Module) -> PeftAttachment:
         """Raises ValueError where PEFT refuses the model or the options; the model may then be half wrapped."""
         import peft
@@ -106,7 +128,7 @@ class PeftMethod(TunerMethod):
         config = self.config(model)
         try:
             with names_as_they_are() if self.names_targets else nullcontext():
-                return PeftAttachment(model, config)
+                return self.wrap(model, config)
         except _REFUSALS as error:
             raise ValueError(
                 f"PEFT's {peft.PeftType(config.peft_type).value.lower()} does not fit this model: {_first_line(error)}"
@@ -162,6 +184,7 @@ class Peft(PeftMethod):
     def __init__(self, spec: PeftSpec) -> None:
         super().__init__(spec)
         self._options = spec.options
+        self._begins: dict[str, Any] = {}
         self._made()
 
     @property
@@ -178,6 +201,26 @@ class Peft(PeftMethod):
             config.target_modules = set(_modules(model, self.spec.target_modules, config))
         made: peft.PeftConfig = config
         return made
+
+    def wrap(self, model: nn.Module, config: "peft.PeftConfig") -> PeftAttachment:
+        """The model with the adapter, of the tuner's own kind where it needs hooks."""
+        if self.spec.tuner.lower() == adalora.NAME:
+            from gallop_ray.methods.adalora import AdaLoraAttachment
+
+            return AdaLoraAttachment(model, config, self._options)
+        if starts_from_weights(self._options):
+            from gallop_ray.methods.lora_starts import StartedLoraAttachment
+
+            return StartedLoraAttachment(model, config)
+        return super().wrap(model, config)
+
+    def attach_again(self, model: nn.Module) -> PeftAttachment:
+        """As attach, but without taking weights apart for first values. See TunerMethod."""
+        if not starts_from_weights(self._options):
+            return self.attach(model)
+        plain = type(self)(self.spec)
+        plain._begins = {"init_lora_weights": True}
+        return plain.attach(model)
 
     @property
     def _class(self) -> Any:
@@ -198,12 +241,14 @@ class Peft(PeftMethod):
 
     def _made(self, **more: int) -> Any:
         known = [field.name for field in fields(self._class) if field.init]
+        if "total_step" in known and self._options.get("total_step") is None:
+            more["total_step"] = adalora.SOME_STEPS
         for name in self._options:
             if name not in known:
                 hint = did_you_mean(name, known) or f"; it has {', '.join(known)}"
                 raise ValueError(f"PEFT's {self.spec.tuner} has no option {name}{hint}")
         try:
-            return self._class(task_type="CAUSAL_LM", **self._options, **more)
+            return self._class(task_type="CAUSAL_LM", **{**self._options, **more, **self._begins})
         except _REFUSALS as error:
             raise ValueError(f"PEFT's {self.spec.tuner}: {_first_line(error)}") from None
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gallop_ray.spec.adalora_checks import adalora_prunes
 from gallop_ray.spec.deepspeed_checks import deepspeed_extra, extra_without_effect, offload_stages
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
@@ -337,6 +338,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("methods", "search", "budget"), first_points_are_tried),
     (("methods", "search.space"), lora_has_one_scale),
     (("methods", "search.space", "deepspeed.zero_stage"), tuners_work),
+    (("methods", "search.space", "training"), adalora_prunes),
     (("training.keep", "training.validate_steps", "methods", "objective", "search"), best_can_be_kept),
     (("training.decay_to", "training.weight_decay", "methods", "search"), decay_decays),
     (("training.optimizer", "methods", "search"), entries_have_ages),

@@ -1,12 +1,13 @@
-"""Which PEFT tuners a sweep can use: those that only have to be attached and trained; each was tried with PEFT 0.21.
+"""Which PEFT tuners a sweep can use; each was tried with PEFT 0.21.
 
-A tuner works here if only its own parameters are trained, only by the loss of the answers, and removing it restores the
-base model.
+A tuner works here if only its own parameters are trained, all that it needs beside the loss of the answers is done, and
+removing it restores the base model.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gallop_ray.spec import adalora
 from gallop_ray.spec.configuration import space_keys
 from gallop_ray.spec.other_methods import HybridSpec, PeftSpec
 from gallop_ray.spec.problems import Finding, Path, did_you_mean, shown
@@ -14,14 +15,34 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import extremes
 
 WORKING = (
-    *("beft", "boft", "c3a", "deft", "delora", "fourierft", "frod", "glora", "gralora", "hira", "hra", "ia3", "lily"),
+    *(
+        "adalora",
+        "beft",
+        "boft",
+        "c3a",
+        "deft",
+        "delora",
+        "fourierft",
+        "frod",
+        "glora",
+        "gralora",
+        "hira",
+        "hra",
+        "ia3",
+        "lily",
+    ),
     *("ln_tuning", "loha", "lokr", "lora", "miss", "oft", "osf", "peanut", "psoft", "pvera", "randlora", "road"),
     *("shira", "supertuning", "tinylora", "trainable_tokens", "unilora", "vblora", "vera", "waveft"),
 )
 """Tuners that fulfil the contract of methods; its tests run over them."""
 
-WHOLE = (*("deft", "delora", "frod", "ln_tuning", "loha", "osf", "supertuning", "tinylora", "trainable_tokens"),)
-"""Tuners that read complete weights, which ZeRO-3 splits: they fail there, or do not learn."""
+_READS_WEIGHTS = "it computes with whole weights when it attaches"
+WHOLE: Mapping[str, str] = {
+    **dict.fromkeys(("deft", "delora", "frod", "ln_tuning", "loha", "osf", "supertuning"), _READS_WEIGHTS),
+    **dict.fromkeys(("tinylora", "trainable_tokens"), _READS_WEIGHTS),
+    adalora.NAME: "its loss and its ranks are made of whole parameters and gradients",
+}
+"""Tuners that need complete weights, which ZeRO-3 splits, with the reason: they fail there, or do not learn."""
 
 BESIDE = ("c3a", "fourierft", "ia3", "loha", "lokr", "lora", "randlora", "vblora", "vera", "waveft")
 """Tuners that read a weight only by calling its layer, so that entries of it can be trained beside them."""
@@ -29,8 +50,7 @@ BESIDE = ("c3a", "fourierft", "ia3", "loha", "lokr", "lora", "randlora", "vblora
 _LORA = "use lora or dora"
 _PROMPTS = "it puts tokens of its own before the prompt, where answers are not looked for yet"
 REFUSED: Mapping[str, str] = {
-    "adalora": f"its ranks would never be reallocated, nor its regularisation added to the loss; {_LORA}",
-    "adamss": f"its subspaces would never be reallocated; {_LORA}",
+    "adamss": f"its matrices have the sizes of clusters of weights, which no estimate or export has; {_LORA}",
     "adaption_prompt": f"it fits whole attention blocks of some models and cannot be taken off again; {_LORA}",
     "cartridge": f"it trains a cache of keys and values, which is not passed on; {_LORA}",
     "cpt": f"{_PROMPTS}, and its loss is one of its own; {_LORA}",
@@ -45,7 +65,6 @@ REFUSED: Mapping[str, str] = {
 """Why a tuner is refused, and what to use instead."""
 
 _OURS = "is set by gallop-ray; leave it out"
-_NEEDS_LOSS = "adds a term to the loss, which would be left out"
 _CHANGES_BASE = "changes the base model's own weights, which its adapter would not tell"
 REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("task_type", "peft_type", "peft_version", "auto_mapping"), _OURS),
@@ -58,20 +77,29 @@ REFUSED_OPTIONS: Mapping[str, str] = {
     "corda_config": "needs a pass over the data before training; leave it out",
     "lora_ga_config": "needs gradients before training; leave it out",
     "loftq_config": f"{_CHANGES_BASE}; leave it out",
-    "kasa_config": f"{_NEEDS_LOSS}; leave it out",
-    "monteclora_config": f"{_NEEDS_LOSS}; leave it out",
+    "kasa_config": f"takes singular values out of the weights, so that it {_CHANGES_BASE}; leave it out",
+    "monteclora_config": "draws its noise from a buffer that no checkpoint holds; leave it out",
     "megatron_config": "needs a model that Megatron runs; leave it out",
     "alora_invocation_tokens": "needs the place of these tokens with every example; leave it out",
     "use_qalora": "needs a quantised model; leave it out",
 }
 """Why an option of any tuner is refused."""
 REFUSED_INITS: Mapping[str, str] = {
-    **dict.fromkeys(("pissa", "olora", "loftq"), _CHANGES_BASE),
+    "loftq": _CHANGES_BASE,
     "eva": "needs a pass over the data before training, and would train the default initialisation",
     "corda": f"needs a pass over the data before training, and {_CHANGES_BASE}",
     "lora_ga": f"needs gradients before training, and {_CHANGES_BASE}",
 }
 """Why a value of init_lora_weights is refused."""
+
+
+STARTS = ("pissa", "olora")
+"""Values of init_lora_weights with which LoRA begins with a part of the weights, which stay as they are."""
+
+
+def starts_from_weights(options: Mapping[str, Any]) -> bool:
+    """Whether LoRA with these options does so."""
+    return _kind(options.get("init_lora_weights")) in STARTS
 
 
 def refused_tuner(name: str) -> str | None:
@@ -89,14 +117,15 @@ def refused_options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, REFUSED_OPTIONS[name]
         elif name == "bias" and value != "none":
             yield name, "trains biases of the base model, which its adapter would not tell; must be none"
-        elif name == "init_lora_weights" and (reason := _refused_init(value)):
+        elif name == "use_dora" and value and starts_from_weights(options):
+            yield name, f"{_kind(options['init_lora_weights'])} beside it would be of other weights; leave out one"
+        elif name == "init_lora_weights" and (reason := REFUSED_INITS.get(_kind(value))):
             yield name, f"{reason}; leave it out, or use gaussian or orthogonal"
 
 
-def _refused_init(value: object) -> str | None:
+def _kind(value: object) -> str:
     # pissa_niter_16 says how it is computed, and lower() is PEFT's for some of the names.
-    kind = str(value).lower().partition("_niter_")[0]
-    return REFUSED_INITS.get(kind)
+    return str(value).lower().partition("_niter_")[0]
 
 
 def refused_beside(name: str, options: Mapping[str, Any]) -> str | None:
@@ -107,6 +136,8 @@ def refused_beside(name: str, options: Mapping[str, Any]) -> str | None:
         return f"it computes with the weights themselves; beside a mask there are {', '.join(BESIDE)}"
     if options.get("use_dora"):
         return "use_dora computes with the weights themselves; use the part dora"
+    if starts_from_weights(options):
+        return "init_lora_weights takes a part of the weights themselves; leave it out"
     return next((f"{option} {why}" for option, why in refused_options(options)), None)
 
 
@@ -135,8 +166,8 @@ def _part_works(sweep: Sweep, place: int, method: HybridSpec) -> Iterator[Findin
 
 
 def _not_split(tuner: object) -> str:
-    message = f"{shown(tuner)} is not allowed at zero_stage 3; it computes with whole weights when it"
-    return f"{message} attaches, so use zero_stage 2 or less"
+    reason = WHOLE[str(tuner).lower()]
+    return f"{shown(tuner)} is not allowed at zero_stage 3; {reason}, so use zero_stage 2 or less"
 
 
 def peft_variants(sweep: Sweep, place: int, method: PeftSpec) -> Iterator[tuple[Path, PeftSpec]]:

@@ -7,8 +7,8 @@ _HEAD = """\
 
 Made from the code by `make pages`: every type of the PEFT that gallop_ray is tested with (0.21). To use one, write
 `{type: peft, tuner: NAME}` into `methods`; [methods.md](../methods.md) says more. One that works trains, in the tests,
-only its own parameters and by the loss of the answers, learns, resumes and repeats bit for bit, and leaves the base
-model's bytes as they were.
+only its own parameters, by the loss of the answers and by its own where it has one, learns, resumes and repeats bit for
+bit, and leaves the base model's bytes as they were.
 
 | tuner | works | at ZeRO stage 3 | beside a mask | why not |
 |---|---|---|---|---|
@@ -35,7 +35,7 @@ def tuners_markdown() -> str:
 def _row(name: str) -> str:
     if name in REFUSED:
         return f"| {name} | no | | | {REFUSED[name]} |\n"
-    split = "no: it computes with whole weights when it attaches" if name in WHOLE else "yes"
+    split = f"no: {WHOLE[name]}" if name in WHOLE else "yes"
     return f"| {name} | yes | {split} | {'yes' if name in BESIDE else 'no'} | |\n"
 
 

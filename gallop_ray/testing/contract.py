@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gallop_ray.methods import MaskMethod, RefreshedMethod, method_class
 from gallop_ray.methods.hybrid import Hybrid, tensors_of_parts
+from gallop_ray.methods.lora_starts import START
 from gallop_ray.methods.peft import PeftMethod
 from gallop_ray.spec.registry import method_spec
 from gallop_ray.spec.schema import Configuration, Sweep
@@ -105,7 +106,8 @@ def _check_reach(method: type, what: Mapping[str, Any], folder: Path) -> None:
         assert what["changed"] == {}, "the base is as it was while it is measured"
         if result["trained_parameters"]:
             saved = load_file(folder / "first" / "adapter.safetensors")
-            assert sum(t.numel() for t in saved.values()) == result["trained_parameters"], "its adapter is whole"
+            trained = [t for name, t in saved.items() if f".{START}." not in name]
+            assert sum(t.numel() for t in trained) == result["trained_parameters"], "its adapter is whole"
     elif issubclass(method, MaskMethod | Hybrid):
         adapter = load_file(folder / "first" / "adapter.safetensors")
         touched = {n.removesuffix(".indices"): set(t.tolist()) for n, t in adapter.items() if n.endswith(".indices")}

@@ -1,6 +1,6 @@
 """A method's parameters on the base model, for the duration of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor
 from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment, MaskMethod, RefreshedMethod, TunerMethod, make_method
 from gallop_ray.methods.full import FullAttachment
+from gallop_ray.methods.hooks import Adapting, Keeping
 from gallop_ray.methods.hybrid import Hybrid, HybridAttachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import Candidate, find_candidates, places
@@ -18,6 +19,7 @@ from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.magnitudes import candidate_counts, exponent_counts, magnitude_record
 from gallop_ray.sparse.optimizers import Decay, Decays
 from gallop_ray.spec.method import MethodSpec
+from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
 from gallop_ray.training.checkpoint import Checkpoint
@@ -53,6 +55,11 @@ class Attached:
         places = [] if self.delta is None else self.delta.places
         return [*self.attachment.parameters, *(c.weight for c in places)]
 
+    def kept(self) -> Mapping[str, Tensor]:
+        """Its state beside the parameters: a part of checkpoints. Collective."""
+        keeper = self.attachment if self.refresher is None else self.refresher
+        return keeper.kept() if isinstance(keeper, Keeping) else {}
+
     def record(self) -> dict[str, Any]:
         """The content of mask.json; empty for a method without a mask."""
         if self.delta is None or self.magnitudes is None:
@@ -83,10 +90,14 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
         else:
             assert isinstance(method, TunerMethod)
             with context.phases.phase("attaching"):
-                attachment = method.attach(model)
+                attachment = method.attach(model) if checkpoint is None else method.attach_again(model)
+                if checkpoint is not None and isinstance(attachment, Keeping):
+                    attachment.recall(checkpoint.kept)  # before the decay looks where the parameters begin
                 what = Attached(attachment, decay=_decay(attachment, context.training))
         try:
             with context.phases.phase("attaching"):
+                if isinstance(what.attachment, Adapting):
+                    what.attachment.before_training(optimizer_steps(context.training, len(context.resident.epoch)))
                 if checkpoint is None or checkpoint.interim is None:  # else it attached so before its pause
                     check_frozen(context.resident, spec, what.trained, "when it attaches")
             yield what
@@ -125,7 +136,7 @@ def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | No
             delta.recall(checkpoint.touched)
     refresher = Refresher(method, delta, context.seed) if isinstance(method, RefreshedMethod) else None
     if refresher is not None and checkpoint is not None:
-        refresher.recall(checkpoint.refresher)
+        refresher.recall(checkpoint.kept)
     decay = decay_to_base(method, delta, context.training)
     return Attached(delta, refresher, decay, candidates, magnitudes, selection.scores)
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from gallop_ray.disk.bucket.tree import present, share
 from gallop_ray.disk.damage import Damaged, note_damage
 from gallop_ray.disk.tensors import opened
-from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.checked import load_whole, save_checked
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.mask import Mask
@@ -60,7 +59,7 @@ class Checkpoint:
     state, shared: as OptimizerState reads them. random: by device, the random states of all ranks (ranks, n) uint8.
     mask: the entries trained at that moment, empty for other methods. touched: where the mask was refreshed, by matrix,
     all entries ever trained and their values. best: the best step, where it is kept and one was measured. interim: of
-    a paused run. refresher: what the mask's next selections depend on besides.
+    a paused run. kept: what the attachment, or the mask's next selections, depend on beside the parameters (Keeping).
     """
 
     step: int
@@ -72,7 +71,7 @@ class Checkpoint:
     touched: dict[str, tuple[Tensor, Tensor]]
     best: Best | None = None
     interim: Interim | None = None
-    refresher: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write it atomically; rank 0 writes."""
@@ -85,7 +84,7 @@ class Checkpoint:
         for name, (indices, values) in self.touched.items():
             # Cloned: it may be the very tensor of `mask`, and safetensors refuses two names for one storage.
             tensors |= {f"touched.{name}": indices.clone().cpu(), f"values.{name}": values.cpu()}
-        tensors |= {f"refresher.{name}": value.cpu() for name, value in self.refresher.items()}
+        tensors |= {f"kept.{name}": value.cpu() for name, value in self.kept.items()}
         tensors |= {f"random.{device}": states for device, states in self.random.items()}
         tensors |= {"step": torch.tensor(self.step), "loss": torch.tensor(self.loss, dtype=torch.float64)}
         if self.best is not None:
@@ -123,8 +122,8 @@ class Checkpoint:
             mask=Mask(_named(tensors, "mask.")),
             touched={name: (indices, values[name]) for name, indices in touched.items()},
             best=Best(int(best["step"]), float(best["value"]), list(best["values"].split(sizes))) if best else None,
+            kept=_named(tensors, "kept."),
             interim=Interim(unlogged=tensors["unlogged"], **json.loads(interim)) if interim else None,
-            refresher=_named(tensors, "refresher."),
         )
 
 
@@ -163,9 +162,9 @@ def take_checkpoint(
     step: int,
     loss: float,
     optimizer: OptimizerState,
+    kept: Mapping[str, Tensor],
     delta: SparseDelta | None,
     best: Best | None = None,
-    refresher: Refresher | None = None,
 ) -> Checkpoint:
     """The present state of a run. Collective."""
     state, shared = optimizer.read()
@@ -175,8 +174,7 @@ def take_checkpoint(
         mask = Mask(dict(zip(names, delta.indices, strict=True)))
         if delta.refreshed:
             touched = dict(zip(names, zip(delta.touched, delta.touched_values(), strict=True), strict=True))
-    kept = {} if refresher is None else refresher.kept()
-    return Checkpoint(step, loss, state, shared, _random_states(), mask, touched, best, refresher=kept)
+    return Checkpoint(step, loss, state, shared, _random_states(), mask, touched, best, kept=kept)
 
 
 def restore(checkpoint: Checkpoint, optimizer: OptimizerState) -> None:

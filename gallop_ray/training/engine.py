@@ -234,6 +234,20 @@ class Engine:
         self._engine.step()
         return boundary
 
+    def gradients(self, parameters: Sequence[nn.Parameter], clip_norm: float | None) -> list[Tensor]:
+        """Of all trained parameters what the next step() will take: averaged over the ranks, clipped, complete float32.
+
+        After the last backward pass of a batch. Collective.
+        """
+        found = [deepspeed.utils.safe_get_full_grad(p) for p in parameters]
+        assert all(gradient is not None for gradient in found), "a parameter without a gradient, or before backward()"
+        whole = [gradient.detach().to(torch.float32, copy=True) for gradient in found]
+        if clip_norm:
+            norm = torch.stack([gradient.norm() for gradient in whole]).norm()
+            share = (clip_norm / (norm + 1e-6)).clamp(max=1)  # as torch and DeepSpeed clip
+            whole = [gradient * share for gradient in whole]
+        return whole
+
     def state(self, parameters: Sequence[nn.Parameter]) -> OptimizerState:
         """The optimizer's state of these trained parameters."""
         return OptimizerState(self._engine, parameters)

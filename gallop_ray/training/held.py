@@ -50,7 +50,7 @@ class Held:
 def _bytes(checkpoint: Checkpoint) -> int:
     vectors = [v for each in checkpoint.state.values() for v in each]
     vectors += [*checkpoint.mask.indices.values(), *(t for pair in checkpoint.touched.values() for t in pair)]
-    vectors += checkpoint.refresher.values()
+    vectors += checkpoint.kept.values()
     vectors += [] if checkpoint.best is None else checkpoint.best.values
     return sum(v.numel() * v.element_size() for v in vectors)
 
@@ -64,7 +64,7 @@ def on_cpu(checkpoint: Checkpoint) -> Checkpoint:
         shared={key: value.cpu() for key, value in checkpoint.shared.items()},
         mask=Mask({name: i.cpu() for name, i in checkpoint.mask.indices.items()}),
         touched={name: (i.cpu(), v.cpu()) for name, (i, v) in checkpoint.touched.items()},
-        refresher={name: value.cpu() for name, value in checkpoint.refresher.items()},
+        kept={name: value.cpu() for name, value in checkpoint.kept.items()},
         best=None if best is None else replace(best, values=[v.cpu() for v in best.values]),
     )
 

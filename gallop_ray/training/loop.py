@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gallop_ray.errors import Diverged
 from gallop_ray.methods import Attachment, StepwiseAttachment
+from gallop_ray.methods.hooks import Adapting, Regularized
 from gallop_ray.methods.hybrid import HybridAttachment
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.delta import SparseDelta
@@ -74,12 +75,14 @@ def train(
     while not _pauses(state, until, refresher) and (batch := next(stream, None)) is not None:
         if isinstance(attachment, StepwiseAttachment):
             attachment.begin_step(state.step + 1)
-        _step(context, engine, batch, state, refresher, decay)
+        taken = _step(context, attachment, engine, batch, state, refresher, decay)
         # Once per attempt: which modules a model calls does not change with the step.
         if state.step == first and isinstance(attachment, SparseDelta | HybridAttachment):
             attachment.refuse_untrained()
         attachment.write()
         state.step += 1
+        if isinstance(attachment, Adapting):
+            attachment.after_step(state.step, taken, engine.state(attachment.parameters))
         if refresher is not None:
             refresher.end_step()
             refresher.refresh(state.step, state.steps, engine.state)
@@ -122,13 +125,15 @@ def _late(state: TrainState, training: TrainingSpec) -> bool:
 
 def _step(
     context: RunContext,
+    attachment: Attachment,
     engine: Engine,
     batch: Sequence[Encoded],
     state: TrainState,
     refresher: Refresher | None,
     decay: Decay | None,
-) -> None:
-    """One optimizer step; notes this rank's mean loss."""
+) -> list[Tensor]:
+    """One optimizer step; notes this rank's mean loss. Returns the gradients, for an attachment that adapts."""
+    taken: list[Tensor] = []
     rate, losses = learning_rate(context.training, state.step, state.steps), []
     parts = list(micro_batches(batch, context.training, context.micro_steps))
     if decay is not None:
@@ -137,11 +142,15 @@ def _step(
         refresher.listen(state.step + 1, state.steps)
     for part in parts:
         loss = _loss(context.resident.losses(engine, part), part, batch, context)
-        engine.backward(loss)
+        losses.append(loss.detach())  # that of the answers, which other methods have, too
+        engine.backward(loss + attachment.regularizer() if isinstance(attachment, Regularized) else loss)
+        last = len(losses) == len(parts)
+        if last and isinstance(attachment, Adapting) and attachment.takes_gradients(state.step + 1):
+            taken = engine.gradients(attachment.parameters, context.training.clip_norm)
         stepped = engine.step(rate)
-        losses.append(loss.detach())
         assert stepped == (len(losses) == len(parts)), "a batch is one optimizer step, at its last micro-batch"
     state.unlogged.append(torch.stack(losses).mean())
+    return taken
 
 
 def _loss(losses: Tensor, part: Sequence[Encoded], batch: Sequence[Encoded], context: RunContext) -> Tensor:

@@ -110,6 +110,17 @@ class OptimizerState:
             own.lerp_(target[start : start + p.size].to(own), share)
 
     @torch.no_grad()
+    def clear(self, entries: Mapping[int, Tensor]) -> None:
+        """Set entries of parameters to 0; not under ZeRO-3. entries: by number, bool (k,), the same on every rank."""
+        assert self._stage < 3, "each rank writes into whole parameters"
+        for number, chosen in entries.items():
+            parameter = self.parameters[number]
+            parameter.detach().view(-1)[chosen.to(parameter.device)] = 0
+            if (p := self._piece(number)) is not None:
+                part = chosen[p.start : p.start + p.size]
+                p.flat.detach().view(-1)[p.at : p.at + p.size][part.to(p.flat.device)] = 0
+
+    @torch.no_grad()
     def write(self, state: State, shared: Mapping[str, Tensor]) -> None:
         """Replace the optimizer's vectors, and write the rounded values into the parameters."""
         kept, options = self._inner.state, self._inner.param_groups[0]

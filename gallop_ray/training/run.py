@@ -200,7 +200,7 @@ def _keep(state: TrainState, what: Attached, engine: Engine, validation: Validat
 
 def _checkpoint(state: TrainState, what: Attached, engine: Engine, validation: Validation) -> Checkpoint:
     optimizer = engine.state(what.attachment.parameters)
-    return take_checkpoint(state.step, state.loss, optimizer, what.delta, validation.best(), what.refresher)
+    return take_checkpoint(state.step, state.loss, optimizer, what.kept(), what.delta, validation.best())
 
 
 def _put_aside(context: RunContext, paused: Paused, state: TrainState, scores: str | None) -> Judged:

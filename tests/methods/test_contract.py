@@ -51,6 +51,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vanilla": {},
 }
 TUNERS: dict[str, dict[str, Any]] = {tuner: {} for tuner in WORKING} | {
+    "adalora": {"init_r": 3, "target_r": 2},
     "c3a": {"block_size": 8},
     "fourierft": {"n_frequency": 16},
     "ia3": {"feedforward_modules": []},

@@ -24,6 +24,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "spiel": {"variant": "ma", "density": 0.05, "refresh_every": 3, "accumulate": 1, "initial_rate": 0.9},
     "lora": {"rank": 2, "dropout": 0.1},
     "full": {},
+    "pissa": {"type": "peft", "tuner": "lora", "options": {"r": 2, "lora_alpha": 2, "init_lora_weights": "pissa"}},
+    "adalora": {
+        "type": "peft",
+        "tuner": "adalora",
+        "options": {"init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 2, "lora_dropout": 0.1},
+    },
 }
 
 
@@ -85,6 +91,8 @@ def alone_and_in_turn(
     [
         (2, 1, "float32", ("gallop", "lora"), (2, 5), False),
         (2, 1, "float32", ("lift", "spiel", "full"), (2, 5), True),
+        (2, 1, "float32", ("adalora", "pissa"), (3, 5), False),
+        pytest.param(1, 1, "bfloat16", ("adalora", "full"), (2, 4), True, marks=pytest.mark.long),
         (2, 3, "bfloat16", ("gallop", "lora"), (4,), True),
         (2, 3, "bfloat16", ("lift", "full"), (4,), False),
         pytest.param(1, 3, "float32", ("lift", "lora"), (4,), False, marks=pytest.mark.long),

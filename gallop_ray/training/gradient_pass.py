@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 
 from gallop_ray.compat.transformers import checkpointed
+from gallop_ray.sparse.fisher import StoredSquares
 from gallop_ray.sparse.gradients import Evidence, OwnedGradients
 from gallop_ray.sparse.weights import rank, world_size
 from gallop_ray.spec.training import TrainingSpec
@@ -19,7 +20,7 @@ def accumulate(
     examples: Sequence[Encoded],
     training: TrainingSpec,
     phases: Phases,
-    evidence: OwnedGradients | None = None,
+    evidence: OwnedGradients | StoredSquares | None = None,
 ) -> None:
     """Run the passes over `examples`, without dropout, that add to whatever captures them.
 

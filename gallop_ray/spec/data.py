@@ -62,7 +62,7 @@ class ReplaySpec(Frozen):
         return max(1, round(self.share / (1 - self.share) * train))
 
 
-class FisherSpec(Frozen):
+class FisherDataSpec(Frozen):
     """Examples of what is to be kept: the weights that matter for them are held by `training.ewc`."""
 
     task: Text = Field(description="of `data.tasks` or of `root`, plain text included; its training examples are taken")
@@ -90,7 +90,7 @@ class DataSpec(Frozen):
     replay: ReplaySpec | None = Field(
         default=None, description="examples of another task to mix into training; masks are scored without them"
     )
-    fisher: FisherSpec | None = Field(
+    fisher: FisherDataSpec | None = Field(
         default=None, description="examples of another task, on which `training.ewc` is to keep the model as it is"
     )
     limits: Limits = Limits()

@@ -15,7 +15,7 @@ def ewc_knows_what_to_keep(sweep: Sweep) -> Iterator[Finding]:
     using = [method for method in sweep.methods if _is_used(sweep, method)]
     if using and sweep.data.fisher is None:
         message = "is not allowed without data.fisher; give the task there that is to be kept, such as {task: text}"
-        yield (_written(sweep, using[0]), ("data",)), message
+        yield (_written(sweep, using[0]),), message
     if sweep.data.fisher is not None and not using:
         yield (("data", "fisher"),), f"has no effect with {_FIELD} 0 for every method; give that, or leave this out"
 

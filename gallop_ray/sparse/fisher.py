@@ -72,7 +72,7 @@ class StoredSquares:
         # Of a shard every rank needs all examples now: it does not keep the other shards of its own.
         if world_size() > 1:
             dist.all_reduce(squared)
-        mine = own_part(parameter, squared.view(-1))
+        mine = own_part(parameter, squared.view(-1)).to(self._sums[number])  # an offloaded shard is in host memory
         self._sums[number][: mine.numel()].add_(mine)
 
     def fisher(self, examples: int) -> list[Tensor]:

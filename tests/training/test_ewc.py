@@ -124,6 +124,17 @@ def test_the_penalty_equals_a_dense_reference(ranks: Callable, method: str, stag
     assert moved > 1e-3, "the penalty does something"
 
 
+@pytest.mark.parametrize(("method", "stage"), [("mask", 1), ("full", 3)])
+def test_an_offloaded_optimizer_is_given_it_too(ranks: Callable, method: str, stage: int) -> None:
+    sweep = the_sweep(stage, workers=2)
+    offload = {"offload_optimizer": True, "offload_parameters": stage == 3}
+    offloaded = sweep.model_copy(update={"deepspeed": sweep.deepspeed.model_copy(update=offload)})
+    found = ranks(2)(trained, offloaded, METHODS[method])[0]
+    expected = reference(sweep, found["mask"])
+    for name, weight in found["weights"].items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("stage", [1, 3])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_without_a_strength_all_is_bitwise_as_it_was(ranks: Callable, method: str, stage: int) -> None:

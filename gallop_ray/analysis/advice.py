@@ -97,6 +97,8 @@ def _unused(sweep: Sweep) -> Iterator[str]:
         yield f"data.tasks: {listed(unused)} is neither in data.train nor in data.ood, and so is not used"
     if (replay := sweep.data.replay) and replay.task in sweep.data.ood:
         yield f"data.replay trains on {replay.task}, so that {replay.task} in data.ood is no task unknown to training"
+    if (fisher := sweep.data.fisher) and fisher.task in sweep.data.ood:
+        yield f"data.fisher keeps {fisher.task}, so that {fisher.task} in data.ood is no task unknown to training"
     if sweep.search.widen and not any(isinstance(each, LogRange) for each in sweep.search.space.values()):
         yield "search.widen has no effect: no range is {log: [low, high]}"
     if sweep.resources.held_gb != type(sweep.resources)().held_gb and not climbs(sweep):

@@ -30,6 +30,7 @@ from gallop_ray.spec.training import GENERATED_TEXT
 from gallop_ray.tasks.chat import changes_with_time
 from gallop_ray.tasks.encode import CHAT
 from gallop_ray.tasks.examples import Example, TaskData
+from gallop_ray.tasks.fisher import encoded_fisher, load_fisher
 from gallop_ray.tasks.hub import HUB_TASKS
 from gallop_ray.tasks.lengths import text_lengths, too_long
 from gallop_ray.tasks.load import load_tasks, local_tasks
@@ -157,6 +158,7 @@ def data(sweep: Sweep) -> Iterator[Finding]:
             yield _on_hub(f"data of {name}", name, "dataset")
     yield from _sizes(sweep, tasks)
     yield from _replay(sweep, tasks)
+    yield from _fisher(sweep)
     yield from formats(sweep, tasks, local_tokenizer(sweep.model))
     yield from overlaps(tasks)
     yield from near_overlaps(sweep, tasks)
@@ -192,6 +194,22 @@ def _replay(sweep: Sweep, tasks: Mapping[str, TaskData]) -> Iterator[Finding]:
         return
     count = len(replay.train) if replay else 0
     yield ok(f"data.replay: {count} examples of {name} beside {max(counts)}; masks are scored without them")
+
+
+def _fisher(sweep: Sweep) -> Iterator[Finding]:
+    """Whether there is enough of the task that `training.ewc` keeps."""
+    asked, tokenizer = sweep.data.fisher, local_tokenizer(sweep.model)
+    if asked is None:
+        return
+    try:
+        with offline():
+            load_fisher(sweep)
+            if tokenizer is not None:
+                encoded_fisher(sweep, tokenizer)
+    except ValueError as error:
+        yield problem(str(error), "Correct data.fisher")
+        return
+    yield ok(f"data.fisher: {asked.examples} examples of {asked.task} say which weights training.ewc holds")
 
 
 def _hub_path(sweep: Sweep, name: str) -> str | None:

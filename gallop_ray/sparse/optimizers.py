@@ -1,7 +1,7 @@
 """Optimizers of masked entries: their state per entry, moving it to other entries, and an AdamW for changing masks."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,22 @@ MASTER = "master"
 
 State = dict[str, list[Tensor]]
 """By key, one complete float32 vector (k_m,) for each trained parameter, on every rank."""
+
+
+class Stepped(NamedTuple):
+    """What an optimizer steps of one parameter: some tensor's entries `at`, and the same entries of other vectors."""
+
+    tensor: Tensor
+    at: slice
+    of: list[Tensor]
+
+
+class Handle(Protocol):
+    """Of a hook."""
+
+    def remove(self) -> None:
+        """Remove the hook."""
+        ...
 
 
 class EntryState(Protocol):
@@ -31,9 +47,17 @@ class EntryState(Protocol):
         """Move the float32 values by `share` of the way to `targets`, complete vectors (k_m,)."""
         ...
 
+    def stepped(self, *vectors: Sequence[Tensor]) -> Iterator[Stepped]:
+        """What this rank steps of each parameter, with that part of complete vectors (k_m,); not collective."""
+        ...
+
+    def before_step(self, hook: Callable[..., None]) -> Handle:
+        """Call `hook` with the optimizer, and more, before it steps: gradients are clipped and summed over ranks."""
+        ...
+
 
 class Decay(Protocol):
-    """A weight decay beside the optimizer's own."""
+    """A pull towards the base beside the optimizer's own weight decay."""
 
     def apply(self, state_of: "StateOf", learning_rate: float) -> None:
         """Call before each optimizer step."""
@@ -86,6 +110,15 @@ class PlainState:
         """See EntryState.pull."""
         for parameter, target in zip(self._parameters, targets, strict=True):
             parameter.lerp_(target.to(parameter), share)
+
+    def stepped(self, *vectors: Sequence[Tensor]) -> Iterator[Stepped]:
+        """See EntryState.stepped."""
+        for m, parameter in enumerate(self._parameters):
+            yield Stepped(parameter, slice(0, parameter.numel()), [each[m] for each in vectors])
+
+    def before_step(self, hook: Callable[..., None]) -> Handle:
+        """See EntryState.before_step."""
+        return self._optimizer.register_step_pre_hook(hook)
 
     def _refuse_other_shapes(self, parameter: nn.Parameter, state: Mapping[str, Any]) -> None:
         for key, value in state.items():
@@ -150,10 +183,16 @@ class DecayToStart:
 
 
 class Decays:
-    """Several, of different parameters."""
+    """Several at once."""
 
     def __init__(self, parts: Sequence[Decay]) -> None:
         self._parts = list(parts)
+
+    @classmethod
+    def of(cls, *parts: Decay | None) -> "Decays | None":
+        """Those that are there; None where none is."""
+        there = [each for each in parts if each is not None]
+        return cls(there) if there else None
 
     def apply(self, state_of: StateOf, learning_rate: float) -> None:
         """Call before each optimizer step."""

@@ -137,9 +137,15 @@ def write_entries(parameter: Tensor, indices: Tensor, values: Tensor) -> None:
     stored[places[mine] - start] = values[mine]
 
 
+def own_part(parameter: Tensor, whole: Tensor) -> Tensor:
+    """Of a complete flat tensor with the parameter's entries those that this rank stores, without padding."""
+    start, end = _local_range(parameter)
+    return whole[start:end]
+
+
 @torch.no_grad()
 def write_all(parameter: Tensor, values: Tensor) -> None:
     """Write the complete parameter from `values`, flat; under ZeRO-3 each rank writes its own shard."""
-    stored, (start, end) = local(parameter), _local_range(parameter)
-    mine = values[start:end].to(stored)
+    stored = local(parameter)
+    mine = own_part(parameter, values).to(stored)
     stored[: mine.numel()] = mine

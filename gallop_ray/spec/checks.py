@@ -10,6 +10,7 @@ from gallop_ray.spec.adalora_checks import adalora_prunes
 from gallop_ray.spec.deepspeed_checks import deepspeed_extra, extra_without_effect, offload_stages
 from gallop_ray.spec.document import Document
 from gallop_ray.spec.draft import Draft
+from gallop_ray.spec.ewc_checks import ewc_is_of_weights, ewc_knows_what_to_keep
 from gallop_ray.spec.file_checks import (
     buckets_can_be_reached,
     delta_can_be_read,
@@ -138,11 +139,11 @@ def _ood_tasks(sweep: Sweep) -> Iterator[Finding]:
             yield (path,), f"{shown(task)} is not allowed; it is the task trained on, and must not be among the others"
 
 
-def _replay_is_another_task(sweep: Sweep) -> Iterator[Finding]:
-    replay = sweep.data.replay
-    if replay is not None and replay.task in sweep.data.train_tasks:
-        message = f"{shown(replay.task)} is not allowed; it is the task trained on, and must be another"
-        yield (("data", "replay", "task"),), message
+def _kept_tasks_are_others(sweep: Sweep) -> Iterator[Finding]:
+    for field, kept in (("replay", sweep.data.replay), ("fisher", sweep.data.fisher)):
+        if kept is not None and kept.task in sweep.data.train_tasks:
+            message = f"{shown(kept.task)} is not allowed; it is the task trained on, and must be another"
+            yield (("data", field, "task"),), message
 
 
 def _objective_at(sweep: Sweep, place: int) -> tuple[Path, ...]:
@@ -297,7 +298,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), _method_names),
     (("seeds",), _seeds_differ),
     (("data.train", "data.ood"), _ood_tasks),
-    (("data.train", "data.replay"), _replay_is_another_task),
+    (("data.train", "data.replay", "data.fisher"), _kept_tasks_are_others),
     (("data.train", "data.ood", "objective"), _objective_has_tasks),
     (("objective", "evaluation.metrics"), _objectives_are_named),
     (("objective",), _objectives_differ),
@@ -341,6 +342,8 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("methods", "search.space", "training"), adalora_prunes),
     (("training.keep", "training.validate_steps", "methods", "objective", "search"), best_can_be_kept),
     (("training.decay_to", "training.weight_decay", "methods", "search"), decay_decays),
+    (("training.ewc", "data.fisher", "methods", "search"), ewc_knows_what_to_keep),
+    (("training.ewc", "methods", "search"), ewc_is_of_weights),
     (("training.optimizer", "methods", "search"), entries_have_ages),
     (("training.batch_size", "training.micro_batch_size", "resources.workers_per_slot", "search"), batch_divides),
 )

@@ -62,6 +62,13 @@ class ReplaySpec(Frozen):
         return max(1, round(self.share / (1 - self.share) * train))
 
 
+class FisherDataSpec(Frozen):
+    """Examples of what is to be kept: the weights that matter for them are held by `training.ewc`."""
+
+    task: Text = Field(description="of `data.tasks` or of `root`, plain text included; its training examples are taken")
+    examples: int = Field(default=64, ge=1, description="how many, each a pass of its own at the base weights")
+
+
 class DataSpec(Frozen):
     """The task to train on, the tasks to measure forgetting on, and where their examples come from.
 
@@ -82,6 +89,9 @@ class DataSpec(Frozen):
     ood: tuple[Text, ...] = Field(default=(), description="other tasks, on which forgetting is measured")
     replay: ReplaySpec | None = Field(
         default=None, description="examples of another task to mix into training; masks are scored without them"
+    )
+    fisher: FisherDataSpec | None = Field(
+        default=None, description="examples of another task, on which `training.ewc` is to keep the model as it is"
     )
     limits: Limits = Limits()
     validation_share: float = Field(
@@ -112,7 +122,7 @@ class DataSpec(Frozen):
     @property
     def read_tasks(self) -> tuple[str, ...]:
         """The tasks whose training examples are read."""
-        return (*self.train_tasks, *([self.replay.task] if self.replay else ()))
+        return (*self.train_tasks, *(each.task for each in (self.replay, self.fisher) if each is not None))
 
     def epoch(self, train: int) -> int:
         """The examples of an epoch, of which `train` are of the task trained on."""

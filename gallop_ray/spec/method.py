@@ -75,6 +75,8 @@ class MethodSpec(Frozen):
     """Whether it has optimizer steps, and so anything to search."""
     refreshes: ClassVar[bool] = False
     """Whether its mask changes while it trains."""
+    trains_weights: ClassVar[bool] = False
+    """Whether all that it trains are entries of the base model's own weights."""
     entry_ages: ClassVar[bool] = False
     """Whether an entry that is chosen later counts optimizer steps of its own, for Adam's bias correction."""
 
@@ -97,6 +99,8 @@ class MethodSpec(Frozen):
 
 class MaskMethodSpec(MethodSpec):
     """A method that trains a chosen set of entries of the target weight matrices."""
+
+    trains_weights: ClassVar[bool] = True
 
     evidence: ClassVar[Evidence] = "gradients"
     """What the mean over examples is of, where the score needs examples: gradients, the squares of each example's

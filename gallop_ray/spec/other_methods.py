@@ -113,12 +113,16 @@ class RosaSpec(MethodSpec):
 class FullSpec(MethodSpec):
     """Full fine-tuning: every parameter of the model."""
 
+    trains_weights: ClassVar[bool] = True
+
     type: Literal["full"] = "full"
 
 
 @built_in("full:ChildTuning")
 class ChildTuningSpec(MethodSpec):
     """Child-Tuning-F (arXiv 2109.05687): full fine-tuning, each step with a random share of the gradient."""
+
+    trains_weights: ClassVar[bool] = True
 
     type: Literal["child_tuning"] = "child_tuning"
     share: Fraction = Field(default=0.3, description="of the entries of the gradient that a step keeps; ours")
@@ -128,6 +132,8 @@ class ChildTuningSpec(MethodSpec):
 class WiseFtSpec(MethodSpec):
     """WiSE-FT (arXiv 2109.01903): full fine-tuning, then alpha of the way from the base to the tuned weights."""
 
+    trains_weights: ClassVar[bool] = True
+
     type: Literal["wise_ft"] = "wise_ft"
     alpha: float = Field(default=0.5, ge=0, le=1, description="0: the base weights; 1: the tuned ones")
 
@@ -135,6 +141,8 @@ class WiseFtSpec(MethodSpec):
 @built_in("full:Lines")
 class LinesSpec(MethodSpec):
     """LiNeS (arXiv 2410.17146): full fine-tuning, then a scale of the change that grows from block to block."""
+
+    trains_weights: ClassVar[bool] = True
 
     type: Literal["lines"] = "lines"
     first: float = Field(default=0.5, ge=0, le=1, description="scale of the first block and what is before it")

@@ -56,6 +56,12 @@ class TrainingSpec(Frozen):
         description="what weight decay pulls to: 0, or weights and a mask's entries to the base model's values, a "
         "tuner's to where they began",
     )
+    ewc: float = Field(
+        default=0.0,
+        ge=0,
+        description="lambda of elastic weight consolidation: lambda / 2 sum F (w - base)^2 is added to the loss, F "
+        "being the diagonal Fisher information on data.fisher; for methods that train the model's own weights",
+    )
     clip_norm: float | None = Field(default=1.0, gt=0, description="largest gradient norm; null does not clip")
     max_length: int = Field(default=512, ge=8, description="tokens of prompt and answer together")
     too_long: Literal["cut", "drop", "refuse"] = Field(

@@ -24,7 +24,8 @@ from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.training.base_guard import base_kept, check_frozen
 from gallop_ray.training.checkpoint import Checkpoint
 from gallop_ray.training.context import RunContext
-from gallop_ray.training.optimizers import decay_to_base, decay_to_now, decay_to_start
+from gallop_ray.training.fisher import fisher_of_all, fisher_of_weights, penalty_of_delta
+from gallop_ray.training.optimizers import decay_to_base, decay_to_now, pull_to_base
 from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.selection import Selection, select
 from gallop_ray.training.warm_up import warmed_up_mask
@@ -89,11 +90,12 @@ def attached(context: RunContext, checkpoint: Checkpoint | None = None) -> Itera
             what = _both(context, method, checkpoint)
         else:
             assert isinstance(method, TunerMethod)
+            fisher = fisher_of_all(context)
             with context.phases.phase("attaching"):
                 attachment = method.attach(model) if checkpoint is None else method.attach_again(model)
                 if checkpoint is not None and isinstance(attachment, Keeping):
                     attachment.recall(checkpoint.kept)  # before the decay looks where the parameters begin
-                what = Attached(attachment, decay=_decay(attachment, context.training))
+                what = Attached(attachment, decay=_decay(attachment, context.training, fisher))
         try:
             with context.phases.phase("attaching"):
                 if isinstance(what.attachment, Adapting):
@@ -129,6 +131,7 @@ def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | No
     resident = context.resident
     candidates = find_candidates(resident.model, method.spec.target_modules)
     selection = select(context, candidates, method) if checkpoint is None else _recalled(checkpoint, method)
+    fisher = fisher_of_weights(context, candidates)
     with context.phases.phase("attaching"):
         magnitudes = _magnitudes(resident, candidates)
         delta = SparseDelta(resident.model, candidates, selection.mask)
@@ -137,7 +140,8 @@ def _masked(context: RunContext, method: MaskMethod, checkpoint: Checkpoint | No
     refresher = Refresher(method, delta, context.seed) if isinstance(method, RefreshedMethod) else None
     if refresher is not None and checkpoint is not None:
         refresher.recall(checkpoint.kept)
-    decay = decay_to_base(method, delta, context.training)
+    to_base = decay_to_base(method, delta, context.training)
+    decay = Decays.of(to_base, penalty_of_delta(context, delta, fisher))
     return Attached(delta, refresher, decay, candidates, magnitudes, selection.scores)
 
 
@@ -159,8 +163,7 @@ def _both(context: RunContext, method: Hybrid, checkpoint: Checkpoint | None) ->
         attachment = method.attach_both(resident.model, candidates, selection.mask)
         of_mask = decay_to_base(method.mask, attachment.delta, context.training)
         of_tuner = decay_to_now(attachment.added, context.training)
-    decay = Decays([of_mask, of_tuner]) if of_mask and of_tuner else None  # both or neither
-    return Attached(attachment, None, decay, candidates, magnitudes)
+    return Attached(attachment, None, Decays.of(of_mask, of_tuner), candidates, magnitudes)
 
 
 def _recalled(checkpoint: Checkpoint, method: MaskMethod) -> Selection:
@@ -169,10 +172,10 @@ def _recalled(checkpoint: Checkpoint, method: MaskMethod) -> Selection:
     return Selection(checkpoint.mask, source if method.needs_gradients else None)
 
 
-def _decay(attachment: Attachment, training: TrainingSpec) -> Decay | None:
+def _decay(attachment: Attachment, training: TrainingSpec, fisher: Sequence[Tensor] | None) -> Decay | None:
     """Towards the base, before a checkpoint is read."""
     if isinstance(attachment, FullAttachment):
-        return decay_to_start(attachment.parameters, attachment.base(), training)
+        return pull_to_base(attachment, training, fisher)
     return decay_to_now(attachment.parameters, training)
 
 

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 
 from gallop_ray.compat.transformers import checkpointed
+from gallop_ray.sparse.fisher import StoredSquares
 from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.synaptic_flow import flow_pass, refuse_still
 from gallop_ray.sparse.weights import rank, world_size
@@ -21,7 +22,7 @@ def accumulate(
     examples: Sequence[Encoded],
     training: TrainingSpec,
     phases: Phases,
-    evidence: OwnedGradients | None = None,
+    evidence: OwnedGradients | StoredSquares | None = None,
 ) -> None:
     """Run the passes over `examples`, without dropout, that add to whatever captures them.
 
@@ -39,7 +40,7 @@ def accumulate(
     # Scores are shared by runs of any seed: whatever a model still draws must be the same for all of them.
     torch.manual_seed(0)
     phases.first_forward()
-    if evidence is not None and kind == "flow":
+    if isinstance(evidence, OwnedGradients) and kind == "flow":
         flow_pass(model, resident.device, counted=rank() == 0)
         refuse_still(evidence.sums.values())
         return

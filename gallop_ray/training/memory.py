@@ -94,6 +94,7 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         split = _Split(config["zero_optimization"], workers, model.dtype.itemsize)
         weights, (values, on_host) = split.stored(base), split.values(base, trained, bool(candidates))
         best = split.stored(trained) if training.keep == "best" else 0
+        ewc, ewc_on_host = split.fisher(base, k, [c.numel for c in candidates]) if training.ewc else (0, 0)
         answer = min(sweep.evaluation.new_tokens() + 1, training.max_length - 1)
         formed = [c.weight for c in candidates] or trained
         activations, unknown = _activations_if_known(attachment.module, model, training, answer, formed)
@@ -103,10 +104,10 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         weights=0 if split.offload_parameters else weights,
         gathered=split.gathered(total),
         scores=_FLOAT32 * _largest_share([c.numel for c in candidates], workers),
-        values=values + (0 if split.offload_parameters else best),
+        values=values + ewc + (0 if split.offload_parameters else best),
         activations=activations,
         unknown=unknown,
-        offloaded=on_host + (weights + best) * split.offload_parameters,
+        offloaded=on_host + ewc_on_host + (weights + best) * split.offload_parameters,
     )
 
 
@@ -179,6 +180,16 @@ class _Split:
         on_host = state + gradients if "offload_optimizer" in self.zero else 0
         on_host += changed + added if self.offload_parameters else 0
         return changed + added + mask + state + gradients - on_host, on_host
+
+    def fisher(self, base: Sequence[Tensor], k: int, candidates: Sequence[int]) -> tuple[int, int]:
+        """Bytes of the Fisher information for `training.ewc`, in float32: on the device, and on the host.
+
+        A mask's is looked up in that of all candidates, which its owners keep on the host, and is whole on every worker
+        before each keeps the part that it steps; full fine-tuning's is stored as the weights are.
+        """
+        if candidates:
+            return _FLOAT32 * (k + self._own(k)), _FLOAT32 * _largest_share(candidates, self.workers)
+        return _FLOAT32 * self.stored(base) // self.itemsize, 0
 
     def _own(self, k: int) -> int:
         """The trained parameters whose optimizer state is on one worker."""

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gallop_ray.compat.deepspeed import partition_of, shard_of
-from gallop_ray.sparse.optimizers import MASTER, State
+from gallop_ray.sparse.optimizers import MASTER, Handle, State, Stepped
 from gallop_ray.sparse.weights import collective_device, full_shape, is_split, rank, world_size, write_all
 
 
@@ -104,10 +104,21 @@ class OptimizerState:
 
         targets: flat; complete vectors (k_m,), or under ZeRO-3 the shards that this rank stores.
         """
+        for part in self.stepped(targets):
+            own, (target,) = part.tensor.detach().view(-1)[part.at], part.of
+            own.lerp_(target.to(own), share)
+
+    def stepped(self, *vectors: Sequence[Tensor]) -> Iterator[Stepped]:
+        """What this rank steps of each parameter, with that part of the vectors, which are as the targets of `pull`."""
         for p in self._pieces():
-            own, target = p.flat.detach().view(-1)[p.at : p.at + p.size], targets[p.number]
-            start = p.start if target.numel() == full_shape(self.parameters[p.number]).numel() else 0
-            own.lerp_(target[start : start + p.size].to(own), share)
+            whole = full_shape(self.parameters[p.number]).numel()
+            starts = [p.start if each[p.number].numel() == whole else 0 for each in vectors]
+            of = [each[p.number][start : start + p.size] for each, start in zip(vectors, starts, strict=True)]
+            yield Stepped(p.flat, slice(p.at, p.at + p.size), of)
+
+    def before_step(self, hook: Callable[..., None]) -> Handle:
+        """Call `hook` with the optimizer, and more, before each of its steps: once for each tensor or group of them."""
+        return self._inner.register_step_pre_hook(hook)
 
     @torch.no_grad()
     def clear(self, entries: Mapping[int, Tensor]) -> None:

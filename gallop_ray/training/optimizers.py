@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from gallop_ray.methods import MaskMethod, RefreshedMethod
+from gallop_ray.methods.full import FullAttachment
 from gallop_ray.sparse.delta import SparseDelta
-from gallop_ray.sparse.optimizers import DecayToBase, DecayToStart, EntryAdamW
+from gallop_ray.sparse.elastic import ElasticPenalty
+from gallop_ray.sparse.optimizers import Decays, DecayToBase, DecayToStart, EntryAdamW
 from gallop_ray.sparse.weights import gather
 from gallop_ray.spec.configuration import trainings
 from gallop_ray.spec.method import MaskMethodSpec, MethodSpec
@@ -165,6 +167,13 @@ def decay_to_start(
     """The decay of parameters towards what they were, flat, before the training; None without one to the base."""
     wanted = training.decay_to == "base" and training.weight_decay
     return DecayToStart(parameters, start, training.weight_decay) if wanted else None
+
+
+def pull_to_base(attachment: FullAttachment, training: TrainingSpec, fisher: Sequence[Tensor] | None) -> Decays | None:
+    """What pulls all weights to the base: the decay, and with `fisher` the penalty of `training.ewc`; or None."""
+    parameters, base = attachment.parameters, attachment.base()
+    penalty = None if fisher is None else ElasticPenalty(parameters, fisher, base, training.ewc)
+    return Decays.of(decay_to_start(parameters, base, training), penalty)
 
 
 def decay_to_now(parameters: Sequence[nn.Parameter], training: TrainingSpec) -> DecayToStart | None:

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from gallop_ray.records.identity import SETTINGS
 from gallop_ray.sparse.base_settings import Settings, base_settings
 from gallop_ray.sparse.base_state import BaseState, base_hash
+from gallop_ray.sparse.fisher import OwnedFisher
 from gallop_ray.sparse.weights import full_shape, world_size
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.training import TrainingSpec
 from gallop_ray.tasks.chat import fix_time
 from gallop_ray.tasks.encode import Encoded, answer_loss, answer_positions, collate, encode, encode_prompt, on_device
 from gallop_ray.tasks.examples import SPLITS, Example, TaskData
+from gallop_ray.tasks.fisher import encoded_fisher
 from gallop_ray.tasks.lengths import Fitted, fitted
 from gallop_ray.tasks.load import load_tasks
 from gallop_ray.tasks.measuring import measuring
@@ -62,6 +64,10 @@ class LoadedModel:
     """Of each task to train on."""
     replayed: list[Encoded] = field(default_factory=list)
     """Of the task that is mixed in, for the task trained on that has most."""
+    fisher_examples: list[Encoded] = field(default_factory=list)
+    """Of the task that `training.ewc` keeps."""
+    fisher: dict[tuple[str, ...], OwnedFisher] = field(default_factory=dict)
+    """By names of weights, their Fisher information on these; filled on first use."""
     fitted: Mapping[str, Fitted] = field(default_factory=dict)
     """Of each task to train on, how many examples were too long."""
     text: list[Encoded] = field(default_factory=list)
@@ -107,7 +113,8 @@ class LoadedModel:
             name: {split: _hash_of(map(repr, map(_content, getattr(task, split)))) for split in SPLITS}
             for name, task in self.tasks.items()
         }
-        read = {**self.trains, **({"data.replay": self.replayed} if self.replayed else {})}
+        beside = {"data.replay": self.replayed, "data.fisher": self.fisher_examples}
+        read = {**self.trains, **{name: examples for name, examples in beside.items() if examples}}
         tokens = {name: _hash_of(str(one.input_ids) for one in encoded) for name, encoded in read.items()}
         text = _hash_of(str(one.input_ids) for one in (*self.text, *self.validation_text))
         judged = {name: task.harness.identity for name, task in self.tasks.items() if task.harness is not None}
@@ -239,6 +246,7 @@ def load_base_model(
         train=trains[data.train] if isinstance(data.train, str) else [],
         trains=trains,
         replayed=encoded_replay(sweep, max(map(len, trains.values())), tokenizer),
+        fisher_examples=encoded_fisher(sweep, tokenizer),
         fitted=fit,
         text=load_text(sweep, tokenizer),
         validation_text=load_validation_text(sweep, tokenizer),
@@ -264,6 +272,8 @@ def _refuse_unfit(resident: LoadedModel) -> None:
     rows, limit = embeddings(model), position_limit(model)
     texts = (one.input_ids for one in (*resident.text, *resident.validation_text))
     refuse_unknown_tokens(rows, "evaluation.text", texts)
+    refuse_unknown_tokens(rows, "data.replay", (one.input_ids for one in resident.replayed))
+    refuse_unknown_tokens(rows, "data.fisher", (one.input_ids for one in resident.fisher_examples))
     for name, task in resident.tasks.items():
         measured = [one for split in task.prompted[1:] for one in split]
         prompts = [encode_prompt(one, resident.tokenizer, prompt, length) for one in measured if one.kind != "plain"]

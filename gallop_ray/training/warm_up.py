@@ -19,9 +19,10 @@ from gallop_ray.spec.plan import optimizer_steps
 from gallop_ray.training.batches import batches
 from gallop_ray.training.context import NullReporter, RunContext
 from gallop_ray.training.engine import Engine
+from gallop_ray.training.fisher import fisher_of_all
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.loop import train
-from gallop_ray.training.optimizers import decay_to_now, decay_to_start, make_optimizer, without_decay
+from gallop_ray.training.optimizers import decay_to_now, make_optimizer, pull_to_base, without_decay
 
 
 def warmed_up_mask(context: RunContext, method: Hybrid, candidates: Sequence[Candidate], total: int) -> Mask:
@@ -59,7 +60,7 @@ def changes_of_full_training(context: RunContext, candidates: Sequence[Candidate
     From the optimizer's float32 values: many bfloat16 weights have been rounded back to where they were, and those that
     have not all moved by a few equal amounts. Collective. Raises Diverged and ValueError as training does.
     """
-    owned = OwnedGradients(candidates)
+    owned, fisher = OwnedGradients(candidates), fisher_of_all(context)
     attachment = Full(FullSpec()).attach(context.resident.model)
 
     def keep_trained(engine: Engine) -> None:
@@ -74,7 +75,7 @@ def changes_of_full_training(context: RunContext, candidates: Sequence[Candidate
 
     try:
         steps = steps or optimizer_steps(context.training, len(context.resident.epoch))
-        decay = decay_to_start(attachment.parameters, attachment.base(), context.training)
+        decay = pull_to_base(attachment, context.training, fisher)
         _train(context, attachment, steps, keep_trained, decay)
         attachment.restore()
         for m, (_, base) in enumerate(gathered(candidates)):

@@ -1,6 +1,7 @@
 """Masks that are chosen anew equal a slow dense reference, refresh after refresh, and so do the trained weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,20 +13,21 @@ from gallop_ray.methods import MatrixState, RefreshedMethod, make_method
 from gallop_ray.methods.refresh import Refresher
 from gallop_ray.sparse.candidates import find_candidates
 from gallop_ray.sparse.delta import SparseDelta
-from gallop_ray.sparse.optimizers import EntryAdamW, moved
+from gallop_ray.sparse.optimizers import Decays, EntryAdamW, moved
 from gallop_ray.spec.mask_methods import SpielSpec
 from gallop_ray.spec.schema import Sweep
-from gallop_ray.tasks.encode import answer_loss, collate
+from gallop_ray.tasks.encode import Encoded, answer_loss, collate
 from gallop_ray.training.attach import Attached
 from gallop_ray.training.batches import batches
 from gallop_ray.training.engine import Engine
+from gallop_ray.training.fisher import fisher_of_weights, penalty_of_delta
 from gallop_ray.training.loop import TrainState, learning_rate, train
 from gallop_ray.training.optimizers import decay_to_base, make_optimizer
 from gallop_ray.training.run import _optimizer
 from gallop_ray.training.selection import select
 from tests.training import tiny
 
-SEED, STEPS, DECAY = 3, 12, 0.05
+SEED, STEPS, DECAY, EWC = 3, 12, 0.05, 300.0
 METHODS_HERE: dict[str, dict[str, Any]] = {
     "lift": {"density": {"lora_rank": 2}, "rank": 4, "refresh_every": 3},
     "spiel": {"density": 0.04, "refresh_every": 4, "accumulate": 2, "initial_rate": 0.5, "delta_decay": DECAY},
@@ -46,13 +48,19 @@ def the_sweep(stage: int, decay_to: str = "zero") -> Sweep:
     return tiny.sweep(stage, steps=STEPS, weight_decay=0.1, decay_to=decay_to, clip_norm=None, checkpoint_steps=1)
 
 
-def refreshed(stage: int, name: str, decay_to: str = "zero") -> dict[str, Any]:
+def kept_examples() -> list[Encoded]:
+    """What elastic weight consolidation keeps."""
+    return tiny.examples(40)[-5:]
+
+
+def refreshed(stage: int, name: str, decay_to: str = "zero", ewc: float = 0.0) -> dict[str, Any]:
     """On each rank: the first mask, those after each step that could be kept, and the trained weights."""
-    resident = tiny.resident(the_sweep(stage, decay_to))
-    context = tiny.context(resident, SEED, method={"type": name.split()[0], **METHODS_HERE[name]})
+    resident = replace(tiny.resident(the_sweep(stage, decay_to)), fisher_examples=kept_examples())
+    context = tiny.context(resident, SEED, method={"type": name.split()[0], **METHODS_HERE[name]}, ewc=ewc)
     method: Any = make_method(context.configuration.method)
     candidates = find_candidates(resident.model)
     before = tiny.whole_weights(resident.model)
+    fisher = fisher_of_weights(context, candidates)
     delta = SparseDelta(resident.model, candidates, select(context, candidates, method).mask)
     names = [c.name for c in delta.places]
     masks: dict[int, Masks] = {}
@@ -65,7 +73,8 @@ def refreshed(stage: int, name: str, decay_to: str = "zero") -> dict[str, Any]:
     optimizer = _optimizer(context, Attached(delta))
     engine = Engine(delta.module, resident.config(context.training, trained), optimizer)
     refresher = Refresher(method, delta, SEED) if isinstance(method, RefreshedMethod) else None
-    train(context, delta, engine, refresher, decay_to_base(method, delta, context.training), keep=note)
+    pulls = Decays.of(decay_to_base(method, delta, context.training), penalty_of_delta(context, delta, fisher))
+    train(context, delta, engine, refresher, pulls, keep=note)
     engine.close()
     after = tiny.whole_weights(resident.model)
     delta.detach()
@@ -76,8 +85,8 @@ def refreshed(stage: int, name: str, decay_to: str = "zero") -> dict[str, Any]:
 class Dense:
     """One process, plain torch: AdamW on whole matrices, with masks of the same shape."""
 
-    def __init__(self, name: str, first: Masks, decay_to: str) -> None:
-        self.decay_to = decay_to
+    def __init__(self, name: str, first: Masks, decay_to: str, ewc: float) -> None:
+        self.decay_to, self.ewc = decay_to, ewc
         self.options = METHODS_HERE[name]
         self.model, self.sweep = tiny.model(), the_sweep(0)
         self.weights = {c.name: c.weight for c in find_candidates(self.model)}
@@ -89,16 +98,20 @@ class Dense:
         self.grown = {n: torch.zeros_like(w) for n, w in self.weights.items()}
         self.sides = {n: [torch.zeros(size).double() for size in w.shape] for n, w in self.weights.items()}
         self.stream = batches(tiny.examples(), self.sweep.training.batch_size, SEED)
+        self.fisher = {n: torch.zeros_like(w) for n, w in self.weights.items()}
+        for one in kept_examples() if ewc else ():
+            for matrix, gradient in self.gradients([one]).items():
+                self.fisher[matrix] += gradient**2 / len(kept_examples())
 
     def mask(self, name: str, indices: list[int]) -> Tensor:
         chosen = torch.zeros(self.weights[name].numel(), dtype=torch.bool)
         chosen[indices] = True
         return chosen.view(self.weights[name].shape)
 
-    def gradients(self) -> dict[str, Tensor]:
+    def gradients(self, examples: list[Encoded]) -> dict[str, Tensor]:
         for weight in self.weights.values():
             weight.requires_grad_(True)
-        batch = collate(next(self.stream), 0)
+        batch = collate(examples, 0)
         labels = batch.pop("labels")
         loss = answer_loss(self.model(**batch).logits, labels).mean()
         found = torch.autograd.grad(loss, list(self.weights.values()))
@@ -106,7 +119,7 @@ class Dense:
         return dict(zip(self.weights, found, strict=True))
 
     def step(self, number: int, accumulate: bool) -> None:
-        gradients = self.gradients()
+        gradients = self.gradients(next(self.stream))
         rate = learning_rate(self.sweep.training, number - 1, STEPS)
         for name, gradient in gradients.items():
             weight, mask, (first, second) = self.weights[name], self.masks[name], self.moments[name]
@@ -115,12 +128,13 @@ class Dense:
             rows, columns = self.sides[name]
             least = (torch.minimum(rows[:, None], columns) + gradient.double() ** 2) * mask
             self.sides[name] = [torch.maximum(rows, least.amax(1)), torch.maximum(columns, least.amax(0))]
+            to_base = self.options.get("delta_decay", 0.0) + 0.1 * (self.decay_to == "base")
+            weight -= rate * to_base * (weight - self.base[name])
+            gradient = gradient + self.ewc * self.fisher[name] * (weight - self.base[name])
             first.mul_(0.9).add_(0.1 * gradient * mask)
             second.mul_(0.999).add_(0.001 * (gradient * mask) ** 2)
             age = torch.full_like(weight, number) if self.of_one_age else self.ages[name].add_(mask)
             update = first / (1 - 0.9**age) / ((second / (1 - 0.999**age)).sqrt() + 1e-8)
-            to_base = self.options.get("delta_decay", 0.0) + 0.1 * (self.decay_to == "base")
-            weight -= rate * to_base * (weight - self.base[name])
             weight *= 1 - rate * 0.1 * (self.decay_to == "zero") * mask
             weight -= torch.where(mask, rate * update, 0)
 
@@ -160,8 +174,10 @@ class Dense:
         return kept | self.top(matrix, self.grown[matrix].abs().masked_fill(kept, -1), n)
 
 
-def reference(name: str, first: Masks, decay_to: str = "zero") -> tuple[dict[int, Masks], dict[str, Tensor]]:
-    dense, masks = Dense(name, first, decay_to), {}
+def reference(
+    name: str, first: Masks, decay_to: str = "zero", ewc: float = 0.0
+) -> tuple[dict[int, Masks], dict[str, Tensor]]:
+    dense, masks = Dense(name, first, decay_to, ewc), {}
     for number in range(1, STEPS + 1):
         dense.step(number, accumulate=number in {"spiel": (1, 2, 5, 6, 9, 10), "gasdu": (3, 6, 9)}.get(name, ()))
         if name == "lift" and number in (3, 6, 9):
@@ -233,6 +249,19 @@ def test_weight_decay_to_the_base_equals_a_dense_reference(ranks: Callable, stag
     for matrix, weight in found["weights"].items():
         torch.testing.assert_close(weight, weights[matrix], atol=2e-5, rtol=1e-4)
     assert any(not torch.allclose(w, to_zero[n], atol=2e-5, rtol=1e-4) for n, w in found["weights"].items())
+
+
+@pytest.mark.parametrize(("name", "stage"), [("spiel", 1), ("gasdu", 3), ("lift", 1)])
+def test_weights_are_held_for_entries_that_are_chosen_later_too(ranks: Callable, name: str, stage: int) -> None:
+    found, _ = ranks(2)(refreshed, stage, name, "zero", EWC)
+    first = found["masks"].pop(0)
+    (masks, weights), (_, free) = (reference(name, first, "zero", ewc) for ewc in (EWC, 0.0))
+    assert len({str(mask) for mask in found["masks"].values()}) > 1
+    assert max(float((weights[n] - w).abs().max()) for n, w in free.items()) > 1e-3, "the penalty does something"
+    for step, mask in found["masks"].items():
+        assert mask == masks[step], f"after step {step}"
+    for matrix, weight in found["weights"].items():
+        torch.testing.assert_close(weight, weights[matrix], atol=2e-5, rtol=1e-4)
 
 
 def largest_steps(optimizer: torch.optim.Optimizer, values: torch.nn.Parameter, begun: int) -> list[float]:

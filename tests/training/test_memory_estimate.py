@@ -288,6 +288,17 @@ def test_what_cannot_be_had_is_refused(option: dict[str, Any], message: str) -> 
         estimated(a_sweep({"type": "gallop", **option}, 1, "float32"))
 
 
+@pytest.mark.parametrize(("method", "stage"), [(GALLOP, 1), (FULL, 1), (FULL, 3)])
+def test_weights_that_are_held_need_their_fisher_information(method: dict[str, Any], stage: int) -> None:
+    """A float32 number an entry; of a mask those of all candidates, too, and first those of all entries."""
+    sweep = a_sweep(method, stage, "bfloat16")
+    held = sweep.model_copy(update={"training": sweep.training.model_copy(update={"ewc": 1.0})})
+    without, found = estimated(sweep), estimated(held)
+    more = {"gallop": 1.5 * found.trained, "full": found.trained / (2 if stage == 3 else 1)}[method["type"]]
+    assert found.values - without.values == pytest.approx(4 * more, rel=1e-3)
+    assert found.offloaded - without.offloaded == (found.scores if method is GALLOP else 0)
+
+
 def test_offloading_moves_bytes_to_the_host() -> None:
     sweep = a_sweep(FULL, 3, "bfloat16")
     here = estimated(sweep)

@@ -43,8 +43,9 @@ def _data(sweep: Sweep) -> str:
     others = f"; forgetting measured on {', '.join(sweep.data.ood)}" if sweep.data.ood else ""
     used = (*sweep.data.read_tasks, *sweep.data.ood)
     replay = f", {100 * sweep.data.replay.share:g} % of it {sweep.data.replay.task}" if sweep.data.replay else ""
+    kept = f", held by EWC to {sweep.data.fisher.task}" if sweep.data.fisher else ""
     sources = dict.fromkeys(sweep.data.task(name).source or sweep.data.root for name in used)
-    return f"{', '.join(sources)}, trained on {' and '.join(sweep.data.train_tasks)}{replay}{others}"
+    return f"{', '.join(sources)}, trained on {' and '.join(sweep.data.train_tasks)}{replay}{kept}{others}"
 
 
 def sweep_yaml(sweep: Sweep) -> str:

@@ -93,18 +93,46 @@ def drawn_blindly(sweep: Sweep, method_name: str) -> int:
     """How many of a method's configurations are chosen without results: points of `first`, then random ones.
 
     With tpe, gp, cmaes and nomad half of the configurations, at least 2 and at most Optuna's 10; with nsga2 the first
-    generation; with random and grid all. A sampler that is given by its class chooses from the first on.
+    generation; with random and grid all. A sampler that is given by its class chooses from the first on. With asha none
+    of these learns before some have gone beyond the first rung: losses there say who is quick, not who will be good.
     """
     configurations = configurations_of(sweep, method_name)
     match sweep.search.sampler:
         case "tpe" | "gp" | "cmaes" | "nomad":
-            return min(configurations, max(2, min(_MOST_AT_RANDOM, configurations // 2)))
+            least = max(2, min(_MOST_AT_RANDOM, configurations // 2))
+            if sweep.pruning.type == "asha":
+                least = max(least, come_first(sweep, len(step_rungs(sweep)) + len(seed_rungs(sweep)) - 1))
+            return min(configurations, least)
         case "nsga2":
             return min(configurations, population_size(configurations))
         case "random" | "grid":
             return configurations
         case _:
             return 0
+
+
+def come_first(sweep: Sweep, above: int) -> int:
+    """How many come to one of asha's rungs, with so many above it, before any continues: one of them goes all the way.
+
+    Of fewer the best third is mostly luck, and trained for nothing once better ones come. Where time is short, the
+    first to finish is worth more.
+    """
+    return 0 if sweep.budget.hours is not None else math.ceil(sweep.pruning.reduction**above)
+
+
+def step_rungs(sweep: Sweep) -> tuple[int | float, ...]:
+    """The rungs of optimizer steps: steps, or shares of a run's."""
+    eta = sweep.pruning.reduction
+    return sweep.pruning.rungs or (eta**-2, eta**-1)
+
+
+def seed_rungs(sweep: Sweep) -> list[int]:
+    """The rungs of seeds: how many a configuration has finished there; at the last one it is over."""
+    seeds = len(sweep.seeds)
+    if sweep.pruning.type != "asha":
+        return list(range(1, seeds + 1))
+    powers = [math.ceil(sweep.pruning.reduction**power) for power in range(seeds)]
+    return [*dict.fromkeys(count for count in powers if count < seeds), seeds]
 
 
 def population_size(configurations: int) -> int:

@@ -1,11 +1,10 @@
 """The rungs that a sweep's configurations climb: of optimizer steps of their first seed, then of seeds."""
 
-import math
 from dataclasses import dataclass
 
 from gallop_ray.spec.configuration import method_named
 from gallop_ray.spec.metrics import task_weights
-from gallop_ray.spec.plan import configurations_of
+from gallop_ray.spec.plan import configurations_of, seed_rungs, step_rungs
 from gallop_ray.spec.schema import Sweep
 
 
@@ -33,16 +32,9 @@ def rungs_of(sweep: Sweep, method_name: str) -> list[Rung]:
 
     One alone that has nothing to be compared with has no other, and so has what does not train.
     """
-    seeds, eta = len(sweep.seeds), sweep.pruning.reduction
     if configurations_of(sweep, method_name) == 1 or not method_named(sweep, method_name).trains:
-        return [Rung(seeds)]
-    steps: tuple[int | float, ...] = sweep.pruning.rungs or (eta**-2, eta**-1)
-    if sweep.pruning.type == "asha":
-        powers = [math.ceil(eta**power) for power in range(seeds)]
-        counts = [*dict.fromkeys(count for count in powers if count < seeds), seeds]
-    else:
-        counts = list(range(1, seeds + 1))
-    return [*(Rung(0, at) for at in steps), *(Rung(count) for count in counts)]
+        return [Rung(len(sweep.seeds))]
+    return [*(Rung(0, at) for at in step_rungs(sweep)), *(Rung(count) for count in seed_rungs(sweep))]
 
 
 def rung_weights(sweep: Sweep) -> dict[str, float]:

@@ -12,6 +12,7 @@ from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
 from gallop_ray.search.climbed import Climbed, better_is_more, climbed
 from gallop_ray.search.rungs import least_advanced, place, promotable
 from gallop_ray.search.study import Studies
+from gallop_ray.spec.plan import come_first
 from gallop_ray.spec.rungs import Rung, rungs_of
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.sweep.give_up import end, give_up
@@ -130,7 +131,7 @@ class Ladder:
                 if waiting and number + 1 < len(rungs):
                     values = self._at(method, number)
                     yield from (key for key in waiting if key not in values)  # its steps have no such rung
-                    if len(values) < self._enough(len(rungs) - 1 - number):
+                    if not self._begun and len(values) < come_first(self._sweep, len(rungs) - 1 - number):
                         continue
                     more, least = better_is_more(self._sweep, method, number), self._least(rungs[number])
                     yield from promotable(values, waiting, self._sweep.pruning.reduction, more, least)
@@ -144,15 +145,6 @@ class Ladder:
         if not self._begun:
             return 0
         return 1 if rung.at is not None else math.ceil(self._sweep.pruning.reduction)
-
-    def _enough(self, above: int) -> float:
-        """How many must have come to a rung with so many above it before any continues: one of them goes all the way.
-
-        Of fewer the best third is mostly luck, and trained for nothing once better ones come. Where time is short, the
-        first to finish is worth more; and once all have begun, no others will come.
-        """
-        hurry = self._begun or self._sweep.budget.hours is not None
-        return 0 if hurry else self._sweep.pruning.reduction**above
 
     def _another(self) -> str | None:
         if not self._begun and (key := self._studies.next()) is not None:

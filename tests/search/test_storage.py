@@ -17,7 +17,7 @@ def test_work_waits_until_the_database_is_free(tmp_path: Path, caplog: pytest.Lo
     study = optuna.create_study(storage=database(f"sqlite:///{file}?timeout=0.1"))
     other = sqlite3.connect(file, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
-    threading.Timer(0.5, other.rollback).start()
+    threading.Timer(2, other.rollback).start()
     assert retry_while_away(lambda: study.ask().number) == 0
     assert "is away; nothing new begins" in caplog.text
 

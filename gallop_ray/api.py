@@ -32,6 +32,7 @@ from gallop_ray.spec.mask_methods import (
     SmtSpec,
     SnipSpec,
     SpielSpec,
+    SynflowSpec,
     TaylorSpec,
     WandaSpec,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "SpielSpec",
     "Sweep",
     "SweepFileError",
+    "SynflowSpec",
     "TaskSpec",
     "TaylorSpec",
     "TrackingSpec",

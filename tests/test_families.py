@@ -292,8 +292,8 @@ def test_a_peft_folder_of_experts_is_what_was_attached_or_is_refused(
     request: Any = SimpleNamespace(model=ModelSpec(name=str(folder)), run=SimpleNamespace(path="the run"))
     if not read:
         with pytest.raises(ValueError, match=r"the run has no PEFT form that PEFT reads \(.*\); use --to merged"):
-            _refuse_unread(request, tmp_path / "peft")
+            _refuse_unread(request, tmp_path / "peft", meta_model(request.model))
         return
-    _refuse_unread(request, tmp_path / "peft")
+    _refuse_unread(request, tmp_path / "peft", meta_model(request.model))
     loaded = PeftModel.from_pretrained(mixture(family), str(tmp_path / "peft"))  # type: ignore[arg-type]
     assert torch.equal(logits(loaded), logits(attachment.module))

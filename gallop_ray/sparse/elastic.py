@@ -39,8 +39,8 @@ class ElasticPenalty:
             self._handle.remove()
         # Copied: at ZeRO 1 and 2 a rank steps a part of vectors that are whole here, and are not needed again.
         self._parts = [
-            each._replace(of=[vector.to(each.tensor.device, torch.float32, copy=True) for vector in each.of])
-            for each in state.stepped(self._fisher, self._base)
+            Stepped(tensor, at, [vector.to(tensor.device, torch.float32, copy=True) for vector in of])
+            for tensor, at, of in state.stepped(self._fisher, self._base)
         ]
         self._fisher, self._base = [], []
         self._handle = state.before_step(self._add)

@@ -23,7 +23,7 @@ def kept(path: Path) -> Checkpoint:
         {"cpu": torch.ones(1, 4).byte()},
         mask,
         {},
-        refresher={"rows.a": torch.ones(2)},
+        kept={"rows.a": torch.ones(2)},
     )
     checkpoint.save(path)
     return checkpoint
@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     checkpoint, found = kept(path), last_checkpoint(path)
     assert found is not None
     assert (found.step, found.loss) == (8, 0.5)
-    assert torch.equal(found.refresher["rows.a"], torch.ones(2))
+    assert torch.equal(found.kept["rows.a"], torch.ones(2))
     assert all(
         torch.equal(a, b)
         for key in checkpoint.state

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 def uncollected() -> Iterator[None]:
     """Import without the garbage collector, which walks over all that was imported so far again and again.
 
-    That is a third of the time. What exists at the end stays out of later collections.
+    That is a quarter of the time. What exists at the end stays out of later collections.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -4,6 +4,7 @@ import asyncio
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,8 @@ from gallop_ray.compat.probe import require
 from gallop_ray.importing import uncollected
 
 _LEAVE_SECONDS = 30.0
+_COLLECTIVE = timedelta(minutes=30)
+"""How long a rank may wait for the others: as Ray has it, while NCCL would wait for ten minutes."""
 _REQUESTS = ("send_resource_request", "cancel_resource_request")
 _BLOCKS = "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC"
 
@@ -97,7 +100,7 @@ def _join(backend: str, place: tuple[str, int]) -> None:
         LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
         NODE_RANK=str(context.get_node_rank()),
     )
-    torch.distributed.init_process_group(backend, init_method="env://")
+    torch.distributed.init_process_group(backend, init_method="env://", timeout=_COLLECTIVE)
 
 
 def _leave() -> None:
@@ -111,7 +114,7 @@ class Trainer(DataParallelTrainer):
     """A Ray Train run whose controller lives in the calling process, an actor's.
 
     Ray Train starts an actor for it, one for data sets, of which there are none, and one that removes placement groups,
-    which the pool does itself: processes that start one after another and take a quarter of a gigabyte together.
+    which the pool does itself: processes that start one after another.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

@@ -96,7 +96,7 @@ class AdaLoraAttachment(PeftAttachment):
             for name, p in zip(self._names, self.parameters, strict=True):
                 if (mean := kept.get(f"{kind}.{name}")) is not None:
                     values[name] = mean.to(p.device, copy=True)
-                    self._allocator.ipt[name] = torch.zeros_like(values[name])  # PEFT begins anew where it has none
+                    self._allocator.ipt[name] = torch.zeros_like(values[name])  # without it PEFT would start from zero
         ranks = {n.removeprefix(_RANKS): t.tolist() for n, t in kept.items() if n.startswith(_RANKS)}
         self._config.rank_pattern = ranks or None
 

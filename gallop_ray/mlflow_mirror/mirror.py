@@ -16,7 +16,7 @@ from gallop_ray.spec.secrets import hidden
 
 _LOG = logging.getLogger(__name__)
 _FIRST_SECONDS = 5.0
-"""Before MLflow is imported: Ray starts meanwhile, in half the time if it has the processors for itself."""
+"""Before MLflow is imported: Ray starts meanwhile, and sooner if it has the processors for itself."""
 _POLL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _LAST_PAUSES = (1.0, 3.0)

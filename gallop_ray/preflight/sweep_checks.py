@@ -204,12 +204,11 @@ def _fisher(sweep: Sweep) -> Iterator[Finding]:
     try:
         with offline():
             load_fisher(sweep)
-            if tokenizer is not None:
-                encoded_fisher(sweep, tokenizer)
+            count = asked.examples if tokenizer is None else len(encoded_fisher(sweep, tokenizer))
     except ValueError as error:
         yield problem(str(error), "Correct data.fisher")
         return
-    yield ok(f"data.fisher: {asked.examples} examples of {asked.task} say which weights training.ewc holds")
+    yield ok(f"data.fisher: {count} examples of {asked.task} say which weights training.ewc holds")
 
 
 def _hub_path(sweep: Sweep, name: str) -> str | None:

@@ -15,22 +15,8 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.space import extremes
 
 WORKING = (
-    *(
-        "adalora",
-        "beft",
-        "boft",
-        "c3a",
-        "deft",
-        "delora",
-        "fourierft",
-        "frod",
-        "glora",
-        "gralora",
-        "hira",
-        "hra",
-        "ia3",
-        "lily",
-    ),
+    *("adalora", "beft", "boft", "c3a", "deft", "delora", "fourierft", "frod", "glora", "gralora", "hira", "hra"),
+    *("ia3", "lily"),
     *("ln_tuning", "loha", "lokr", "lora", "miss", "oft", "osf", "peanut", "psoft", "pvera", "randlora", "road"),
     *("shira", "supertuning", "tinylora", "trainable_tokens", "unilora", "vblora", "vera", "waveft"),
 )

@@ -74,4 +74,7 @@ def _without_unused(training: dict[str, Any]) -> dict[str, Any]:
 
 def _adapters(folder: SweepFolder, sweep: Sweep, summary: Summary) -> Iterator[Path]:
     run = best_run(folder, summary, sweep.objective)
-    yield from (part.adapter for part in (run.parts() if run else ()) if is_there(part.adapter))
+    parts = run.parts() if run else []
+    order = {task: place for place, task in enumerate(sweep.data.train_tasks)}  # of a sequence, that of its stages
+    parts = sorted(parts, key=lambda part: order.get(part.path.name, 0))
+    yield from (part.adapter for part in parts if is_there(part.adapter))

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gallop_ray.exports.asked import joint_of, settings_of
-from gallop_ray.exports.merged import merged
-from gallop_ray.exports.request import Request, checked_run
+from gallop_ray.exports.request import adapters, checked_run
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.records.run_folder import RoundFolder
 from gallop_ray.records.stored import open_sweep
@@ -17,6 +16,7 @@ from gallop_ray.tasks.accuracy import generation_correct
 from gallop_ray.tasks.examples import Example, Message, reasoned
 from gallop_ray.tasks.lines import json_object, read_lines
 from gallop_ray.tasks.load import load_task
+from gallop_ray.training.merged import merged
 from gallop_ray.training.models import load_model
 
 _NOTHING = "(nothing: the model ends at once)"
@@ -57,11 +57,11 @@ class Speaker:
 
     def __init__(self, run: str, tokens: int | None = None) -> None:
         """Raises ValueError where the run has no adapter, or its base model has changed."""
-        folder, metadata = checked_run(run)
+        folder, _ = checked_run(run)
         self._sweep: Sweep = open_sweep(SweepFolder(folder.whole.path.parent.parent).path).sweep
         self._base, self._tokenizer = load_model(self._sweep.model)
         model, _ = load_model(self._sweep.model)
-        self._tuned = merged(model, Request(folder, "merged", folder.path, metadata))
+        self._tuned = merged(model, adapters(folder))
         trained = folder.task if isinstance(folder, RoundFolder) else self._sweep.data.train_task
         self._like = load_task(trained, self._sweep.data, ("train",)).train[0]
         usual = settings_of(self._sweep, trained, self._like, self._sweep.evaluation.batch_size)

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,13 @@ from gallop_ray.disk.tensors import DELTA, PEFT
 from gallop_ray.exports.lora import to_lora
 from gallop_ray.exports.request import Request
 from gallop_ray.exports.shira import to_shira
-from gallop_ray.methods import make_method
-from gallop_ray.methods.hybrid import Hybrid
-from gallop_ray.methods.peft import PeftAttachment, PeftMethod
 from gallop_ray.sparse.adapter import apply_adapter, load_adapter, refuse_misfit, refuse_other_base
-from gallop_ray.sparse.candidates import note_reached
 from gallop_ray.sparse.checked import load_whole
-from gallop_ray.spec.schema import Configuration
+from gallop_ray.training.merged import attach_peft
 from gallop_ray.training.model_checks import first_line
 from gallop_ray.training.models import load_model, meta_model, model_source
 
 _KINDS = ("indices", "delta")
-_ROOT = "base_model.model."  # what PEFT puts before the names of the model's modules
 
 
 def write_peft(request: Request, folder: Path) -> None:
@@ -95,26 +90,9 @@ def _refuse_unread(request: Request, folder: Path, model: Any) -> None:
         raise ValueError(f"{request.run.path} has no PEFT form that PEFT reads: it loses {name}; use --to merged")
 
 
-def attach_peft(model: Any, request: Request, trained: Collection[str]) -> PeftAttachment:
-    """The attachment of the run's method to `model`, with the parameters as before training.
-
-    trained: the names of its parameters on disk, which show the modules that text reached in the run.
-    """
-    modules = (name for name, _ in model.named_modules())
-    note_reached(model, [name for name in modules if any(each.startswith(f"{_ROOT}{name}.") for each in trained)])
-    spec = Configuration.model_validate_json(request.metadata["configuration"]).method
-    method = make_method(spec)
-    if isinstance(method, Hybrid):
-        method = method.tuner
-    assert isinstance(method, PeftMethod)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(request.metadata["seed"]))  # some tuners draw projections and do not save them
-        return method.attach_again(model)
-
-
 def _from_peft(request: Request) -> tuple[Any, dict[str, Tensor]]:
     saved = load_whole(request.run.adapter)[0]
-    return attach_peft(meta_model(request.model), request, saved).exported(saved, request.metadata)
+    return attach_peft(meta_model(request.model), request.metadata, saved).exported(saved, request.metadata)
 
 
 def _delta(request: Request) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:

@@ -74,11 +74,30 @@ def _model(run: RunFolder) -> ModelSpec:
     return ModelSpec.model_validate(SweepFolder(run.whole.path.parent.parent).spec()["model"])
 
 
+def adapters(run: RunFolder) -> list[Path]:
+    """What changes the base model, in this order: a sequence's stages up to this one, or the run's own adapter."""
+    stages = _stages(run)
+    if not stages:
+        return [run.adapter]
+    assert isinstance(run, RoundFolder)
+    return [run.whole.round(task).adapter for task in stages[: stages.index(run.task) + 1]]
+
+
+def _stages(run: RunFolder) -> list[str]:
+    """The tasks that a run of a sequence learns one after another; of any other none."""
+    if not isinstance(run, RoundFolder) and run.parts() == [run]:
+        return []
+    data = SweepFolder(run.whole.path.parent.parent).spec()["data"]
+    return list(data["train"]) if data.get("sequence") else []
+
+
 def _refuse_delta_in_base(run: RunFolder, to: Target) -> None:
     """PEFT loads the model that a folder names, and would put the adapter onto it without the delta."""
     if to in ("peft", "lora") and _model(run).delta is not None:
         what = f"{run.path} was trained on a base model that holds a delta (model.delta)"
         raise ValueError(f"{what}, which a folder for PEFT cannot name; use --to merged or --to delta")
+    if to != "merged" and len(adapters(run)) > 1:
+        raise ValueError(f"{run.path} was trained on what the stages before it have changed; use --to merged")
 
 
 def free_folder(path: str) -> Path:
@@ -101,7 +120,9 @@ def finished_run(run: str) -> RunFolder:
     # `best` prints the path of the adapter.
     folder = _folder(path.parent if path == RunFolder(path.parent).adapter else path)
     _refuse_unfinished(folder)
-    return folder
+    stages = _stages(folder)
+    # What a sequence has trained is its last stage, on all before.
+    return folder.round(stages[-1]) if stages and folder == folder.whole else folder
 
 
 def run_path(run: str) -> Path:

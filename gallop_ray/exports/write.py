@@ -11,12 +11,13 @@ from gallop_ray.disk.damage import Damaged
 from gallop_ray.disk.tensors import DELTA
 from gallop_ray.disk.trouble import as_os_error
 from gallop_ray.exports.asked import write_prompt
-from gallop_ray.exports.merged import write_merged
 from gallop_ray.exports.peft_folder import write_lora, write_peft
-from gallop_ray.exports.request import Request, Target
+from gallop_ray.exports.request import Request, Target, adapters
 from gallop_ray.records.masks import read_mask
 from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
 from gallop_ray.sparse.checked import load_whole
+from gallop_ray.training.merged import merged
+from gallop_ray.training.models import load_model
 
 _FIX = "restore it, or run the seed again"
 
@@ -61,11 +62,18 @@ def _write_delta(request: Request, folder: Path) -> None:
     shutil.copyfile(request.run.adapter, folder / request.run.adapter.name)
 
 
+def _write_merged(request: Request, folder: Path) -> None:
+    """Weights and configuration, as transformers has them."""
+    model, _ = load_model(request.model)
+    # Not save_model: a mixture's experts get the names of the checkpoint back, which other programs read.
+    merged(model, adapters(request.run)).save_pretrained(folder)
+
+
 _WRITERS: dict[Target, Callable[[Request, Path], None]] = {
     "delta": _write_delta,
     "peft": write_peft,
     "lora": write_lora,
-    "merged": write_merged,
+    "merged": _write_merged,
 }
 
 

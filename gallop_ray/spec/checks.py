@@ -139,6 +139,12 @@ def _ood_tasks(sweep: Sweep) -> Iterator[Finding]:
             yield (path,), f"{shown(task)} is not allowed; it is the task trained on, and must not be among the others"
 
 
+def _sequence_has_tasks(sweep: Sweep) -> Iterator[Finding]:
+    if sweep.data.sequence and len(sweep.data.train_tasks) < 2:
+        message = "true is not allowed with one task to train on; a sequence is of two or more, as data.train: [a, b]"
+        yield (("data", "sequence"), ("data", "train")), message
+
+
 def _kept_tasks_are_others(sweep: Sweep) -> Iterator[Finding]:
     for field, kept in (("replay", sweep.data.replay), ("fisher", sweep.data.fisher)):
         if kept is not None and kept.task in sweep.data.train_tasks:
@@ -298,6 +304,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     ((), _method_names),
     (("seeds",), _seeds_differ),
     (("data.train", "data.ood"), _ood_tasks),
+    (("data.train", "data.sequence"), _sequence_has_tasks),
     (("data.train", "data.replay", "data.fisher"), _kept_tasks_are_others),
     (("data.train", "data.ood", "objective"), _objective_has_tasks),
     (("objective", "evaluation.metrics"), _objectives_are_named),

@@ -73,7 +73,8 @@ class DataSpec(Frozen):
     """The task to train on, the tasks to measure forgetting on, and where their examples come from.
 
     With several tasks to train on, every run trains on each of them in turn, from the base model; the others are OOD
-    tasks then, beside those of `ood`, and what is measured is averaged (GaLLoP, arXiv 2510.19778).
+    tasks then, beside those of `ood`, and what is measured is averaged (GaLLoP, arXiv 2510.19778). In a sequence each
+    goes on with what the one before has left, and the result is what the last knows of all.
     """
 
     root: PathOrName = Field(
@@ -87,6 +88,11 @@ class DataSpec(Frozen):
         description="the task to train on; its test set gives ID accuracy. A list: every run has a round for each"
     )
     ood: tuple[Text, ...] = Field(default=(), description="other tasks, on which forgetting is measured")
+    sequence: bool = Field(
+        default=False,
+        description="whether a run learns the tasks of `train` one after another, each on top of those before, instead "
+        "of each from the base model",
+    )
     replay: ReplaySpec | None = Field(
         default=None, description="examples of another task to mix into training; masks are scored without them"
     )
@@ -139,5 +145,8 @@ class DataSpec(Frozen):
         """The data of each round; of a sweep without rounds this alone."""
         if isinstance(self.train, str):
             return (self,)
-        others = {task: (*(each for each in self.train if each != task), *self.ood) for task in self.train}
+        others = {
+            task: (*(each for each in self.train if each != task and not self.sequence), *self.ood)
+            for task in self.train
+        }
         return tuple(self.model_copy(update={"train": task, "ood": ood}) for task, ood in others.items())

@@ -27,12 +27,12 @@ def base_kept(resident: LoadedModel, spec: MethodSpec) -> Iterator[None]:
         yield
     except Exception as error:
         # Nothing collective here: this rank may be the only one that failed.
-        if _put_back(resident):
+        if put_back(resident):
             reason = f"the base model cannot be restored after: {error}"
             raise BaseChanged(reason, restored=False) from error
         raise
     found = _state(resident).differences() + _changed(resident)
-    lost = _put_back(resident, unchanged=not found)
+    lost = put_back(resident, unchanged=not found)
     if not all_ranks(not found):
         left = f"{spec.name} left the base model changed ({_named(found)})"
         raise BaseChanged(f"{left}; its results do not count", restored=all_ranks(not lost))
@@ -55,8 +55,11 @@ def _state(resident: LoadedModel) -> BaseState:
     return resident.at_rest
 
 
-def _put_back(resident: LoadedModel, unchanged: bool = False) -> list[str]:
-    """Restore the base model. Returns what still differs. unchanged: its tensors were read, and are as they were."""
+def put_back(resident: LoadedModel, unchanged: bool = False) -> list[str]:
+    """Restore the base model; not collective. Returns what still differs.
+
+    unchanged: its tensors were read, and are as they were.
+    """
     state = _state(resident)
     state.restore()
     changed = [] if unchanged else state.changed()

@@ -11,8 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from gallop_ray.cli import main
-from gallop_ray.exports.merged import merged
-from gallop_ray.exports.request import Request, checked_run
+from gallop_ray.exports.request import checked_run
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.schema import Sweep
@@ -20,6 +19,7 @@ from gallop_ray.tasks.accuracy import generated_texts
 from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.load import load_task
 from gallop_ray.tasks.settings import EvaluationSettings
+from gallop_ray.training.merged import merged
 from gallop_ray.training.models import load_model
 from tests.exports.trained import Trained
 
@@ -45,8 +45,8 @@ def test_the_folder_alone_answers_as_evaluation_has_it(trained: Trained, tmp_pat
     model = (PeftModel.from_pretrained(model, folder) if to == "peft" else model).eval()
     with torch.no_grad():
         said = tokenizer.decode(model.generate(ids, generation_config=settings)[0, ids.shape[1] :], True)
-    run, metadata = checked_run(str(trained.run(method).path))
-    tuned = merged(load_model(ModelSpec(name=str(trained.base)))[0], Request(run, "merged", run.path, metadata))
+    run, _ = checked_run(str(trained.run(method).path))
+    tuned = merged(load_model(ModelSpec(name=str(trained.base)))[0], [run.adapter])
     measured = EvaluationSettings(sweep.data.prompt, 32, 1)
     assert said == generated_texts(tuned, tokenizer, [example], measured)[0], "as evaluation has it"
     assert (settings.do_sample, settings.max_new_tokens) == (False, asked["max_new_tokens"])

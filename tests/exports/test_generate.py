@@ -11,12 +11,12 @@ import torch
 
 from gallop_ray.cli import main
 from gallop_ray.exports.generate import Speaker, asked_of
-from gallop_ray.exports.merged import merged
-from gallop_ray.exports.request import Request, checked_run
+from gallop_ray.exports.request import checked_run
 from gallop_ray.spec.data import DataSpec, ModelSpec
 from gallop_ray.tasks.encode import encode_prompt
 from gallop_ray.tasks.examples import free
 from gallop_ray.tasks.predictions import prompt_text
+from gallop_ray.training.merged import merged
 from gallop_ray.training.models import load_model
 from tests.exports.trained import METHODS, Trained, save_base, train
 
@@ -36,10 +36,10 @@ def test_it_says_what_transformers_generates(trained: Trained, method: str, caps
     run = trained.run(method).path
     assert main(["generate", str(run), "--prompt", PROMPT, "--max-new-tokens", "4"]) == 0
     said = capsys.readouterr().out
-    folder, metadata = checked_run(str(run))
+    folder, _ = checked_run(str(run))
     base, tokenizer = load_model(ModelSpec(name=str(trained.base)))
     expected = {"base": greedy(base.eval(), tokenizer)}
-    tuned = merged(base, Request(folder, "merged", folder.path, metadata))
+    tuned = merged(base, [folder.adapter])
     expected["tuned"] = greedy(tuned.eval(), tokenizer)
     shown = {who: text or "(nothing: the model ends at once)" for who, text in expected.items()}
     assert said == f"prompt: {PROMPT}\ntuned:  {shown['tuned']}\nbase:   {shown['base']}\n\n"

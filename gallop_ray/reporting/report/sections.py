@@ -15,6 +15,7 @@ from gallop_ray.reporting.report.results import best_sheet, configurations_sheet
 from gallop_ray.reporting.report.said import flips_sheet, samples_sheet
 from gallop_ray.reporting.report.sheet import ReportTable
 from gallop_ray.reporting.report.spreads import spreads_sheet
+from gallop_ray.reporting.report.stages import stages_sheet
 
 _TOO_FEW = (
     "The importance of parameters is left out: it takes ten finished configurations of a method that searches two "
@@ -78,7 +79,7 @@ def sections(material: ReportData, figures: Mapping[str, PageFigure]) -> list[Se
 def _results(material: ReportData) -> list[ReportTable | None]:
     if not material.best:
         return []
-    return [best_sheet(material), further_sheet(material), configurations_sheet(material)]
+    return [best_sheet(material), stages_sheet(material), further_sheet(material), configurations_sheet(material)]
 
 
 def _sheets(found: Sequence[ReportTable | None]) -> list[ReportTable]:

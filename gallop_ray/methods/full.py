@@ -167,7 +167,7 @@ def _text_blocks(model: nn.Module, blocks: Iterable[str]) -> list[str]:
     return list(blocks) if called is None else [b for b in blocks if any(name.startswith(f"{b}.") for name in called)]
 
 
-class _NothingAttached:
+class NothingAttached:
     """The base model, untouched."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -194,6 +194,6 @@ class _NothingAttached:
 class Vanilla(TunerMethod):
     """No training: what every other method is compared with."""
 
-    def attach(self, model: nn.Module) -> _NothingAttached:
+    def attach(self, model: nn.Module) -> NothingAttached:
         """Attach nothing: the base model is measured as it is."""
-        return _NothingAttached(model)
+        return NothingAttached(model)

@@ -31,9 +31,8 @@ def moved(resident: LoadedModel, adapters: Sequence[Path]) -> Iterator[LoadedMod
     try:
         identity = _write(resident, adapters)
         # Without `load`: there is no copy on disk to restore this base from, so a run that spoils it ends the workers.
-        yield replace(
-            resident, base_hash=identity, at_rest=BaseState(resident.model), magnitudes={}, fisher={}, load=None
-        )
+        own: dict[str, Any] = {"magnitudes": {}, "fisher": {}, "of_base": {}}
+        yield replace(resident, base_hash=identity, at_rest=BaseState(resident.model), load=None, **own)
     except Exception as error:
         # Nothing collective here: this rank may be the only one that failed.
         if put_back(resident):

@@ -76,6 +76,8 @@ class LoadedModel:
     """Other general text, where the objective goes by its loss."""
     magnitudes: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     """By names of candidates, the magnitudes of their weights as exponent_counts; filled on first use."""
+    of_base: dict[str, Any] = field(default_factory=dict)
+    """What this worker has measured of the base model, by the task trained on, to which some measures refer."""
     scores: Path | None = None
     """The folder of the score store; None for no store."""
     at_rest: BaseState | None = None

@@ -14,6 +14,7 @@ import torch
 from gallop_ray.disk.regular import remove
 from gallop_ray.errors import BaseChanged
 from gallop_ray.methods import Attachment
+from gallop_ray.methods.full import NothingAttached
 from gallop_ray.sparse.budget import trainable_percent
 from gallop_ray.sparse.candidates import looking, reached
 from gallop_ray.sparse.weights import full_shape, rank
@@ -46,7 +47,8 @@ _LARGEST_EXPONENT = 700.0  # of which a float holds the exponential
 def measure_base(resident: LoadedModel, report: Report | None = None) -> Measured:
     """Measure the base model, with which every run of the sweep is compared. report: told how far it is."""
     with resident.usable(resident.model, resident.sweep.training):
-        return measure(resident, resident.model, report)
+        found = resident.of_base[resident.sweep.data.train_tasks[0]] = measure(resident, resident.model, report)
+    return found
 
 
 def execute(
@@ -162,7 +164,10 @@ def _train_and_measure(
     if not trained:
         with phases.phase("evaluating"), resident.usable(attachment.module, context.training):
             phases.first_forward()
-            return measure(resident, attachment.module, phases.progress), TrainState(steps=0)
+            known = resident.of_base.get(resident.sweep.data.train_task)
+            if known is None or not isinstance(attachment, NothingAttached):  # others may compute otherwise
+                known = measure(resident, attachment.module, phases.progress)
+            return known, TrainState(steps=0)
     with phases.phase("attaching"):
         optimizer = _optimizer(context, what)
         engine = Engine(attachment.module, resident.config(context.training, trained, context.micro_steps), optimizer)

@@ -49,12 +49,13 @@ def accumulate_products(
         """The sum of this rank's losses; a rank that has run out repeats one with weight zero: adding is collective."""
         index = turn * world + rank()
         counted = index < len(batches)
-        phases.progress(done + min((turn + 1) * world * size, len(examples)), 2 * len(examples), "")
+        phases.progress(done + min(turn * world * size, len(examples)), 2 * len(examples), "")
         return answer_losses(resident, batches[index if counted else -1], temperature).sum() * counted
 
     begin(resident, phases)
     weights = [p.weight for p in places(owned.candidates)]
-    with complete(resident.model), _asking(weights), sdpa_kernel(SDPBackend.MATH):  # fused, it has no second derivative
+    # Fused attention has no second derivative.
+    with complete(resident.model), _asking(weights), sdpa_kernel(SDPBackend.MATH):
         g = _sum_gradients(owned.candidates, weights, [lambda t=t: of_turn(t, 0) for t in range(turns)])
         for each in g:
             each.div_(len(examples))

@@ -24,6 +24,7 @@ from gallop_ray.training.resident import LoadedModel
 from gallop_ray.training.selection import select
 from tests.families import FAMILIES, make_model
 from tests.training import tiny
+from tests.training.test_score_store import choose, resident
 
 T, EXAMPLES = 2.0, 5
 STEPS = {"opt": 1e-6}
@@ -102,6 +103,21 @@ def test_masks_are_the_same_on_any_ranks_and_stage(ranks: Callable) -> None:
     first, *others = [each for world in (1, 2) for stage in (1, 2, 3) for each in ranks(world)(mask, stage)]
     assert sum(map(len, first.values())) > 1000
     assert all(other == first for other in others)
+
+
+def from_a_store(folder: Path | None) -> list[tuple[dict[str, list[int]], str, int]]:
+    """On each rank, one after another: masks of two temperatures, and of two ratios, and where they came from."""
+    grasp = {"type": "grasp", "density": 0.05, "selection_ratio": 0.25}
+    colder = {**grasp, "name": "colder", "temperature": T}
+    whole = resident(folder, [grasp, colder], {"method.selection_ratio": {"choice": [0.25, 0.5]}})
+    return [choose(whole, each) for each in (grasp, colder, {**grasp, "selection_ratio": 0.5}, grasp)]
+
+
+def test_a_store_keeps_temperatures_apart_and_continues_no_sums(ranks: Callable, tmp_path: Path) -> None:
+    (cold,), (stored,) = ranks(1)(from_a_store, None), ranks(1)(from_a_store, tmp_path)
+    assert [source for _, source, _ in stored] == ["computed", "computed", "computed", "store"]
+    assert [found for found, *_ in stored] == [found for found, *_ in cold]
+    assert len({str(found) for found, *_ in stored}) == 3
 
 
 def alone(model: Any, **training: Any) -> LoadedModel:

@@ -55,7 +55,7 @@ def accumulate_products(
     begin(resident, phases)
     weights = [p.weight for p in places(owned.candidates)]
     # Fused attention has no second derivative.
-    with complete(resident.model), _asking(weights), sdpa_kernel(SDPBackend.MATH):
+    with complete(resident.model), asking(weights), sdpa_kernel(SDPBackend.MATH):
         g = _sum_gradients(owned.candidates, weights, [lambda t=t: of_turn(t, 0) for t in range(turns)])
         for each in g:
             each.div_(len(examples))
@@ -115,7 +115,7 @@ def _add(owned: OwnedGradients, products: Sequence[Tensor | None], weights: Sequ
 
 
 @contextmanager
-def _asking(weights: Sequence[Tensor]) -> Iterator[None]:
+def asking(weights: Sequence[Tensor]) -> Iterator[None]:
     """Context manager: autograd differentiates by these weights."""
     try:
         for weight in weights:

@@ -75,12 +75,13 @@ def with_torch_linear() -> Iterator[None]:
     A backward pass of that one fetches a split weight and gives it away again, even where it was complete before, so
     that a second derivative finds it empty.
     """
-    present = functional.linear
-    functional.linear = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", present)
+    functions: Any = functional
+    present = functions.linear
+    functions.linear = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", present)
     try:
         yield
     finally:
-        functional.linear = present
+        functions.linear = present
 
 
 def forget_engine(engine: Any) -> None:

@@ -6,6 +6,7 @@ weights have to stay where they are between the two, and so are complete on ever
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def accumulate_products(
     weights = [p.weight for p in places(owned.candidates)]
     # Fused attention has no second derivative.
     with complete(resident.model), asking(weights), sdpa_kernel(SDPBackend.MATH):
-        g = _sum_gradients(owned.candidates, weights, [lambda t=t: of_turn(t, 0) for t in range(turns)])
+        g = _sum_gradients(owned.candidates, weights, [partial(of_turn, t, 0) for t in range(turns)])
         for each in g:
             each.div_(len(examples))
         for turn in range(turns):

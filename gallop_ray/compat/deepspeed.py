@@ -1,10 +1,13 @@
 """DeepSpeed: a parameter's place in the flat float32 tensors of its optimizers, and what an engine leaves behind."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gallop_ray.compat.probe import require
 from gallop_ray.importing import without
@@ -14,6 +17,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 with without("mlflow"):  # its autotuner imports it, which takes half a second; nothing here tunes with it
     import deepspeed
     from deepspeed.runtime.zero import parameter_offload, stage3, stage_1_and_2
+    from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
 
 __all__ = [
     "Partition",
@@ -23,6 +27,7 @@ __all__ = [
     "probe",
     "shard_of",
     "skip_compiled_communication",
+    "with_torch_linear",
 ]
 
 
@@ -44,6 +49,9 @@ def probe() -> None:
             "DeepSpeedZeroOptimizer.single_partition_of_fp32_groups": (
                 lambda: _written(of_stages_1_and_2, "single_partition_of_fp32_groups")
             ),
+            "runtime.zero.partition_parameters.InsertPostInitMethodToModuleSubClasses.linear_bk": (
+                lambda: _written(InsertPostInitMethodToModuleSubClasses, "linear_bk")
+            ),
             "DeepSpeedEngine.empty_partition_cache": lambda: deepspeed.DeepSpeedEngine.empty_partition_cache,
         },
     )
@@ -58,6 +66,22 @@ def _written(kind: type, attribute: str) -> bool:
 def skip_compiled_communication() -> None:
     """Do not let DeepSpeed compile its shared-memory communication, which takes half a minute per machine; use gloo."""
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextmanager
+def with_torch_linear() -> Iterator[None]:
+    """Context manager: linear layers by torch's own function, not by the one that ZeRO-3 puts in its place for good.
+
+    A backward pass of that one fetches a split weight and gives it away again, even where it was complete before, so
+    that a second derivative finds it empty.
+    """
+    functions: Any = functional
+    present = functions.linear
+    functions.linear = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", present)
+    try:
+        yield
+    finally:
+        functions.linear = present
 
 
 def forget_engine(engine: Any) -> None:

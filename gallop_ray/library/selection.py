@@ -76,6 +76,8 @@ def method_of(spec: MaskMethodSpec) -> MaskMethod:
         raise ValueError(f"{spec.type} chooses no mask: it is trained by a sweep, or by PEFT")
     if method.full_steps is not None:
         raise ValueError(f"{spec.type} trains all parameters before it chooses, which a sweep does")
+    if method.spec.evidence == "products":
+        raise ValueError(f"{spec.type} differentiates twice, at a temperature of its own, which a sweep does")
     return method
 
 

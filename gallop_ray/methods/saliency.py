@@ -1,4 +1,4 @@
-"""Scores of pruning, to choose what to train: Fisher, Taylor, skeletonization, Wanda, SynFlow, the lottery ticket's."""
+"""Scores of pruning, to choose what to train: Fisher, Taylor, skeletonization, Wanda, GraSP, SynFlow, LT-SFT."""
 
 import torch
 from torch import Tensor
@@ -46,6 +46,15 @@ class Wanda(MaskMethod):
         """float32 (out, in); overwrites the mean squares of the inputs, which are the same in every row."""
         assert gradient is not None
         return gradient.sqrt_().mul_(weight.abs().float())
+
+
+class Grasp(MaskMethod):
+    """score = max(0, w (H g)), H the Hessian of the mean loss and g its gradient (GraSP, arXiv 2002.07376)."""
+
+    def score(self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        """float32 in the weight's shape; overwrites H g."""
+        assert gradient is not None
+        return gradient.mul_(weight).clamp_(min=0).abs_()  # abs: -0.0 would count as negative
 
 
 class Synflow(MaskMethod):

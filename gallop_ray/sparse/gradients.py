@@ -29,7 +29,8 @@ class OwnedGradients:
     """The float32 sums of this rank's own matrices: 4 bytes x candidate entries / ranks.
 
     What is summed is the `evidence`: gradients, the squares of each example's gradient, the squares of the inputs
-    (in,), or the gradients of SynFlow's pass. Squares need one example per pass, without padding.
+    (in,), the gradients of SynFlow's pass, or the products of each example's Hessian with the mean gradient. Squares
+    need one example per pass, without padding.
     """
 
     def __init__(self, candidates: Sequence[Candidate], evidence: Evidence = "gradients") -> None:

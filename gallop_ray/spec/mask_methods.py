@@ -113,6 +113,16 @@ class WandaSpec(GradientMethodSpec):
     )
 
 
+@built_in("saliency:Grasp")
+class GraspSpec(GradientMethodSpec):
+    """GraSP (arXiv 2002.07376): entries that the gradient's norm hangs on, w times the Hessian's product with it."""
+
+    evidence: ClassVar[Evidence] = "products"
+
+    type: Literal["grasp"] = "grasp"
+    temperature: float = Field(default=200.0, gt=0, description="what logits are divided by while scoring")
+
+
 @built_in("saliency:Synflow")
 class SynflowSpec(MaskMethodSpec):
     """SynFlow's score (arXiv 2006.05467): what a weight carries of the outputs of a network of |w|; no data."""

@@ -19,7 +19,7 @@ def _density_form(value: object) -> str:
     return "as_lora" if isinstance(value, dict | LoraRank) else "fraction"
 
 
-Evidence = Literal["gradients", "squares", "inputs", "flow"]
+Evidence = Literal["gradients", "squares", "inputs", "flow", "products"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Density = Annotated[
     Annotated[Fraction, Tag("fraction")] | Annotated[LoraRank, Tag("as_lora")], Discriminator(_density_form)
@@ -104,7 +104,8 @@ class MaskMethodSpec(MethodSpec):
 
     evidence: ClassVar[Evidence] = "gradients"
     """What the mean over examples is of, where the score needs examples: gradients, the squares of each example's
-    gradient, or the squares of the layers' inputs summed over tokens; `flow`: of no examples, SynFlow's pass."""
+    gradient, or the squares of the layers' inputs summed over tokens; `flow`: of no examples, SynFlow's pass;
+    `products`: of the Hessian with the mean gradient."""
 
     density: Density = Field(
         default=0.01, description="entries to train / all parameters of the base model, or `{lora_rank: r}`"

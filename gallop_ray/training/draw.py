@@ -53,7 +53,8 @@ def draw(context: RunContext, spec: MaskMethodSpec) -> SelectionSample:
     own = share_of(examples, ratio)
     known = [each for each in sweep.methods if (each.name, each.type) == (spec.name, spec.type)]
     ends = rungs(selection_ratios(sweep, known[0]), examples) if known else ()
-    if own not in ends:
+    # H g of more examples has another g: it does not continue that of fewer.
+    if own not in ends or spec.evidence == "products":
         ends = (own,)
     return SelectionSample(permutation(examples, context.seed), ends, ends.index(own))
 

@@ -6,13 +6,14 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from gallop_ray.compat.deepspeed import deepspeed, forget_engine, skip_compiled_communication
+from gallop_ray.compat.deepspeed import deepspeed, forget_engine, skip_compiled_communication, with_torch_linear
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.sparse.weights import gather, is_split
 from gallop_ray.spec.machine import DeepspeedSpec
@@ -195,6 +196,24 @@ def init_distributed() -> None:
 def split_over_ranks(model: nn.Module, config: Mapping[str, Any]) -> None:
     """ZeRO-3: keep only this rank's shard of every parameter. Done once in a model's lifetime."""
     deepspeed.zero.Init(module=model, config_dict_or_path=dict(config))
+
+
+@contextmanager
+def complete(model: nn.Module) -> Iterator[None]:
+    """Context manager: every rank has all weights, to differentiate by them more than once. Collective.
+
+    An engine fetches them layer by layer, and gives them away after the first derivative.
+    """
+    split = [p for p in model.parameters() if is_split(p)]
+    empty = [p.data for p in split]
+    try:
+        for p in split:
+            p.data = gather(p).to(p.device)
+        with with_torch_linear():
+            yield
+    finally:
+        for p, before in zip(split, empty, strict=True):
+            p.data = before
 
 
 class Engine:

@@ -33,13 +33,8 @@ def accumulate(
     """
     kind = "gradients" if evidence is None else evidence.evidence
     size, world = training.micro_batch_size if kind == "gradients" else 1, world_size()
-    ordered = sorted(examples, key=lambda e: len(e.input_ids))
-    batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-    model = resident.model
-    model.eval()
-    # Scores are shared by runs of any seed: whatever a model still draws must be the same for all of them.
-    torch.manual_seed(0)
-    phases.first_forward()
+    batches, model = of_similar_length(examples, size), resident.model
+    begin(resident, phases)
     if isinstance(evidence, OwnedGradients) and kind == "flow":
         flow_pass(model, resident.device, counted=rank() == 0)
         refuse_still(evidence.sums.values())
@@ -54,6 +49,20 @@ def accumulate(
             if _back(kind):  # not engine.backward(), which needs an optimizer
                 torch.autograd.backward(losses.sum() * counted)
             phases.progress(min((turn + 1) * world * size, len(examples)), len(examples), "")
+
+
+def of_similar_length(examples: Sequence[Encoded], size: int) -> list[list[Encoded]]:
+    """Micro-batches of so many examples, the last perhaps of fewer, with little padding."""
+    ordered = sorted(examples, key=lambda e: len(e.input_ids))
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
+def begin(resident: LoadedModel, phases: Phases) -> None:
+    """Call before the passes: the model is in evaluation mode."""
+    resident.model.eval()
+    # Scores are shared by runs of any seed: whatever a model still draws must be the same for all of them.
+    torch.manual_seed(0)
+    phases.first_forward()
 
 
 def _back(kind: Evidence) -> bool:

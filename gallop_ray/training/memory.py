@@ -7,7 +7,8 @@ and measuring accuracy.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +21,15 @@ from gallop_ray.compat.torch import GROUPED_PRODUCTS, flash_attention_on_cpu, st
 from gallop_ray.methods import Attachment, MaskMethod, make_method
 from gallop_ray.sparse.base_state import Structure
 from gallop_ray.sparse.budget import trainable_percent
-from gallop_ray.sparse.candidates import Candidate, find_candidates
+from gallop_ray.sparse.candidates import Candidate, find_candidates, places
 from gallop_ray.sparse.delta import SparseDelta
 from gallop_ray.sparse.gradients import assign_owners
 from gallop_ray.sparse.mask import even_mask, index_dtype
+from gallop_ray.spec.mask_methods import GraspSpec
 from gallop_ray.spec.method import MethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.spec.training import TrainingSpec
+from gallop_ray.training.curvature import asking
 from gallop_ray.training.engine import deepspeed_config
 from gallop_ray.training.model_checks import first_line
 from gallop_ray.training.run import checkpointing
@@ -97,8 +100,9 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         ewc, ewc_on_host = split.fisher(base, k, [c.numel for c in candidates]) if training.ewc else (0, 0)
         answer = min(sweep.evaluation.new_tokens() + 1, training.max_length - 1)
         formed = [c.weight for c in candidates] or trained
-        activations, unknown = _activations_if_known(attachment.module, model, training, answer, formed)
-    return Estimate(
+        passes = partial(_activations, attachment.module, model, training, answer, formed)
+        activations, unknown = _if_known(passes, attachment.module)
+    found = Estimate(
         parameters=total,
         trained=k,
         weights=0 if split.offload_parameters else weights,
@@ -109,6 +113,45 @@ def estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate
         unknown=unknown,
         offloaded=on_host + ewc_on_host + (weights + best) * split.offload_parameters,
     )
+    if isinstance(configuration.method, GraspSpec):
+        return _differentiated_twice(found, model, training, answer, candidates, whole=split.stage == 3)
+    return found
+
+
+def _differentiated_twice(
+    found: Estimate, model: Any, training: TrainingSpec, answer: int, candidates: Sequence[Candidate], whole: bool
+) -> Estimate:
+    """The same for grasp, whose scoring may need more than its training; see curvature.
+
+    whole: whether ZeRO-3 splits the weights, which that scoring makes complete.
+    """
+    activations, unknown = _if_known(partial(_second_derivative, model, training, answer, candidates), model)
+    return replace(
+        found,
+        gathered=max(found.gathered, model.dtype.itemsize * found.parameters * whole),
+        scores=found.scores + _FLOAT32 * sum(c.numel for c in candidates),  # the mean gradient, complete
+        activations=max(found.activations, activations),
+        unknown=found.unknown or unknown,
+    )
+
+
+def _second_derivative(
+    model: Any, training: TrainingSpec, answer: int, candidates: Sequence[Candidate], whole_mask: bool
+) -> int:
+    """Bytes that two derivatives of a micro-batch save, and of the gradients that each of them gives."""
+    weights = [p.weight for p in places(candidates)]
+    inputs = _batch(training.micro_batch_size, training.max_length, whole_mask)
+    kept = torch.empty(_positions(training, answer), dtype=torch.long, device="meta")
+
+    def first() -> tuple[Tensor, ...]:
+        logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits.float().flatten(0, 1)
+        targets = torch.empty(len(logits), dtype=torch.long, device="meta")
+        loss = functional.cross_entropy(logits, targets)
+        return torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+
+    with _MetaKernels(fused=False), asking(weights):
+        saved, _ = saved_for_backward(model, first)
+    return int(saved + 2 * sum(w.nbytes for w in weights))
 
 
 @contextmanager
@@ -210,10 +253,8 @@ class _Split:
         return max(self.itemsize * (bucket + (k if self.stage == 1 else own)), (self.itemsize + _FLOAT32) * own)
 
 
-def _activations_if_known(
-    module: nn.Module, model: Any, training: TrainingSpec, answer: int, formed: Sequence[Tensor]
-) -> tuple[int, str]:
-    """The bytes of `_activations` and "", or 0 and why they cannot be computed.
+def _if_known(passes: Callable[[bool], int], module: nn.Module) -> tuple[int, str]:
+    """The bytes of passes with a full mask or none, and "", or 0 and why they cannot be computed.
 
     A forward pass on the meta device asks more of a model's code than a real one: it is tried with a full mask, as for
     a batch with padding, then without a mask. An estimate decides nothing, so a failure is reported, not raised.
@@ -221,7 +262,7 @@ def _activations_if_known(
     errors: list[Exception] = []
     for whole_mask in (True, False):
         try:
-            return _activations(module, model, training, answer, formed, whole_mask), ""
+            return passes(whole_mask), ""
         except Exception as failure:  # of whatever class the model's own code raises
             errors.append(failure)
         finally:
@@ -237,9 +278,8 @@ def _activations(
     answer: tokens of an answer. formed: the matrices whose complete gradient is formed, one at a time.
     """
     inputs = _batch(training.micro_batch_size, training.max_length, whole_mask)
-    # At most: logits are computed at positions where some example of the batch has an answer.
     # Packed rows may have answers anywhere.
-    at = training.max_length if training.packing else min(training.micro_batch_size * answer, training.max_length)
+    at = training.max_length if training.packing else _positions(training, answer)
     kept = torch.empty(at, dtype=torch.long, device="meta")
     blocks = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
     module.train()
@@ -259,6 +299,11 @@ def _activations(
     # Alternatives, in the order of the backward pass: logits of answers and of all positions; the head; the last block,
     # which may be recomputed. They do not overlap.
     return saved + max(answers + 2 * logits, logits + of_head, again + of_block)
+
+
+def _positions(training: TrainingSpec, answer: int) -> int:
+    """At most: logits are computed at positions where some example of the batch has an answer."""
+    return min(training.micro_batch_size * answer, training.max_length)
 
 
 def _batch(examples: int, tokens: int, whole_mask: bool) -> dict[str, Tensor]:
@@ -306,10 +351,16 @@ class _MetaKernels(TorchFunctionMode):
 
     By default that device computes attention by the plain formula, which saves every attention weight, and has the
     experts' grouped products in bfloat16 only.
+
+    fused: whether attention saves no weights; else it is computed by that formula.
     """
 
+    def __init__(self, fused: bool = True) -> None:
+        super().__init__()
+        self.fused = fused
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.scaled_dot_product_attention:
+        if self.fused and func is functional.scaled_dot_product_attention:
             func = _fused
         elif func in GROUPED_PRODUCTS:
             func = _grouped

@@ -26,10 +26,12 @@ from gallop_ray.sparse.gradients import OwnedGradients
 from gallop_ray.sparse.mask import Ranking, rank_scores
 from gallop_ray.sparse.scoring import score_owned
 from gallop_ray.spec.configuration import densities, fixed_scores, listed_densities, selection_ratios
+from gallop_ray.spec.mask_methods import GraspSpec
 from gallop_ray.spec.method import MaskMethodSpec
 from gallop_ray.spec.own_code import code_hash
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.training.context import RunContext
+from gallop_ray.training.curvature import accumulate_products
 from gallop_ray.training.draw import SelectionSample, draw, rungs, share_of
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.score_store import ScoreStore
@@ -118,8 +120,7 @@ class _Scoring:
             "candidates": [[c.name, *c.shape] for c in self.candidates],
             "micro_batch_size": self.context.training.micro_batch_size,
         }
-        if (evidence := self.method.spec.evidence) != "gradients":
-            depends["evidence"] = evidence
+        depends |= _evidence(self.method.spec)
         digest, found = hashlib.sha256(_canonical(depends)), []
         for rung in range(len(self.draw.ends)):
             examples = self.draw.rung(rung)
@@ -177,11 +178,14 @@ class _Scoring:
         return -1
 
     def _accumulate(self, rung: int) -> None:
-        context, resident = self.context, self.context.resident
-        examples = [resident.train[i] for i in self.draw.rung(rung)]
-        usable = resident.usable(resident.model, context.training)
-        with context.phases.phase("scoring"), self.owned.capture(), usable:
-            accumulate(resident, examples, context.training, context.phases, self.owned)
+        resident, phases, spec = self.context.resident, self.context.phases, self.method.spec
+        asked = (resident, [resident.train[i] for i in self.draw.rung(rung)], self.context.training, phases, self.owned)
+        with phases.phase("scoring"):
+            if isinstance(spec, GraspSpec):
+                accumulate_products(*asked, spec.temperature)
+            else:
+                with self.owned.capture(), resident.usable(resident.model, self.context.training):
+                    accumulate(*asked)
         had = [m in self.owned.sums for m in range(len(self.candidates))]
         refuse_unreached([c.name for c in self.candidates], had, "scoring")
 
@@ -211,7 +215,7 @@ class _Scoring:
         for spec in gradient_methods(sweep):
             ratios = selection_ratios(sweep, spec)
             same = None in ratios if self.draw.first_batch else self.draw.begins_like(rungs(ratios, examples), rung)
-            same = same and spec.evidence == own.evidence and spec.target_modules == own.target_modules
+            same = same and _evidence(spec) == _evidence(own) and spec.target_modules == own.target_modules
             if same and fixed_scores(sweep, spec):
                 yield from [spec] if isinstance(spec.implementation, str) else self._points(spec, ratios, rung)
 
@@ -254,6 +258,13 @@ def gradient_methods(sweep: Sweep) -> list[MaskMethodSpec]:
     """The methods of a sweep that score gradients."""
     masks = [spec for spec in sweep.methods if isinstance(spec, MaskMethodSpec)]
     return [spec for spec in masks if spec.needs_gradients]
+
+
+def _evidence(spec: MaskMethodSpec) -> dict[str, Any]:
+    """What is summed, where it is not gradients, and the options that it depends on."""
+    if isinstance(spec, GraspSpec):
+        return {"evidence": spec.evidence, "temperature": spec.temperature}
+    return {} if spec.evidence == "gradients" else {"evidence": spec.evidence}
 
 
 def _canonical(value: object) -> bytes:

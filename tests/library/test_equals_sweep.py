@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gallop_ray.sparse import EntryAdamW, attach
-from gallop_ray.spec.mask_methods import LtSftSpec
+from gallop_ray.spec.mask_methods import GraspSpec, LtSftSpec
 from gallop_ray.spec.method import BUILT_IN, MaskMethodSpec
 from gallop_ray.spec.schema import Configuration, Sweep
 from gallop_ray.tasks.encode import Encoded, answer_loss, collate
@@ -113,12 +113,17 @@ def both(name: str, folder: Path) -> tuple[Path, Path]:
 
 def test_all_mask_methods_are_here() -> None:
     masks = {name for name, spec in BUILT_IN.items() if issubclass(spec, MaskMethodSpec)}
-    assert HERE.keys() == masks - {"lt_sft"}, "which trains all parameters first"
+    assert HERE.keys() == masks - {"lt_sft", "grasp"}, "which a sweep alone does"
 
 
 def test_a_mask_that_asks_for_full_training_is_refused() -> None:
     with pytest.raises(ValueError, match="which a sweep does"):
         attach(tiny.model(), LtSftSpec())
+
+
+def test_a_mask_that_asks_for_second_derivatives_is_refused() -> None:
+    with pytest.raises(ValueError, match="grasp differentiates twice, at a temperature of its own, which a sweep does"):
+        attach(tiny.model(), GraspSpec())
 
 
 RARELY = ("gem", "skeleton", "taylor", "s2ft")

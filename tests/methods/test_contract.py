@@ -82,7 +82,7 @@ def asked(name: str) -> tuple[str, dict[str, Any], float]:
     return name, options, 0.1 if name == "peft" else 3e-3
 
 
-ON_TWO_RANKS = ("gallop", "synflow", "smt", "lift", "spiel", "lora", "full", "vanilla")
+ON_TWO_RANKS = ("gallop", "grasp", "synflow", "smt", "lift", "spiel", "lora", "full", "vanilla")
 """One of each kind of what happens on two ranks; there the other methods, which share it with these, are long tests."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.func import functional_call
 
 from gallop_ray.methods import MatrixState, make_method
 from gallop_ray.methods.lift import low_rank
@@ -59,6 +60,27 @@ def inputs() -> Matrices:
     for example in selection_examples(tiny.examples(), RATIO, SEED):
         model(input_ids=torch.tensor([example.input_ids]))
     return {n: np.sqrt(each) for n, each in found.items()}
+
+
+@cache
+def products() -> Matrices:
+    """H g, of one loss over all examples at once and plain attention, in float64."""
+    model = tiny.model(torch.float64)
+    model.set_attn_implementation("eager")
+    examples = selection_examples(tiny.examples(), RATIO, SEED)
+    found = {f"{c.name}.weight": c.weight.detach() for c in find_candidates(model)}
+
+    def mean_loss(*weights: torch.Tensor) -> torch.Tensor:
+        losses, present = [], dict(zip(found, weights, strict=True))
+        for example in examples:
+            logits = functional_call(model, present, (torch.tensor([example.input_ids]),)).logits / 200
+            losses.append(torch.nn.functional.cross_entropy(logits[0, :-1], torch.tensor(example.labels[1:])))
+        return torch.stack(losses).mean()
+
+    at = tuple(found.values())
+    g = torch.autograd.functional.jacobian(mean_loss, at)
+    h_g = torch.autograd.functional.hvp(mean_loss, at, g)[1]
+    return {n.removesuffix(".weight"): h.numpy() for n, h in zip(found, h_g, strict=True)}
 
 
 def rms(x: torch.Tensor) -> torch.Tensor:
@@ -223,6 +245,11 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Matrices], Callable[[], list
     "wanda of all matrices": (
         {"scope": "global"},
         lambda: {n: np.abs(w) * inputs()[n] for n, w in weights().items()},
+        lambda: everything(of_density()),
+    ),
+    "grasp": (
+        {},
+        lambda: {n: np.maximum(0, w * products()[n]) for n, w in weights().items()},
         lambda: everything(of_density()),
     ),
     "synflow": ({}, flow, lambda: everything(of_density())),

@@ -24,6 +24,7 @@ from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import IGNORED, Encoded
 from gallop_ray.training.attach import attached
 from gallop_ray.training.context import NullReporter, Phases, RunContext
+from gallop_ray.training.curvature import accumulate_products
 from gallop_ray.training.engine import Engine, init_distributed, quiet, split_over_ranks
 from gallop_ray.training.gradient_pass import accumulate
 from gallop_ray.training.memory import Estimate, estimate
@@ -33,6 +34,7 @@ from gallop_ray.training.run import checkpointing
 ANSWER = 6  # tokens
 GALLOP = {"type": "gallop", "density": 0.02, "selection_ratio": 0.2}
 RANDOM = {"type": "random", "density": {"lora_rank": 16}}
+GRASP = {"type": "grasp", "density": 0.02, "selection_ratio": 0.2}
 LORA, FULL = {"type": "lora", "rank": 16}, {"type": "full"}
 
 
@@ -264,11 +266,25 @@ def test_activations_are_the_most_that_a_pass_keeps(method: dict[str, Any], dtyp
     assert estimated(sweep).activations == pytest.approx(live.peak, rel=0.25)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_grasp_s_scoring_is_counted_where_it_needs_more_than_training(dtype: str) -> None:
+    length = 64 if dtype == "float32" else 8
+    sweep = a_sweep(GRASP, 1, dtype, workers=1, max_length=length)
+    resident, expected = a_resident(sweep), estimated(sweep)
+    owned = OwnedGradients(find_candidates(resident.model), "products")
+    phases = Phases(NullReporter(Path()))
+    with Live() as live:
+        accumulate_products(resident, resident.train, sweep.training, phases, owned, temperature=200.0)
+    assert expected.activations + expected.scores == pytest.approx(live.peak, rel=0.25)
+    split = a_sweep(GRASP, 3, dtype, workers=2, max_length=length)
+    assert estimated(split).gathered == sum(p.nbytes for p in resident.model.parameters())
+
+
 def test_an_estimate_leaves_the_model_as_it_was() -> None:
     with torch.device("meta"):
         model = a_llama("bfloat16")
     before = [(name, type(module), module.training) for name, module in model.named_modules()]
-    for method in (LORA, GALLOP, FULL):
+    for method in (LORA, GALLOP, GRASP, FULL):
         sweep = a_sweep(method, 3, "bfloat16", gradient_checkpointing=True)
         estimate(model, sweep, resolve(sweep, method["type"], {}))
     assert [(name, type(module), module.training) for name, module in model.named_modules()] == before

@@ -210,3 +210,27 @@ def test_a_learning_rate_follows_the_density_of_what_is_trained(ranks: Callable,
     assert full == 1e-4, "full fine-tuning has density 1"
     assert random == pytest.approx(1e-4 * 0.05**-0.5, rel=1e-2)
     assert lora > full
+
+
+def run_nothing(stage: int, folder: Path) -> list[dict[str, Any]]:
+    """A run that trains nothing, on a worker that has measured the base model and on one that has not."""
+    told = []
+    for known in (True, False):
+        resident = load_base_model(sweep(stage), load)
+        base = measure_base(resident)
+        if not known:
+            resident.of_base.clear()
+        nothing = configuration(resident, "vanilla", {})
+        found = execute(resident, nothing, 0, base.accuracies, NullReporter(folder / "none.safetensors"))
+        assert found["tasks"] == base.accuracies
+        told.append({key: value for key, value in found.items() if key not in TIMES})
+        assert known == (found["seconds"]["evaluating"] < 0.01), "it is measured once"
+    return told
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_what_trains_nothing_is_what_was_measured_of_the_base_model(
+    ranks: Callable, tmp_path: Path, stage: int
+) -> None:
+    for with_known, without in ranks(2)(run_nothing, stage, tmp_path):
+        assert with_known == without

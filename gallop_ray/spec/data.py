@@ -74,7 +74,7 @@ class DataSpec(Frozen):
 
     With several tasks to train on, every run trains on each of them in turn, from the base model; the others are OOD
     tasks then, beside those of `ood`, and what is measured is averaged (GaLLoP, arXiv 2510.19778). In a sequence each
-    goes on with what the one before has left, and the result is what the last knows of all.
+    task is trained on top of the previous ones, and the result is that of the final model.
     """
 
     root: PathOrName = Field(

@@ -82,7 +82,7 @@ def generated(model: Any, tokenizer: Any, prompts: Sequence[Prompt], how: Genera
         alone = equal or in_step(model) or len(prompts) == 1
         ours = not alone and decodes(model, ids, tokenizer.pad_token_id)
         run = _decoded if ours else _generated
-        dealt = batches(list(map(len, ids)), size, equal=equal)
+        dealt = batches(list(map(len, ids)), size, equal=equal, passes=how.tokens)
         return over_ranks(model, prompts, dealt, lambda batch: run(model, tokenizer, batch, how))
 
 

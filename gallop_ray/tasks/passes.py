@@ -121,7 +121,27 @@ def evaluating(model: Any) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _contiguous_head(model):
             yield
     finally:
         model.train(training)
+
+
+@contextmanager
+def _contiguous_head(model: Any) -> Iterator[None]:
+    """The output layer reads hidden states that lie one after another.
+
+    Those of a row's last places are a slice. torch multiplies it row by row by weights that are not trained, each with
+    a copy of all of them, which takes longer than all else. What has one row counts as contiguous, and is copied too.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    hook = head.register_forward_pre_hook(
+        lambda _, args: (args[0].clone(memory_format=torch.contiguous_format), *args[1:])
+    )
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -9,9 +9,12 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 
 from gallop_ray.tasks import branches, passes
+from gallop_ray.tasks.accuracy import Generation, generated
 from gallop_ray.tasks.branches import Row, log_probabilities, rows_of
 from gallop_ray.tasks.padding import batches
 from gallop_ray.tasks.passes import answered
+from gallop_ray.testing.model import traces
+from gallop_ray.training.pocket import pocket_tokenizer
 from tests.families import FAMILIES, make_model
 
 pytestmark = pytest.mark.slow
@@ -86,6 +89,21 @@ def test_a_wrapper_that_cannot_take_the_mask_is_asked_text_by_text(monkeypatch):
     assert not any(seen)
 
 
+def test_the_output_layer_multiplies_all_rows_of_a_batch_at_once_whatever_is_asked_of_them():
+    model = make_model("llama").eval().requires_grad_(False)
+    before, strides = traces(model), []
+    watch = model.lm_head.register_forward_hook(
+        lambda _, args, output: strides.append((args[0].shape, args[0].stride()))
+    )
+    answered(model, QUESTIONS, 1, 4, log_probabilities)
+    generated(model, pocket_tokenizer(), [(prompt, ()) for prompt, _ in QUESTIONS], Generation(3), 4)
+    watch.remove()
+    assert max(shape[0] for shape, _ in strides) == 4
+    for (_, count, width), stride in strides:
+        assert stride == (count * width, width, 1)
+    assert traces(model) == before
+
+
 def test_a_row_runs_each_token_once_and_sees_what_leads_up_to_it():
     prompt, asked = QUESTIONS[0]
     row = Row.of(prompt, asked)
@@ -120,5 +138,7 @@ def test_batches_hold_every_row_once_and_cost_no_more_than_rows_in_equal_portion
             portions = [order[i : i + size] for i in range(0, 200, size)]
             plain = sum(64 + len(each) * max(each) for each in portions)
             assert sum(padded) + 64 * len(found) <= plain
+    assert len(batches([10, 100], 2)) == 2
+    assert len(batches([10, 100], 2, passes=16)) == 1, "padding costs less than as many passes more"
     lengths = [3, 5, 3, 5, 5]
     assert batches(lengths, 2, equal=True) in ([[0, 2], [1, 3], [4]], [[0, 2], [1], [3, 4]])

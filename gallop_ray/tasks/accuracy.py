@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from gallop_ray.tasks.answers import is_decided, is_right, read_answer
 from gallop_ray.tasks.chat import chat_end
-from gallop_ray.tasks.decoding import decoded, decodes
+from gallop_ray.tasks.decoding import Beginning, beginning, decoded, decodes
 from gallop_ray.tasks.encode import encode_prompt, ends_as_chat
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.padding import batches, left_padded, reads_padded
@@ -81,12 +82,12 @@ def generated(model: Any, tokenizer: Any, prompts: Sequence[Prompt], how: Genera
         equal = not reads_padded(model, ids, tokenizer.pad_token_id)
         alone = equal or in_step(model) or len(prompts) == 1
         ours = not alone and decodes(model, ids, tokenizer.pad_token_id)
-        run = _decoded if ours else _generated
+        run = partial(_decoded, begun=beginning(model, ids, how.tokens)) if ours else _generated
         dealt = batches(list(map(len, ids)), size, equal=equal, passes=how.tokens)
         return over_ranks(model, prompts, dealt, lambda batch: run(model, tokenizer, batch, how))
 
 
-def _decoded(model: Any, tokenizer: Any, batch: list[Prompt], how: Generation) -> list[str]:
+def _decoded(model: Any, tokenizer: Any, batch: list[Prompt], how: Generation, begun: Beginning) -> list[str]:
     with _greedy(model, tokenizer, how) as settings:
         last = settings.eos_token_id
     over = _Over(tokenizer, how.stop)
@@ -94,7 +95,7 @@ def _decoded(model: Any, tokenizer: Any, batch: list[Prompt], how: Generation) -
     def ends(number: int, tokens: list[int]) -> bool:
         return tokens[-1] in last or over(tokens, batch[number][1])
 
-    found = decoded(model, [ids for ids, _ in batch], how.tokens, tokenizer.pad_token_id, ends)
+    found = decoded(model, [ids for ids, _ in batch], how.tokens, tokenizer.pad_token_id, ends, begun)
     texts: list[str] = tokenizer.batch_decode(found, skip_special_tokens=True)
     return [_before(text, how.stop) for text in texts]
 

@@ -3,6 +3,7 @@
 Not every model can be decoded so; see `decodes`. transformers' own `generate` is for the others.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -21,9 +22,36 @@ _WORTH = 64  # tokens that are run once and not several times, from which on a p
 _TRIED = 2  # tokens
 
 
-def decoded(model: Any, prompts: Sequence[Sequence[int]], tokens: int, pad_id: int, ends: Ends) -> list[list[int]]:
+@dataclass(frozen=True)
+class Beginning:
+    """What all prompts begin with: how many tokens, and what the model keeps of them (None where that saves little)."""
+
+    tokens: int = 0
+    cache: Any = None
+
+
+_NOTHING = Beginning()
+
+
+def beginning(model: Any, prompts: Sequence[Sequence[int]], tokens: int, worth: int = _WORTH) -> Beginning:
+    """Run what prompts begin with alike, once for all batches of them; so many tokens will follow each.
+
+    Only where that saves more than `worth` tokens, and no window of attention counts the padding that will stand behind
+    it. Each prompt keeps a token of its own at least. See `evaluating`.
+    """
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    shared = min(sum(1 for _ in alike), min(map(len, prompts)) - 1)
+    if shared * (len(prompts) - 1) <= worth or max(map(len, prompts)) + tokens >= window(model):
+        return _NOTHING
+    rows = _Rows.of(model, [prompts[0][:shared]], 0)
+    return Beginning(shared, rows.cache)
+
+
+def decoded(
+    model: Any, prompts: Sequence[Sequence[int]], tokens: int, pad_id: int, ends: Ends, begun: Beginning
+) -> list[list[int]]:
     """What follows each prompt, the likeliest token each time, up to its end or at most so many. See `evaluating`."""
-    rows = _Rows.begin(model, prompts, pad_id, tokens)
+    rows = _Rows.of(model, prompts, pad_id, begun)
     found: list[list[int]] = [[] for _ in prompts]
     active = list(range(len(prompts)))
     for _ in range(tokens - 1):
@@ -49,7 +77,7 @@ def decodes(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> bool:
     """
     pair = [min(prompts, key=len), max(prompts, key=len)]
     try:
-        rows = _Rows.begin(model, pair, pad_id, _TRIED, worth=0)
+        rows = _Rows.of(model, pair, pad_id, beginning(model, pair, _TRIED, worth=0))
         text = list(pair[0])
         for turn in range(_TRIED):
             said = rows.likeliest()
@@ -73,24 +101,14 @@ class _Rows:
     logits: Tensor
 
     @classmethod
-    def begin(
-        cls, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, tokens: int, worth: int = _WORTH
-    ) -> "_Rows":
-        """Run the prompts, which so many tokens will follow.
-
-        Their common beginning is run once where that saves more than `worth` tokens, and no window of attention counts
-        the padding that stands behind it then.
-        """
-        shared = _shared(prompts)
-        rows = cls(model, None, torch.zeros(len(prompts), 0, dtype=torch.long, device=model.device), torch.empty(0))
-        if shared * (len(prompts) - 1) > worth and max(map(len, prompts)) + tokens < window(model):
-            ids = torch.tensor([list(prompts[0][:shared])], device=model.device)
-            rows.mask = rows.mask[:1]
-            rows._run(ids, torch.ones_like(ids))
-            rows.cache.batch_repeat_interleave(len(prompts))
-            rows.mask = rows.mask.expand(len(prompts), -1)
-            prompts = [prompt[shared:] for prompt in prompts]
-        rows._run(*left_padded(prompts, pad_id, model.device))
+    def of(cls, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, begun: Beginning = _NOTHING) -> "_Rows":
+        """Run the prompts, after what they begin with."""
+        count, cache = len(prompts), copy.deepcopy(begun.cache)
+        if cache is not None:
+            cache.batch_repeat_interleave(count)
+        mask = torch.ones(count, begun.tokens, dtype=torch.long, device=model.device)
+        rows = cls(model, cache, mask, torch.empty(0))
+        rows._run(*left_padded([prompt[begun.tokens :] for prompt in prompts], pad_id, model.device))
         return rows
 
     def _run(self, ids: Tensor, mask: Tensor) -> None:
@@ -121,9 +139,3 @@ class _Rows:
         """Run the token that was chosen for each row."""
         ids = torch.tensor(said, device=self.mask.device)[:, None]
         self._run(ids, torch.ones_like(ids))
-
-
-def _shared(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, leaving each one at least."""
-    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
-    return min(sum(1 for _ in alike), min(map(len, prompts)) - 1)

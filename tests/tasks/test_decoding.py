@@ -9,7 +9,7 @@ import torch
 from gallop_ray.tasks import accuracy
 from gallop_ray.tasks.accuracy import generated_texts
 from gallop_ray.tasks.answers import is_decided, parse_answer
-from gallop_ray.tasks.decoding import decoded, decodes
+from gallop_ray.tasks.decoding import beginning, decoded, decodes
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.settings import EvaluationSettings
 from tests.families import FAMILIES, make_model
@@ -31,7 +31,7 @@ def slow(model, prompt, tokens):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_decodes_many_prompts_as_it_does_each_alone(family, monkeypatch):
+def test_every_family_decodes_many_prompts_as_it_does_each_alone(family):
     model = make_model(family).eval()
     with torch.no_grad():
         assert decodes(model, PROMPTS, 1) == (family not in BY_TRANSFORMERS)
@@ -39,8 +39,9 @@ def test_every_family_decodes_many_prompts_as_it_does_each_alone(family, monkeyp
             return
         expected = [slow(model, prompt, 5) for prompt in PROMPTS]
         for worth in (0, 1000):
-            monkeypatch.setattr("gallop_ray.tasks.decoding._WORTH", worth)
-            found = decoded(model, PROMPTS, 5, 1, lambda number, tokens: len(tokens) > number)
+            begun = beginning(model, PROMPTS, 5, worth)
+            for _ in "twice":  # as of two batches
+                found = decoded(model, PROMPTS, 5, 1, lambda number, tokens: len(tokens) > number, begun)
             assert found == [said[: number + 1] for number, said in enumerate(expected)]
 
 
@@ -51,8 +52,10 @@ def test_the_common_beginning_of_prompts_is_run_once_and_what_is_decided_is_run_
     )
     prompts = [[*range(5, 45), place, *[3] * place] for place in range(4)]
     with torch.no_grad():
-        decoded(model, prompts, 4, 1, lambda number, tokens: len(tokens) > number)
-    assert seen == [(1, 40), (4, 4), (3, 1), (2, 1), (1, 1)]
+        begun = beginning(model, prompts, 4)
+        for batch in (prompts[:1], prompts):
+            decoded(model, batch, 4, 1, lambda number, tokens: len(tokens) > number, begun)
+    assert seen == [(1, 40), (1, 1), (4, 4), (3, 1), (2, 1), (1, 1)]
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,8 @@ def evaluating(model: Any) -> Iterator[None]:
 def _contiguous_head(model: Any) -> Iterator[None]:
     """The output layer reads hidden states that lie one after another.
 
-    Those of a row's last places are a slice. torch multiplies it row by row by weights that are not trained, each with
-    a copy of all of them, which takes longer than all else. What has one row counts as contiguous, and is copied too.
+    Those of a row's last places are a slice. torch multiplies it row by row by weights that are not trained; in
+    bfloat16 it copies them for each, which takes longer than all else. One row counts as contiguous, and is copied too.
     """
     head = model.get_output_embeddings()
     if head is None:

@@ -139,7 +139,8 @@ def _contiguous_head(model: Any) -> Iterator[None]:
         yield
         return
     hook = head.register_forward_pre_hook(
-        lambda _, args: (args[0].clone(memory_format=torch.contiguous_format), *args[1:])
+        # A model that names its argument is left alone: it is slow then, and right.
+        lambda _, args: (args[0].clone(memory_format=torch.contiguous_format), *args[1:]) if args else None
     )
     try:
         yield

@@ -40,9 +40,9 @@ def test_every_family_decodes_many_prompts_as_it_does_each_alone(family):
         expected = [slow(model, prompt, 5) for prompt in PROMPTS]
         for worth in (0, 1000):
             begun = beginning(model, PROMPTS, 5, worth)
-            for _ in "twice":  # as of two batches
+            for _ in range(2):  # batches, which leave what they begin with as it is
                 found = decoded(model, PROMPTS, 5, 1, lambda number, tokens: len(tokens) > number, begun)
-            assert found == [said[: number + 1] for number, said in enumerate(expected)]
+                assert found == [said[: number + 1] for number, said in enumerate(expected)]
 
 
 def test_the_common_beginning_of_prompts_is_run_once_and_what_is_decided_is_run_no_more():

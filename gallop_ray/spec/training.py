@@ -105,7 +105,11 @@ class EvaluationSpec(Frozen):
     What general text the model still predicts is measured where there is one.
     """
 
-    batch_size: int = Field(default=16, ge=1, description="examples per worker and forward pass")
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        description="examples per worker and forward pass; four times as many are answered together by generation",
+    )
     generate: bool = Field(default=True, description="also generate answers to the test sets, and read them")
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="null: 16, and 256 for tasks without answer options, which reason first"

@@ -1,9 +1,10 @@
 """What a model generates, and whether that is right."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.padding import batches, left_padded, reads_padded
 from gallop_ray.tasks.passes import evaluating, in_step, over_ranks
 from gallop_ray.tasks.settings import EvaluationSettings
+
+_TOGETHER = 4  # times as many prompts as go through one pass continue together
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,28 @@ def generated(model: Any, tokenizer: Any, prompts: Sequence[Prompt], how: Genera
     with evaluating(model):
         equal = not reads_padded(model, ids, tokenizer.pad_token_id)
         alone = equal or in_step(model) or len(prompts) == 1
-        ours = not alone and decodes(model, ids, tokenizer.pad_token_id)
-        run = partial(_decoded, begun=beginning(model, ids, how.tokens)) if ours else _generated
-        dealt = batches(list(map(len, ids)), size, equal=equal, passes=how.tokens)
+        ours = None if alone else decodes(model, ids, tokenizer.pad_token_id)
+        lengths = list(map(len, ids))
+        dealt = batches(lengths, size, equal=equal, passes=how.tokens)
+        run: Callable[..., list[str]] = _generated
+        if ours is not None:
+            run = partial(_decoded, begun=beginning(model, ids, how.tokens), size=size if ours == "joined" else None)
+        if ours == "joined":
+            dealt = _groups(lengths, _TOGETHER * size)
         return over_ranks(model, prompts, dealt, lambda batch: run(model, tokenizer, batch, how))
 
 
-def _decoded(model: Any, tokenizer: Any, batch: list[Prompt], how: Generation, begun: Beginning) -> list[str]:
+def _groups(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Prompts of like length together, in as few groups as can be, about equally many in each."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    count = -(-len(order) // most)
+    ends = [i * len(order) // count for i in range(count + 1)]
+    return [order[begin:end] for begin, end in pairwise(ends)]
+
+
+def _decoded(
+    model: Any, tokenizer: Any, batch: list[Prompt], how: Generation, begun: Beginning, size: int | None
+) -> list[str]:
     with _greedy(model, tokenizer, how) as settings:
         last = settings.eos_token_id
     over = _Over(tokenizer, how.stop)
@@ -95,7 +113,7 @@ def _decoded(model: Any, tokenizer: Any, batch: list[Prompt], how: Generation, b
     def ends(number: int, tokens: list[int]) -> bool:
         return tokens[-1] in last or over(tokens, batch[number][1])
 
-    found = decoded(model, [ids for ids, _ in batch], how.tokens, tokenizer.pad_token_id, ends, begun)
+    found = decoded(model, [ids for ids, _ in batch], how.tokens, tokenizer.pad_token_id, ends, begun, size)
     texts: list[str] = tokenizer.batch_decode(found, skip_special_tokens=True)
     return [_before(text, how.stop) for text in texts]
 

@@ -1,4 +1,7 @@
-"""Greedy decoding of several prompts at once: what they begin with alike is run once, what is decided leaves.
+"""Greedy decoding of many prompts at once: what they begin with alike is run once, what is decided leaves.
+
+A prompt costs by its tokens, what follows it by the passes, which take hardly longer for more rows: prompts are run a
+few at a time, and then continue together.
 
 Not every model can be decoded so; see `decodes`. transformers' own `generate` is for the others.
 """
@@ -7,14 +10,16 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gallop_ray.sparse.weights import all_ranks
 from gallop_ray.tasks.branches import window
-from gallop_ray.tasks.padding import alike, last_logits, left_padded
+from gallop_ray.tasks.cache import joined, joins
+from gallop_ray.tasks.padding import alike, batches, last_logits, left_padded
 
 Ends = Callable[[int, list[int]], bool]
 """Whether nothing is to follow what was generated for the prompt of a number."""
@@ -48,12 +53,23 @@ def beginning(model: Any, prompts: Sequence[Sequence[int]], tokens: int, worth: 
 
 
 def decoded(
-    model: Any, prompts: Sequence[Sequence[int]], tokens: int, pad_id: int, ends: Ends, begun: Beginning
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    pad_id: int,
+    ends: Ends,
+    begun: Beginning,
+    size: int | None = None,
 ) -> list[list[int]]:
-    """What follows each prompt, the likeliest token each time, up to its end or at most so many. See `evaluating`."""
-    rows = _Rows.of(model, prompts, pad_id, begun)
+    """What follows each prompt, the likeliest token each time, up to its end or at most so many. See `evaluating`.
+
+    size: run so many prompts at a time at most, before they continue together; only where they are `joined`.
+    """
+    lengths = list(map(len, prompts))
+    parts = [list(range(len(prompts)))] if size is None else batches(lengths, size)
+    rows = _Rows.of_parts(model, [[prompts[i] for i in part] for part in parts], pad_id, begun, tokens)
     found: list[list[int]] = [[] for _ in prompts]
-    active = list(range(len(prompts)))
+    active = [number for part in parts for number in part]
     for _ in range(tokens - 1):
         said = rows.likeliest()
         for number, token in zip(active, said, strict=True):
@@ -70,25 +86,36 @@ def decoded(
     return found
 
 
-def decodes(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> bool:
-    """Whether the model says the same so as of whole texts: tried with the shortest and the longest of these prompts.
+Together = Literal["joined", "apart"]
+"""Whether prompts that were run in several passes can continue together, or only those of one pass."""
 
-    Collective.
+
+def decodes(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> Together | None:
+    """How the model says the same so as of whole texts; None where it does not.
+
+    Tried with the shortest and the longest of these prompts. Collective.
     """
-    pair = [min(prompts, key=len), max(prompts, key=len)]
+    short, pair = min(prompts, key=len), [min(prompts, key=len), max(prompts, key=len)]
+    how: Together = "apart"
     try:
-        rows = _Rows.of(model, pair, pad_id, beginning(model, pair, _TRIED, worth=0))
-        text = list(pair[0])
+        begun = beginning(model, pair, _TRIED, worth=0)
+        rows, again = _Rows.of(model, pair, pad_id, begun), _Rows.of(model, [short], pad_id, begun)
+        if joins(rows.cache):  # the same on every rank: it depends on the model alone
+            how, rows = "joined", _Rows.joined([rows, again], _TRIED)
+        text = list(short)
+        tried = [0, *range(len(pair), len(rows.mask))]
         for turn in range(_TRIED):
-            said = rows.likeliest()
-            text.append(said[0])
+            said = rows.likeliest()[0]
+            text.append(said)
             if turn:
-                rows.keep([0])
-            rows.add(said[:1] if turn else said)
+                rows.keep(tried)
+            rows.add([said] * len(rows.mask))
     except Exception:  # whatever a family raises that keeps no such cache
-        return all_ranks(False)
+        all_ranks(False)
+        return None
     expected = last_logits(model, *left_padded([text], pad_id, model.device), 1)[0]
-    return all_ranks(alike(expected.double(), rows.logits[:1].double(), model.dtype))
+    same = alike(expected.double(), rows.logits.double(), model.dtype)
+    return how if all_ranks(same) else None
 
 
 @dataclass
@@ -110,6 +137,22 @@ class _Rows:
         rows = cls(model, cache, mask, torch.empty(0))
         rows._run(*left_padded([prompt[begun.tokens :] for prompt in prompts], pad_id, model.device))
         return rows
+
+    @classmethod
+    def of_parts(
+        cls, model: Any, parts: Sequence[Sequence[Sequence[int]]], pad_id: int, begun: Beginning, room: int
+    ) -> "_Rows":
+        """Run several lists of prompts one after another; of more than one the rows are joined."""
+        rows = [cls.of(model, prompts, pad_id, begun) for prompts in parts]
+        return cls.joined(rows, room) if len(rows) > 1 or joins(rows[0].cache) else rows[0]
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Rows]", room: int) -> "_Rows":
+        """The rows of all parts, with room for so many tokens after them."""
+        width = max(part.mask.shape[1] for part in parts)
+        masks = [pad(part.mask, (width - part.mask.shape[1], 0)) for part in parts]
+        cache, logits = joined([part.cache for part in parts], room), torch.cat([part.logits for part in parts])
+        return cls(parts[0].model, cache, torch.cat(masks), logits)
 
     def _run(self, ids: Tensor, mask: Tensor) -> None:
         self.mask = torch.cat([self.mask, mask], 1)

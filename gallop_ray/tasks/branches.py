@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gallop_ray.sparse.weights import all_ranks
-from gallop_ray.tasks.padding import alike, last_logits, left_padded
+from gallop_ray.tasks.padding import alike, holds, last_logits, left_padded
 
 _WINDOWS = ("window", "window_size", "chunk_size")  # sliding_window of most families, window_size, attention_chunk_size
 _EVEN = 4096  # tokens in a row from which on attention costs more than all else, in small models
@@ -157,22 +156,26 @@ def log_probabilities(logits: Tensor, row: Row) -> dict[Any, list[float]]:
 
 
 def reads_branches(model: Any, rows: Sequence[Row], pad_id: int) -> bool:
-    """Whether the model says of the longest of these branched rows what it says of its last text alone.
+    """Whether the model says of the longest of these branched rows what it says of their last texts alone.
 
     It does not where it attends to what it likes, whatever the mask (recurrent states, positions from the columns), nor
     where it cannot take such a mask. Windows of attention end it, too. Without gradients and dropout; collective.
     """
-    longest = max(rows, key=lambda row: len(row.ids))
-    if len(longest.ids) > window(model):
+    longest_first = sorted(rows, key=lambda row: -len(row.ids))
+    if len(longest_first[0].ids) > window(model):
         return False
+    return holds(model, longest_first, lambda row: _read_as_alone(model, row, pad_id))
+
+
+def _read_as_alone(model: Any, row: Row, pad_id: int) -> bool:
     try:
-        (together,) = row_logits(model, [longest], pad_id)
+        (together,) = row_logits(model, [row], pad_id)
     except Exception:  # whatever a family raises of a mask or of positions that it does not expect
-        return all_ranks(False)
-    name, places = max(longest.reads.items(), key=lambda each: each[1][-1])
-    (alone,) = row_logits(model, [Row.of(longest.text(places[0]), {name: longest.asked[name]})], pad_id)
-    there = together[torch.tensor(places, device=together.device) - (len(longest.ids) - longest.kept)]
-    return all_ranks(alike(alone.double(), there.double(), model.dtype))
+        return False
+    name, places = max(row.reads.items(), key=lambda each: each[1][-1])
+    (alone,) = row_logits(model, [Row.of(row.text(places[0]), {name: row.asked[name]})], pad_id)
+    there = together[torch.tensor(places, device=together.device) - (len(row.ids) - row.kept)]
+    return alike(alone.double(), there.double(), model.dtype)
 
 
 def window(model: Any) -> float:

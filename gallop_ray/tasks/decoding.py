@@ -9,17 +9,17 @@ Not every model can be decoded so; see `decodes`. transformers' own `generate` i
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gallop_ray.sparse.weights import all_ranks
 from gallop_ray.tasks.branches import window
 from gallop_ray.tasks.cache import joined, joins
-from gallop_ray.tasks.padding import alike, batches, last_logits, left_padded
+from gallop_ray.tasks.padding import alike, batches, holds, last_logits, left_padded
 
 Ends = Callable[[int, list[int]], bool]
 """Whether nothing is to follow what was generated for the prompt of a number."""
@@ -63,7 +63,7 @@ def decoded(
 ) -> list[list[int]]:
     """What follows each prompt, the likeliest token each time, up to its end or at most so many. See `evaluating`.
 
-    size: run so many prompts at a time at most, before they continue together; only where they are `joined`.
+    size: run so many prompts at a time at most, before they continue together; only where caches can be joined.
     """
     lengths = list(map(len, prompts))
     parts = [list(range(len(prompts)))] if size is None else batches(lengths, size)
@@ -86,36 +86,48 @@ def decoded(
     return found
 
 
-Together = Literal["joined", "apart"]
-"""Whether prompts that were run in several passes can continue together, or only those of one pass."""
+class Together(Enum):
+    """Whether prompts that were run in several passes can continue together, or only those of one pass."""
+
+    JOINED, APART = "joined", "apart"
 
 
 def decodes(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> Together | None:
     """How the model says the same so as of whole texts; None where it does not.
 
-    Tried with the shortest and the longest of these prompts. Collective.
+    Tried with the shortest of these prompts, each beside the longest. Collective.
     """
-    short, pair = min(prompts, key=len), [min(prompts, key=len), max(prompts, key=len)]
-    how: Together = "apart"
-    try:
-        begun = beginning(model, pair, _TRIED, worth=0)
-        rows, again = _Rows.of(model, pair, pad_id, begun), _Rows.of(model, [short], pad_id, begun)
-        if joins(rows.cache):  # the same on every rank: it depends on the model alone
-            how, rows = "joined", _Rows.joined([rows, again], _TRIED)
-        text = list(short)
-        tried = [0, *range(len(pair), len(rows.mask))]
-        for turn in range(_TRIED):
-            said = rows.likeliest()[0]
-            text.append(said)
-            if turn:
-                rows.keep(tried)
-            rows.add([said] * len(rows.mask))
-    except Exception:  # whatever a family raises that keeps no such cache
-        all_ranks(False)
-        return None
-    expected = last_logits(model, *left_padded([text], pad_id, model.device), 1)[0]
-    same = alike(expected.double(), rows.logits.double(), model.dtype)
-    return how if all_ranks(same) else None
+    longest, ways = max(prompts, key=len), set[Together]()
+
+    def same(short: Sequence[int]) -> bool:
+        try:
+            text, logits, way = _tried(model, short, longest, pad_id)
+        except Exception:  # whatever a family raises that keeps no such cache
+            return False
+        ways.add(way)
+        expected = last_logits(model, *left_padded([text], pad_id, model.device), 1)[0]
+        return alike(expected.double(), logits.double(), model.dtype)
+
+    # The same way on every rank: it depends on the model alone.
+    return ways.pop() if holds(model, sorted(prompts, key=len), same) else None
+
+
+def _tried(model: Any, short: Sequence[int], longest: Sequence[int], pad_id: int) -> tuple[list[int], Tensor, Together]:
+    """A prompt continued beside another: its text, and the logits after it, for each row that holds it."""
+    pair, way = [short, longest], Together.APART
+    begun = beginning(model, pair, _TRIED, worth=0)
+    rows, held = _Rows.of(model, pair, pad_id, begun), [0]
+    if joins(rows.cache):
+        rows, way = _Rows.joined([rows, _Rows.of(model, [short], pad_id, begun)], _TRIED), Together.JOINED
+        held = [0, 2]
+    text = list(short)
+    for turn in range(_TRIED):
+        said = rows.likeliest()[0]
+        text.append(said)
+        if turn:
+            rows.keep(held)
+        rows.add([said] * len(rows.mask))
+    return text, rows.logits, way
 
 
 @dataclass

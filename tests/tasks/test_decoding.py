@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gallop_ray.tasks import accuracy
+from gallop_ray.tasks import accuracy, decoding, padding
 from gallop_ray.tasks.accuracy import generated_texts
 from gallop_ray.tasks.answers import is_decided, parse_answer
-from gallop_ray.tasks.decoding import beginning, decoded, decodes
+from gallop_ray.tasks.decoding import Together, beginning, decoded, decodes
 from gallop_ray.tasks.examples import Example
+from gallop_ray.tasks.padding import reads_padded
 from gallop_ray.tasks.settings import EvaluationSettings
 from tests.families import FAMILIES, make_model
 from tests.tasks.test_accuracy import untrained
@@ -38,7 +39,7 @@ def test_every_family_decodes_many_prompts_as_it_does_each_alone(family):
         assert (how is None) == (family in BY_TRANSFORMERS)
         if how is None:
             return
-        sizes = (None, 1, 2, 3) if how == "joined" else (None,)
+        sizes = (None, 1, 2, 3) if how is Together.JOINED else (None,)
         expected = [slow(model, prompt, 5) for prompt in PROMPTS]
         for worth in (0, 1000):
             begun = beginning(model, PROMPTS, 5, worth)
@@ -58,6 +59,17 @@ def test_the_common_beginning_of_prompts_is_run_once_and_what_is_decided_is_run_
         for batch in (prompts[:1], prompts):
             decoded(model, batch, 4, 1, lambda number, tokens: len(tokens) > number, begun)
     assert seen == [(1, 40), (1, 1), (4, 4), (3, 1), (2, 1), (1, 1)]
+
+
+def test_the_noise_of_bfloat16_in_one_of_several_texts_is_not_taken_for_another_result(monkeypatch):
+    model = make_model("llama").eval().bfloat16()
+    tries = (lambda: reads_padded(model, PROMPTS * 2, 1), lambda: decodes(model, PROMPTS * 2, 1) is not None)
+    for tried, (noisy, fine) in itertools.product(tries, [(0, True), (1, True), (4, True), (5, False)]):
+        said = iter([False] * noisy + [True])
+        for module in (padding, decoding):
+            monkeypatch.setattr(module, "alike", lambda logits, others, dtype: next(said))  # noqa: B023
+        with torch.no_grad():
+            assert tried() == fine
 
 
 @pytest.mark.parametrize(

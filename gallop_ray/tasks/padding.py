@@ -47,7 +47,7 @@ def reads_padded(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> bool
     It does not where positions are counted from the first column, whatever the padding (BART's decoder), or where
     padding changes a recurrent state (RWKV). Without gradients and dropout; collective.
     """
-    width = max(map(len, rows))
+    width = max(map(len, rows), default=0)
 
     def same(row: Sequence[int]) -> bool:
         alone, padded = (

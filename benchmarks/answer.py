@@ -8,8 +8,8 @@ the first of the truth's configurations, as many as fit into the steps that ours
 
 import statistics
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,13 @@ class Size:
     dtype: str = "float32"
     batch: int = 32
     length: int = 32
-    ood: tuple[str, ...] = ("max", "min", "first", "last", "third")
+    data: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "root": "generated",
+            "train": "range",
+            "ood": ["max", "min", "first", "last", "third"],
+        }
+    )
     validation: int = 128
     rates: tuple[float, float] = (1e-4, 3e-2)
 
@@ -85,9 +91,7 @@ def document(search: int, size: Size, sampler: str, **fields: Any) -> dict[str, 
         "name": "answer",
         "model": {"name": size.model, "dtype": size.dtype},
         "data": {
-            "root": "generated",
-            "train": "range",
-            "ood": list(size.ood),
+            **size.data,
             "limits": {"train": 2000, "validation": size.validation, "test": size.validation // 2},
         },
         "methods": [{"type": "gallop"}],

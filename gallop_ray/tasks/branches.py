@@ -156,7 +156,7 @@ def log_probabilities(logits: Tensor, row: Row) -> dict[Any, list[float]]:
 
 
 def reads_branches(model: Any, rows: Sequence[Row], pad_id: int) -> bool:
-    """Whether the model says of the longest of these branched rows what it says of their last texts alone.
+    """Whether the model says of the longest of these branched rows what it says of its last text alone.
 
     It does not where it attends to what it likes, whatever the mask (recurrent states, positions from the columns), nor
     where it cannot take such a mask. Windows of attention end it, too. Without gradients and dropout; collective.

@@ -101,7 +101,7 @@ def drawn_blindly(sweep: Sweep, method_name: str) -> int:
         case "tpe" | "gp" | "cmaes" | "nomad":
             least = max(2, min(_MOST_AT_RANDOM, configurations // 2))
             if sweep.pruning.type == "asha":
-                least = max(least, come_first(sweep, len(step_rungs(sweep)) + len(seed_rungs(sweep)) - 1))
+                least = max(least, come_first(sweep, 0))
             return min(configurations, least)
         case "nsga2":
             return min(configurations, population_size(configurations))
@@ -111,13 +111,18 @@ def drawn_blindly(sweep: Sweep, method_name: str) -> int:
             return 0
 
 
-def come_first(sweep: Sweep, above: int) -> int:
-    """How many come to one of asha's rungs, with so many above it, before any continues: one of them goes all the way.
+def come_first(sweep: Sweep, number: int) -> int:
+    """How many come to asha's rung of this number, from 0, before any continues: one of them goes all the way.
 
     Of fewer the best third is mostly luck, and trained for nothing once better ones come. Where time is short, the
     first to finish is worth more.
     """
-    return 0 if sweep.budget.hours is not None else math.ceil(sweep.pruning.reduction**above)
+    if sweep.budget.hours is not None:
+        return 0
+    steps = len(step_rungs(sweep))
+    done = 0 if number < steps else seed_rungs(sweep)[number - steps]
+    above = max(0, steps - 1 - number) + sum(count > done for count in _seed_powers(sweep))
+    return math.ceil(sweep.pruning.reduction**above)
 
 
 def step_rungs(sweep: Sweep) -> tuple[int | float, ...]:
@@ -127,10 +132,18 @@ def step_rungs(sweep: Sweep) -> tuple[int | float, ...]:
 
 
 def seed_rungs(sweep: Sweep) -> list[int]:
-    """The rungs of seeds: how many a configuration has finished there; at the last one it is over."""
+    """The rungs of seeds: how many a configuration has finished there; at the last one it is over.
+
+    With asha powers of the reduction, and two: that is where the few that have come so far are told apart.
+    """
     seeds = len(sweep.seeds)
     if sweep.pruning.type != "asha":
         return list(range(1, seeds + 1))
+    return sorted({*_seed_powers(sweep), min(2, seeds)})
+
+
+def _seed_powers(sweep: Sweep) -> list[int]:
+    seeds = len(sweep.seeds)
     powers = [math.ceil(sweep.pruning.reduction**power) for power in range(seeds)]
     return [*dict.fromkeys(count for count in powers if count < seeds), seeds]
 

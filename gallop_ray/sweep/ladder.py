@@ -103,9 +103,14 @@ class Ladder:
         return _Climber(configuration.method, at, over=configuration.status().over, dead=dead)
 
     def _at(self, method: str, number: int) -> dict[str, float]:
-        """What was measured at a rung, by key, of all that may still win."""
+        """What was measured at a rung, by key, of all that may still win.
+
+        Once several seeds are compared, those that have gone on count with all their seeds: whoever is then better than
+        the one that has all of them gets the others, too.
+        """
+        latest = self._rungs[method][number].seeds > 1
         return {
-            key: each.at.values[number]
+            key: each.at.values[max(each.at.values) if latest else number]
             for key, each in self._climbers.items()
             if each.method == method and number in each.at.values and not each.dead
         }
@@ -131,7 +136,7 @@ class Ladder:
                 if waiting and number + 1 < len(rungs):
                     values = self._at(method, number)
                     yield from (key for key in waiting if key not in values)  # its steps have no such rung
-                    if not self._begun and len(values) < come_first(self._sweep, len(rungs) - 1 - number):
+                    if not self._begun and len(values) < come_first(self._sweep, number):
                         continue
                     more, least = better_is_more(self._sweep, method, number), self._least(rungs[number])
                     yield from promotable(values, waiting, self._sweep.pruning.reduction, more, least)
@@ -139,12 +144,11 @@ class Ladder:
     def _least(self, rung: Rung) -> int:
         """How many continue from a rung to which no others will come, however few have.
 
-        From a rung of seeds more than one: of a few good ones a single seed does not tell the best, and a best one must
-        be ahead of others that have as many.
+        From that of one seed more than one: of a few good ones a single seed does not tell the best.
         """
         if not self._begun:
             return 0
-        return 1 if rung.at is not None else math.ceil(self._sweep.pruning.reduction)
+        return math.ceil(self._sweep.pruning.reduction) if rung.seeds == 1 else 1
 
     def _another(self) -> str | None:
         if not self._begun and (key := self._studies.next()) is not None:

@@ -30,8 +30,8 @@ def test_without_asking_nothing_climbs() -> None:
 
 def test_asha_begins_at_a_ninth_of_the_steps_and_goes_on_to_seeds() -> None:
     found = rungs_of(sweep(pruning={"type": "asha"}), "gallop")
-    assert [rung.step(90) for rung in found] == [10, 30, None, None, None]
-    assert [rung.seeds for rung in found] == [0, 0, 1, 3, 5]
+    assert [rung.step(90) for rung in found] == [10, 30, None, None, None, None]
+    assert [rung.seeds for rung in found] == [0, 0, 1, 2, 3, 5]
     assert rungs_of(sweep(pruning={"type": "asha"}), "vanilla") == [Rung(5)]
 
 

@@ -162,10 +162,11 @@ def render(state: SweepState) -> Group:
 
 
 def _counts(state: SweepState) -> str:
-    failed = f" ({state.runs_failed} failed)" if state.runs_failed else ""
+    waiting = len(state.waiting)
+    said = [f"{state.runs_failed} failed"] * bool(state.runs_failed) + [f"{waiting} waiting at rungs"] * bool(waiting)
     return (
         f"configurations {state.configurations_over}/{state.total_configurations}, "
-        f"runs {state.runs_over}/{state.runs_expected}{failed}"
+        f"runs {state.runs_over}/{state.runs_expected}" + (f" ({', '.join(said)})" if said else "")
     )
 
 

@@ -115,6 +115,13 @@ def test_a_run_left_by_a_killed_session_is_not_shown_until_it_goes_on(folder):
     assert [(one.configuration, one.phase) for one in state.active] == [("a", "scoring")]
 
 
+def test_what_waits_at_a_rung_is_counted(folder):
+    run = begin(folder, "a", 0)
+    run.pause({"rung": 0.1, "step": 4, "steps": 36, "loss": 1.0, "seconds": {"total": 1.0}})
+    state = state_of(folder)
+    assert status_line(state).startswith("configurations 0/3, runs 0/6 (1 waiting at rungs)")
+
+
 def test_speed_comes_from_the_last_steps(folder):
     state = state_of(folder)
     run = begin(folder, "a", 0)

@@ -5,7 +5,7 @@ been trained since the last pause.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
@@ -63,7 +63,9 @@ class Ladder:
 
         Once nothing is active either, those that still wait are over.
         """
-        key = self._promoted() or self._another() or (self._promoted() if self._begun else None)
+        key = self._promoted() or self._another()
+        if key is None:  # all have begun: no rung waits for more any longer, nor then for the reduction
+            key = self._promoted() or self._promoted(few=True)
         if key is not None:
             self._climbers[key].active = True
         elif self._begun and not self.more():
@@ -115,40 +117,41 @@ class Ladder:
             if each.method == method and number in each.at.values and not each.dead
         }
 
-    def _promoted(self) -> str | None:
-        waiting = {key: each.at.rungs for key, each in self._climbers.items() if each.waits}
+    def _promoted(self, few: bool = False) -> str | None:
+        """Who continues; few: because nothing else is left to do, however few have come as far."""
         if self._sweep.pruning.type == "asha":
-            return next((key for key in self._best_of_rungs() if key in waiting), None)
+            return next(self._best_of_rungs(few), None)
+        waiting = {key: each.at.rungs for key, each in self._climbers.items() if each.waits}
         held = sum(not each.over for each in self._climbers.values())
         full = held >= self._sweep.resources.interleave * self._slots()
         return least_advanced(waiting, list(self._climbers)) if full or self._begun else None
 
-    def _best_of_rungs(self) -> Iterator[str]:
-        """Those that asha promotes, the highest rung first."""
-        highest = max(map(len, self._rungs.values()))
-        for number in reversed(range(highest)):
+    def _best_of_rungs(self, few: bool) -> Iterator[str]:
+        """Those that asha promotes, the highest rung first; if few, the lowest, that more may come to those above."""
+        numbers = range(max(map(len, self._rungs.values())) - 1)
+        for number in numbers if few else reversed(numbers):
             for method, rungs in self._rungs.items():
-                waiting = [
-                    key
-                    for key, each in self._climbers.items()
-                    if each.method == method and each.waits and each.at.rungs == number + 1
-                ]
-                if waiting and number + 1 < len(rungs):
-                    values = self._at(method, number)
-                    yield from (key for key in waiting if key not in values)  # its steps have no such rung
-                    if not self._begun and len(values) < come_first(self._sweep, number):
-                        continue
-                    more, least = better_is_more(self._sweep, method, number), self._least(rungs[number])
-                    yield from promotable(values, waiting, self._sweep.pruning.reduction, more, least)
+                if number + 1 < len(rungs):
+                    yield from self._best(method, number, self._least(rungs, number) if few else 0)
 
-    def _least(self, rung: Rung) -> int:
-        """How many continue from a rung to which no others will come, however few have.
+    def _best(self, method: str, number: int, least: int) -> Iterator[str]:
+        """Those of a method that wait at a rung and are among its best third, or its best few."""
+        mine = {key: each for key, each in self._climbers.items() if each.method == method}
+        waiting = [key for key, each in mine.items() if each.waits and each.at.rungs == number + 1]
+        values = self._at(method, number)
+        yield from (key for key in waiting if key not in values)  # its steps have no such rung
+        if self._begun or len(values) >= come_first(self._sweep, number):
+            more = better_is_more(self._sweep, method, number)
+            yield from promotable(values, waiting, self._sweep.pruning.reduction, more, least)
 
-        From that of one seed more than one: of a few good ones a single seed does not tell the best.
+    def _least(self, rungs: Sequence[Rung], number: int) -> int:
+        """How many continue from a rung, however few have come to it.
+
+        To the end of the first seed, and from there to a second, more than one: neither the loss on the way nor a
+        single seed tells the best of a few good ones.
         """
-        if not self._begun:
-            return 0
-        return math.ceil(self._sweep.pruning.reduction) if rung.seeds == 1 else 1
+        several = 1 in (rungs[number].seeds, rungs[number + 1].seeds)
+        return math.ceil(self._sweep.pruning.reduction) if several else 1
 
     def _another(self) -> str | None:
         if not self._begun and (key := self._studies.next()) is not None:

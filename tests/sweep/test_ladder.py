@@ -211,9 +211,13 @@ def test_of_few_configurations_one_finishes(tmp_path: Path) -> None:
 THREE_SEEDS: dict[str, Any] = {"seeds": 3, "methods": [{"type": "gallop"}]}
 
 
-def test_three_get_a_second_seed_and_the_best_of_them_the_third(tmp_path: Path) -> None:
-    worker = climb(make(tmp_path, configurations=27, **THREE_SEEDS))
+@pytest.mark.parametrize(("configurations", "continued"), [(27, 9), (12, 4)])
+def test_three_get_a_second_seed_and_the_best_of_them_the_third(
+    tmp_path: Path, configurations: int, continued: int
+) -> None:
+    worker = climb(make(tmp_path, configurations, **THREE_SEEDS))
     assert "finished" in books(worker).values()
+    assert sum(worker.trained.values()) == configurations * 10 + continued * 20 + 3 * (60 + STEPS) + STEPS
     done = {each.key: len(each.status().seeds_done) for each in worker.folder.configurations()}
     seeds = Counter(done.values())
     assert (seeds[3], seeds[2]) == (1, 2)

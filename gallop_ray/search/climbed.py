@@ -13,10 +13,11 @@ class Climbed:
     """A configuration's rungs, counted from 0: the value measured at each, and the optimizer step, over all its seeds.
 
     A rung of steps has the validation loss, one of seeds the objective. rungs: how many it has climbed, those included
-    that its few steps have not.
+    that its few steps have not. latest: the objective over all seeds that have finished, at a rung or between two.
     """
 
     rungs: int = 0
+    latest: float | None = None
     values: dict[int, float] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
 
@@ -26,6 +27,8 @@ def climbed(sweep: Sweep, configuration: ConfigurationFolder) -> Climbed:
     found = Climbed()
     finished = {each.seed: each for each in configuration.results() if each.finished}
     seeds = [seed for seed in sweep.seeds if seed in finished]
+    if seeds:
+        found.latest = objective_value([finished[seed] for seed in seeds], sweep.objective.racing)
     judged = configuration.run(sweep.seeds[0]).rungs()
     for number, rung in enumerate(rungs_of(sweep, configuration.method)):
         if rung.at is not None:

@@ -115,7 +115,7 @@ def come_first(sweep: Sweep, number: int) -> int:
     """How many come to asha's rung of this number, from 0, before any continues: one of them goes all the way.
 
     Of fewer the best third is mostly luck, and trained for nothing once better ones come. Where time is short, the
-    first to finish is worth more.
+    first to finish is worth more. Two seeds count as a rung only where they are all, or a power of the reduction.
     """
     if sweep.budget.hours is not None:
         return 0

@@ -4,6 +4,7 @@ The driver alone decides, by the run folders: every start looks at them, and a k
 been trained since the last pause.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class _Climber:
     over: bool = False
     dead: bool = False
     """Whether a run of it failed or diverged: it takes no place at a rung, however well it stood there."""
+    half_done: bool = False
+    """Whether a later seed was begun and not ended: it had been promoted before a kill, and keeps its place."""
 
     @property
     def waits(self) -> bool:
@@ -102,25 +105,31 @@ class Ladder:
                 give_up(self._sweep, self._folder, configuration, stopped[0].reason or "")
             elif dead or at.rungs == len(self._rungs[configuration.method]):
                 end(self._sweep, configuration)
-        return _Climber(configuration.method, at, over=configuration.status().over, dead=dead)
+        half_done = any(run.seed in self._sweep.seeds[1:] and run.result() is None for run in configuration.runs())
+        return _Climber(configuration.method, at, over=configuration.status().over, dead=dead, half_done=half_done)
 
     def _at(self, method: str, number: int) -> dict[str, float]:
         """What was measured at a rung, by key, of all that may still win.
 
         Once several seeds are compared, those that have gone on count with all their seeds: whoever is then better than
-        the one that has all of them gets the others, too.
+        the one that has all of them gets the others, too. What is over without them takes no place there.
         """
-        latest = self._rungs[method][number].seeds > 1
-        return {
-            key: each.at.values[max(each.at.values) if latest else number]
+        at = {
+            key: each
             for key, each in self._climbers.items()
             if each.method == method and number in each.at.values and not each.dead
         }
+        if self._rungs[method][number].seeds < 2:
+            return {key: each.at.values[number] for key, each in at.items()}
+        all_rungs = len(self._rungs[method])
+        able = {key: each.at.latest for key, each in at.items() if not each.over or each.at.rungs == all_rungs}
+        return {key: value for key, value in able.items() if value is not None}
 
     def _promoted(self, few: bool = False) -> str | None:
         """Who continues; few: because nothing else is left to do, however few have come as far."""
         if self._sweep.pruning.type == "asha":
-            return next(self._best_of_rungs(few), None)
+            halves = (key for key, each in self._climbers.items() if each.waits and each.half_done)
+            return next(itertools.chain(halves, self._best_of_rungs(few)), None)
         waiting = {key: each.at.rungs for key, each in self._climbers.items() if each.waits}
         held = sum(not each.over for each in self._climbers.values())
         full = held >= self._sweep.resources.interleave * self._slots()
@@ -163,12 +172,11 @@ class Ladder:
 
     def _give_up(self) -> None:
         """End those that wait: none of them is among the best of its rung."""
-        for key, climber in self._climbers.items():
-            if climber.waits:
-                configuration = self._folder.configuration(key)
-                give_up(self._sweep, self._folder, configuration, self._place(key, climber))
-                climber.over = True
-                self._studies.tell(key)
+        reasons = {key: self._place(key, climber) for key, climber in self._climbers.items() if climber.waits}
+        for key, reason in reasons.items():
+            give_up(self._sweep, self._folder, self._folder.configuration(key), reason)
+            self._climbers[key].over = True
+            self._studies.tell(key)
 
     def _place(self, key: str, climber: _Climber) -> str:
         """Why a configuration that waits is over, in words."""

@@ -240,6 +240,63 @@ def test_one_whose_third_seed_is_bad_is_not_the_best_unopposed(tmp_path: Path) -
     assert worker._rate(found.configuration) == second
 
 
+def furthest_first(worker: Worker, ladder: Ladder, stop_before: int = 99) -> list[str]:
+    """Run on two slots, that of the most seeds being the quicker; what is active before one goes to so many seeds."""
+    active: list[str] = []
+    while True:
+        while len(active) < 2 and (key := ladder.take()) is not None:
+            active.append(key)
+        rungs = {key: Rung(*ladder.rung(key)) for key in active}
+        active.sort(key=lambda key: (rungs[key].at is None, -rungs[key].seeds))
+        if not active or rungs[active[0]].seeds == stop_before:
+            return active
+        key = active.pop(0)
+        worker.train(key, rungs[key])
+        assert ladder.told(key)
+
+
+def overtaken(tmp_path: Path, third: float) -> Worker:
+    """With two seeds the first to have them is worse than the second; third: what the second's third seed is worth."""
+    pruning = {"type": "asha", "reduction": 2, "rungs": [10]}
+    worker, order = Worker(make(tmp_path, 3, **THREE_SEEDS, pruning=pruning)), list[float]()
+
+    def value(rate: float, seed: int) -> float:
+        if rate not in order:
+            order.append(rate)
+        return [0.75, 0.7, 1.0, 1.0, 1.0][seed] if rate == order[0] else [0.75, 0.8, third][seed]
+
+    worker.value = value
+    return worker
+
+
+def test_what_is_stopped_takes_no_place_of_a_best_that_gets_more_seeds(tmp_path: Path) -> None:
+    worker = overtaken(tmp_path, third=0.5)
+    furthest_first(worker, start(worker.sweep, worker, 2))
+    finished = [each for each in worker.folder.configurations() if each.status().status == "finished"]
+    assert [len(each.status().seeds_done) for each in finished] == [3]
+    reopen(finished[0])
+    more = Worker(worker.sweep.model_copy(update={"seeds": tuple(range(5))}), value=worker.value)
+    furthest_first(more, start(more.sweep, more, 2))
+    books(more)
+    assert finished[0].status().status == "finished"
+    assert len(finished[0].status().seeds_done) == 5
+
+
+def test_a_seed_begun_before_a_kill_is_run_to_its_end(tmp_path: Path) -> None:
+    worker = overtaken(tmp_path, third=1.0)
+    ladder = start(worker.sweep, worker, 2)
+    third, other = furthest_first(worker, ladder, stop_before=3)
+    for seeds in (1, 2):
+        assert ladder.rung(other) == (seeds, None)
+        worker.train(other, Rung(seeds))
+        assert ladder.told(other)
+        assert ladder.take() == other
+    worker.train(third, Rung(*ladder.rung(third)), dies_at=40)
+    save_file({"step": np.array(40)}, worker.folder.run(third, 2).checkpoint)
+    furthest_first(worker, start(worker.sweep, worker, 2))
+    assert books(worker)[third] == "finished"
+
+
 def test_who_leads_and_diverges_takes_nobody_s_place(tmp_path: Path) -> None:
     calm = climb(make(tmp_path / "calm", configurations=9, seeds=1))
     highest = max(calm._rate(each.key) for each in calm.folder.configurations() if each.method == "gallop")

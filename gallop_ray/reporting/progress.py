@@ -162,11 +162,11 @@ def render(state: SweepState) -> Group:
 
 
 def _counts(state: SweepState) -> str:
-    waiting = len(state.waiting)
-    said = [f"{state.runs_failed} failed"] * bool(state.runs_failed) + [f"{waiting} waiting at rungs"] * bool(waiting)
+    beside = {"failed": state.runs_failed, "waiting at rungs": len(state.waiting)}
+    said = ", ".join(f"{count} {what}" for what, count in beside.items() if count)
     return (
         f"configurations {state.configurations_over}/{state.total_configurations}, "
-        f"runs {state.runs_over}/{state.runs_expected}" + (f" ({', '.join(said)})" if said else "")
+        f"runs {state.runs_over}/{state.runs_expected}" + (said and f" ({said})")
     )
 
 

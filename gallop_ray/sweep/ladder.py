@@ -114,16 +114,16 @@ class Ladder:
         Once several seeds are compared, those that have gone on count with all their seeds: whoever is then better than
         the one that has all of them gets the others, too. What is over without them takes no place there.
         """
-        at = {
-            key: each
-            for key, each in self._climbers.items()
-            if each.method == method and number in each.at.values and not each.dead
-        }
-        if self._rungs[method][number].seeds < 2:
-            return {key: each.at.values[number] for key, each in at.items()}
-        all_rungs = len(self._rungs[method])
-        able = {key: each.at.latest for key, each in at.items() if not each.over or each.at.rungs == all_rungs}
-        return {key: value for key, value in able.items() if value is not None}
+        rungs = self._rungs[method]
+        found = {}
+        for key, each in self._climbers.items():
+            if each.method != method or number not in each.at.values or each.dead:
+                continue
+            if rungs[number].seeds < 2:
+                found[key] = each.at.values[number]
+            elif each.at.latest is not None and (not each.over or each.at.rungs == len(rungs)):
+                found[key] = each.at.latest
+        return found
 
     def _promoted(self, few: bool = False) -> str | None:
         """Who continues; few: because nothing else is left to do, however few have come as far."""
@@ -145,8 +145,8 @@ class Ladder:
 
     def _best(self, method: str, number: int, least: int) -> Iterator[str]:
         """Those of a method that wait at a rung and are among its best third, or its best few."""
-        mine = {key: each for key, each in self._climbers.items() if each.method == method}
-        waiting = [key for key, each in mine.items() if each.waits and each.at.rungs == number + 1]
+        there = ((key, each) for key, each in self._climbers.items() if each.at.rungs == number + 1)
+        waiting = [key for key, each in there if each.method == method and each.waits]
         values = self._at(method, number)
         yield from (key for key in waiting if key not in values)  # its steps have no such rung
         if self._begun or len(values) >= come_first(self._sweep, number):

@@ -227,6 +227,13 @@ def test_three_get_a_second_seed_and_the_best_of_them_the_third(
     assert all("of 3, and 1 of them continued" in (each or "") for each in reasons)
 
 
+@pytest.mark.parametrize(("configurations", "continued"), [(8, 2), (5, 1)])
+def test_of_few_the_first_rung_lets_few_go_on(tmp_path: Path, configurations: int, continued: int) -> None:
+    worker = climb(make(tmp_path, configurations, **THREE_SEEDS))
+    books(worker)
+    assert sum(steps > 10 for steps in worker.trained.values()) == continued
+
+
 def test_one_whose_third_seed_is_bad_is_not_the_best_unopposed(tmp_path: Path) -> None:
     plain = climb(make(tmp_path / "plain", configurations=27, **THREE_SEEDS))
     keys = {each.key for each in plain.folder.configurations()}

@@ -45,11 +45,12 @@ def _write_model(like: Request, adapter: Path, folder: Path) -> None:
     """The base model with the adapter, instead of the adapter; asked as the run `like`."""
     from gallop_ray.exports.asked import write_prompt
     from gallop_ray.training.models import load_model
+    from gallop_ray.training.save import save_for_others
 
     model, _ = load_model(like.model)
     apply_adapter(model, adapter)
     adapter.unlink()
-    model.save_pretrained(folder)
+    save_for_others(model, folder)
     write_prompt(like, folder, whole=True)
 
 

@@ -18,6 +18,7 @@ from gallop_ray.sparse.adapter import load_adapter, refuse_misfit
 from gallop_ray.sparse.checked import load_whole
 from gallop_ray.training.merged import merged
 from gallop_ray.training.models import load_model
+from gallop_ray.training.save import save_for_others
 
 _FIX = "restore it, or run the seed again"
 
@@ -65,8 +66,7 @@ def _write_delta(request: Request, folder: Path) -> None:
 def _write_merged(request: Request, folder: Path) -> None:
     """Weights and configuration, as transformers has them."""
     model, _ = load_model(request.model)
-    # Not save_model: a mixture's experts get the names of the checkpoint back, which other programs read.
-    merged(model, adapters(request.run)).save_pretrained(folder)
+    save_for_others(merged(model, adapters(request.run)), folder)
 
 
 _WRITERS: dict[Target, Callable[[Request, Path], None]] = {

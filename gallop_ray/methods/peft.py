@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,10 @@ class PeftMethod(TunerMethod):
 
         config = self.config(model)
         try:
-            with names_as_they_are() if self.names_targets else nullcontext():
+            with (
+                names_as_they_are() if self.names_targets else nullcontext(),
+                catch_warnings(action="ignore", category=FutureWarning),  # it asks models by names of before
+            ):
                 return self.wrap(model, config)
         except _REFUSALS as error:
             raise ValueError(

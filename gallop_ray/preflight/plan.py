@@ -1,7 +1,6 @@
 """`gallop-ray plan`: runs and steps, sizes and memory, before anything runs."""
 
 import itertools
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -175,8 +174,7 @@ def _corners(sweep: Sweep, method: MethodSpec, paths: Sequence[str]) -> Iterator
 
 def _estimate(model: Any, sweep: Sweep, configuration: Configuration) -> Estimate:
     try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            return estimate(model, sweep, configuration)
+        return estimate(model, sweep, configuration)
     except ValueError as error:
         raise ValueError(f"method {configuration.method.name}: {error}") from error
 

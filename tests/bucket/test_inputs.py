@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from gallop_ray.cli.init import _has_chat, _model
 from gallop_ray.disk.bucket import inputs
 from gallop_ray.disk.bucket.errors import BucketTrouble
 from gallop_ray.disk.bucket.inputs import brought
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.references import addresses
 from gallop_ray.tasks.load import load_task
-from gallop_ray.training.models import model_source
+from gallop_ray.training.models import load_model, local_tokenizer, meta_model, model_source, tokenizer_and_ends
 from tests.bucket.conftest import use_machine
 from tests.bucket.server import BUCKET, Faulty, client, variables
 from tests.bucket.sweeps import SMALL, Machines, planted
@@ -47,9 +49,15 @@ def lines(rows: list[dict[str, str]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
+def fetched(proxy: Faulty) -> list[str]:
+    """The names of the files that were fetched, as often as they were."""
+    asked = [path for method, path, _ in proxy.requests if method == "GET" and "list-type" not in path]
+    return [path.partition("?")[0].rpartition("/")[2] for path in asked]
+
+
 def gets(proxy: Faulty) -> int:
     """How many files were fetched."""
-    return sum(method == "GET" and "list-type" not in path for method, path, _ in proxy.requests)
+    return len(fetched(proxy))
 
 
 def test_a_folder_is_copied_once_to_a_machine(
@@ -70,6 +78,23 @@ def test_a_folder_is_copied_once_to_a_machine(
     assert brought(f"{address}/model") != str(found)
     assert gets(proxy) == 4
     assert brought("generated") == "generated"
+
+
+def test_before_a_sweep_all_but_the_weights_is_copied(put: Put, proxy: Faulty, address: str, tmp_path: Path) -> None:
+    for file in Path(model_source("pocket")).iterdir():
+        put(f"model/{file.name}", file.read_bytes())
+    spec = ModelSpec(name=f"{address}/model")
+    assert (_model(spec.name), _has_chat(spec.name)) == (spec.name, False), "for init"
+    assert local_tokenizer(spec) is not None
+    assert sum(p.numel() for p in meta_model(spec).parameters()) > 1e5
+    tokenizer_and_ends(spec)
+    files = [file.name for file in Path(model_source("pocket")).iterdir() if file.suffix != ".safetensors"]
+    assert sorted(fetched(proxy)) == sorted(files)
+    load_model(spec)
+    before = gets(proxy)
+    inputs._brought.cache_clear()
+    assert Path(model_source(spec.name, weights=False), "model.safetensors").exists(), "what is there whole is read"
+    assert gets(proxy) == before
 
 
 def test_a_process_reads_one_version_and_the_next_the_new_one(put: Put, address: str) -> None:

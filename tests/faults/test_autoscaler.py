@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gallop_ray.training.models import cache_folder
+from gallop_ray.training.presets import cache_folder
 from tests.faults import books
 from tests.faults.growing import Sweep
 from tests.ray_head import Head, ray_head

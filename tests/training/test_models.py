@@ -8,8 +8,9 @@ from gallop_ray.spec.data import ModelSpec
 from gallop_ray.tasks.choices import by_likelihood
 from gallop_ray.tasks.generated import SOURCE_TASKS, TARGET_TASKS, generated_examples
 from gallop_ray.tasks.settings import EvaluationSettings
-from gallop_ray.training.models import PRESETS, _prepared, load_model, meta_model
+from gallop_ray.training.models import load_model, meta_model
 from gallop_ray.training.pocket import pretrain_pocket
+from gallop_ray.training.presets import PRESETS, _prepared
 
 SIZES = {
     "smollm2-135m": 134_515_008,

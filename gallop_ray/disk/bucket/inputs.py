@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,14 +17,14 @@ _PATIENCE = 120.0  # seconds that a bucket may be away for; a sweep's own bucket
 _FOLDER, _PARTIAL = "input", ".partial-"
 
 
-def brought(place: str) -> str:
+def brought(place: str, without: tuple[str, ...] = ()) -> str:
     """Where a file or folder given by address can be read on this machine; any other text as it is.
 
-    The first process on a machine copies all of it. If it changes in the bucket, processes that start later copy the
-    new version into a folder of its own. Raises ValueError where nothing is there, OSError where the bucket or the disk
-    refuses.
+    The first process on a machine copies all of it, or all but the files whose names match the patterns `without`. If
+    it changes in the bucket, processes that start later copy the new version into a folder of its own. Raises
+    ValueError where nothing is there, OSError where the bucket or the disk refuses.
     """
-    return str(_brought(checked_address(place))) if is_bucket(place) else place
+    return str(_brought(checked_address(place), without)) if is_bucket(place) else place
 
 
 def refuse_missing(address: str) -> None:
@@ -31,19 +33,28 @@ def refuse_missing(address: str) -> None:
 
 
 @lru_cache(maxsize=256)
-def _brought(address: str) -> Path:
+def _brought(address: str, without: tuple[str, ...]) -> Path:
     """Asked for once a process: all that it reads of a place is of one version."""
     bucket, name, objects = _listed(address)
-    versions = json.dumps(sorted((key, stored.tag, stored.size) for key, stored in objects.items()))
     root = copies_root(address) / _FOLDER
-    folder = root / hashlib.sha256(versions.encode()).hexdigest()[:16]
+    whole = root / _version(objects)
+    if whole.exists():
+        return whole / name
+    few = {key: stored for key, stored in objects.items() if not any(fnmatch(key, each) for each in without)}
+    folder = root / _version(few)
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".lock"):
         for left in root.glob(f"{_PARTIAL}*"):  # by processes that were killed
             shutil.rmtree(left, ignore_errors=True)
         if not folder.exists():
-            _copy(bucket, objects, folder)
+            _copy(bucket, few, folder)
     return folder / name
+
+
+def _version(objects: Mapping[str, Stored]) -> str:
+    """The name of a folder with these objects."""
+    versions = json.dumps(sorted((key, stored.tag, stored.size) for key, stored in objects.items()))
+    return hashlib.sha256(versions.encode()).hexdigest()[:16]
 
 
 def _listed(address: str) -> tuple[Bucket, str, dict[str, Stored]]:
@@ -58,7 +69,7 @@ def _listed(address: str) -> tuple[Bucket, str, dict[str, Stored]]:
     return bucket, name, objects
 
 
-def _copy(bucket: Bucket, objects: dict[str, Stored], folder: Path) -> None:
+def _copy(bucket: Bucket, objects: Mapping[str, Stored], folder: Path) -> None:
     """Whole or not at all. Raises ValueError for what is written to while it is copied."""
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
     try:

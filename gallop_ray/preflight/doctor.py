@@ -9,7 +9,7 @@ import ray
 
 from gallop_ray.disk.bucket.address import is_bucket
 from gallop_ray.mlflow_mirror.store import default_uri, tracking_uri
-from gallop_ray.preflight import machine_checks, sweep_checks
+from gallop_ray.preflight import hub_checks, machine_checks, memory_checks, sweep_checks, task_checks
 from gallop_ray.preflight.data_checks import general_text
 from gallop_ray.preflight.findings import Finding, ok, print_findings, problem, warning
 from gallop_ray.records.environment import environment_record
@@ -51,20 +51,20 @@ def _findings(sweep: Sweep | None) -> Iterator[Finding]:
     if found is not None:
         yield from _ray(found, sweep)
     if sweep is None:
-        yield from sweep_checks.presets()
+        yield from memory_checks.presets()
         return
     yield from sweep_checks.studies(sweep)
     of_model = list(sweep_checks.model(sweep))
     yield from of_model
-    yield from sweep_checks.data(sweep)
+    yield from task_checks.data(sweep)
     yield from general_text(sweep)
-    yield from sweep_checks.hub_text(sweep)
+    yield from hub_checks.hub_text(sweep)
     if all(each.level != "problem" for each in of_model):
         yield from sweep_checks.tuners(sweep)
     yield from sweep_checks.optimizer(sweep)
     yield from sweep_checks.extra(sweep)
     if found is not None and found.is_local and all(each.level != "problem" for each in of_model):
-        yield from sweep_checks.slots(sweep)
+        yield from memory_checks.slots(sweep)
 
 
 def _store(sweep: Sweep | None) -> tuple[str, str]:

@@ -20,7 +20,8 @@ from gallop_ray.cli import main
 from gallop_ray.mlflow_mirror.sqlite import make_whole
 from gallop_ray.preflight import machine_checks
 from gallop_ray.preflight.data_checks import general_text
-from gallop_ray.preflight.sweep_checks import cut_when_generated, slots
+from gallop_ray.preflight.memory_checks import slots
+from gallop_ray.preflight.task_checks import cut_when_generated
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.tasks.examples import free

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gallop_ray.analysis.advice import advice
-from gallop_ray.preflight.sweep_checks import data
+from gallop_ray.preflight.task_checks import data
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.fisher import load_fisher
 from tests.sweep import command

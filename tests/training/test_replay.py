@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gallop_ray.preflight.plan import print_plan
-from gallop_ray.preflight.sweep_checks import data
+from gallop_ray.preflight.task_checks import data
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.tasks.encode import Encoded
 from gallop_ray.tasks.replay import load_replay

@@ -104,14 +104,14 @@ rm -f "$OUT/parts.jsonl" "$OUT/log.txt"
 export OUT PYTHONPATH="$PWD:$SITE/packages${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 export -f install
 export WHEELS SITE PYTHON
-part packages 90 bash -c install || exit 1
+part packages 80 bash -c install || exit 1
 worst=0
 pytest=("$PYTHON" -m pytest -m gpu -p no:cacheprovider -q)
-part tests 140 "${pytest[@]}" tests/gpu --ignore tests/gpu/test_sweep.py --junitxml "$OUT/tests.xml" || worst=1
-part kernel 40 "$PYTHON" -m benchmarks kernel --out "$OUT" || worst=1
-part steps 170 "$PYTHON" -m benchmarks gpu --out "$OUT" || worst=1
+part tests 120 "${pytest[@]}" tests/gpu --ignore tests/gpu/test_sweep.py --junitxml "$OUT/tests.xml" || worst=1
+part kernel 30 "$PYTHON" -m benchmarks kernel --out "$OUT" || worst=1
+part steps 160 "$PYTHON" -m benchmarks gpu --out "$OUT" || worst=1
 if $PYTHON -c 'import ray, datasets' 2> /dev/null; then
-    part sweep 100 "${pytest[@]}" tests/gpu/test_sweep.py || worst=1
+    part sweep 80 "${pytest[@]}" tests/gpu/test_sweep.py || worst=1
 else
     echo '{"part": "sweep", "ended": "left out: no ray or no datasets", "seconds": 0}' | tee -a "$OUT/parts.jsonl"
 fi

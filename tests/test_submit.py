@@ -121,6 +121,17 @@ def test_a_relative_earlier_sweep_is_refused(
     assert "search.warm_start: runs/tiny is relative to this folder" in capsys.readouterr().err
 
 
+def test_a_relative_delta_and_task_file_are_refused() -> None:
+    for field, changes in {
+        "model.delta": {"model": {"name": "pocket", "delta": "runs/tiny/gallop-1/seed-0"}},
+        "data.tasks.mine.harness": {
+            "data": {"train": "range", "ood": ["mine"], "tasks": {"mine": {"harness": "mine.yaml"}}}
+        },
+    }.items():
+        with pytest.raises(ValueError, match=rf"{field}: .* is relative to this folder"):
+            submission._refuse(Sweep.model_validate({**TINY, **changes}))
+
+
 def test_what_lies_in_a_bucket_is_no_file_of_this_folder() -> None:
     search = {**TINY["search"], "warm_start": ["s3://bucket/x/early"]}
     sweep = Sweep.model_validate({**TINY, "output": "s3://bucket/x", "search": search})

@@ -39,11 +39,19 @@ def best_of_methods(folder: SweepFolder, sweep: Sweep) -> list[Best]:
 
 
 def as_sweep_file(best: Best, sweep: Sweep) -> dict[str, Any]:
-    """A whole sweep file that runs one best configuration again, without a search; what has its default is left out."""
+    """A whole sweep file that runs one best configuration again, without a search.
+
+    What has its default is left out, and what has no effect on it, which a sweep file may not hold.
+    """
     left_out = {"name", "methods", "training", "search", "budget", "pruning", "confirmation"}
     sections = {name: _written(getattr(sweep, name)) for name in Sweep.model_fields if name not in left_out}
+    training = dict(best.settings["training"])
+    if not training.get("ewc"):
+        sections["data"].pop("fisher", None)
+    if not training.get("weight_decay"):
+        training.pop("decay_to", None)
     asked = {"name": f"{sweep.name}-best", **{name: each for name, each in sections.items() if each not in ({}, None)}}
-    return {**asked, "methods": best.settings["methods"], "training": best.settings["training"]}
+    return {**asked, "methods": best.settings["methods"], "training": training}
 
 
 def _written(section: Any) -> Any:

@@ -19,6 +19,7 @@ from gallop_ray.cli import sealed
 from gallop_ray.compat.ray import put_package
 from gallop_ray.disk.bucket.address import VARIABLES, is_bucket
 from gallop_ray.spec.document import read_document
+from gallop_ray.spec.harness import is_task_file
 from gallop_ray.spec.overrides import apply_overrides
 from gallop_ray.spec.places import is_folder
 from gallop_ray.spec.plugins import module_file
@@ -100,6 +101,8 @@ def _places(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "data.root", sweep.data.root
     if is_folder(sweep.model.name):
         yield "model.name", sweep.model.name
+    if sweep.model.delta is not None and not is_bucket(sweep.model.delta):
+        yield "model.delta", sweep.model.delta
     text = sweep.evaluation.text
     if text and text.endswith(".jsonl") and not is_bucket(text):
         yield "evaluation.text", text
@@ -108,6 +111,8 @@ def _places(sweep: Sweep) -> Iterator[tuple[str, str]]:
         places = [task.source, *(each for each in task.splits.values() if isinstance(each, str))]
         ours = [place for place in places if place and is_local(place) and not is_bucket(place)]
         yield from ((f"data.tasks.{name}", place) for place in ours)
+        if task.harness is not None and is_task_file(task.harness):
+            yield f"data.tasks.{name}.harness", task.harness
 
 
 def _client(address: str) -> Any:

@@ -3,6 +3,8 @@
 import filecmp
 import shutil
 import sysconfig
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gallop_ray.records.files import read_json, write_json
@@ -49,8 +51,16 @@ def keep_metrics(folder: SweepFolder, sweep: Sweep) -> None:
         write_json(folder.path / _METRICS, stored_facts([declare(name).name for name in sweep.evaluation.metrics]))
 
 
-def use_metrics(folder: SweepFolder) -> None:
-    """Declare a sweep's own metrics from the stored facts, without their code."""
+def use_metrics(folder: SweepFolder, names: Sequence[str] = ()) -> None:
+    """Declare a sweep's own metrics from the stored facts, without their code; those of `names` with it if it is there.
+
+    A reader gives no names: to look at records must not run what lies beside them.
+    """
+    if names:
+        use_code(folder)
+    for name in names:
+        with suppress(ValueError):  # a node without the package: the facts will do
+            declare(name)
     declare_stored(read_json(folder.path / _METRICS) or {})
 
 

@@ -231,6 +231,9 @@ def _rungs_fit(sweep: Sweep) -> Iterator[Finding]:
         yield (("pruning", "rungs"), ("pruning", "type")), message
     if len(sweep.data.train_tasks) > 1:
         yield (at, ("data", "train")), "rungs of steps are not there for runs with several rounds; train on one task"
+    if sweep.objective.metrics is not None and pruning.type == "none":
+        message = "rungs of steps are not there for objectives with several metrics; give one, or leave this out"
+        yield (at, ("objective", "metrics")), message
     judged = [name for name in rung_weights(sweep) if sweep.data.task(name).harness is not None]
     if judged:
         message = f"configurations are judged by losses at rungs, and {judged[0]} is judged by lm-evaluation-harness"

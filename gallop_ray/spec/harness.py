@@ -19,17 +19,20 @@ _NAME = re.compile(rb"""^(task|group|class|include)[ ]*:[ ]*["']?([^"'#\r\n]*?)[
 _FUNCTION = re.compile(rb"""!function\s+["']?([\w.]+)\.\w+""")
 
 
+def is_task_file(text: str) -> bool:
+    """Whether a task is given by its file instead of its name."""
+    return text.endswith(_SUFFIXES)
+
+
 def harness_path(text: str) -> str:
-    """A task's name as it is; a path with `~` and variables replaced, and made absolute, for workers run elsewhere."""
-    if not text.endswith(_SUFFIXES):
-        return text
-    return str(Path(expanded(text)).absolute())
+    """A task's name as it is; a path with `~` and variables replaced."""
+    return expanded(text) if is_task_file(text) else text
 
 
 def task_path(name: str) -> Path:
     """The file of a task, given by its name or path. Raises ValueError, in one line, where there is none."""
     root = _root()
-    if name.endswith(_SUFFIXES):
+    if is_task_file(name):
         path = Path(name)
         if not path.is_file():
             raise ValueError(f"there is no file {name}")

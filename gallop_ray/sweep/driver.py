@@ -35,6 +35,7 @@ from gallop_ray.slots.cluster import beside_driver
 from gallop_ray.slots.pool import Room, entrusted
 from gallop_ray.spec.checks import verify
 from gallop_ray.spec.compare import differences
+from gallop_ray.spec.harness import is_task_file
 from gallop_ray.spec.plan import plan_sweep
 from gallop_ray.spec.rungs import climbs
 from gallop_ray.spec.schema import Sweep
@@ -90,7 +91,8 @@ def _located_task(task: TaskSpec) -> TaskSpec:
         ours: _absolute_path(theirs) if isinstance(theirs, str) else theirs for ours, theirs in task.splits.items()
     }
     source = None if task.source is None else _absolute_path(task.source)
-    return task.model_copy(update={"source": source, "splits": splits})
+    harness = _absolute(task.harness) if task.harness is not None and is_task_file(task.harness) else task.harness
+    return task.model_copy(update={"source": source, "splits": splits, "harness": harness})
 
 
 def _absolute_path(text: str) -> str:

@@ -55,12 +55,12 @@ class ConfigurationTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
         """Called once per actor; `config` holds the configuration's key."""
         assert context is not None
-        # STORED: a trial runs no method, so it need not import the user's.
+        # STORED: a trial runs no method, so it need not import the user's. Metrics it compares by.
         self._sweep = Sweep.model_validate_json(context.sweep, context=STORED)
         self._folder, self._pool = SweepFolder(context.folder), context.pool
         os.environ.update(context.variables)
         borrow(self._folder.path)
-        use_metrics(self._folder)
+        use_metrics(self._folder, self._sweep.evaluation.metrics)
         self._gate = Admission(self._folder, self._sweep.objective, context.deadline)
         self._lease: tuple[str, Any] | None = None
         self._needed = 0.0

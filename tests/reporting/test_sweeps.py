@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gallop_ray.analysis.best import Best, as_sweep_file
 from gallop_ray.cli import main
+from gallop_ray.spec.checks import checked_sweep
+from gallop_ray.spec.configuration import resolve
 from gallop_ray.spec.load import load_sweep
 from tests.sweep.written import Written, small_sweep
 
@@ -65,3 +68,24 @@ def test_the_best_as_a_sweep_file_is_valid_and_the_same(
     assert (again.training.learning_rate, again.training.steps) == (0.2, 7)
     assert not again.search.space
     assert "evaluation" not in yaml.safe_load(file.read_text()), "what has its default is left out"
+
+
+def test_the_best_as_a_sweep_file_leaves_out_what_others_needed(written: Written) -> None:
+    """Elastic weight consolidation and decay to the base, where the search found 0 of both best."""
+    asked = written.sweep.model_dump(mode="json", exclude_defaults=True)
+    space = {"training.ewc": {"choice": [0.0, 10.0]}, "training.weight_decay": {"choice": [0.0, 0.1]}}
+    data = {**asked["data"], "fisher": {"task": "max", "examples": 8}}
+    training = {"steps": 7, "decay_to": "base"}
+    sweep = checked_sweep(
+        {**asked, "methods": [{"type": "gallop"}], "data": data, "training": training, "search": {"space": space}}
+    )
+    for value in (0.0, 0.1):
+        found = resolve(sweep, "gallop", {"training.ewc": 100 * value, "training.weight_decay": value})
+        settings = found.model_dump(mode="json")
+        best = Best(
+            "gallop-1", "gallop", 1, {}, {"methods": [settings["method"]], "training": settings["training"]}, [], []
+        )
+        best.settings["training"].pop("epochs")
+        again = checked_sweep(as_sweep_file(best, sweep))
+        assert (again.training.weight_decay, again.training.ewc) == (value, 100 * value)
+        assert (again.data.fisher is None) == (value == 0)

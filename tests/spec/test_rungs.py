@@ -65,6 +65,7 @@ def test_tasks_count_at_a_rung_as_in_the_objective(objective: str, weights: dict
         ({"pruning": {"type": "asha", "rungs": [0.5, 0.25]}}, "larger than the one before"),
         ({"pruning": {"rungs": [0.5]}}, "choose asha, race or median"),
         ({"pruning": {"type": "asha"}, "objective": {"metrics": ["val_id_accuracy", "val_ood_accuracy"]}}, "several"),
+        ({"resources": {"interleave": 2}, "objective": {"metrics": ["val_id_loss", "val_ood_accuracy"]}}, "give one"),
         (
             {"pruning": {"type": "asha"}, "data": {"root": "generated", "train": ["range", "max"]}},
             "train on one task",

@@ -77,7 +77,8 @@ def _never_pruned(sweep: Sweep) -> Iterator[str]:
     elif pruning.type in ("median", "race"):
         most = max(plan.configurations for plan in plan_sweep(sweep, None).methods)
         if pruning.after_configurations > most - 1:
-            what = f"{pruning.type} stops nothing: it waits for {pruning.after_configurations} other configurations"
+            what = {"median": "stops nothing", "race": "stops only what is clearly worse than the best"}[pruning.type]
+            what = f"{pruning.type} {what}: it waits for {pruning.after_configurations} other configurations"
             yield f"{what}, and a method has {most} at most; lower pruning.after_configurations, or raise the budget"
 
 

@@ -93,11 +93,13 @@ class MethodStudy:
         """Tell the study what was measured at rungs, by optimizer step, such that better is as in the objective."""
         place = self._trials[configuration.key]
         # A trial that has ended stays as it is: its configuration is retried, or gets more seeds.
-        if self._sweep.objective.metrics or self._storage.get_trial(place).state.is_finished():
+        trial = self._storage.get_trial(place)
+        if self._sweep.objective.metrics or trial.state.is_finished():
             return
         at = climbed(self._sweep, configuration)
         for step, value in as_objective(self._sweep, self._name, at).items():
-            self._storage.set_trial_intermediate_value(place, step, value)
+            if trial.intermediate_values.get(step) != value:
+                self._storage.set_trial_intermediate_value(place, step, value)
 
     def _beyond(self) -> Values | None:
         """A point beyond an end at which the best lies, the range having grown to hold it; None where it does not."""
@@ -273,9 +275,8 @@ class MethodStudy:
             # Not Trial.report: of a trial of an earlier start there is only a FrozenTrial.
             if climbs(self._sweep):
                 self.report(configuration)
-            else:
-                value = self._values(configuration)[0]
-                self._storage.set_trial_intermediate_value(place, len(status.seeds_done), value)
+            elif values := self._values(configuration):  # none where it was stopped at a rung, when there were some
+                self._storage.set_trial_intermediate_value(place, len(status.seeds_done), values[0])
             self._study.tell(number, state=TrialState.PRUNED)
         else:
             self._study.tell(number, state=TrialState.FAIL)

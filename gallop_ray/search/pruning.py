@@ -10,7 +10,7 @@ from gallop_ray.search.rungs import AtRung, above_median, allowance, worse_than_
 from gallop_ray.spec.plan import configurations_of
 from gallop_ray.spec.plugins import is_reference, load_object
 from gallop_ray.spec.problems import Path
-from gallop_ray.spec.rungs import climbs, rung_weights, rungs_of
+from gallop_ray.spec.rungs import rung_weights, rungs_of
 from gallop_ray.spec.schema import Sweep
 from gallop_ray.spec.search import ObjectiveSpec
 from gallop_ray.tasks.metrics import Correct
@@ -90,7 +90,7 @@ def _median(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str
 
 
 def _race(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str | None:
-    if climbs(sweep):  # the test alone, whose error is under control
+    if sweep.pruning.rungs is not None:  # the test alone, whose error is under control
         return _worse_than_the_best(sweep, mine, others)
     return _worse_than_the_best(sweep, mine, others) or _against_others(sweep, mine, others, _outside_of_the_best)
 
@@ -101,6 +101,8 @@ def _asha(sweep: Sweep, mine: Contestant, others: Sequence[Contestant]) -> str |
 
 def reason_at_rung(sweep: Sweep, method: str, mine: AtRung, others: Sequence[AtRung]) -> str | None:
     """Why a configuration should stop at a rung of steps; others: those of its method that have come to it."""
+    if sweep.pruning.rungs is None:  # it pauses there to take turns, or to wait
+        return None
     if sweep.pruning.type == "race":
         return worse_than_best(mine, others, rung_weights(sweep), _allowed(sweep, method))
     if sweep.pruning.type == "median":
@@ -165,7 +167,7 @@ def _worse_than_the_best(sweep: Sweep, mine: Contestant, others: Sequence[Contes
         sweep.data.train_tasks,
     )
     method = mine.key.rpartition("-")[0]
-    allowed = _allowed(sweep, method) if climbs(sweep) else sweep.pruning.significance
+    allowed = sweep.pruning.significance if sweep.pruning.rungs is None else _allowed(sweep, method)
     if p is None or p >= allowed:
         return None
     return f"worse than {best.key} on the same validation examples at {len(common)} seeds (paired t-test, p = {p:.2g})"

@@ -54,6 +54,9 @@ def refused_sampler(sweep: Sweep) -> Iterator[tuple[Path, str]]:
     name = sweep.search.sampler
     if name in _OF_ONE and len(sweep.objective.all_metrics) > 1:
         yield ("search", "sampler"), f"is not allowed with several objectives; {name} goes by one"
+    elif name in _CLASSES and sweep.pruning.type == "asha":
+        message = f"{name} learns from what has finished alone, and few do; choose tpe, or another pruning"
+        yield ("search", "sampler"), f"is not allowed with asha: {message}"
     elif (package := _PACKAGES.get(name)) and find_spec(package) is None:
         yield ("search", "sampler"), "needs a package: pip install 'gallop_ray[samplers]'"
     elif name not in SAMPLERS or name in _CLASSES:

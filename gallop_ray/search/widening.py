@@ -46,7 +46,7 @@ def beyond(
 
 
 def _leader(sweep: Sweep, method: str, configurations: Iterable[ConfigurationFolder]) -> ConfigurationFolder | None:
-    """The best of those that have been judged: by the objective, or where they climb by the highest rung's value."""
+    """The best of those with most seeds by the objective, or where they climb by the highest rung's value."""
     standings = [(place, each) for each in configurations if (place := _standing(sweep, method, each)) is not None]
     return max(standings, key=lambda each: each[0])[1] if len(standings) >= _FEWEST else None
 
@@ -59,8 +59,10 @@ def _standing(sweep: Sweep, method: str, configuration: ConfigurationFolder) -> 
         at = climbed(sweep, configuration)
         rung = max(at.values, default=None)
         return None if rung is None else (rung, at.values[rung] * (1 if better_is_more(sweep, method, rung) else -1))
-    value = objective_value([each for each in results if each.finished], sweep.objective, sweep.objective.metric)
-    return None if value is None else (0, value if sweep.objective.maximize else -value)
+    finished = [each for each in results if each.finished]
+    value = objective_value(finished, sweep.objective, sweep.objective.metric)
+    # By the number of seeds first: one seed may be easier than another.
+    return None if value is None else (len(finished), value if sweep.objective.maximize else -value)
 
 
 def _allowed(sweep: Sweep, method: str, path: str, value: object) -> bool:

@@ -139,6 +139,8 @@ def holds(values: Range, value: object) -> bool:
     """Whether a value is in the range."""
     if isinstance(values, ChoiceRange):
         return value in values.choice
-    is_number = isinstance(value, int if isinstance(values, IntegerRange) else int | float)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     low, high = extremes(values)
-    return is_number and not isinstance(value, bool) and low <= value <= high  # type: ignore[operator]
+    # A field of floats gives 2.0 for the 2 of a range of integers.
+    return low <= value <= high and (value == int(value) or not isinstance(values, IntegerRange))  # type: ignore[operator]

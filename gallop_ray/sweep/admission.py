@@ -22,11 +22,16 @@ class Admission:
         self._folder, self._deadline = folder, deadline
         self._state = SweepState(folder, (), objective)
 
-    def may_start(self, configuration: ConfigurationFolder) -> bool:
-        """Whether the next run of this configuration may start now. Blocks while the sweep is paused."""
+    def may_start(self, configuration: ConfigurationFolder, share: float = 1.0) -> bool:
+        """Whether the next run of this configuration may start now. Blocks while the sweep is paused.
+
+        share: of a run, which is all that is wanted of it now.
+        """
         while (asked := control.asked(self._folder)) == "pause":
             time.sleep(control.LOOK_SECONDS)
-        return asked is None and (self._deadline is None or time.time() + self._seconds(configuration) < self._deadline)
+        if asked is not None or self._deadline is None:
+            return asked is None
+        return time.time() + share * self._seconds(configuration) < self._deadline
 
     def _seconds(self, configuration: ConfigurationFolder) -> float:
         """A run's expected duration, from the configuration's runs, else its method's; 0 where nothing is known."""

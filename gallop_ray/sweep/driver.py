@@ -209,15 +209,26 @@ def _run_sweep(
 
 def _remember(folder: SweepFolder, sweep: Sweep) -> None:
     """Store the spec, or compare it with the one that this folder was started with. Raises UserError."""
-    if folder.exists() and (differing := differences(open_sweep(folder.path).whole(), sweep)):
-        raise UserError(
-            f"{address_of(folder.path)} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
-            "repeat its file and --set to continue it; else give this one another name (--set name=...), or remove the "
-            "folder"
-        )
-    stored = without_secrets(sweep).model_copy(update={"output": address_of(folder.path.parent)})
-    folder.create(json.loads(stored.model_dump_json()))
+    if folder.exists():
+        stored = open_sweep(folder.path).whole()
+        if differing := differences(stored, sweep):
+            raise UserError(
+                f"{address_of(folder.path)} was begun with another sweep:\n  " + "\n  ".join(differing) + "\n"
+                "repeat its file and --set to continue it; else give this one another name (--set name=...), or remove "
+                "the folder"
+            )
+        if set(sweep.seeds) - set(stored.seeds):
+            _refuse_confirmed(folder, sweep)
+    kept = without_secrets(sweep).model_copy(update={"output": address_of(folder.path.parent)})
+    folder.create(json.loads(kept.model_dump_json()))
     _reopen_incomplete(folder, sweep)
+
+
+def _refuse_confirmed(folder: SweepFolder, sweep: Sweep) -> None:
+    """Raises UserError for new seeds with which a confirmation has run: only the confirmed would have them already."""
+    ended = (run.result() for configuration in folder.configurations() for run in configuration.runs())
+    if taken := sorted({each.seed for each in ended if each and each.stage == CONFIRMATION} & set(sweep.seeds)):
+        raise UserError(f"seeds: a confirmation has run with {taken[0]}, so that the search cannot; give other seeds")
 
 
 def _reopen_incomplete(folder: SweepFolder, sweep: Sweep) -> None:

@@ -30,7 +30,8 @@ class _Climber:
     dead: bool = False
     """Whether a run of it failed or diverged: it takes no place at a rung, however well it stood there."""
     half_done: bool = False
-    """Whether a later seed was begun and not ended: it had been promoted before a kill, and keeps its place."""
+    """Whether a later seed was begun and not ended, or has ended before the first, whose adapter was lost: it had been
+    promoted before a kill, and keeps its place."""
 
     @property
     def waits(self) -> bool:
@@ -55,7 +56,10 @@ class Ladder:
                 before = configuration.status().over
                 self._climbers[configuration.key] = found = self._found(configuration)
                 ended += [configuration.key] * (found.over and not before)
-        studies.withhold([*ended, *(key for key, each in self._climbers.items() if each.waits)])
+        waiting = [key for key, each in self._climbers.items() if each.waits]
+        studies.withhold([*ended, *waiting])
+        for key in waiting:  # a study that was lost, or a kill before it was told, knows nothing of the rungs
+            studies.report(key)
         for key in ended:
             studies.tell(key)
         self._begun = False
@@ -105,7 +109,9 @@ class Ladder:
                 give_up(self._sweep, self._folder, configuration, stopped[0].reason or "")
             elif dead or at.rungs == len(self._rungs[configuration.method]):
                 end(self._sweep, configuration)
-        half_done = any(run.seed in self._sweep.seeds[1:] and run.result() is None for run in configuration.runs())
+        begun, (first, *others) = [run.seed for run in configuration.runs() if run.result() is None], self._sweep.seeds
+        lost = first in begun and any(each.finished for each in results)
+        half_done = lost or any(seed in others for seed in begun)
         return _Climber(configuration.method, at, over=configuration.status().over, dead=dead, half_done=half_done)
 
     def _at(self, method: str, number: int) -> dict[str, float]:

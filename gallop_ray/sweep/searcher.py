@@ -66,7 +66,8 @@ class SlotSearcher(Searcher):
             return None
         key = self._next()
         if key is None:
-            self._shrink()
+            if self._taken:  # else what is active may make others continue, on all slots
+                self._shrink()
             return None if self._keys else Searcher.FINISHED  # an active one may die and be handed out again
         self._keys[trial_id] = key
         rung = self._rung(key)

@@ -80,7 +80,7 @@ class ConfigurationTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Run the next seed, if it may start; otherwise the configuration is left to the next start of the sweep."""
         try:
-            may_start = not self._seeds or self._gate.may_start(self._configuration)
+            may_start = not self._seeds or self._gate.may_start(self._configuration, self._share())
             if may_start and self._seeds:
                 self._run(self._seeds.pop(0))
             over = self._conclude() if may_start else True
@@ -99,6 +99,13 @@ class ConfigurationTrial(tune.Trainable):
             if self._sweep.retention.adapters == "best":
                 keep_best(self._folder, self._sweep, self._stripped)
         return {"done": over, WARNING: self._warning}
+
+    def _share(self) -> float:
+        """The share of a run that a rung of steps asks for, at most."""
+        if self._rung is None or self._rung.at is None:
+            return 1.0
+        steps = self._configuration.configuration().training.get("steps")
+        return min(1.0, self._rung.at / steps) if steps and isinstance(self._rung.at, int) else min(1.0, self._rung.at)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the run folders are the memory."""

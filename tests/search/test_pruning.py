@@ -11,9 +11,11 @@ import pytest
 from scipy import stats
 
 from gallop_ray.analysis.paired import p_worse
-from gallop_ray.search.pruning import Contestant, reason_to_prune, refused_rule
+from gallop_ray.search.pruning import Contestant, reason_at_rung, reason_to_prune, refused_rule
+from gallop_ray.search.rungs import AtRung
 from gallop_ray.spec.references import references
 from gallop_ray.spec.schema import Sweep
+from tests.sweep.written import small_sweep
 
 EXAMPLES = 40
 
@@ -192,3 +194,16 @@ def test_numbers_are_raced_as_right_answers_are() -> None:
     p = p_worse({0: mine}, {0: other}, "val_id_accuracy", ["t0"])
     f1 = [each["t0"]["validation"]["f1"] for each in (mine, other)]
     assert p == pytest.approx(stats.ttest_rel(*f1, alternative="less").pvalue)
+
+
+@pytest.mark.parametrize("kind", ["median", "race"])
+def test_taking_turns_on_a_slot_stops_nothing(tmp_path: Path, kind: str) -> None:
+    good, worse = [0.1] * 64, [5 + 0.01 * n for n in range(64)]
+    others = [AtRung(f"gallop-{n}", 10, 0.1, {"range": good, "max": good}) for n in range(8)]
+    bad = AtRung("gallop-9", 10, 5.3, {"range": worse, "max": worse})
+    for changes, stops in (
+        ({"resources": {"interleave": 4}}, False),
+        ({"pruning": {"type": kind, "rungs": [10]}}, True),
+    ):
+        sweep = small_sweep(tmp_path, **{"pruning": {"type": kind}, **changes})
+        assert (reason_at_rung(sweep, "gallop", bad, others) is not None) == stops

@@ -11,6 +11,7 @@ from gallop_ray.records.folders import SweepFolder
 from gallop_ray.search.samplers import make_sampler, refused_sampler
 from gallop_ray.search.study import Studies
 from gallop_ray.spec.schema import Sweep
+from gallop_ray.spec.search import PruningSpec
 
 OWN = """\
 from optuna.samplers import BaseSampler
@@ -123,3 +124,11 @@ def test_a_sampler_of_one_objective_and_one_without_its_package_are_told(tmp_pat
     monkeypatch.setattr("gallop_ray.search.samplers.find_spec", lambda name: None)
     ((path, message),) = refused_sampler(a_sweep(tmp_path, sampler="cmaes"))
     assert (path, message) == (("search", "sampler"), "needs a package: pip install 'gallop_ray[samplers]'")
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes", "nomad"])
+def test_who_learns_from_finished_configurations_alone_is_refused_with_asha(tmp_path: Path, sampler: str) -> None:
+    sweep = a_sweep(tmp_path, sampler=sampler).model_copy(update={"pruning": PruningSpec(type="asha")})
+    ((path, message),) = refused_sampler(sweep)
+    assert path == ("search", "sampler")
+    assert "choose tpe" in message

@@ -70,3 +70,15 @@ def test_what_says_nothing_about_this_search_is_refused(tmp_path: Path, changed:
     ((path, message),) = refused_warm_start(make(tmp_path, 3, **asked))
     assert path[:2] == ("search", "warm_start")
     assert said in message
+
+
+def test_integers_of_a_field_of_floats_are_known_too(tmp_path: Path) -> None:
+    space = {"training.weight_decay": {"integer": [0, 3]}, **WIDE}
+    (tmp_path / "before").mkdir()
+    before = make(tmp_path / "before", 6, sampler="random", space=space)
+    run_all(before, folder := folder_of(before))
+    (tmp_path / "now").mkdir()
+    sweep = make(tmp_path / "now", 5, space=space, warm_start=[str(folder.path)])
+    run_all(sweep, now := folder_of(sweep))
+    told = [each for each in trials(now, NAME) if "warm start" in each.user_attrs]
+    assert {type(each.params["training.weight_decay"]) for each in told} == {int}

@@ -12,6 +12,8 @@ from gallop_ray.analysis.ranking import best_of_search
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.search.importance import importances
 from gallop_ray.search.study import Studies
+from gallop_ray.search.widening import beyond
+from gallop_ray.spec.configuration import configuration_key, resolve
 from gallop_ray.spec.schema import Sweep
 from tests.search.test_study import chosen, folder_of, make
 
@@ -116,3 +118,28 @@ def test_what_has_grown_is_resumed_with_less_without_its_study_and_told_to_anoth
     assert Studies(narrow, folder).next() is not None
     other = make(tmp_path / "other", budget=4, sampler="tpe", space=RATES, warm_start=[str(folder.path)])
     assert all(1e-5 <= each <= 1e-3 for each in rates(other, 4e-3))
+
+
+def test_who_has_fewer_seeds_does_not_lead(tmp_path: Path) -> None:
+    """Where a seed is easier than the others, one that was stopped after it would."""
+    folder = SweepFolder(tmp_path)
+    asked = Sweep.model_validate(
+        {
+            "name": "seeds",
+            "model": {"name": "pocket"},
+            "data": {"root": "generated", "train": "range", "ood": ["max"]},
+            "methods": [{"type": "gallop"}],
+            "seeds": 2,
+            "search": {"widen": 1, "space": {"training.learning_rate": {"log": [1e-5, 1e-3]}}},
+        }
+    )
+    for rate, values in {1e-3: [0.63], 1e-4: [0.62, 0.58], 2e-4: [0.61, 0.58]}.items():
+        made = resolve(asked, "gallop", {"training.learning_rate": rate})
+        configuration = folder.configuration(configuration_key(made))
+        configuration.create(made.model_dump(mode="json"))
+        for seed, value in enumerate(values):
+            said = {"configuration": configuration.key, "seed": seed, "status": "finished", "reason": None}
+            configuration.run(seed).start({}, "slot-0")
+            configuration.run(seed).finish({**said, "val_mean_accuracy": value})
+    space = {"training.learning_rate": asked.search.space["training.learning_rate"]}
+    assert beyond(asked, "gallop", space, folder.configurations()) is None

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
@@ -189,5 +190,17 @@ def test_no_run_starts_that_cannot_finish_or_after_a_stop(written: Written) -> N
     assert gate.may_start(written.folder.configuration(fast.configuration))
     another = written.begin("gallop", 0.2, 0)
     assert not gate.may_start(written.folder.configuration(another.configuration)), "by its method's other runs"
+    assert gate.may_start(written.folder.configuration(another.configuration), share=1 / 9), "up to a rung"
     control.ask(written.folder, "stop")
     assert not gate.may_start(written.folder.configuration(fast.configuration))
+
+
+def test_a_confirmation_s_seed_does_not_become_one_of_the_search(tmp_path: Path) -> None:
+    made = Written(small_sweep(tmp_path, confirmation={"seeds": [3, 4]}))
+    for seed in (0, 1, 3, 4):
+        made.end(run := made.begin("gallop", 0.1, seed))
+        run.write("result", {**(run.read("result") or {}), "stage": "confirmation" if seed > 1 else "search"})
+    for seeds, taken in (([0, 1, 2, 3], True), ([0, 1, 2], False)):
+        sweep = small_sweep(tmp_path, seeds=seeds, confirmation={"seeds": [10, 11]})
+        with pytest.raises(UserError, match="confirmation has run with 3") if taken else nullcontext():
+            _remember(made.folder, sweep)

@@ -304,6 +304,51 @@ def test_a_seed_begun_before_a_kill_is_run_to_its_end(tmp_path: Path) -> None:
     assert books(worker)[third] == "finished"
 
 
+def test_a_lost_first_seed_of_what_has_finished_is_run_again(tmp_path: Path) -> None:
+    sweep = make(tmp_path, configurations=12, seeds=3)
+    worker = climb(sweep)
+    before = books(worker)
+    lost = min((key for key, end in before.items() if end != "pruned" and "gallop" in key), key=worker._rate)
+    (worker.folder.run(lost, 0).path / "result.json").unlink()  # as a start does where the adapter is damaged
+    worker.folder.rebuild_results()
+    reopen(worker.folder.configuration(lost))
+    ladder = start(sweep, worker, 1)
+    while (key := ladder.take()) is not None:
+        worker.train(key, Rung(*ladder.rung(key)))
+        assert ladder.told(key)
+    assert {each.key: each.status().status for each in worker.folder.configurations()} == before
+
+
+def told(sweep: Sweep, folder: SweepFolder) -> dict[str, dict[int, float]]:
+    """What gallop's study knows of each configuration that is not over, by optimizer step."""
+    study = Studies(sweep, folder)._studies["gallop"]._study
+    return {t.user_attrs["configuration"]: t.intermediate_values for t in study.trials if not t.state.is_finished()}
+
+
+def test_a_lost_study_knows_again_what_was_measured_at_rungs(tmp_path: Path) -> None:
+    sweep = make(tmp_path, configurations=12)
+    worker = Worker(sweep)
+    ladder = start(sweep, worker, 1)
+    for _ in range(6):
+        key = ladder.take()
+        assert key is not None
+        worker.train(key, Rung(*ladder.rung(key)))
+        assert ladder.told(key)
+    before = told(sweep, worker.folder)
+    assert all(before.values())
+    (worker.folder.path / "study.journal").unlink()
+    start(sweep, worker, 1)
+    assert told(sweep, worker.folder) == before
+
+
+def test_a_lost_study_is_rebuilt_where_rungs_are_no_longer_asked_for(tmp_path: Path) -> None:
+    worker = climb(make(tmp_path, configurations=6))
+    (worker.folder.path / "study.journal").unlink()
+    plain = make(tmp_path, configurations=6, pruning={"type": "none"})
+    states = Counter(t.state.name for t in Studies(plain, worker.folder)._studies["gallop"]._study.trials)
+    assert (states["PRUNED"] > 0, states["RUNNING"]) == (True, 0)
+
+
 def test_who_leads_and_diverges_takes_nobody_s_place(tmp_path: Path) -> None:
     calm = climb(make(tmp_path / "calm", configurations=9, seeds=1))
     highest = max(calm._rate(each.key) for each in calm.folder.configurations() if each.method == "gallop")

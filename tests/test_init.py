@@ -191,7 +191,7 @@ def test_tasks_to_forget_are_named_by_word_and_path(folder, capsys):
     assert main(["init", *arguments]) == 0
     data = load_sweep("my_sweep.yaml").data
     assert data.ood == ("piqa", "sums", "quiz", "judge")
-    assert (data.tasks["quiz"].source, data.tasks["judge"].harness) == ("quiz.csv", str(folder / "judge.yaml"))
+    assert (data.tasks["quiz"].source, data.tasks["judge"].harness) == ("quiz.csv", "judge.yaml")
     assert main(["init", *arguments[:4], "--force", "--ood", "capitalz"]) == 2
     assert "no task capitalz; there are " in capsys.readouterr().err
 

@@ -67,8 +67,7 @@ def to_params(space: Space, values: Mapping[str, object]) -> dict[str, object]:
 def _param(allowed: Range, value: object) -> object:
     if isinstance(allowed, ChoiceRange):
         return _as_json(allowed.choice[allowed.choice.index(value)])
-    number = float(str(value))
-    return int(number) if isinstance(allowed, IntegerRange) else number
+    return int(value) if isinstance(allowed, IntegerRange) else float(str(value))  # type: ignore[call-overload]
 
 
 def to_values(params: Mapping[str, object]) -> Values:

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 
+from gallop_ray.spec.checks import is_begun
 from gallop_ray.spec.plan import population_size
 from gallop_ray.spec.plugins import is_reference, load_object
 from gallop_ray.spec.problems import Path, did_you_mean, first_line
@@ -54,7 +55,7 @@ def refused_sampler(sweep: Sweep) -> Iterator[tuple[Path, str]]:
     name = sweep.search.sampler
     if name in _OF_ONE and len(sweep.objective.all_metrics) > 1:
         yield ("search", "sampler"), f"is not allowed with several objectives; {name} goes by one"
-    elif name in _CLASSES and sweep.pruning.type == "asha":
+    elif name in _CLASSES and sweep.pruning.type == "asha" and not is_begun(sweep):
         message = f"{name} learns from what has finished alone, and few do; choose tpe, or another pruning"
         yield ("search", "sampler"), f"is not allowed with asha: {message}"
     elif (package := _PACKAGES.get(name)) and find_spec(package) is None:

@@ -210,7 +210,7 @@ def _pruning_fits(sweep: Sweep) -> Iterator[Finding]:
     if sweep.objective.metrics:
         message = f"{pruning.type} is not allowed with several metrics; pruning needs one, so choose objective.metric"
         yield (("pruning", "type"),), f"{message}, or type: none"
-    if climbs(sweep):  # the first seed's steps are rungs, too
+    if pruning.type == "asha" or pruning.rungs is not None:  # it looks at steps of the first seed, too
         return
     if seeds == 1:
         message = f"{pruning.type} is not allowed with one seed; pruning stops a configuration between its seeds"
@@ -231,13 +231,16 @@ def _rungs_fit(sweep: Sweep) -> Iterator[Finding]:
         yield (("pruning", "rungs"), ("pruning", "type")), message
     if len(sweep.data.train_tasks) > 1:
         yield (at, ("data", "train")), "rungs of steps are not there for runs with several rounds; train on one task"
-    if sweep.objective.metrics is not None and pruning.type == "none":
-        message = "rungs of steps are not there for objectives with several metrics; give one, or leave this out"
-        yield (at, ("objective", "metrics")), message
     judged = [name for name in rung_weights(sweep) if sweep.data.task(name).harness is not None]
     if judged:
         message = f"configurations are judged by losses at rungs, and {judged[0]} is judged by lm-evaluation-harness"
         yield (at, ("data", "tasks", judged[0])), f"{message}; leave one of the two out"
+
+
+def _turns_have_one_metric(sweep: Sweep) -> Iterator[Finding]:
+    if sweep.objective.metrics is not None and sweep.pruning.type == "none" and climbs(sweep):
+        message = "rungs of steps are not there for objectives with several metrics; give one, or leave this out"
+        yield (("resources", "interleave"), ("objective", "metrics")), message
 
 
 def _fresh_seeds(sweep: Sweep) -> Iterator[Finding]:
@@ -316,6 +319,7 @@ _CHECKS: tuple[tuple[Sequence[str], Callable[[Sweep], Iterator[Finding]]], ...] 
     (("objective", "search", "pruning"), _race_is_run),
     (("seeds", "pruning", "objective"), _pruning_fits),
     (("pruning", "resources", "data", "objective"), _rungs_fit),
+    (("pruning", "resources", "objective"), _turns_have_one_metric),
     (("seeds", "confirmation", "objective"), _fresh_seeds),
     (("data.prompt",), _prompt_shows_task),
     (("data.prompt",), _prompt_has_no_other),
@@ -369,6 +373,7 @@ _OF_FILES: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
 """Checks that depend on the machine: done where a sweep is read or run, not where its records are only displayed."""
 _OF_NEW_SWEEPS: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
     _prompt_has_no_other,
+    _turns_have_one_metric,
     decay_decays,
     extra_without_effect,
     first_points_are_tried,
@@ -380,4 +385,4 @@ _OF_NEW_SWEEPS: tuple[Callable[[Sweep], Iterator[Finding]], ...] = (
     steps_or_epochs,
     values_are_the_fields,
 )
-"""Checks of what has no effect, which earlier versions let pass: a sweep that they began must run to its end."""
+"""Checks of what earlier versions let pass, most of it without effect: a sweep that they began must run to its end."""

@@ -308,8 +308,13 @@ def _finite(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
 
 def _constant(weights: Weights | None) -> tuple[float, float] | None:
     """Weights that are the same for any base model, which a record can hold; None for others."""
-    found = None if weights is None else [weights(base) for base in (0.25, 0.5, 1.0)]
-    return found[0] if found and found.count(found[0]) == len(found) else None
+    if weights is None:
+        return None
+    try:
+        found = [weights(base) for base in (0.25, 0.5, 0.75)]
+    except Exception:  # of the user's own code: then it goes by the base model
+        return None
+    return found[0] if found.count(found[0]) == len(found) else None
 
 
 def _always(weights: tuple[float, float], base: float) -> tuple[float, float]:

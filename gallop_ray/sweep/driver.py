@@ -91,7 +91,9 @@ def _located_task(task: TaskSpec) -> TaskSpec:
         ours: _absolute_path(theirs) if isinstance(theirs, str) else theirs for ours, theirs in task.splits.items()
     }
     source = None if task.source is None else _absolute_path(task.source)
-    harness = _absolute(task.harness) if task.harness is not None and is_task_file(task.harness) else task.harness
+    harness = task.harness
+    if harness is not None and is_task_file(harness):
+        harness = str(Path(harness).absolute())
     return task.model_copy(update={"source": source, "splits": splits, "harness": harness})
 
 
@@ -217,17 +219,16 @@ def _remember(folder: SweepFolder, sweep: Sweep) -> None:
                 "repeat its file and --set to continue it; else give this one another name (--set name=...), or remove "
                 "the folder"
             )
-        if set(sweep.seeds) - set(stored.seeds):
-            _refuse_confirmed(folder, sweep)
+        _refuse_confirmed(folder, set(sweep.seeds) - set(stored.seeds))
     kept = without_secrets(sweep).model_copy(update={"output": address_of(folder.path.parent)})
     folder.create(json.loads(kept.model_dump_json()))
     _reopen_incomplete(folder, sweep)
 
 
-def _refuse_confirmed(folder: SweepFolder, sweep: Sweep) -> None:
+def _refuse_confirmed(folder: SweepFolder, new: set[int]) -> None:
     """Raises UserError for new seeds with which a confirmation has run: only the confirmed would have them already."""
-    ended = (run.result() for configuration in folder.configurations() for run in configuration.runs())
-    if taken := sorted({each.seed for each in ended if each and each.stage == CONFIRMATION} & set(sweep.seeds)):
+    ended = [run.result() for each in folder.configurations() for run in each.runs() if new and run.seed in new]
+    if taken := sorted(each.seed for each in ended if each and each.stage == CONFIRMATION):
         raise UserError(f"seeds: a confirmation has run with {taken[0]}, so that the search cannot; give other seeds")
 
 

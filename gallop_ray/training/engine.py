@@ -24,9 +24,10 @@ from gallop_ray.training.optimizer_state import OptimizerState
 
 
 def quiet() -> None:
-    """Keep DeepSpeed's progress chatter out of the logs, and what torch says of its future."""
+    """Keep DeepSpeed's progress chatter out of the logs, and what other packages say of each other's future."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    for module in ("torch.distributed", "transformers"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
 
 
 def zero_stage(spec: DeepspeedSpec, dtype: torch.dtype) -> int:

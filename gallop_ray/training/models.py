@@ -15,7 +15,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from gallop_ray.disk.bucket.address import is_bucket
-from gallop_ray.disk.bucket.inputs import brought
+from gallop_ray.disk.bucket.inputs import brought, bytes_there
 from gallop_ray.disk.tensors import adapter_file
 from gallop_ray.sparse.adapter import apply_adapter
 from gallop_ray.sparse.candidates import looking
@@ -74,7 +74,9 @@ def try_model(spec: ModelSpec) -> tuple[Any, Any]:
 
 
 def small_enough(spec: ModelSpec) -> bool:
-    """Whether the weights that are on this machine are loaded whole to be tried."""
+    """Whether the weights that are on this machine, or in a bucket, are loaded whole to be tried."""
+    if is_bucket(spec.name):
+        return bytes_there(spec.name, WEIGHTS) <= _TRIED_WHOLE
     files = [file for each in WEIGHTS for file in _local_folder(spec).glob(each)]
     return sum(file.stat().st_size for file in files) <= _TRIED_WHOLE
 

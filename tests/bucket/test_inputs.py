@@ -11,12 +11,14 @@ from gallop_ray.cli.init import _has_chat, _model
 from gallop_ray.disk.bucket import inputs
 from gallop_ray.disk.bucket.errors import BucketTrouble
 from gallop_ray.disk.bucket.inputs import brought
+from gallop_ray.preflight.proposals import loaded
 from gallop_ray.records.folders import SweepFolder
 from gallop_ray.spec.data import ModelSpec
 from gallop_ray.spec.load import load_sweep
 from gallop_ray.spec.problems import SweepFileError
 from gallop_ray.spec.references import addresses
 from gallop_ray.tasks.load import load_task
+from gallop_ray.training import models
 from gallop_ray.training.models import load_model, local_tokenizer, meta_model, model_source, tokenizer_and_ends
 from tests.bucket.conftest import use_machine
 from tests.bucket.server import BUCKET, Faulty, client, variables
@@ -39,10 +41,15 @@ def put(server: str, tmp_path: Path) -> Put:
     return write
 
 
-@pytest.fixture(autouse=True)
-def forget(address: str) -> None:
+def as_new() -> None:
     """As a process that has just started."""
     inputs._brought.cache_clear()
+    inputs._seen.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def forget(address: str) -> None:
+    as_new()
 
 
 def lines(rows: list[dict[str, str]]) -> bytes:
@@ -67,24 +74,28 @@ def test_a_folder_is_copied_once_to_a_machine(
     put("model/deeper/odd name =%41.txt", b"text")
     put("model-2/config.json", b"other")
     for process in range(3):
-        inputs._brought.cache_clear()
+        as_new()
         found = Path(brought(f"{address}/model/"))
         assert found.name == "model"
         files = {str(each.relative_to(found)): each.read_bytes() for each in found.rglob("*") if each.is_file()}
         assert files == {"config.json": b"{}", "deeper/odd name =%41.txt": b"text"}
         assert gets(proxy) == 2, process
     use_machine(tmp_path / "second", monkeypatch)
-    inputs._brought.cache_clear()
+    as_new()
     assert brought(f"{address}/model") != str(found)
     assert gets(proxy) == 4
     assert brought("generated") == "generated"
 
 
-def test_before_a_sweep_all_but_the_weights_is_copied(put: Put, proxy: Faulty, address: str, tmp_path: Path) -> None:
+def test_before_a_sweep_all_but_the_weights_is_copied(
+    put: Put, proxy: Faulty, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for file in Path(model_source("pocket")).iterdir():
         put(f"model/{file.name}", file.read_bytes())
     spec = ModelSpec(name=f"{address}/model")
     assert (_model(spec.name), _has_chat(spec.name)) == (spec.name, False), "for init"
+    monkeypatch.setattr(models, "_TRIED_WHOLE", 10)
+    assert loaded(spec) == f"{spec.name} is large"
     assert local_tokenizer(spec) is not None
     assert sum(p.numel() for p in meta_model(spec).parameters()) > 1e5
     tokenizer_and_ends(spec)
@@ -92,7 +103,7 @@ def test_before_a_sweep_all_but_the_weights_is_copied(put: Put, proxy: Faulty, a
     assert sorted(fetched(proxy)) == sorted(files)
     load_model(spec)
     before = gets(proxy)
-    inputs._brought.cache_clear()
+    as_new()
     assert Path(model_source(spec.name, weights=False), "model.safetensors").exists(), "what is there whole is read"
     assert gets(proxy) == before
 
@@ -103,7 +114,7 @@ def test_a_process_reads_one_version_and_the_next_the_new_one(put: Put, address:
     put("data/rows.jsonl", b"second")
     assert brought(file) == first
     assert Path(first).read_bytes() == b"first"
-    inputs._brought.cache_clear()
+    as_new()
     assert Path(brought(file)).read_bytes() == b"second"
     assert Path(first).read_bytes() == b"first", "who reads it is not disturbed"
 

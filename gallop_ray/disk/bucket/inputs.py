@@ -32,23 +32,42 @@ def refuse_missing(address: str) -> None:
     _listed(address)
 
 
+def bytes_there(address: str, patterns: tuple[str, ...]) -> int:
+    """How large those are that match the patterns, of the files at a place in a bucket; raises as `brought`."""
+    _, _, objects = _seen(checked_address(address))
+    return sum(stored.size for key, stored in objects.items() if _matches(key, patterns))
+
+
 @lru_cache(maxsize=256)
 def _brought(address: str, without: tuple[str, ...]) -> Path:
-    """Asked for once a process: all that it reads of a place is of one version."""
-    bucket, name, objects = _listed(address)
+    bucket, name, objects = _seen(address)
     root = copies_root(address) / _FOLDER
     whole = root / _version(objects)
     if whole.exists():
         return whole / name
-    few = {key: stored for key, stored in objects.items() if not any(fnmatch(key, each) for each in without)}
+    few = {key: stored for key, stored in objects.items() if not _matches(key, without)}
     folder = root / _version(few)
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".lock"):
         for left in root.glob(f"{_PARTIAL}*"):  # by processes that were killed
             shutil.rmtree(left, ignore_errors=True)
         if not folder.exists():
-            _copy(bucket, few, folder)
+            try:
+                _copy(bucket, few, folder)
+            except ValueError:  # of what has changed: it may be tried again
+                _seen.cache_clear()
+                raise
     return folder / name
+
+
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(key, each) for each in patterns)
+
+
+@lru_cache(maxsize=256)
+def _seen(address: str) -> tuple[Bucket, str, dict[str, Stored]]:
+    """As `_listed`, once a process: all that it reads of a place is of one version."""
+    return _listed(address)
 
 
 def _version(objects: Mapping[str, Stored]) -> str:

@@ -3,18 +3,14 @@
 import filecmp
 import shutil
 import sysconfig
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from gallop_ray.records.files import read_json, write_json
 from gallop_ray.records.folders import SweepFolder
-from gallop_ray.spec.metrics import declare, declare_stored, stored_facts
 from gallop_ray.spec.plugins import look_in, module_file
 from gallop_ray.spec.references import references
 from gallop_ray.spec.schema import Sweep
 
-_FOLDER, _METRICS = "code", "metrics.json"
+_FOLDER = "code"
 
 
 def keep_code(folder: SweepFolder, sweep: Sweep) -> list[str]:
@@ -43,25 +39,6 @@ def use_code(folder: SweepFolder) -> None:
     """Import modules from the sweep's folder first, if it has some."""
     if (folder.path / _FOLDER).is_dir():
         look_in(folder.path / _FOLDER)
-
-
-def keep_metrics(folder: SweepFolder, sweep: Sweep) -> None:
-    """Store the facts about a sweep's own metrics, for readers that do not have their code."""
-    if sweep.evaluation.metrics:
-        write_json(folder.path / _METRICS, stored_facts([declare(name).name for name in sweep.evaluation.metrics]))
-
-
-def use_metrics(folder: SweepFolder, names: Sequence[str] = ()) -> None:
-    """Declare a sweep's own metrics from the stored facts, without their code; those of `names` with it if it is there.
-
-    A reader gives no names: to look at records must not run what lies beside them.
-    """
-    if names:
-        use_code(folder)
-    for name in names:
-        with suppress(ValueError):  # a node without the package: the facts will do
-            declare(name)
-    declare_stored(read_json(folder.path / _METRICS) or {})
 
 
 def _is_installed(file: Path) -> bool:

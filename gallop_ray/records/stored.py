@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from gallop_ray.disk.bucket.address import is_bucket, placed
 from gallop_ray.disk.bucket.tree import SHARE_SECONDS, tree_of
 from gallop_ray.disk.damage import note_damage
-from gallop_ray.records.code import use_metrics
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.own_metrics import use_metrics
 from gallop_ray.records.source import completed
 from gallop_ray.records.typed import VERSION, is_newer
 from gallop_ray.spec.plugins import is_reference

@@ -8,9 +8,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 from gallop_ray.spec.plugins import installed, is_reference, load_installed, load_object
 from gallop_ray.spec.problems import did_you_mean
@@ -279,46 +278,9 @@ def named(name: str) -> Metric:
     return found
 
 
-def declare_stored(facts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Declare metrics from records, whose code may be missing: they are displayed and compared, not computed."""
-    for name, each in facts.items():
-        pairs = {key: tuple(each[key]) for key in ("bounds", "weights") if each.get(key) is not None}
-        weights = {"weights": partial(_always, pairs["weights"])} if "weights" in pairs else {}
-        told = {**each, **pairs, **weights}
-        _declared.setdefault(name, Metric(name=name, value=lambda tuned, base: None, **told))
-
-
-def stored_facts(names: list[str]) -> dict[str, dict[str, Any]]:
-    """The facts about declared metrics that readers need, for declare_stored."""
-    kept = ("label", "larger_is_better", "heading", "note", "needs_ood", "of_base", "without_ood", "on_tests", "of")
-    return {
-        name: {
-            **{each: getattr(_declared[name], each) for each in kept},
-            "bounds": _finite(_declared[name].bounds),
-            "weights": _constant(_declared[name].weights),
-        }
-        for name in names
-    }
-
-
-def _finite(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Bounds that JSON has a form for."""
-    return bounds if bounds is not None and all(map(math.isfinite, bounds)) else None
-
-
-def _constant(weights: Weights | None) -> tuple[float, float] | None:
-    """Weights that are the same for any base model, which a record can hold; None for others."""
-    if weights is None:
-        return None
-    try:
-        found = [weights(base) for base in (0.25, 0.5, 0.75)]
-    except Exception:  # of the user's own code: then it goes by the base model
-        return None
-    return found[0] if found.count(found[0]) == len(found) else None
-
-
-def _always(weights: tuple[float, float], base: float) -> tuple[float, float]:
-    return weights
+def declare_known(metric: Metric) -> None:
+    """Add one that is known from records alone; code that this process has seen counts more."""
+    _declared.setdefault(metric.name, metric)
 
 
 def find(name: str) -> Metric | None:

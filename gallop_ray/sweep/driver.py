@@ -22,8 +22,9 @@ from gallop_ray.mlflow_mirror.mirror import MlflowMirror
 from gallop_ray.mlflow_mirror.store import tracking_uri
 from gallop_ray.preflight.data_checks import refuse_unusable
 from gallop_ray.records import control
-from gallop_ray.records.code import keep_code, keep_metrics, use_code
+from gallop_ray.records.code import keep_code, use_code
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.own_metrics import keep_metrics
 from gallop_ray.records.results import CONFIRMATION, SEARCH
 from gallop_ray.records.scores import drop_sums
 from gallop_ray.records.source import note_source

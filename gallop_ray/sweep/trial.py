@@ -17,8 +17,8 @@ from gallop_ray.disk.bucket.lease import borrow
 from gallop_ray.disk.bucket.tree import flush, pull
 from gallop_ray.disk.trouble import NO_SPACE, is_storage_trouble
 from gallop_ray.errors import Halted
-from gallop_ray.records.code import use_metrics
 from gallop_ray.records.folders import ConfigurationFolder, SweepFolder
+from gallop_ray.records.own_metrics import use_metrics
 from gallop_ray.records.results import CONFIRMATION, SEARCH, RunResult
 from gallop_ray.records.run_folder import RunFolder
 from gallop_ray.records.summary import objective_value

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gallop_ray.records.code import keep_metrics, use_metrics
 from gallop_ray.records.folders import SweepFolder
+from gallop_ray.records.own_metrics import keep_metrics, use_metrics
 from gallop_ray.spec import metrics
 from gallop_ray.spec.metrics import find, made_of, task_weights, unit_of
 from gallop_ray.spec.schema import Sweep
@@ -60,6 +60,22 @@ def test_a_reader_knows_units_ranges_and_weights_without_the_code(folder: SweepF
     found = {name: find(name) for name in ("own_mean", "own_nats")}
     assert [each and each.bounds for each in found.values()] == [(0, 1), None]
     assert math.isfinite(json.loads((folder.path / "metrics.json").read_text())["own_mean"]["weights"][0])
+
+
+def test_facts_of_other_versions_are_read(folder: SweepFolder) -> None:
+    (folder.path / "metrics.json").write_text('{"own_mean": {"label": "old"}, "own_new": {"label": "new", "later": 1}}')
+    use_metrics(folder)
+    assert [each.label for each in map(find, ("own_mean", "own_new")) if each] == ["old", "new"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"own_mean": 3}', '{"own_mean": {}}'])
+def test_damaged_facts_count_as_missing_and_are_named(
+    folder: SweepFolder, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder.path / "metrics.json").write_text(text)
+    use_metrics(folder)
+    assert find("own_mean") is None
+    assert "metrics.json" in caplog.text
 
 
 def test_a_trial_compares_by_the_code_itself(folder: SweepFolder) -> None:
